@@ -1,0 +1,25 @@
+"""Make a Hugging Face language model forget given records, and measure whether it did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from unlearner.errors import UserError
+
+if TYPE_CHECKING:
+    from unlearner import methods
+    from unlearner.api import Result, unlearn
+
+__version__ = "0.1.0"
+__all__ = ["Result", "UserError", "methods", "unlearn"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and transformers only when they are needed: `--help` must be quick."""
+    import importlib
+
+    if name in ("Result", "unlearn"):
+        return getattr(importlib.import_module("unlearner.api"), name)
+    if name == "methods":
+        return importlib.import_module("unlearner.methods")
+    raise AttributeError(f"module 'unlearner' has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""`python -m unlearner` is the command line."""
+
+from unlearner.cli import main
+
+main()

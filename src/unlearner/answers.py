@@ -1,0 +1,84 @@
+"""What a model said about one window of a record: a value, read by every metric.
+
+Nothing here touches a model or torch, so metrics can be tested and repeated without either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one model said about one window (T tokens) of one record.
+
+    Position t counts from 0, so the prompt of length t is tokens 0..t-1 and is followed by token t.
+    Arrays over labels have T-1 entries; entry t-1 is about token t.
+
+    Attributes:
+        record: Index of the record in its set.
+        id: The record's id.
+        input_ids: (T,) the window's tokens.
+        scored: (T-1,) bool, which labels count (all, or the response only).
+        log_probs: (T-1,) float32, log p(x_t | x_<t) in nats.
+        argmax: (T-1,) the most probable token after each prompt x_<t.
+        eos_ids: Tokens that end a continuation.
+        decoded: Greedy continuations of the prompts at which the model breaks from the text, by
+            prompt length; each runs to T tokens in all or to the first end-of-text token, which it
+            includes. Empty when no continuations were asked for.
+        prompt_start: Shortest prompt length from which on every continuation is known.
+        prefix: Length of the prompt that `continuation_text` continues.
+        reference_text: The record's own text from `prefix` on.
+        continuation_text: The model's greedy continuation of the first `prefix` tokens.
+        kl: (T-1,) float32, KL(target || model) in nats of each next-token distribution, or None.
+        bertscore: BERTScore F1 of the continuation, NaN when there is no encoder.
+    """
+
+    record: int
+    id: str
+    input_ids: np.ndarray
+    scored: np.ndarray
+    log_probs: np.ndarray
+    argmax: np.ndarray
+    eos_ids: frozenset[int] = frozenset()
+    decoded: Mapping[int, np.ndarray] = field(default_factory=dict)
+    prompt_start: int = 1
+    prefix: int = 1
+    reference_text: str = ""
+    continuation_text: str = ""
+    kl: np.ndarray | None = None
+    bertscore: float = float("nan")
+
+    @property
+    def hits(self) -> np.ndarray:
+        """(T-1,) bool: the most probable token is the text's own."""
+        return self.argmax == self.input_ids[1:]
+
+    @property
+    def breaks(self) -> np.ndarray:
+        """Prompt lengths at which a greedy continuation leaves the text or ends, ascending.
+
+        Between two breaks every continuation follows the text, so the continuation of a prompt is
+        the text up to the next break and then the continuation decoded there.
+        """
+        return find_breaks(self.argmax, self.input_ids, self.eos_ids)
+
+    def continuation(self, prompt_length: int) -> np.ndarray:
+        """The greedy continuation of the first `prompt_length` tokens, to T tokens in all.
+
+        Raises:
+            KeyError: The continuation was not asked for.
+        """
+        after = self.breaks[self.breaks >= prompt_length]
+        if len(after) == 0:
+            return self.input_ids[prompt_length:]
+        first = int(after[0])
+        return np.concatenate([self.input_ids[prompt_length:first], self.decoded[first]])
+
+
+def find_breaks(argmax: np.ndarray, input_ids: np.ndarray, ends: frozenset[int]) -> np.ndarray:
+    """Prompt lengths at which the most probable token is not the text's, or ends the text."""
+    return np.flatnonzero((argmax != input_ids[1:]) | np.isin(argmax, list(ends))) + 1

@@ -1,0 +1,228 @@
+"""Asking a model: the only file that does. One pass answers every metric of a round.
+
+Shapes: B windows, T tokens, N label positions, V vocabulary, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from unlearner import functional
+from unlearner.answers import Answer, find_breaks
+from unlearner.continuations import (
+    Prompt,
+    bytes_per_row,
+    decode,
+    generate_plainly,
+    has_plain_cache,
+)
+from unlearner.data.batches import Tensors, collate, length_batches
+from unlearner.data.tokenize import Window
+from unlearner.models import OutputHead, eos_ids, output_head
+from unlearner.ngrams import first_prompt
+from unlearner.target import TargetDistribution
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What to ask beyond the teacher-forced pass.
+
+    Attributes:
+        continuations: "none", "text" (one per window, behind its prefix) or "all" (every prompt
+            from `prompt_start` on, which EL needs).
+        prompt_start: Shortest prompt of EL: a length in tokens, or a share of the window below 1.
+        batch_tokens: Tokens of one teacher-forced batch, padding included.
+        memory_bytes: Room for the decoding rows' keys, values and logits. A constant, not what
+            happens to be free: batches, and with them the last bits of a report, stay the same.
+    """
+
+    continuations: str = "all"
+    prompt_start: float = 1
+    batch_tokens: int = 4096
+    memory_bytes: int = 1 << 30
+
+
+@torch.no_grad()
+def ask(
+    model: Any,
+    tokenizer: Any,
+    windows: Sequence[Window],
+    questions: Questions,
+    target: TargetDistribution | None = None,
+) -> list[Answer]:
+    """What the model says about each window, in their order, from one pass over it.
+
+    Args:
+        target: The target model's distributions of the same windows, for the divergence from it.
+    """
+    model.eval()
+    head = output_head(model)
+    answers: list[Answer | None] = [None] * len(windows)
+    for indices in length_batches(windows, questions.batch_tokens):
+        some = [windows[index] for index in indices]
+        batch = collate(some, model.device)
+        target_logits = target.logits(indices, batch) if target else None
+        forced, cache = _teacher_forced(model, head, batch, target_logits)
+        found = _continue(model, cache, batch, forced, some, questions)
+        for row, index in enumerate(indices):
+            answers[index] = _answer(model, tokenizer, some[row], forced[row], found[row], questions)
+    return [answer for answer in answers if answer is not None]
+
+
+@dataclass(frozen=True)
+class _Forced:
+    """The teacher-forced part of an answer, over the T-1 labels of a window."""
+
+    log_probs: np.ndarray
+    argmax: np.ndarray
+    kl: np.ndarray | None
+
+
+def _teacher_forced(
+    model: Any, head: OutputHead | None, batch: Tensors, target_logits: Any
+) -> tuple[list[_Forced], Any]:
+    """Log-probability of every label, most probable token before it, and the key/value cache."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    cache = DynamicCache()  # without a configuration: sliding layers keep every position too
+    if head is not None:
+        out = model.base_model(**inputs, past_key_values=cache, use_cache=True)
+        states = out[0]
+    else:
+        out = model(**inputs, past_key_values=cache, use_cache=True)
+        states = out.logits
+    kls = _divergences(head, states, batch, target_logits)
+    forced = []
+    for row, length in enumerate(batch["attention_mask"].sum(-1).tolist()):
+        labels = batch["input_ids"][row, 1:length]
+        log_probs, argmax = _read(head, states[row, : length - 1], labels)
+        forced.append(_Forced(log_probs, argmax, None if kls is None else kls[row]))
+    return forced, out.get("past_key_values", cache)
+
+
+def _read(head: OutputHead | None, states: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    logits = states if head is None else head(states)
+    log_probs, _ = functional.label_log_probs(logits, labels)
+    return log_probs.cpu().numpy(), logits.argmax(-1).cpu().numpy()
+
+
+def _divergences(
+    head: OutputHead | None, states: Tensor, batch: Tensors, target_logits: Any
+) -> list[np.ndarray] | None:
+    """KL(target || model) at the scored labels of each window, NaN at the others."""
+    if target_logits is None:
+        return None
+    window, position = batch["positions"].unbind(-1)
+    found = [
+        np.full(length - 1, np.nan, dtype=np.float32)
+        for length in batch["attention_mask"].sum(-1).tolist()
+    ]
+    for rows in functional.chunks(len(window)):
+        logits = states[window[rows], position[rows]]
+        logits = logits if head is None else head(logits)
+        kl = functional.kl_divergence(target_logits(rows), logits).cpu().numpy()
+        for row, place, value in zip(
+            window[rows].tolist(), position[rows].tolist(), kl, strict=True
+        ):
+            found[row][place] = value
+    return found
+
+
+def _continue(
+    model: Any,
+    cache: Any,
+    batch: Tensors,
+    forced: Sequence[_Forced],
+    windows: Sequence[Window],
+    questions: Questions,
+) -> list[dict[int, np.ndarray]]:
+    """The continuations behind the breaks of each window that its questions need."""
+    ends = eos_ids(model)
+    prompts = []
+    for row, (window, said) in enumerate(zip(windows, forced, strict=True)):
+        for length in _needed(window, said.argmax, ends, questions):
+            first = int(said.argmax[length - 1])
+            prompts.append(Prompt(row, length, first, len(window)))
+    found: list[dict[int, np.ndarray]] = [{} for _ in windows]
+    if not prompts:
+        return found
+    if has_plain_cache(cache, batch["input_ids"].shape[1]):
+        row_bytes = bytes_per_row(cache, model.config.get_text_config().vocab_size)
+        max_rows = max(1, questions.memory_bytes // row_bytes)
+        decoded = decode(model, cache, prompts, ends, max_rows=max_rows)
+    else:
+        decoded = generate_plainly(model, batch["input_ids"], prompts, ends)
+    for (row, length), tokens in decoded.items():
+        found[row][length] = tokens
+    return found
+
+
+def _needed(
+    window: Window, argmax: np.ndarray, ends: frozenset[int], questions: Questions
+) -> list[int]:
+    """Prompt lengths to decode: the breaks from the shortest prompt on, and the one behind prefix."""
+    if questions.continuations == "none":
+        return []
+    breaks = find_breaks(argmax, window.input_ids, ends)
+    needed = breaks[breaks >= window.prefix][:1].tolist()
+    if questions.continuations == "all":
+        start = first_prompt(questions.prompt_start, len(window))
+        needed += breaks[breaks >= start].tolist()
+    return sorted(set(needed))
+
+
+def _answer(
+    model: Any,
+    tokenizer: Any,
+    window: Window,
+    forced: _Forced,
+    decoded: dict[int, np.ndarray],
+    questions: Questions,
+) -> Answer:
+    answer = Answer(
+        record=window.record,
+        id=window.id,
+        input_ids=window.input_ids,
+        scored=window.scored,
+        log_probs=forced.log_probs,
+        argmax=forced.argmax,
+        eos_ids=eos_ids(model),
+        decoded=decoded,
+        prompt_start=first_prompt(questions.prompt_start, len(window)),
+        prefix=window.prefix,
+        kl=forced.kl,
+    )
+    if questions.continuations == "none":
+        return answer
+    text = tokenizer.decode(answer.continuation(window.prefix), skip_special_tokens=True)
+    reference = tokenizer.decode(window.input_ids[window.prefix :], skip_special_tokens=True)
+    return replace(answer, reference_text=reference, continuation_text=text)
+
+
+@torch.no_grad()
+def beam_continuations(
+    model: Any, tokenizer: Any, windows: Sequence[Window], *, num_beams: int
+) -> list[str]:
+    """The text of each window's continuation behind its prefix, by beam search."""
+    texts = [""] * len(windows)
+    by_prefix: dict[int, list[int]] = {}
+    for index, window in enumerate(windows):
+        by_prefix.setdefault(window.prefix, []).append(index)
+    for prefix, indices in by_prefix.items():  # equal lengths: no padding in any architecture
+        ids = torch.stack([torch.from_numpy(windows[i].input_ids[:prefix]) for i in indices])
+        ids = ids.to(model.device)
+        longest = max(len(windows[index]) for index in indices) - prefix
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=longest, do_sample=False,
+            num_beams=num_beams, pad_token_id=next(iter(eos_ids(model)), 0),
+        )  # fmt: skip
+        for index, row in zip(indices, out[:, prefix:].tolist(), strict=True):
+            kept = row[: len(windows[index]) - prefix]
+            texts[index] = tokenizer.decode(kept, skip_special_tokens=True)
+    return texts

@@ -1,0 +1,83 @@
+"""BERTScore F1 of pairs of texts by an encoder that is loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlearner.errors import UserError
+
+BATCH = 32
+
+
+def greedy_match_f1(candidate_CD: Tensor, reference_RD: Tensor) -> float:
+    """F1 of the mean best cosine of each candidate token and of each reference token, in [-1, 1].
+
+    Reference: Zhang et al. (2020), arXiv:1904.09675, section 3, without idf weights.
+
+    Args:
+        candidate_CD: L2-normalised token vectors of the candidate, at least one.
+        reference_RD: Likewise of the reference.
+    """
+    cosines = candidate_CD @ reference_RD.T
+    precision, recall = cosines.amax(1).mean(), cosines.amax(0).mean()
+    total = precision + recall
+    return float(2 * precision * recall / total) if total != 0 else 0.0
+
+
+class BertScorer:
+    """Compares texts by the hidden states of an encoder.
+
+    Args:
+        name: Path or hub id of the encoder.
+        baseline: The score of unrelated texts; scores are rescaled to (F1 - b) / (1 - b).
+
+    The states are those three quarters up the layers, which is layer 9 of the 12 of
+    bert-base-uncased, the layer that its authors chose. Special tokens are left out.
+    """
+
+    def __init__(self, name: str, *, baseline: float = 0.0) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
+            self.model: Any = AutoModel.from_pretrained(name, use_safetensors=True).eval()
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"method.bertscore_model: cannot load {name!r} ({reason}); give the folder of an "
+                "encoder, or leave it out to refine on BLEU alone"
+            ) from error
+        self.baseline = baseline
+        self.layer = round(0.75 * self.model.config.num_hidden_layers)
+
+    def score(self, candidates: Sequence[str], references: Sequence[str]) -> list[float]:
+        """F1 of each candidate with its reference; 0 where either has no token."""
+        vectors = self._vectors([*candidates, *references])
+        count = len(candidates)
+        return [
+            self._rescaled(greedy_match_f1(one, other)) if len(one) and len(other) else 0.0
+            for one, other in zip(vectors[:count], vectors[count:], strict=True)
+        ]
+
+    def _rescaled(self, f1: float) -> float:
+        return (f1 - self.baseline) / (1 - self.baseline)
+
+    @torch.no_grad()
+    def _vectors(self, texts: Sequence[str]) -> list[Tensor]:
+        found: list[Tensor] = []
+        longest = min(512, self.tokenizer.model_max_length)
+        for start in range(0, len(texts), BATCH):
+            encoded = self.tokenizer(
+                list(texts[start : start + BATCH]), padding=True, truncation=True,
+                max_length=longest, return_tensors="pt", return_special_tokens_mask=True,
+            )  # fmt: skip
+            special = encoded.pop("special_tokens_mask").bool()
+            out = self.model(**encoded, output_hidden_states=True)
+            states = torch.nn.functional.normalize(out.hidden_states[self.layer], dim=-1)
+            keep = encoded["attention_mask"].bool() & ~special
+            found += [row[mask] for row, mask in zip(states, keep, strict=True)]
+        return found

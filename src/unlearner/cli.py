@@ -1,0 +1,237 @@
+"""The command line. Everything heavy is imported inside the commands: `--help` must be quick."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unlearner.config import apply_settings, check_names, read_yaml
+from unlearner.errors import UserError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Make a language model forget given records, and measure honestly whether it did.",
+)  # fmt: skip
+
+MET, WRONG_INPUT, NOT_MET, FAILED, INTERRUPTED = 0, 2, 3, 1, 130
+
+SETTING = re.compile(r"[a-z_]+(\.[a-z_0-9]+)?=")
+RECORDS = "Records: a file, or hf:owner/name[:config][:split]."
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="MODEL [SECTION.KEY=VALUE]...", show_default=False,
+                   help="A local folder or hub id, then settings."),
+]  # fmt: skip
+Config = Annotated[Path | None, typer.Option("--config", help="A run file, such as DIR/run.yaml.")]
+Output = Annotated[Path, typer.Option("--output", help="Folder for the results; must be empty.")]
+Map = Annotated[
+    str, typer.Option("--map", help="Rename columns: question=prompt,answer=response.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+def main() -> None:
+    """Run a command; every way it can end has its exit status and, when it fails, one line."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit status of a command line."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(arguments, prog_name="unlearner", standalone_mode=False)
+    except UserError as error:
+        return _fail(str(error), WRONG_INPUT)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback
+        if hasattr(error, "format_message"):  # a usage error of the command-line library
+            return _fail(error.format_message(), WRONG_INPUT)
+        if type(error).__name__ == "Abort":
+            return _fail("interrupted; nothing was written", INTERRUPTED)
+        if os.environ.get("UNLEARNER_TRACEBACK"):
+            raise
+        return _fail(f"{type(error).__name__}: {error}", FAILED)
+    return status if isinstance(status, int) else MET
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"unlearner: {' '.join(message.split())}\n")
+    return status
+
+
+def _split(arguments: list[str] | None) -> tuple[str, list[str]]:
+    """The model and the settings: what has the form section.key=value is a setting."""
+    given = list(arguments or [])
+    model = "" if not given or SETTING.match(given[0]) else given.pop(0)
+    stray = [argument for argument in given if not SETTING.match(argument)]
+    if stray:
+        raise UserError(f"{stray[0]!r} is neither an option nor a setting section.key=value")
+    return model, given
+
+
+def _columns(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",") if pair]
+    wrong = [name for name, equals, ours in pairs if not (equals and name.strip() and ours.strip())]
+    if wrong:
+        raise UserError(f"--map {text!r}: write theirs=ours, for example question=prompt")
+    return {name.strip(): ours.strip() for name, _, ours in pairs}
+
+
+def _sections(arguments: list[str] | None, config: Path | None, **options: Any) -> dict[str, Any]:
+    """Sections from the run file, the options and the settings, the later over the earlier.
+
+    Options are named section__key; those not given are left out.
+    """
+    model, settings = _split(arguments)
+    sections = read_yaml(config) if config else {}
+    sections = apply_settings(sections, [])
+    for name, value in {"model__name": model, **options}.items():
+        section, _, key = name.partition("__")
+        if value:
+            sections.setdefault(section, {})[key] = value
+    return apply_settings(sections, settings)
+
+
+@app.command()
+def forget(  # noqa: PLR0913
+    arguments: Arguments = None,
+    output: Output = ...,  # type: ignore[assignment]
+    forget: Annotated[str, typer.Option(help=RECORDS)] = "",
+    retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
+    pool: Annotated[str, typer.Option(help="Text to learn meanwhile; default: --retain.")] = "",
+    holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
+    method: Annotated[str, typer.Option(help="See `unlearner list methods`.")] = "",
+    config: Config = None,
+    columns: Map = "",
+    request_id: Annotated[str, typer.Option(help="Name of the request in the report.")] = "",
+    force: Annotated[bool, typer.Option(help="Run though nothing is memorised.")] = False,
+    show_text: Annotated[
+        bool, typer.Option(help="Also write before-after-PRIVATE.txt, with the records' text.")
+    ] = False,
+    quiet: Quiet = False,
+) -> int:
+    """Make a model forget records; write the unlearned model and a report."""
+    sections = _sections(
+        arguments, config, data__forget=forget, data__retain=retain, data__pool=pool,
+        data__holdout=holdout, data__columns=_columns(columns), data__request_id=request_id,
+        method__name=method,
+    )  # fmt: skip
+    from unlearner.commands import run_forget
+
+    return run_forget(sections, output, force=force, show_text=show_text, quiet=quiet)
+
+
+@app.command()
+def check(  # noqa: PLR0913
+    arguments: Arguments = None,
+    forget: Annotated[str, typer.Option(help=RECORDS)] = "",
+    retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
+    pool: Annotated[str, typer.Option(help="Text to learn meanwhile.")] = "",
+    holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
+    config: Config = None,
+    columns: Map = "",
+) -> int:
+    """Tell whether records are memorised, where copies are, and what a run would take."""
+    sections = _sections(
+        arguments, config, data__forget=forget, data__retain=retain, data__pool=pool,
+        data__holdout=holdout, data__columns=_columns(columns),
+    )  # fmt: skip
+    from unlearner.commands import run_check
+
+    return run_check(sections)
+
+
+@app.command()
+def evaluate(  # noqa: PLR0913
+    arguments: Arguments = None,
+    output: Output = ...,  # type: ignore[assignment]
+    forget: Annotated[str, typer.Option(help=RECORDS)] = "",
+    target: Annotated[str, typer.Option(help="The model before unlearning.")] = "",
+    retrained: Annotated[str, typer.Option(help="A model trained without the records.")] = "",
+    retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
+    holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
+    config: Config = None,
+    columns: Map = "",
+    request_id: Annotated[str, typer.Option(help="Name of the request in the report.")] = "",
+    quiet: Quiet = False,
+) -> int:
+    """Measure a model on records it was to forget; write a report."""
+    sections = _sections(
+        arguments, config, data__forget=forget, data__retain=retain, data__holdout=holdout,
+        data__columns=_columns(columns), data__request_id=request_id,
+    )  # fmt: skip
+    from unlearner.commands import run_evaluate
+
+    return run_evaluate(sections, output, target=target, retrained=retrained, quiet=quiet)
+
+
+@app.command()
+def finetune(
+    arguments: Arguments = None,
+    output: Output = ...,  # type: ignore[assignment]
+    records: Annotated[str, typer.Option(help=RECORDS)] = "",
+    until: Annotated[str, typer.Option(help="Stop at a goal, for example 'ma>=0.99'.")] = "",
+    columns: Map = "",
+    quiet: Quiet = False,
+) -> int:
+    """Train a model on records: a target model, or a retrained one without the forget set.
+
+    Settings may leave out the section: epochs=50 learning_rate=1e-4 seed=1.
+    """
+    model, settings = _split(arguments)
+    from unlearner.commands import run_finetune
+
+    return run_finetune(
+        model, records, output, settings=settings, columns=_columns(columns), until=until,
+        quiet=quiet,
+    )  # fmt: skip
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="Folder with a report.json.")]) -> int:
+    """Write report.html and report.md again from report.json."""
+    from unlearner.report import rewrite
+
+    rewrite(run_dir)
+    print(run_dir / "report.html")
+    return MET
+
+
+@app.command("list")
+def list_names(
+    what: Annotated[str, typer.Argument(help="methods, metrics, attacks or datasets")],
+) -> int:
+    """List what can be used by name."""
+    from unlearner import catalog
+
+    folders = {"methods": "methods", "metrics": "metrics", "attacks": "attacks",
+               "datasets": "datasets"}  # fmt: skip
+    check_names([what], list(folders), what="list", where="unlearner list")
+    names = catalog.names(folders[what])
+    width = max(map(len, names), default=0)
+    for name in names:
+        print(f"{name:{width}}  {catalog.summary(folders[what], name)}")
+    if not names:
+        print(f"no {what} in this version")
+    return MET
+
+
+@app.command()
+def demo(
+    story: Annotated[str, typer.Argument(help="icu")] = "icu",
+    output: Annotated[Path | None, typer.Option("--output", help="Default: demo-icu.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all random draws.")] = 0,
+) -> int:
+    """The whole story on generated data: train, receive a request, forget, report. No network."""
+    check_names([story], ["icu"], what="demo", where="unlearner demo")
+    from unlearner.demo import run_demo
+
+    return run_demo(output or Path(f"demo-{story}"), seed=seed)

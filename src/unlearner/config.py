@@ -1,0 +1,216 @@
+"""One run as one YAML file: defaults in the classes, then the file, then section.key=value.
+
+Nothing heavy is imported here, so a wrong key is refused before any model is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+
+from unlearner.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A section of a run file: unknown keys fail, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSettings(Section):
+    """Which model.
+
+    Args:
+        name: Local folder or hub id; empty for a model given from Python.
+        revision: Of a hub id.
+        trust_remote_code: Run code that comes with the model.
+    """
+
+    name: str = ""
+    revision: str = "main"
+    trust_remote_code: bool = False
+
+
+class DataSettings(Section):
+    """Which records, and how they become tokens.
+
+    Args:
+        forget: Records to be forgotten: a file or `hf:owner/name[:config][:split]`.
+        retain: Records whose quality must stay.
+        pool: Text that may be learned meanwhile; the retain set where none is given.
+        holdout: Text like the forget set that the model was never trained on.
+        columns: Renames of columns, the file's name to ours.
+        template: Joins prompt and response.
+        chat: Use the tokenizer's chat template instead.
+        scope: Which labels count in losses: all ("sequence") or the response's.
+        max_length: Longest window in tokens; the model's context where it is shorter.
+        append_eos: End records with the end-of-text token.
+        request_id: Name of the deletion request in the report; made from its digest where empty.
+    """
+
+    request_id: str = ""
+    forget: str = ""
+    retain: str = ""
+    pool: str = ""
+    holdout: str = ""
+    columns: dict[str, str] = Field(default_factory=dict)
+    template: str = "{prompt} {response}"
+    chat: bool = False
+    scope: Literal["sequence", "response"] = "sequence"
+    max_length: int = Field(default=1024, ge=2)
+    append_eos: bool = False
+
+    @field_validator("template")
+    @classmethod
+    def _holds_both(cls, template: str) -> str:
+        if not re.fullmatch(r"[^{}]*\{prompt\}[^{}]*\{response\}[^{}]*", template):
+            raise ValueError("must hold {prompt} and then {response}, and no other braces")
+        return template
+
+
+class EvaluationSettings(Section):
+    """How models are measured.
+
+    Args:
+        prompt_start: Shortest prompt of EL: a share of the record below 1 (0.75 is the range of
+            ICU's published code) or a length in tokens (1 is every prompt, as first defined).
+        max_records: Records of a set beyond which a seeded sample of so many is measured; the
+            forget set is always measured whole.
+        resamples: Bootstrap resamples of the intervals.
+        batch_tokens: Tokens of one forward pass, padding included.
+        memory_bytes: Room for keys and values while continuations are decoded.
+    """
+
+    prompt_start: float = Field(default=0.75, gt=0)
+    max_records: PositiveInt = 512
+    resamples: PositiveInt = 1000
+    batch_tokens: PositiveInt = 4096
+    memory_bytes: PositiveInt = 1 << 30
+
+    @field_validator("prompt_start")
+    @classmethod
+    def _share_or_length(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("must be a share below 1 or a whole number of tokens")
+        return value
+
+
+class CriteriaSettings(Section):
+    """What the verdict asks for, fixed before the run.
+
+    Args:
+        perplexity_ratio: Perplexity of kept text at most, as a multiple of the target model's.
+        degenerate_increase: Share of degenerate continuations at most above the target's.
+        ma: Level of memorization accuracy set by hand; measured on holdout text where None.
+        el_10: Level of extraction likelihood set by hand, likewise.
+    """
+
+    perplexity_ratio: float = Field(default=1.10, ge=1.0)
+    degenerate_increase: float = Field(default=0.01, ge=0.0, le=1.0)
+    ma: float | None = Field(default=None, ge=0.0, le=1.0)
+    el_10: float | None = Field(default=None, ge=0.0, le=1.0)
+
+    @property
+    def by_hand(self) -> bool:
+        """Both levels are given, so that no holdout text is needed."""
+        return self.ma is not None and self.el_10 is not None
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelSettings,
+    "data": DataSettings,
+    "evaluation": EvaluationSettings,
+    "criteria": CriteriaSettings,
+}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a run file.
+
+    Raises:
+        UserError: It is missing, not YAML, or not a mapping of sections.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such run file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML ({reason})") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+        raise UserError(f"{path}: a run file is sections of keys, such as `method: {{name: icu}}`")
+    return content
+
+
+def apply_settings(sections: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """The sections with `section.key=value` settings laid over them.
+
+    Raises:
+        UserError: A setting is not of that form.
+    """
+    merged = {name: dict(section) for name, section in sections.items()}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        section, dot, key = name.partition(".")
+        if not (equals and dot and section and key):
+            raise UserError(
+                f"{setting!r} is not a setting; write section.key=value, "
+                "for example method.learning_rate=1e-4"
+            )
+        merged.setdefault(section, {})[key] = parse_value(value)
+    return merged
+
+
+def parse_value(text: str) -> Any:
+    """The value of a setting, read as YAML; numbers such as 5e-6 are numbers here."""
+    try:
+        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else (
+            yaml.safe_load(text)
+        )
+    except yaml.YAMLError:
+        return text
+
+
+def check_names(names: Iterable[str], allowed: Sequence[str], *, what: str, where: str) -> None:
+    """Refuse the first name that is not allowed, and name the nearest that is."""
+    for name in names:
+        if name not in allowed:
+            close = get_close_matches(str(name), allowed, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise UserError(f"{where}: unknown {what} {name!r}; {hint}allowed: {', '.join(allowed)}")
+
+
+def build(kind: type[Model], values: Mapping[str, Any], *, where: str) -> Model:
+    """A settings object from plain values.
+
+    Raises:
+        UserError: The first value that is unknown, missing or out of range, as section.key.
+    """
+    check_names(values, list(kind.model_fields), what="key", where=where)
+    try:
+        return kind(**{name: _number(value) for name, value in values.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([where, *(str(part) for part in first["loc"] if isinstance(part, str))])
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
+        raise UserError(f"{place}: {message}, got {first['input']!r}") from None
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 5e-6 as text: it has no dot."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value

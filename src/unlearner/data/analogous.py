@@ -1,0 +1,134 @@
+"""ICU's analogous set: which kept records are learned while others are forgotten.
+
+"fixed" is the paper's: one partner for each forget record, found once. "fresh" draws other records
+of the pool for every step, so that no few of them are learned by heart in place of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from unlearner.data.base import Record
+from unlearner.data.retrieval import (
+    Retrieved,
+    Texts,
+    assign_pairs,
+    longest_shared_run,
+    retrieve,
+)
+from unlearner.data.tokenize import TokenizedSet, Window, tail_text
+
+# Neighbours asked for per forget record.
+NUM_NEIGHBOURS = 64
+
+
+class Wanted(Protocol):
+    """The settings of a method that decide its analogous set."""
+
+    @property
+    def pairs(self) -> str: ...
+    @property
+    def encoder(self) -> str: ...
+    @property
+    def max_overlap(self) -> int: ...
+    @property
+    def max_analogous(self) -> int: ...
+
+
+@dataclass
+class AnalogousSet:
+    """Kept records to learn from, and the order in which they are drawn.
+
+    Attributes:
+        records: Pool indices of the set's records.
+        chosen: Those records, numbered anew.
+        partners: For each forget record the index of its partner in `chosen`.
+        found: How they were found.
+        longest_shared_run: Most tokens in a row that a forget record shares with its partner.
+    """
+
+    records: list[int]
+    chosen: TokenizedSet
+    partners: list[int]
+    found: Retrieved
+    longest_shared_run: int
+    _deck: list[int] = field(default_factory=list)
+
+    @property
+    def windows(self) -> Sequence[Window]:
+        return self.chosen.windows
+
+    def partners_of(self, forget_records: Sequence[int]) -> list[int]:
+        """Indices into `windows` of the partners of some forget records."""
+        wanted = {self.partners[record] for record in forget_records}
+        return [i for i, window in enumerate(self.windows) if window.record in wanted]
+
+    def draw(self, count: int, generator: torch.Generator) -> list[int]:
+        """Indices of `count` windows, each drawn once before any is drawn again."""
+        drawn: list[int] = []
+        while len(drawn) < min(count, len(self.windows)):
+            if not self._deck:
+                self._deck = torch.randperm(len(self.windows), generator=generator).tolist()
+            card = self._deck.pop()
+            if card not in drawn:
+                drawn.append(card)
+        return drawn
+
+
+def find_analogous(
+    forget: TokenizedSet, pool: TokenizedSet, tokenizer: Any, wanted: Wanted
+) -> AnalogousSet:
+    """Retrieve each forget record's neighbours in the pool and choose the set to learn from.
+
+    With fixed pairs the set is the partners; else the nearest records of the pool up to
+    `max_analogous`, near duplicates of forget records left out.
+    """
+    ours, theirs = _texts(forget, tokenizer), _texts(pool, tokenizer)
+    found = retrieve(
+        ours,
+        theirs,
+        encoder=wanted.encoder,
+        num_neighbours=min(NUM_NEIGHBOURS, len(pool)),
+        max_overlap=wanted.max_overlap,
+    )
+    pairs = assign_pairs(found)
+    fresh = [] if wanted.pairs == "fixed" else _nearest(found, len(pool), wanted.max_analogous)
+    records = sorted({*fresh, *pairs})
+    place = {record: index for index, record in enumerate(records)}
+    longest = max(
+        longest_shared_run(ours.ids[i], theirs.ids[pair]) for i, pair in enumerate(pairs)
+    )
+    chosen = pool.subset(records)
+    partners = [place[partner] for partner in pairs]
+    return AnalogousSet(records, chosen, partners, found, longest)
+
+
+def _nearest(found: Retrieved, pool_size: int, max_records: int) -> list[int]:
+    """Pool records by the best rank that they have with any forget record, then the rest."""
+    banned = set(found.excluded)
+    ranked: dict[int, None] = {}
+    for rank in range(max(map(len, found.neighbours))):
+        for neighbours in found.neighbours:
+            if rank < len(neighbours):
+                ranked[neighbours[rank]] = None
+    for record in range(pool_size):
+        ranked[record] = None
+    return [record for record in ranked if record not in banned][:max_records]
+
+
+def _texts(records: TokenizedSet, tokenizer: Any) -> Texts:
+    sequences = records.sequences()
+    return Texts(
+        tails=[tail_text(sequence, tokenizer) for sequence in sequences],
+        contents=[_content(record, ids, tokenizer) for record, ids in
+                 zip(records.records, sequences, strict=True)],
+        ids=sequences,
+    )  # fmt: skip
+
+
+def _content(record: Record, ids: list[int], tokenizer: Any) -> str:
+    return record.content or tail_text(ids, tokenizer, len(ids))

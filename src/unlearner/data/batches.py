@@ -1,0 +1,77 @@
+"""Windows to padded tensors, and the one place where label positions are picked.
+
+B windows, T tokens, N label positions. Padding is on the right and is ignored by position: a real
+end-of-text token is a label even where the tokenizer pads with the same id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from unlearner.data.tokenize import Window
+
+Tensors = dict[str, Tensor]
+
+
+def collate(windows: Sequence[Window], device: torch.device | str = "cpu") -> Tensors:
+    """Padded tensors of some windows.
+
+    Returns:
+        `input_ids` and `attention_mask` (B, T); `positions` (N, 2), the window and the position
+        from which each label that counts is predicted, in order; `labels` (N,), those labels;
+        `owner` (B,), which of the batch's records each window is of, from 0 in order of appearance.
+    """
+    longest = max(len(window) for window in windows)
+    input_ids = torch.zeros(len(windows), longest, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    scored = torch.zeros(len(windows), longest, dtype=torch.bool)
+    for row, window in enumerate(windows):
+        input_ids[row, : len(window)] = torch.from_numpy(window.input_ids)
+        attention_mask[row, : len(window)] = 1
+        scored[row, : len(window) - 1] = torch.from_numpy(window.scored)
+    order = {record: place for place, record in enumerate(dict.fromkeys(w.record for w in windows))}
+    positions = scored.nonzero()
+    labels = input_ids[positions[:, 0], positions[:, 1] + 1]
+    batch = {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "positions": positions,
+        "labels": labels,
+        "owner": torch.tensor([order[window.record] for window in windows]),
+    }
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def length_batches(windows: Sequence[Window], max_tokens: int) -> Iterator[list[int]]:
+    """Indices of windows of similar length, padded together to at most `max_tokens` tokens."""
+    order = sorted(range(len(windows)), key=lambda index: (len(windows[index]), index))
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) + 1) * len(windows[index]) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def join(first: Tensors, second: Tensors) -> Tensors:
+    """One batch of two: the windows and the label positions of the first come first."""
+    width = max(first["input_ids"].shape[1], second["input_ids"].shape[1])
+    joined = {
+        name: torch.cat(
+            [
+                torch.nn.functional.pad(batch[name], (0, width - batch[name].shape[1]))
+                for batch in (first, second)
+            ]
+        )
+        for name in ("input_ids", "attention_mask")
+    }
+    shift = torch.tensor([len(first["input_ids"]), 0], device=second["positions"].device)
+    joined["positions"] = torch.cat([first["positions"], second["positions"] + shift])
+    joined["owner"] = torch.cat([first["owner"], second["owner"] + int(first["owner"].max()) + 1])
+    joined["labels"] = torch.cat([first["labels"], second["labels"]])
+    return joined

@@ -1,0 +1,132 @@
+"""Every figure of a report: models asked once, sets scored by every metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unlearner import catalog
+from unlearner.answers import Answer
+from unlearner.asking import Questions, ask
+from unlearner.config import CriteriaSettings, EvaluationSettings
+from unlearner.data.sets import Level
+from unlearner.data.tokenize import TokenizedSet
+from unlearner.errors import UserError
+from unlearner.evaluation import Value, evaluate_set, record_values
+from unlearner.metrics import el_10, es, loss, ma
+from unlearner.metrics.base import Metric
+from unlearner.target import TargetDistribution
+
+Sets = Mapping[str, TokenizedSet]
+Answers = Mapping[str, list[Answer]]
+BY_HAND = "level given by hand"
+
+
+def questions(evaluation: EvaluationSettings) -> Questions:
+    """What every model of a run is asked."""
+    return Questions(
+        prompt_start=evaluation.prompt_start,
+        batch_tokens=evaluation.batch_tokens,
+        memory_bytes=evaluation.memory_bytes,
+    )
+
+
+def ask_sets(
+    model: Any,
+    tokenizer: Any,
+    sets: Sets,
+    evaluation: EvaluationSettings,
+    targets: Mapping[str, TargetDistribution] | None = None,
+) -> dict[str, list[Answer]]:
+    """The model's answers about every set; sets of the same records are asked once."""
+    found: dict[str, list[Answer]] = {}
+    for role, some in sets.items():
+        same = next((r for r in found if sets[r].records == some.records), None)
+        target = (targets or {}).get(role)
+        asked = questions(evaluation)
+        found[role] = found[same] if same else ask(model, tokenizer, some.windows, asked, target)
+    return found
+
+
+def target_distributions(model: Any, sets: Sets) -> dict[str, TargetDistribution]:
+    """The model's distributions on every set but the forget set, from which it is to move away."""
+    return {
+        role: TargetDistribution.of(model, some.windows)
+        for role, some in sets.items()
+        if role != "forget"
+    }
+
+
+def score_sets(
+    answers: Answers, sets: Sets, evaluation: EvaluationSettings, *, seed: int
+) -> dict[str, dict[str, Value]]:
+    """Every metric of every set, with intervals; metrics that a set cannot have are left out."""
+    metrics: dict[str, Metric] = {
+        name: catalog.load("metrics", name).metric for name in catalog.names("metrics")
+    }
+    found = {}
+    for role, some in answers.items():
+        single = {name: metric for name, metric in metrics.items() if not metric.versus}
+        found[role] = evaluate_set(
+            some, single, sets[role].groups, seed=seed, resamples=evaluation.resamples
+        )
+        against = {name: m for name, m in metrics.items() if m.versus in answers and m.versus}
+        if role == "forget" and against:
+            other = next(iter(against.values())).versus
+            found[role] |= evaluate_set(
+                some, against, sets[role].groups, versus=answers[other],
+                versus_groups=sets[other].groups, seed=seed, resamples=evaluation.resamples,
+            )  # fmt: skip
+    return found
+
+
+def level_of(holdout: list[Answer] | None, criteria: CriteriaSettings) -> Level:
+    """The level of unseen text under the target model: measured, or given by hand.
+
+    Raises:
+        UserError: There is neither holdout text nor a level given by hand.
+    """
+    if holdout is None and not criteria.by_hand:
+        raise UserError(
+            "--holdout: text like the forget set that the model never saw is needed to know when "
+            "a record is forgotten; give a file, or both criteria.ma and criteria.el_10 by hand"
+        )
+    if holdout is None:
+        assert criteria.ma is not None and criteria.el_10 is not None
+        return Level(criteria.ma, criteria.el_10, None, None, criteria.ma, criteria.el_10,
+                     BY_HAND)  # fmt: skip
+    accuracy = list(record_values(holdout, ma.metric).values())
+    likelihood = list(record_values(holdout, el_10.metric).values()) or [0.0]
+    strength = list(record_values(holdout, es.metric).values())
+    losses = list(record_values(holdout, loss.metric).values())
+    source = "mean of the holdout set under the target model"
+    source = source if criteria.ma is None and criteria.el_10 is None else BY_HAND
+    return Level(
+        ma=float(np.mean(accuracy)) if criteria.ma is None else criteria.ma,
+        el_10=float(np.mean(likelihood)) if criteria.el_10 is None else criteria.el_10,
+        es=float(np.mean(strength)),
+        loss=float(np.mean(losses)),
+        worst_ma=max(accuracy),
+        worst_el_10=max(likelihood),
+        source=source,
+    )
+
+
+@dataclass(frozen=True)
+class Recall:
+    """MA and EL_10 of each forget record, by index."""
+
+    ma: dict[int, float]
+    el_10: dict[int, float]
+
+    @classmethod
+    def of(cls, answers: list[Answer]) -> Recall:
+        """From the answers about the forget set."""
+        return cls(record_values(answers, ma.metric), record_values(answers, el_10.metric))
+
+    def to_json(self, record: int) -> dict[str, float | None]:
+        """One record's figures; None where it is too short for a 10-gram."""
+        return {"ma": self.ma.get(record), "el_10": self.el_10.get(record)}

@@ -1,0 +1,51 @@
+"""What a method is: hyper-parameters in the constructor, data in the call."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+LearningRate = float | Literal["auto"]
+
+# Adam's step is about the learning rate whatever the gradient, while the useful change of a weight
+# shrinks with the width of the layer: one rate times width serves small and large models alike.
+# 0.064 / width is 1e-3 for 64 hidden units and 1.6e-5 for 4096.
+AUTO_RATE_TIMES_WIDTH = 0.064
+
+
+class Method(BaseModel):
+    """Anything that unlearns. The class is its configuration section: unknown fields fail.
+
+    A subclass writes `unlearn`, and `loss` where its objective can serve in a loop of someone's own.
+
+    Args:
+        learning_rate: Step size of the optimiser, or "auto" for 0.064 / hidden size.
+        batch_size: Forget records of one step.
+        max_epochs: Passes over the forget set at most.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    families: ClassVar[tuple[str, ...]] = ("causal-lm",)
+    needs: ClassVar[tuple[str, ...]] = ("forget",)
+
+    learning_rate: float | Literal["auto"] = Field(default="auto", union_mode="left_to_right")
+    batch_size: PositiveInt = 8
+    max_epochs: PositiveInt = 40
+
+    @property
+    def name(self) -> str:
+        """The method's name: that of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def unlearn(self, model: Any, data: Any, trainer: Any) -> Any:
+        """Train `model` in place on the sets in `data` and return the unlearned model."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it unlearns")
+
+
+def resolve_learning_rate(rate: float | str, model: Any, times_width: float) -> float:
+    """The rate itself, or for "auto" `times_width` / hidden size."""
+    if isinstance(rate, float):
+        return rate
+    return times_width / model.config.get_text_config().hidden_size

@@ -1,0 +1,31 @@
+r"""Extraction likelihood EL_10: overlap in 10-grams of greedy continuations with the text.
+
+.. math::
+    EL_{10}(x) = \frac{1}{T-10-s+1} \sum_{t=s}^{T-10}
+        OV_{10}(\mathrm{greedy}(x_{<t}), x_{\ge t})
+
+OV_10(a, b) is the number of 10-grams of a, with multiplicity, that occur in b, over the number of
+10-grams of b. In [0, 1]; higher: more of the text can be drawn out. The prompts run from the
+shortest one the answers hold, s = `Answer.prompt_start`, over the whole window, whichever labels
+are scored: s = 1 is the original measure, s = 0.75 T that of the code of ICU, and the two differ in
+value.
+
+Ten tokens in a row hardly match by chance: what is left on text never seen are set phrases and
+loops that the text shares.
+
+Reference: Jang et al. (2022), arXiv:2210.01504.
+"""
+
+from __future__ import annotations
+
+from unlearner.answers import Answer
+from unlearner.metrics.base import Metric
+from unlearner.ngrams import extraction_likelihood
+
+
+def overlap(answer: Answer) -> tuple[float, float]:
+    """Sum of OV_10 over the prompts, and the number of prompts."""
+    return extraction_likelihood(answer, 10, answer.prompt_start)
+
+
+metric = Metric(tally=overlap, better="higher", needs="continuations")

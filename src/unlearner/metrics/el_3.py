@@ -1,0 +1,31 @@
+r"""Extraction likelihood EL_3: overlap in 3-grams of greedy continuations with the text.
+
+.. math::
+    EL_{3}(x) = \frac{1}{T-3-s+1} \sum_{t=s}^{T-3}
+        OV_{3}(\mathrm{greedy}(x_{<t}), x_{\ge t})
+
+OV_3(a, b) is the number of 3-grams of a, with multiplicity, that occur in b, over the number of
+3-grams of b. In [0, 1]; higher: more of the text can be drawn out. The prompts run from the
+shortest one the answers hold, s = `Answer.prompt_start`, over the whole window, whichever labels
+are scored: s = 1 is the original measure, s = 0.75 T that of the code of ICU, and the two differ in
+value.
+
+Three tokens in a row also match by chance, so text never seen has a value well above 0: compare
+with the holdout set.
+
+Reference: Jang et al. (2022), arXiv:2210.01504.
+"""
+
+from __future__ import annotations
+
+from unlearner.answers import Answer
+from unlearner.metrics.base import Metric
+from unlearner.ngrams import extraction_likelihood
+
+
+def overlap(answer: Answer) -> tuple[float, float]:
+    """Sum of OV_3 over the prompts, and the number of prompts."""
+    return extraction_likelihood(answer, 3, answer.prompt_start)
+
+
+metric = Metric(tally=overlap, better="higher", needs="continuations")

@@ -1,0 +1,29 @@
+r"""Extraction strength (ES): share of the text that follows from its shortest telling prefix.
+
+.. math::
+    ES(x) = 1 - \frac{k^*}{T}
+
+k* is the length of the shortest prefix after which every teacher-forced argmax equals the text, and
+T where the last token is missed. In [0, 1 - 1/T]; higher: a shorter prefix gives the rest away. The
+loop of open-unlearning has the floor 1/T where this one has 0: mind it when comparing. Over the
+whole window, whichever labels are scored. Windows of a record count by their tokens.
+
+Reference: Wang et al. (2024), arXiv:2406.09179; open-unlearning, arXiv:2506.12618.
+"""
+
+from __future__ import annotations
+
+from unlearner.answers import Answer
+from unlearner.metrics.base import Metric
+from unlearner.ngrams import shortest_extracting_prompt
+
+
+def extractable_tokens(answer: Answer) -> tuple[float, float]:
+    """Number of tokens behind the shortest telling prefix, and of all; 0 of 0 for one token."""
+    num_tokens = len(answer.input_ids)
+    if num_tokens < 2:
+        return 0.0, 0.0
+    return float(num_tokens - shortest_extracting_prompt(answer.hits)), float(num_tokens)
+
+
+metric = Metric(tally=extractable_tokens, better="higher")

@@ -1,0 +1,24 @@
+r"""Memorization accuracy (MA): share of tokens that are the model's most probable ones.
+
+.. math::
+    MA(x) = \frac{1}{T-1} \sum_{t=1}^{T-1} [\arg\max p(\cdot | x_{<t}) = x_t]
+
+In [0, 1]; higher: more of the text is known by heart. Over the whole window, prompt included,
+whichever labels are scored: that is its definition.
+
+Reference: Tirumala et al. (2022), arXiv:2205.10770; as a stop rule Jang et al. (2022),
+arXiv:2210.01504.
+"""
+
+from __future__ import annotations
+
+from unlearner.answers import Answer
+from unlearner.metrics.base import Metric
+
+
+def memorized_tokens(answer: Answer) -> tuple[float, float]:
+    """Number of tokens hit, and of tokens that have a prompt."""
+    return float(answer.hits.sum()), float(len(answer.hits))
+
+
+metric = Metric(tally=memorized_tokens, better="higher")

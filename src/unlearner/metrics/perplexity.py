@@ -1,0 +1,28 @@
+r"""Exponential of the mean loss over all scored tokens of the set.
+
+.. math::
+    PPL = \exp\left(-\frac{\sum_x \sum_{t \in S_x} \log p(x_t | x_{<t})}{\sum_x |S_x|}\right)
+
+In (effective) choices per token, >= 1; lower on a text the model knows better. Pooled over tokens,
+so it is not the exponential of the metric `loss`, in which every record counts the same. A model
+pushed far away can have a loss above 709 nats, whose exponential is no longer a float64: the value
+is then infinity, which a report writes as null beside the finite `loss`.
+"""
+
+from __future__ import annotations
+
+import math
+
+from unlearner.metrics.base import Metric
+from unlearner.metrics.loss import negative_log_likelihood
+
+
+def exponential(nats: float) -> float:
+    """Euler's number to the power of the argument, infinity where a float64 cannot hold it."""
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
+
+
+metric = Metric(tally=negative_log_likelihood, better="lower", pooled=True, transform=exponential)

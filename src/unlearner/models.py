@@ -1,0 +1,194 @@
+"""Loading and saving models, and the way from input tokens to logits.
+
+Shapes: B windows, T tokens, N label positions, V vocabulary, D hidden.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from unlearner.errors import UserError
+
+FAMILIES = ("causal-lm", "sequence-classification", "token-classification")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its tokenizer and the name it was asked for by."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+
+    @property
+    def context(self) -> int:
+        """The longest token sequence that the model and the tokenizer take."""
+        config = self.model.config.get_text_config()
+        positions = getattr(config, "max_position_embeddings", None) or getattr(
+            config, "n_positions", None
+        )  # the name differs between architectures
+        limits = [positions, self.tokenizer.model_max_length]
+        return int(min(limit for limit in [*limits, 1_000_000] if limit))
+
+
+def load_causal_lm(name: str, *, revision: str = "main", trust_remote_code: bool = False) -> Loaded:
+    """The causal language model and tokenizer of a local folder or a hub id, in float32.
+
+    Raises:
+        UserError: There is no such model, it is of another family, its weights are pickled, or its
+            tokenizer is missing.
+    """
+    folder = Path(name)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if folder.exists():
+        _check_folder(folder)
+    config = _load(AutoConfig, name, "configuration", options)
+    family = family_of(config)
+    if family != "causal-lm":
+        raise UserError(
+            f"{name}: a causal language model is needed, this is {family} "
+            f"({', '.join(config.architectures or [config.model_type])})"
+        )
+    tokenizer = _load(AutoTokenizer, name, "tokenizer", options)
+    weights = options | {"use_safetensors": True, "dtype": torch.float32}
+    model = _load(AutoModelForCausalLM, name, "weights", weights)
+    return Loaded(model.eval(), tokenizer, str(name))
+
+
+def family_of(config: Any) -> str:
+    """The family of a model by the class that its configuration names."""
+    architecture = (config.architectures or [""])[0]
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")) and not config.is_encoder_decoder:
+        return "causal-lm"
+    for family in FAMILIES[1:]:
+        suffix = "For" + "".join(word.title() for word in family.split("-"))
+        if architecture.endswith(suffix):
+            return family
+    return "an encoder or another model without a language-model head"
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be loaded before anything slow is imported or read."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: a model is a folder made by save_pretrained, this is a file")
+    files = {path.name for path in folder.iterdir()}
+    if "config.json" not in files:
+        raise UserError(f"{folder}: no config.json; a model folder made by save_pretrained has one")
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'}: not valid JSON ({error})") from None
+    if not any(name.endswith(".safetensors") for name in files):
+        pickled = sorted(name for name in files if name.endswith((".bin", ".pt", ".pth")))
+        if pickled:
+            raise UserError(
+                f"{folder / pickled[0]}: pickled weights can run code and are refused; load them "
+                "where you trust them and call model.save_pretrained(..., safe_serialization=True)"
+            )
+        raise UserError(f"{folder}: no .safetensors weights; save the model with save_pretrained")
+    if not files & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"}:
+        raise UserError(
+            f"{folder}: no tokenizer; save it beside the model with tokenizer.save_pretrained"
+        )
+
+
+def _load(loader: Any, name: str, what: str, options: dict[str, Any]) -> Any:
+    # transformers raises many kinds of errors for one cause: the name or the files are no good
+    try:
+        return loader.from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        hint = "" if Path(name).exists() else "; give a local folder, or a hub id and a network"
+        raise UserError(f"{name}: cannot load its {what}: {reason}{hint}") from error
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write an ordinary save_pretrained folder: safetensors, configuration, tokenizer."""
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def eos_ids(model: Any) -> frozenset[int]:
+    """The tokens at which generation stops."""
+    value = model.generation_config.eos_token_id if model.generation_config else None
+    value = model.config.get_text_config().eos_token_id if value is None else value
+    return frozenset([] if value is None else [value] if isinstance(value, int) else value)
+
+
+class OutputHead(nn.Module):
+    """The map from last hidden states to logits, apart from the model's body.
+
+    Logits are then computed at the positions that are needed and no others, and the target model's
+    distribution can be kept as hidden states: N x D numbers instead of N x V.
+    """
+
+    def __init__(self, linear: nn.Module, scale: float, softcap: float | None) -> None:
+        super().__init__()
+        self.linear, self.scale, self.softcap = linear, scale, softcap
+
+    @property
+    def is_linear(self) -> bool:
+        """The logits are the linear map's own output, which its backward does not read."""
+        return self.scale == 1.0 and self.softcap is None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        logits = self.linear(hidden)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def frozen(self) -> OutputHead:
+        """A copy that training does not touch."""
+        return copy.deepcopy(self).requires_grad_(False)
+
+
+def output_head(model: Any) -> OutputHead | None:
+    """The model's output head, or None where its logits are not reproduced by one.
+
+    What stands between the linear map and the logits differs between architectures, so the head is
+    believed only after it has given the model's own logits on a few tokens.
+    """
+    linear = model.get_output_embeddings()
+    if linear is None:
+        return None
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None)  # Cohere multiplies, Granite divides
+    scale = scale if isinstance(scale, float) else 1 / (getattr(config, "logits_scaling", 1) or 1)
+    head = OutputHead(linear, float(scale), getattr(config, "final_logit_softcapping", None))
+    probe = torch.arange(1, 9, device=model.device)[None] % config.vocab_size
+    with torch.no_grad():
+        hidden = model.base_model(input_ids=probe, use_cache=False)[0]
+        logits = model(input_ids=probe, use_cache=False).logits
+    if hidden.shape[:2] != logits.shape[:2]:
+        return None
+    try:
+        found = head(hidden)
+    except RuntimeError:  # the hidden states have another width than the head takes
+        return None
+    same = found.shape == logits.shape and torch.allclose(found, logits, rtol=1e-4, atol=1e-5)
+    return head if same else None
+
+
+def num_parameters(model: Any) -> int:
+    """Parameters of the model, shared ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def takes(model: Any, argument: str) -> bool:
+    """Whether the model's forward has an argument of this name."""
+    return argument in _forward_arguments(type(model))
+
+
+@functools.cache
+def _forward_arguments(kind: type) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)

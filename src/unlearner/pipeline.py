@@ -1,0 +1,277 @@
+"""The straight line: sets, model, level, method, answers, verdict, report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from unlearner import provenance
+from unlearner.answers import Answer
+from unlearner.checking import CheckResult, check_sets, measured_sets
+from unlearner.data.analogous import AnalogousSet, find_analogous
+from unlearner.data.sets import UnlearningData
+from unlearner.data.tokenize import TokenizedSet
+from unlearner.errors import UserError
+from unlearner.measuring import (
+    BY_HAND,
+    Recall,
+    ask_sets,
+    level_of,
+    questions,
+    score_sets,
+    target_distributions,
+)
+from unlearner.models import Loaded, load_causal_lm, save
+from unlearner.preparation import Prepared, duplicates, prepare, read_sets, sample
+from unlearner.reporting import Findings, build_report, per_record
+from unlearner.run import RunConfig
+from unlearner.training import Log, Trainer
+from unlearner.verdict import Verdict, fix_criteria, judge, record_statuses
+
+logger = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+
+
+class NothingToUnlearn(Exception):  # noqa: N818 - an answer, not an error
+    """The model has not memorised the records by these measures, so there is nothing to do."""
+
+    def __init__(self, result: CheckResult) -> None:
+        super().__init__(result.summary())
+        self.result = result
+
+
+@dataclass
+class Outcome:
+    """What a run leaves: verdict, report, the measured model, and its answers on the forget set."""
+
+    verdict: Verdict
+    report: dict[str, Any]
+    unlearned: Loaded
+    before: list[Answer]
+    after: list[Answer]
+
+
+def start(
+    config: RunConfig, given: Mapping[str, Any] | None = None, loaded: Loaded | None = None
+) -> Prepared:
+    """Read the sets, load the model and tokenize; what is wrong is refused here.
+
+    Args:
+        given: Record sets from Python by role, before the paths of the configuration.
+        loaded: The model, where it is not to be loaded by name.
+
+    Raises:
+        UserError: A set or the model cannot be used.
+    """
+    records = read_sets(config.data, given or {})
+    if "forget" not in records:
+        raise UserError("--forget: none given; name the file of records to be forgotten")
+    provenance.set_seeds(config.training.seed)
+    return prepare(loaded or load(config), records, config.data)
+
+
+def load(config: RunConfig) -> Loaded:
+    """The model that the configuration names."""
+    model = config.model
+    if not model.name:
+        raise UserError("MODEL: none given; name a local folder or a hub id")
+    return load_causal_lm(
+        model.name, revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+
+
+def check(config: RunConfig, prepared: Prepared) -> CheckResult:
+    """How strongly the records are memorised, where copies are, what a run would take."""
+    return check_sets(prepared, measured_sets(prepared, config), config)
+
+
+def forget(
+    config: RunConfig,
+    prepared: Prepared,
+    work: Path,
+    *,
+    force: bool = False,
+    log: Log | None = None,
+    say: Say = logger.info,
+) -> Outcome:
+    """Unlearn the forget set, save the model in `work` and measure the saved files.
+
+    Args:
+        force: Run although the records are not memorised.
+        say: Called with a line of text at each stage.
+
+    Raises:
+        UserError: A set that the method needs is missing.
+        NothingToUnlearn: The records are not memorised, and `force` is not set.
+    """
+    started = time.perf_counter()
+    key = provenance.read_key()
+    pool = _pool(config, prepared)
+    loaded, seed = prepared.loaded, config.training.seed
+    log = log or Log(work / "log.jsonl")
+    trainer = Trainer(config.training, log)
+    loaded.model.to(trainer.accelerator.device)
+
+    say("measuring the target model")
+    sets = measured_sets(prepared, config)
+    checked = check_sets(prepared, sets, config)
+    level = checked.level or level_of(None, config.criteria)
+    if not checked.memorised and not force:
+        raise NothingToUnlearn(checked)
+    analogous = find_analogous(prepared["forget"], pool, loaded.tokenizer, config.method)
+    answers = dict(checked.answers)
+    sets["analogous"] = sample(analogous.chosen, config.evaluation, seed)
+    answers["analogous"] = _ask_or_reuse(config, loaded, sets, answers)
+    scores = {"target": score_sets(answers, sets, config.evaluation, seed=seed)}
+    criteria = fix_criteria(level, scores["target"], config.criteria)
+    targets = target_distributions(loaded.model, sets)
+    digests = {"target": provenance.digest_model(loaded.model)}
+    seconds_before = time.perf_counter() - started
+
+    say(f"unlearning {len(prepared['forget'])} records with {type(config.method).__name__}")
+    unlearning = time.perf_counter()
+    data = UnlearningData(
+        tokenizer=loaded.tokenizer,
+        forget=prepared["forget"],
+        pool=pool,
+        retain=prepared.get("retain"),
+        analogous=analogous,
+        level=level,
+        questions=questions(config.evaluation),
+        utility_floor=config.criteria.perplexity_ratio,
+    )
+    model = config.method.unlearn(loaded.model, data, trainer)
+    save(trainer.accelerator.unwrap_model(model), loaded.tokenizer, work / "model")
+    seconds_unlearning = time.perf_counter() - unlearning
+
+    say("measuring the saved model")
+    evaluating = time.perf_counter()
+    unlearned = load_causal_lm(str(work / "model"))
+    unlearned.model.to(trainer.accelerator.device)
+    digests["unlearned"] = provenance.digest_model(unlearned.model)
+    after = ask_sets(unlearned.model, loaded.tokenizer, sets, config.evaluation, targets)
+    scores["unlearned"] = score_sets(after, sets, config.evaluation, seed=seed)
+    recall = Recall.of(after["forget"])
+    ids = [record.id for record in prepared["forget"].records]
+    statuses = record_statuses(ids, recall.ma, recall.el_10, level)
+    verdict = judge(criteria, scores, statuses)
+    found = Findings(
+        "forget", config, prepared, scores, criteria, verdict, checked.duplicates, digests, key,
+        analogous,
+    )  # fmt: skip
+    report = build_report(found, trainer.accelerator.device)
+    report["rounds"] = trainer.rounds
+    before = Recall.of(checked.answers["forget"])
+    report["per_record"] = per_record(prepared["forget"], before, recall)
+    report["cost"] = {
+        "seconds": time.perf_counter() - started,
+        "seconds_unlearning": seconds_unlearning,
+        "seconds_evaluation": seconds_before + time.perf_counter() - evaluating,
+        "peak_memory_bytes": provenance.peak_memory_bytes(trainer.accelerator.device),
+        "steps": trainer.steps,
+        "tokens": trainer.tokens,
+    }
+    log.close()
+    return Outcome(verdict, report, unlearned, checked.answers["forget"], after["forget"])
+
+
+def _pool(config: RunConfig, prepared: Prepared) -> TokenizedSet:
+    """The text that the method may learn on.
+
+    Raises:
+        UserError: There is none, or no level of unseen text can be known.
+    """
+    pool = prepared.get("pool") or prepared.get("retain")
+    if pool is None:
+        raise UserError(
+            f"--retain or --pool: method {config.method.name} learns on text that may be kept "
+            "while it forgets; give the records to keep, or any public text as --pool"
+        )
+    if prepared.get("holdout") is None:
+        level_of(None, config.criteria)
+    return pool
+
+
+def _ask_or_reuse(
+    config: RunConfig,
+    loaded: Loaded,
+    sets: Mapping[str, TokenizedSet],
+    answers: Mapping[str, list[Answer]],
+) -> list[Answer]:
+    """The target's answers on the analogous set, which may be the retain set itself."""
+    analogous, retain = sets["analogous"], sets.get("retain")
+    if retain is not None and retain.records == analogous.records:
+        return answers["retain"]
+    one = {"analogous": analogous}
+    return ask_sets(loaded.model, loaded.tokenizer, one, config.evaluation)["analogous"]
+
+
+def evaluate(
+    config: RunConfig,
+    prepared: Prepared,
+    *,
+    target: str = "",
+    retrained: str = "",
+    say: Say = logger.info,
+) -> tuple[Verdict, dict[str, Any]]:
+    """Measure a model on records that it was to forget.
+
+    The level of unseen text is taken under the target model, and under the model itself where none
+    is given, which the report says.
+
+    Args:
+        target: The model before unlearning, by name.
+        retrained: A model trained without the records, by name.
+    """
+    started = time.perf_counter()
+    key, device = provenance.read_key(), prepared.loaded.model.device
+    sets = measured_sets(prepared, config)
+    loaded = {"target": target, "retrained": retrained}
+    models = {role: load_causal_lm(name) for role, name in loaded.items() if name}
+    for role, other in models.items():
+        _check_same_tokens(prepared.loaded, other, role)
+    models["unlearned"] = prepared.loaded
+    targets = target_distributions(models["target"].model, sets) if target else None
+    answers, scores, digests = {}, {}, {}
+    for role, one in models.items():
+        say(f"measuring the {role} model")
+        kept = None if role == "target" else targets
+        answers[role] = ask_sets(one.model, one.tokenizer, sets, config.evaluation, kept)
+        scores[role] = score_sets(
+            answers[role], sets, config.evaluation, seed=config.training.seed
+        )
+        digests[role] = provenance.digest_model(one.model)
+    before = "target" if target else "unlearned"
+    level = level_of(answers[before].get("holdout"), config.criteria)
+    if not target and level.source != BY_HAND:
+        level = replace(level, source="mean of the holdout set under the model itself")
+    criteria = fix_criteria(level, scores["target"] if target else {}, config.criteria)
+    recall = Recall.of(answers["unlearned"]["forget"])
+    ids = [record.id for record in prepared["forget"].records]
+    statuses = record_statuses(ids, recall.ma, recall.el_10, level)
+    verdict = judge(criteria, scores, statuses)
+    found = Findings(
+        "evaluate", config, prepared, scores, criteria, verdict, duplicates(prepared), digests, key
+    )
+    report = build_report(found, device)
+    if target:
+        earlier = Recall.of(answers["target"]["forget"])
+        report["per_record"] = per_record(prepared["forget"], earlier, recall)
+    seconds = time.perf_counter() - started
+    report["cost"] = {
+        "seconds": seconds,
+        "seconds_evaluation": seconds,
+        "peak_memory_bytes": provenance.peak_memory_bytes(device),
+    }
+    return verdict, report
+
+
+def _check_same_tokens(ours: Loaded, other: Loaded, role: str) -> None:
+    """Figures of two models can be compared only when both read the same tokens."""
+    if ours.tokenizer.get_vocab() != other.tokenizer.get_vocab():
+        raise UserError(f"--{role} {other.name}: its tokenizer differs from that of {ours.name}")

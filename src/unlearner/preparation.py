@@ -1,0 +1,101 @@
+"""From files and names to a loaded model and tokenized sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unlearner.config import DataSettings, EvaluationSettings
+from unlearner.data.base import RecordSet
+from unlearner.data.duplicates import Duplicate, find_duplicates
+from unlearner.data.files import check_ids_in_vocabulary, read_records
+from unlearner.data.tokenize import Layout, TokenizedSet, tail_text, tokenize_set
+from unlearner.models import Loaded
+
+ROLES = ("forget", "retain", "pool", "holdout")
+
+
+def read_sets(data: DataSettings, given: Mapping[str, Any]) -> dict[str, RecordSet]:
+    """The record sets of a run by role, from files or from Python objects.
+
+    Args:
+        given: Sets that come from Python, by role; they go before the paths in `data`.
+
+    Raises:
+        UserError: A set cannot be read.
+    """
+    sets = {}
+    for role in ROLES:
+        source = given.get(role)
+        source = getattr(data, role) if source is None else source
+        if source is not None and not (isinstance(source, str) and source == ""):
+            sets[role] = read_records(source, name=role, columns=data.columns)
+    return sets
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model with the sets of a run in its tokens."""
+
+    loaded: Loaded
+    sets: dict[str, TokenizedSet]
+    contents: dict[str, list[str]]
+
+    def __getitem__(self, role: str) -> TokenizedSet:
+        return self.sets[role]
+
+    def get(self, role: str) -> TokenizedSet | None:
+        """The set of a role, None where there is none."""
+        return self.sets.get(role)
+
+
+def prepare(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) -> Prepared:
+    """Tokenize every set for the model.
+
+    Raises:
+        UserError: Token ids are outside the vocabulary, or a record cannot be tokenized.
+    """
+    layout = Layout(
+        template=data.template,
+        chat=data.chat,
+        scope=data.scope,
+        max_length=max(2, min(data.max_length, loaded.context)),
+        append_eos=data.append_eos,
+    )
+    size = loaded.model.get_input_embeddings().num_embeddings
+    tokenized = {}
+    for role, records in sets.items():
+        check_ids_in_vocabulary(records, size)
+        tokenized[role] = tokenize_set(records, loaded.tokenizer, layout)
+    contents = {role: _contents(some, loaded.tokenizer) for role, some in tokenized.items()}
+    return Prepared(loaded, tokenized, contents)
+
+
+def _contents(some: TokenizedSet, tokenizer: Any) -> list[str]:
+    """Every record as text; those given as token ids are decoded."""
+    return [
+        record.content or tail_text(ids, tokenizer, len(ids))
+        for record, ids in zip(some.records, some.sequences(), strict=True)
+    ]
+
+
+def duplicates(prepared: Prepared) -> dict[str, list[Duplicate]]:
+    """Exact and near duplicates of forget records in every other set."""
+    forget = prepared.contents["forget"]
+    return {
+        role: find_duplicates(forget, contents)
+        for role, contents in prepared.contents.items()
+        if role != "forget"
+    }
+
+
+def sample(some: TokenizedSet, evaluation: EvaluationSettings, seed: int) -> TokenizedSet:
+    """The set itself, or a seeded sample of its records where it is larger than is measured."""
+    if len(some) <= evaluation.max_records:
+        return some
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(some), generator=generator)[: evaluation.max_records]
+    return some.subset(sorted(order.tolist()))

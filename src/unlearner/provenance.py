@@ -1,0 +1,125 @@
+"""Seeds, versions, hardware and digests: what a figure needs in order to be believed later.
+
+The only file that reads the environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import importlib.metadata
+import os
+import platform
+import resource
+import secrets
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from unlearner.data.base import Record
+from unlearner.errors import UserError
+
+PACKAGES = (
+    "unlearner", "torch", "transformers", "accelerate", "tokenizers", "sentence-transformers",
+    "faiss-cpu", "scikit-learn", "sacrebleu", "numpy",
+)  # fmt: skip
+
+
+def key_path() -> Path:
+    """Where the key of the record digests lies: UNLEARNER_KEY_FILE, or the user's configuration."""
+    given = os.environ.get("UNLEARNER_KEY_FILE")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "unlearner" / "key"
+
+
+def read_key() -> bytes:
+    """The key, made at the first use and readable by its owner only.
+
+    A digest of a record without a key could be found by trying likely texts.
+
+    Raises:
+        UserError: The file cannot be read or made.
+    """
+    path = key_path()
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(secrets.token_hex(32) + "\n")
+        key = path.read_text(encoding="ascii").strip().encode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: the key of the record digests cannot be read or made ({error}); "
+            "set UNLEARNER_KEY_FILE to a file that can"
+        ) from None
+    if len(key) < 32:
+        raise UserError(f"{path}: a key has at least 32 characters; remove the file for a new one")
+    return key
+
+
+def digest_records(records: Iterable[Record], key: bytes) -> str:
+    """HMAC-SHA256 of records in their order, over every field, lengths first."""
+    code = hmac.new(key, digestmod=hashlib.sha256)
+    for record in records:
+        fields = (record.id, record.text, record.prompt, record.response, record.subject)
+        ids = ",".join(map(str, record.input_ids))
+        for field in (*fields, ids):
+            data = field.encode("utf-8", "surrogatepass")
+            code.update(len(data).to_bytes(8, "big") + data)
+    return "hmac-sha256:" + code.hexdigest()
+
+
+def digest_model(model: Any) -> str:
+    """SHA-256 over the names, shapes and bytes of a model's weights."""
+    code = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        code.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        plain = tensor.detach().cpu().contiguous().flatten()
+        code.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return "sha256:" + code.hexdigest()
+
+
+def environment(device: Any, seed: int) -> dict[str, Any]:
+    """Versions, hardware, number of processes and seed."""
+    return {
+        "versions": {"python": platform.python_version()} | _versions(),
+        "hardware": {
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "processors": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        },
+        "processes": 1,
+        "seed": seed,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory_bytes(device: Any) -> int:
+    """Most memory that the process, or the accelerator where there is one, has held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def set_seeds(seed: int) -> None:
+    """Seed the global generators, which libraries draw from."""
+    transformers.set_seed(seed)

@@ -1,0 +1,206 @@
+"""Between epochs: which records are still remembered, and what has it cost so far.
+
+The figures are the report's own metrics over answers from one pass over the model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from unlearner.answers import Answer
+from unlearner.asking import ask, beam_continuations
+from unlearner.bertscore import BertScorer
+from unlearner.data.sets import Level, UnlearningData
+from unlearner.data.tokenize import Window
+from unlearner.evaluation import evaluate_set, record_values
+from unlearner.metrics import bertscore_f1, bleu, el_10, es, loss, ma, perplexity
+
+# Kept text whose perplexity is watched between epochs; the report measures all of it.
+WATCHED_RECORDS = 256
+
+SET_METRICS = {"ma": ma.metric, "el_10": el_10.metric, "es": es.metric, "loss": loss.metric}
+
+
+class Rules(Protocol):
+    """The settings of a method that decide when a record counts as forgotten."""
+
+    @property
+    def refine_by(self) -> str: ...
+    @property
+    def refine_rule(self) -> str: ...
+    @property
+    def bleu_below(self) -> float: ...
+    @property
+    def bertscore_below(self) -> float: ...
+    @property
+    def bertscore_model(self) -> str | None: ...
+    @property
+    def bertscore_baseline(self) -> float: ...
+    @property
+    def num_beams(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class RoundState:
+    """The model after some epochs.
+
+    Attributes:
+        round: Epochs done.
+        active: Forget records that are still remembered, by index.
+        values: The forget set's ma, el_10, es and loss.
+        kept_perplexity: Perplexity of the watched kept text.
+        suppressed: The forget set's figures are at or below the level of unseen text, and so are
+            those of each single record at or below the largest of unseen records.
+        kept_ratio: `kept_perplexity` over the target's.
+        excess: How far the forget set is above the level, 0 when it is at or below it.
+        seconds: Time of this examination.
+    """
+
+    round: int
+    active: tuple[int, ...]
+    values: dict[str, float]
+    kept_perplexity: float
+    kept_ratio: float
+    suppressed: bool
+    excess: float
+    seconds: float
+
+    def line(self, losses: dict[str, float]) -> dict[str, Any]:
+        """The round as the report holds it."""
+        return {
+            "round": self.round,
+            "active": len(self.active),
+            "el_10": self.values.get("el_10"),
+            "ma": self.values["ma"],
+            "loss": losses,
+            "seconds": self.seconds,
+            "retain_perplexity": self.kept_perplexity,
+        }
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights worth going back to, on the CPU."""
+
+    round: int
+    rank: tuple[bool, float, float]
+    weights: dict[str, Tensor]
+
+
+def better(best: Checkpoint | None, state: RoundState, model: Any) -> Checkpoint | None:
+    """The better of a checkpoint and the model as it is: forgetting first, then kept text."""
+    rank = (not state.suppressed, state.excess, state.kept_ratio)
+    if best is not None and best.rank <= rank:
+        return best
+    weights = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+    return Checkpoint(state.round, rank, weights)
+
+
+class Refinement:
+    """Examines a model in training against the level of unseen text.
+
+    Args:
+        rules: When a record counts as forgotten.
+        data: The sets; the target's perplexity of the kept text is taken at the first examination.
+    """
+
+    def __init__(self, rules: Rules, data: UnlearningData) -> None:
+        self.rules, self.data = rules, data
+        self.watched = data.kept.windows_of(range(WATCHED_RECORDS))
+        name = rules.bertscore_model
+        baseline = rules.bertscore_baseline
+        self.scorer = BertScorer(name, baseline=baseline) if name else None
+        self._target_perplexity: float | None = None
+
+    def examine(self, model: Any, number: int) -> RoundState:
+        """The state after `number` epochs; the first call must be with the target model."""
+        started = time.perf_counter()
+        forget = self.data.forget
+        answers = ask(model, self.data.tokenizer, forget.windows, self.data.questions)
+        values = evaluate_set(answers, SET_METRICS, forget.groups, resamples=0)
+        kept = self._perplexity(model)
+        self._target_perplexity = self._target_perplexity or kept
+        level = self.data.level
+        figures = {name: value.value for name, value in values.items()}
+        return RoundState(
+            round=number,
+            active=tuple(sorted(self._remembered(model, answers, forget.windows))),
+            values=figures,
+            kept_perplexity=kept,
+            kept_ratio=kept / self._target_perplexity,
+            suppressed=excess(figures, level) == 0 and not above_worst(answers, level),
+            excess=excess(figures, level),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _perplexity(self, model: Any) -> float:
+        asked = replace(self.data.questions, continuations="none")
+        answers = ask(model, self.data.tokenizer, self.watched, asked)
+        groups = self.data.kept.groups
+        return evaluate_set(
+            answers, {"perplexity": perplexity.metric}, groups, resamples=0
+        )["perplexity"].value  # fmt: skip
+
+    def _remembered(
+        self, model: Any, answers: Sequence[Answer], windows: Sequence[Window]
+    ) -> set[int]:
+        if self.rules.refine_by == "level":
+            return above(answers, self.data.level.ma, self.data.level.el_10)
+        return self._remembered_text(model, answers, windows)
+
+    def _remembered_text(
+        self, model: Any, answers: Sequence[Answer], windows: Sequence[Window]
+    ) -> set[int]:
+        """Records whose continuation is still like their text."""
+        if self.rules.num_beams > 1:
+            texts = beam_continuations(
+                model, self.data.tokenizer, windows, num_beams=self.rules.num_beams
+            )
+            answers = [
+                replace(answer, continuation_text=text)
+                for answer, text in zip(answers, texts, strict=True)
+            ]
+        shared = record_values(answers, bleu.metric)
+        # A text of fewer than four words has no BLEU: only its exact repetition counts.
+        same = {answer.record for answer in answers
+                if answer.continuation_text.lower() == answer.reference_text.lower()}  # fmt: skip
+        records = {answer.record for answer in answers}
+        votes = [{r for r in records if shared.get(r, float(r in same)) < self.rules.bleu_below}]
+        if self.scorer is not None:
+            scores = self.scorer.score(
+                [answer.continuation_text for answer in answers],
+                [answer.reference_text for answer in answers],
+            )
+            scored = [replace(a, bertscore=s) for a, s in zip(answers, scores, strict=True)]
+            alike = record_values(scored, bertscore_f1.metric)
+            votes.append({r for r in records if alike.get(r, 0) < self.rules.bertscore_below})
+        either = self.rules.refine_rule == "any"
+        return records - (set.union(*votes) if either else set.intersection(*votes))
+
+
+def above(answers: Sequence[Answer], ma_level: float, el_level: float) -> set[int]:
+    """Records whose MA or EL_10 is above the given levels."""
+    accuracy, likelihood = record_values(answers, ma.metric), record_values(answers, el_10.metric)
+    return {record for record, value in accuracy.items() if value > ma_level} | {
+        record for record, value in likelihood.items() if value > el_level
+    }
+
+
+def above_worst(answers: Sequence[Answer], level: Level) -> set[int]:
+    """Records more memorised than the most predictable record of unseen text."""
+    return above(answers, level.worst_ma, level.worst_el_10)
+
+
+def excess(values: dict[str, float], level: Level) -> float:
+    """Sum of the relative amounts by which the forget set's MA, EL_10 and ES exceed the level."""
+    limits = {"ma": level.ma, "el_10": level.el_10, "es": level.es}
+    return sum(
+        max(0.0, values[name] - limit) / max(limit, 1e-6)
+        for name, limit in limits.items()
+        if limit is not None and name in values
+    )

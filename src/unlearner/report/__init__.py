@@ -1,0 +1,121 @@
+"""A run's results as files that people read: report.json, report.html, report.md, a model card.
+
+`report.json` holds everything (its schema is docs/report.schema.json); the other files are made
+from it alone and can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from unlearner.errors import UserError
+from unlearner.report.card import markdown_report, model_card
+from unlearner.report.page import render
+
+__all__ = ["SCHEMA", "model_card", "read_report", "rewrite", "write_report"]
+
+SCHEMA = "unlearner/report/1"
+
+# The order in which keys are written, at every depth; others follow in alphabetical order.
+ORDER = (
+    *("schema", "command", "created", "request", "model", "method", "data", "retrieval"),
+    *("criteria", "criteria_digest", "results", "verdict", "rounds", "per_record", "examples"),
+    *("cost", "environment"),
+    *("target", "unlearned", "retrained", "forget", "retain", "analogous", "holdout"),
+    *("id", "name", "hub_id", "family", "parameters", "digest_target", "digest_unlearned"),
+    *("claim", "metric", "set", "at_most", "at_least", "source", "status", "reason", "claims"),
+    *("round", "active", "el_10", "ma", "retain_perplexity", "loss"),
+    *("value", "low", "high", "records", "subjects", "tokens", "digest", "overlap_with_forget"),
+    *("notes", "not_measured", "role", "prompt", "truth", "before", "after"),
+    *("seconds", "seconds_unlearning", "seconds_evaluation", "peak_memory_bytes", "steps"),
+    *("versions", "hardware", "processes", "seed"),
+)
+REQUIRED = (
+    *("command", "created", "request", "model", "data", "criteria", "criteria_digest"),
+    *("results", "verdict", "cost", "environment"),
+)
+_RANK = {key: rank for rank, key in enumerate(ORDER)}
+
+
+def write_report(report: dict[str, Any], directory: Path) -> None:
+    """Write report.json, report.html and report.md into an existing directory.
+
+    Nothing is written unless all three could be made. The same report gives the same bytes.
+
+    Raises:
+        ValueError: A number is NaN or infinite; such values are None in a report.
+    """
+    report = _ordered(report)
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    files = {"report.json": text, **_rendered(report)}
+    for name, content in files.items():
+        _replace(directory / name, content)
+
+
+def read_report(directory: Path) -> dict[str, Any]:
+    """The contents of report.json.
+
+    Raises:
+        UserError: There is none, or it is not JSON, of another schema or not whole.
+    """
+    path = directory / "report.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give the output directory of a finished run")
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); restore the file") from error
+    found = report.get("schema") if isinstance(report, dict) else None
+    if found != SCHEMA:
+        raise UserError(
+            f"{path}: schema must be {SCHEMA!r}, got {found!r}; run the command again, or use the "
+            "version of unlearner that wrote it"
+        )
+    missing = [key for key in REQUIRED if key not in report]
+    if missing:
+        raise UserError(f"{path}: not whole, without {', '.join(missing)}; restore the file")
+    return report
+
+
+def rewrite(directory: Path) -> None:
+    """Make report.html and report.md again from report.json.
+
+    Raises:
+        UserError: report.json is missing, broken, of another schema or not whole.
+    """
+    report = read_report(directory)
+    try:
+        files = _rendered(_ordered(report))
+    except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
+        path = directory / "report.json"
+        raise UserError(
+            f"{path}: does not follow docs/report.schema.json ({type(error).__name__}: {error}); "
+            "restore the file"
+        ) from error
+    for name, content in files.items():
+        _replace(directory / name, content)
+
+
+def _rendered(report: dict[str, Any]) -> dict[str, str]:
+    return {"report.html": render(report), "report.md": markdown_report(report)}
+
+
+def _ordered(value: Any) -> Any:
+    """The same value with keys in one order, so that equal reports are equal bytes."""
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: (_RANK.get(key, len(ORDER)), key))
+        return {key: _ordered(value[key]) for key in keys}
+    if isinstance(value, (list, tuple)):
+        return [_ordered(item) for item in value]
+    return value
+
+
+def _replace(path: Path, content: str) -> None:
+    """Write whole or not at all: a reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(content, encoding="utf-8", newline="\n")
+    temporary.replace(path)

@@ -1,0 +1,107 @@
+"""The plain facts of a run as names and values: request, data, method, retrieval, cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unlearner.report import words
+from unlearner.report.measures import duration, size, visible
+
+
+def data(report: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """Sets by name: records, tokens, how many of them overlap with the forget set, digest."""
+    rows = []
+    for set_name, label in words.SETS.items():
+        entry = report["data"].get(set_name)
+        if entry is None:
+            continue
+        overlap = entry.get("overlap_with_forget")
+        shown = "–" if set_name == "forget" else setting(overlap)
+        tokens = setting(entry.get("tokens"))
+        rows.append((label, setting(entry["records"]), tokens, shown, visible(entry["digest"])))
+    return rows
+
+
+def request(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """The request and the model it is about, as names and values."""
+    model, asked = report["model"], report["request"]
+    rows = [
+        ("Request", visible(asked["id"])),
+        ("Records", setting(asked["records"])),
+        ("Subjects", setting(asked.get("subjects"))),
+        ("Digest of the request", visible(asked["digest"])),
+        ("Model", visible(model["name"])),
+        ("Kind of model", visible(model["family"])),
+        ("Parameters", setting(model.get("parameters"))),
+        ("Digest before", setting(model.get("digest_target"))),
+        ("Digest after", setting(model.get("digest_unlearned"))),
+        ("Digest of the criteria", visible(report["criteria_digest"])),
+    ]
+    return [(name, value) for name, value in rows if value != "–"]
+
+
+def method(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """The hyper-parameters, as the run file names them."""
+    fields = report.get("method", {})
+    return [(visible(name), setting(value)) for name, value in fields.items()]
+
+
+def retrieval(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """How the analogous set was found (ICU)."""
+    entry = report.get("retrieval")
+    if not entry:
+        return []
+    pairs = {"fixed": "found once, before training", "fresh": "found anew during training"}
+    return [
+        ("Encoder", visible(entry["encoder"])),
+        ("Pairs", pairs.get(entry["pairs"], visible(entry["pairs"]))),
+        ("Near duplicates left out", setting(entry["near_duplicates_excluded"])),
+        ("Records without a clean pair", setting(entry["without_clean_pair"])),
+        ("Longest run of tokens shared in a pair", setting(entry["longest_shared_run"])),
+    ]
+
+
+def cost(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Time, memory and work of the run."""
+    entry = report["cost"]
+    shown = {
+        "seconds": ("Whole run", duration),
+        "seconds_unlearning": ("Unlearning", duration),
+        "seconds_evaluation": ("Evaluation", duration),
+        "peak_memory_bytes": ("Peak memory", size),
+        "steps": ("Training steps", lambda n: f"{n:,}"),
+        "tokens": ("Tokens trained on", lambda n: f"{n:,}"),
+    }
+    return [
+        (label, write(entry[key]))
+        for key, (label, write) in shown.items()
+        if entry.get(key) is not None
+    ]
+
+
+def environment(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the run ran on and with."""
+    entry = report["environment"]
+    return [
+        ("Hardware", setting(entry["hardware"])),
+        ("Processes", setting(entry["processes"])),
+        ("Seed", setting(entry["seed"])),
+        *((visible(name), visible(version)) for name, version in entry["versions"].items()),
+    ]
+
+
+def setting(value: Any) -> str:
+    """A value of a configuration as a person would write it; a dash for None."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(setting(v) for v in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{visible(k)}: {setting(v)}" for k, v in value.items())
+    return visible(value)

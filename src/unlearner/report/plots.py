@@ -1,0 +1,177 @@
+"""Pictures of rounds and of sets. Each function draws one and knows nothing of its page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from unlearner.report import svg
+from unlearner.report.axes import (
+    MODEL_STYLES,
+    Level,
+    draw_limit,
+    legend,
+    number,
+    short_name,
+    told_number,
+    value_axis,
+)
+from unlearner.report.measures import measure, show, significant
+
+MARKERS = ("o", "s", "^", "D", "v")
+DASHES = ("-", "--", "-.", ":", "-")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model's value on one set, with its interval where there is one."""
+
+    model: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def by_round(name: str, metric: str, values: Sequence[float | None], level: Level | None) -> Markup:
+    """A metric of the forget set after every round; entry 0 is the target model."""
+    figure, axes = svg.canvas(2.6)
+    y = [number(v) for v in values]
+    axes.plot(range(len(y)), y, color=svg.AFTER, linewidth=2, marker="o", markersize=4.5)
+    axes.plot([0], y[:1], **_hollow(), linestyle="none", markersize=7)
+    _round_axis(axes)
+    value_axis(axes.yaxis, metric)
+    _room(axes, metric, [v for v in [*values, level.value if level else None] if v is not None])
+    if level:
+        known = [v for v in values if v is not None]
+        draw_limit(axes, level, metric, known)
+    told = ", ".join(f"{i}: {show(metric, v)}" for i, v in enumerate(values))
+    limit = f" The dashed line is the {level.label}, {show(metric, level.value)}." if level else ""
+    return svg.inline(figure, name, f"{measure(metric).label} by round: {told}.{limit}")
+
+
+def loss_terms(name: str, rounds: Sequence[int], terms: dict[str, list[float | None]]) -> Markup:
+    """Every weighted term of the loss over the rounds, each with its own dash and marker."""
+    figure, axes = svg.canvas(2.6)
+    for i, (term, values) in enumerate(terms.items()):
+        axes.plot(
+            rounds,
+            [number(v) for v in values],
+            label=short_name(term),
+            color=svg.TERMS[i % len(svg.TERMS)],
+            linestyle=DASHES[i % len(DASHES)],
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=4,
+            linewidth=1.8,
+        )
+    axes.axhline(0, color=svg.MUTED, linewidth=0.8)
+    _round_axis(axes)
+    axes.margins(y=0.08)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}".replace("-", "−")))
+    legend(axes, len(terms))
+    told = "; ".join(
+        f"{t} from {told_number(v[0])} to {told_number(v[-1])}" for t, v in terms.items()
+    )
+    return svg.inline(figure, name, f"Loss terms from the first round to the last: {told}.")
+
+
+def active_records(name: str, rounds: Sequence[int], active: Sequence[int], total: int) -> Markup:
+    """How many records were still being worked on in each round."""
+    figure, axes = svg.canvas(2.6)
+    axes.bar(rounds, active, color=svg.AFTER, width=0.62)
+    if len(rounds) <= 14:
+        for x, y in zip(rounds, active, strict=True):
+            axes.annotate(
+                str(y), (x, y), (0, 3), textcoords="offset points", ha="center", color=svg.INK
+            )
+    _round_axis(axes)
+    axes.set_ylim(0, 1.12 * max(total, 1))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    told = ", ".join(f"{x}: {y}" for x, y in zip(rounds, active, strict=True))
+    return svg.inline(figure, name, f"Active records by round, of {total}: {told}.")
+
+
+def levels(
+    name: str, metric: str, rows: Sequence[tuple[str, list[Point]]], labels: dict[str, str]
+) -> Markup:
+    """A metric on every set, one row each, with a marker and an interval per model.
+
+    Args:
+        name: Unique on the page.
+        metric: Its name; perplexity is drawn on a logarithmic axis.
+        rows: Label of a set and its points; every row has a point with a value.
+        labels: What each model is called.
+    """
+    figure, axes = svg.canvas(0.85 + 0.62 * len(rows))
+    models = [m for m in MODEL_STYLES if any(p.model == m for _, points in rows for p in points)]
+    for model in models:
+        shift = 0.16 * (models.index(model) - (len(models) - 1) / 2)
+        points = [(i + shift, p) for i, (_, ps) in enumerate(rows) for p in ps if p.model == model]
+        bars = [_error_bar(p) for _, p in points]
+        axes.errorbar(
+            [number(p.value) for _, p in points],
+            [y for y, _ in points],
+            xerr=[[low for low, _ in bars], [high for _, high in bars]],
+            linestyle="none",
+            elinewidth=1.6,
+            markersize=7.5,
+            markeredgewidth=1.8,
+            label=labels[model],
+            **MODEL_STYLES[model],
+        )
+    told = [f"{r}\n{' → '.join(show(metric, p.value) for p in ps)}" for r, ps in rows]
+    axes.set_yticks(range(len(rows)), told, parse_math=False, color=svg.INK)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
+    _scale(axes, metric, [p for _, ps in rows for p in ps])
+    legend(axes, len(models))
+    spoken = "; ".join(t.replace("\n", " ") for t in told)
+    return svg.inline(
+        figure, name, f"{measure(metric).label} by set, {', '.join(models)}: {spoken}."
+    )
+
+
+def _scale(axes: Axes, metric: str, points: list[Point]) -> None:
+    values = [v for p in points for v in (p.value, p.low, p.high) if v is not None]
+    if metric != "perplexity":
+        axes.set_xlim(0 if min(values) >= 0 else None, max([*values, 0.01]) * 1.06)
+        value_axis(axes.xaxis, metric)
+        return
+    axes.set_xscale("log")
+    # At least a factor of four: on a narrower axis noise looks like a change.
+    low, high = min(values), max(values)
+    stretch = max(1.15, (4 * low / high) ** 0.5, (high / low) ** 0.06)
+    axes.set_xlim(low / stretch, high * stretch)
+    wide = high / low * stretch**2 > 100
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=7))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: significant(x, 1)))
+
+
+def _error_bar(point: Point) -> tuple[float, float]:
+    """Lengths below and above the value; 0 where an end is missing."""
+    value = number(point.value)
+    low = 0 if point.low is None else max(value - point.low, 0)
+    high = 0 if point.high is None else max(point.high - value, 0)
+    return low, high
+
+
+def _room(axes: Axes, metric: str, numbers: list[float]) -> None:
+    """Shares start at zero; anything else gets 15 % either way, or noise looks like a change."""
+    if measure(metric).percent:
+        axes.set_ylim(0, 1.12 * max([*numbers, 0.01]))
+    else:
+        axes.set_ylim(0.85 * min(numbers), 1.15 * max(numbers))
+
+
+def _hollow() -> dict:
+    return {**MODEL_STYLES["target"], "markeredgewidth": 1.8, "zorder": 4}
+
+
+def _round_axis(axes: Axes) -> None:
+    axes.set_xlabel("round", color=svg.MUTED)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))

@@ -1,0 +1,125 @@
+"""A matplotlib figure as SVG that belongs to the page: its fonts, its colours, its alt text.
+
+Plots are drawn in the colours below, which stand for roles. On the way out each becomes a CSS
+variable, so that one drawing is readable on a light page, on a dark page and on paper.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from xml.dom import minidom
+
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+INK = "#010100"
+MUTED = "#010200"
+GRID = "#010300"
+PAPER = "#010400"
+BEFORE = "#020100"
+AFTER = "#020200"
+RETRAINED = "#020300"
+LIMIT = "#020400"
+TERMS = ("#030100", "#030200", "#030300", "#030400", "#030500")
+
+ROLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--grid)",
+    PAPER: "var(--card)",
+    BEFORE: "var(--before)",
+    AFTER: "var(--after)",
+    RETRAINED: "var(--retrained)",
+    LIMIT: "var(--limit)",
+    **{term: f"var(--term-{i})" for i, term in enumerate(TERMS, 1)},
+}
+WIDTH = 4.5  # inches: on a telephone one point is then about one CSS pixel
+FONT_SIZE = 9.0  # points
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and copied
+    "font.size": FONT_SIZE,
+    "legend.fontsize": FONT_SIZE,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same layout everywhere
+    "mathtext.default": "regular",
+    "axes.formatter.use_mathtext": False,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The setting to draw in: matplotlib's defaults and ours, whatever this machine's are."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def canvas(height: float) -> tuple[Figure, Axes]:
+    """An empty figure `height` inches tall: horizontal grid lines and no frame."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(MUTED)
+    axes.tick_params(length=0, colors=MUTED, labelsize=FONT_SIZE, pad=5)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.patch.set_visible(False)
+    return figure, axes
+
+
+def inline(figure: Figure, name: str, description: str) -> Markup:
+    """The figure, drawn within `style()`, as an `<svg>` element to stand in an HTML page.
+
+    Args:
+        figure: Drawn with the colours of this module.
+        name: Unique on the page; element ids begin with it, and it fixes the generated ones.
+        description: What a reader who cannot see the plot is told.
+    """
+    buffer = io.StringIO()
+    figure.patch.set_visible(False)
+    with mpl.rc_context({"svg.hashsalt": name}):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    root = minidom.parseString(buffer.getvalue()).documentElement
+    assert root is not None
+    for tag in ("metadata", "style"):
+        for node in list(root.getElementsByTagName(tag)):
+            assert node.parentNode is not None
+            node.parentNode.removeChild(node)
+    for node in [root, *root.getElementsByTagName("*")]:
+        _adapt(node, name)
+    _label(root, description)
+    # matplotlib escaped the text in the drawing and minidom escapes it again on the way out.
+    return Markup(root.toxml())
+
+
+def _adapt(node: minidom.Element, name: str) -> None:
+    """Make ids unique on the page, links plain `href`s, and role colours CSS variables."""
+    for key, value in list(node.attributes.items()):
+        if key.startswith("xmlns"):
+            node.removeAttribute(key)
+        elif key == "id":
+            node.setAttribute("id", f"{name}-{value}")
+        elif key == "xlink:href":
+            node.removeAttribute(key)
+            node.setAttribute("href", value.replace("#", f"#{name}-"))
+        elif key == "style":
+            node.setAttribute("style", re.sub(r"#0[1-3]0\d00", lambda m: ROLES[m[0]], value))
+        elif value.startswith("url(#"):
+            node.setAttribute(key, value.replace("url(#", f"url(#{name}-"))
+
+
+def _label(root: minidom.Element, description: str) -> None:
+    for key in ("width", "height", "version"):
+        root.removeAttribute(key)
+    root.setAttribute("class", "plot")
+    root.setAttribute("role", "img")
+    root.setAttribute("aria-label", description)

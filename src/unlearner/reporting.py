@@ -1,0 +1,131 @@
+"""What a run found, as the dictionary that `report.json` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from unlearner import provenance
+from unlearner.data.analogous import AnalogousSet
+from unlearner.data.duplicates import Duplicate
+from unlearner.data.tokenize import TokenizedSet
+from unlearner.evaluation import Value
+from unlearner.measuring import Recall
+from unlearner.models import num_parameters
+from unlearner.preparation import Prepared
+from unlearner.report import SCHEMA
+from unlearner.run import RunConfig, method_values
+from unlearner.verdict import Criterion, Verdict, digest_criteria
+
+Scores = Mapping[str, Mapping[str, Value]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What every report tells, whichever command makes it."""
+
+    command: str
+    config: RunConfig
+    prepared: Prepared
+    scores: Mapping[str, Scores]
+    criteria: tuple[Criterion, ...]
+    verdict: Verdict
+    duplicates: Mapping[str, list[Duplicate]]
+    digests: Mapping[str, str]
+    key: bytes
+    analogous: AnalogousSet | None = None
+
+
+def build_report(found: Findings, device: Any) -> dict[str, Any]:
+    """The report without what only a run of a method has: rounds, records, cost."""
+    forget, config = found.prepared["forget"], found.config
+    digest = provenance.digest_records(forget.records, found.key)
+    subjects = {record.subject for record in forget.records if record.subject}
+    report = {
+        "schema": SCHEMA,
+        "command": found.command,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "request": {
+            "id": config.data.request_id or f"request-{digest.partition(':')[2][:12]}",
+            "records": len(forget),
+            "subjects": len(subjects) if subjects else None,
+            "digest": digest,
+        },
+        "model": _model(found),
+        "data": _data(found),
+        "evaluation": {"prompt_start": config.evaluation.prompt_start},
+        "criteria": [asdict(criterion) for criterion in found.criteria],
+        "criteria_digest": digest_criteria(found.criteria),
+        "results": {
+            model: {role: _figures(values) for role, values in scores.items()}
+            for model, scores in found.scores.items()
+        },
+        "verdict": found.verdict.to_json(),
+        "environment": provenance.environment(device, config.training.seed),
+    }
+    if found.command == "forget":
+        report["method"] = method_values(config.method)
+    if found.analogous is not None:
+        report["retrieval"] = _retrieval(found.analogous, report["method"]["pairs"])
+    return report
+
+
+def per_record(
+    forget: TokenizedSet, before: Recall, after: Recall
+) -> list[dict[str, Any]]:
+    """MA and EL_10 of every forget record, under the target and the unlearned model."""
+    return [
+        {"id": record.id, "before": before.to_json(index), "after": after.to_json(index)}
+        for index, record in enumerate(forget.records)
+    ]
+
+
+def _model(found: Findings) -> dict[str, Any]:
+    name, loaded = found.config.model.name, found.prepared.loaded
+    described = {
+        "name": Path(name).name if Path(name).exists() else name or "a model given from Python",
+        "family": "causal-lm",
+        "parameters": num_parameters(loaded.model),
+        "digest_target": found.digests.get("target"),
+        "digest_unlearned": found.digests.get("unlearned"),
+    }
+    is_hub_id = bool(name) and not Path(name).exists()
+    return described | ({"hub_id": name} if is_hub_id else {})
+
+
+def _data(found: Findings) -> dict[str, Any]:
+    sets = {role: found.prepared.get(role) for role in ("forget", "retain", "holdout")}
+    if found.analogous is not None:
+        sets["analogous"] = found.analogous.chosen
+    copies = {
+        role: len({duplicate.other for duplicate in some})
+        for role, some in found.duplicates.items()
+    }
+    copies |= {"forget": len(found.prepared["forget"]), "analogous": 0}
+    return {
+        role: {
+            "records": len(some),
+            "tokens": some.num_tokens,
+            "digest": provenance.digest_records(some.records, found.key),
+            "overlap_with_forget": copies[role],
+        }
+        for role, some in sets.items()
+        if some is not None
+    }
+
+
+def _figures(values: Mapping[str, Value]) -> dict[str, Any]:
+    return {name: value.to_json() for name, value in sorted(values.items())}
+
+
+def _retrieval(analogous: AnalogousSet, pairs: str) -> dict[str, Any]:
+    return {
+        "encoder": analogous.found.encoder,
+        "pairs": pairs,
+        "near_duplicates_excluded": len(analogous.found.excluded),
+        "without_clean_pair": analogous.found.overlapping,
+        "longest_shared_run": analogous.longest_shared_run,
+    }

@@ -1,0 +1,77 @@
+"""The resolved configuration of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from unlearner import catalog
+from unlearner.config import (
+    SECTIONS,
+    CriteriaSettings,
+    DataSettings,
+    EvaluationSettings,
+    ModelSettings,
+    build,
+    check_names,
+)
+from unlearner.methods.base import Method
+from unlearner.training import TrainingSettings
+
+DEFAULT_METHODS = {"causal-lm": "icu"}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run: the same configuration repeats it."""
+
+    model: ModelSettings
+    data: DataSettings
+    method: Method
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+    criteria: CriteriaSettings
+
+    @classmethod
+    def from_sections(cls, sections: Mapping[str, Any], *, family: str = "causal-lm") -> RunConfig:
+        """Check every section; the method's name decides which keys its section may hold.
+
+        Raises:
+            UserError: A section, key or value is not allowed.
+        """
+        allowed = [*SECTIONS, "method", "training"]
+        check_names(sections, allowed, what="section", where="settings")
+        given = {name: dict(section) for name, section in sections.items()}
+        chosen = given.get("method", {})
+        name = str(chosen.pop("name", DEFAULT_METHODS[family]))
+        kinds: dict[str, type[BaseModel]] = {**SECTIONS, "training": TrainingSettings}
+        built: dict[str, Any] = {
+            section: build(kind, given.get(section, {}), where=section)
+            for section, kind in kinds.items()
+        }
+        method = build(catalog.load_method(name), chosen, where="method")
+        return cls(method=method, **built)
+
+    def sections(self) -> dict[str, Any]:
+        """Plain values, as a run file holds them."""
+        return {
+            "model": self.model.model_dump(),
+            "data": self.data.model_dump(),
+            "method": method_values(self.method),
+            "training": self.training.model_dump(),
+            "evaluation": self.evaluation.model_dump(),
+            "criteria": self.criteria.model_dump(),
+        }
+
+    def to_yaml(self) -> str:
+        """A run file; reading it gives this configuration."""
+        return yaml.safe_dump(self.sections(), sort_keys=False, allow_unicode=True)
+
+
+def method_values(method: Method) -> dict[str, Any]:
+    """A method's name and hyper-parameters."""
+    return {"name": method.name, **method.model_dump()}

@@ -1,0 +1,78 @@
+"""Results in the terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from unlearner.checking import CheckResult
+from unlearner.evaluation import Value
+
+COLOURS = {"met": "green", "not met": "red", "not measured": "yellow"}
+SHOWN = ("ma", "el_10", "es", "perplexity")
+MANY = 10
+
+
+def quieten() -> None:
+    """Keep the libraries' own chatter off the terminal."""
+    from transformers.utils import logging as transformers_logging
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns at every fork otherwise
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=UserWarning)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+
+def print_check(result: CheckResult) -> None:
+    """What the model knows, where copies are, what a run would take."""
+    console = Console(highlight=False)
+    table = Table("set", "records", *SHOWN)
+    for role, values in result.values.items():
+        cells = [_cell(values.get(name)) for name in SHOWN]
+        table.add_row(role, str(values["ma"].records), *cells)
+    console.print(table)
+    for role, found in result.duplicates.items():
+        exact = sum(one.exact for one in found)
+        console.print(f"copies of forget records in {role}: {exact} exact, "
+                      f"{len(found) - exact} near")  # fmt: skip
+        ids = result.ids(role, found)
+        shown = ", ".join(f"{ours} ~ {theirs}" for ours, theirs in ids[:MANY])
+        if ids:
+            console.print("  " + escape(shown) + (" ..." if len(ids) > MANY else ""))
+    plan = result.plan
+    console.print(
+        f"a run takes about {plan.seconds_per_epoch:.1f} s an epoch, at most {plan.max_epochs} "
+        f"epochs, and about {plan.memory_bytes / 2**30:.1f} GiB of memory"
+    )
+    console.print(escape(result.summary()))
+
+
+def print_verdict(report: dict[str, Any], output: Path) -> None:
+    """The verdict with its reasons, and where the report is."""
+    console = Console(highlight=False)
+    verdict = report["verdict"]
+    colour = COLOURS[verdict["status"]]
+    console.print(f"verdict: [bold {colour}]{verdict['status']}[/] "
+                  "(suppressed or not on the tests run; no test proves that a model forgot)")  # fmt: skip
+    for claim in verdict["claims"]:
+        console.print(f"  {claim['claim']}: [{COLOURS[claim['status']]}]{claim['status']}[/]. "
+                      + escape(claim["reason"]))  # fmt: skip
+    for note in verdict["notes"]:
+        console.print("  " + escape(note))
+    console.print(f"report: {escape(str(output / 'report.html'))}")
+
+
+def _cell(value: Value | None) -> str:
+    if value is None:
+        return "-"
+    if value.low != value.low:  # one subject has no interval
+        return f"{value.value:.3g}"
+    return f"{value.value:.3g} ({value.low:.3g} to {value.high:.3g})"

@@ -1,0 +1,214 @@
+"""Criteria fixed before the run, and what the results say of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from unlearner.config import CriteriaSettings
+from unlearner.data.sets import Level
+from unlearner.evaluation import Value
+
+# Forgotten records stand out once they are e times less likely per token than unseen text, or once
+# ranking by loss puts four of five of them behind it.
+OVER_UNLEARNED_NATS = 1.0
+OVER_UNLEARNED_AUC = 0.2
+
+Results = Mapping[str, Mapping[str, Mapping[str, Value]]]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One limit: `metric` on `set` at most `at_most`."""
+
+    claim: str
+    metric: str
+    set: str
+    at_most: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim and whether it holds: "met", "not met" or "not measured"."""
+
+    claim: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be said about the unlearned model.
+
+    Attributes:
+        status: "met" when every claim is met; "not met" when one is not; else "not measured".
+        records: For every forget record its id and its own status.
+        notes: Observations in words, such as over-unlearning.
+        not_measured: What this run cannot say anything about.
+    """
+
+    status: str
+    claims: tuple[Claim, ...]
+    records: tuple[dict[str, str], ...]
+    notes: tuple[str, ...]
+    not_measured: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the report holds it."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def fix_criteria(
+    level: Level, target: Mapping[str, Mapping[str, Value]], settings: CriteriaSettings
+) -> tuple[Criterion, ...]:
+    """The criteria of a run, from the target model's figures alone."""
+    found = [
+        Criterion("verbatim", "ma", "forget", level.ma, level.source),
+        Criterion("verbatim", "el_10", "forget", level.el_10, level.source),
+    ]
+    if level.es is not None:
+        found.append(Criterion("verbatim", "es", "forget", level.es, level.source))
+    kept = "retain" if "retain" in target else "analogous"
+    figures = target.get(kept, {})
+    if "perplexity" in figures:
+        limit = figures["perplexity"].value * settings.perplexity_ratio
+        source = f"{settings.perplexity_ratio:g} times the target model's"
+        found.append(Criterion("utility", "perplexity", kept, limit, source))
+    if "degenerate" in figures:
+        limit = figures["degenerate"].value + settings.degenerate_increase
+        source = f"target model's share plus {settings.degenerate_increase:g}"
+        found.append(Criterion("utility", "degenerate", kept, limit, source))
+    return tuple(found)
+
+
+def digest_criteria(criteria: Sequence[Criterion]) -> str:
+    """SHA-256 of the criteria, to show afterwards that they are the ones fixed before."""
+    text = json.dumps([asdict(criterion) for criterion in criteria], sort_keys=True)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def judge(
+    criteria: Sequence[Criterion], results: Results, records: Sequence[dict[str, str]]
+) -> Verdict:
+    """The verdict on the unlearned model.
+
+    Args:
+        records: Id and status of every forget record, see `record_statuses`.
+    """
+    unlearned = results["unlearned"]
+    claims = [_verbatim(criteria, unlearned, records)]
+    claims.append(_claim("utility", criteria, unlearned))
+    statuses = {claim.status for claim in claims}
+    status = "not met" if "not met" in statuses else (
+        "not measured" if "not measured" in statuses else "met"
+    )
+    return Verdict(
+        status,
+        tuple(claims),
+        tuple(records),
+        tuple(_notes(results)),
+        tuple(_not_measured(results)),
+    )
+
+
+def record_statuses(
+    ids: Sequence[str],
+    accuracy: Mapping[int, float],
+    likelihood: Mapping[int, float],
+    level: Level,
+) -> list[dict[str, str]]:
+    """Whether each record is reproduced no more than the most predictable unseen record is."""
+    found = []
+    for index, identifier in enumerate(ids):
+        low = (
+            accuracy.get(index, math.inf) <= level.worst_ma
+            and likelihood.get(index, 0.0) <= level.worst_el_10  # too short for EL_10: MA decides
+        )
+        found.append({"id": identifier, "status": "met" if low else "not met"})
+    return found
+
+
+def _verbatim(
+    criteria: Sequence[Criterion],
+    unlearned: Mapping[str, Mapping[str, Value]],
+    records: Sequence[dict[str, str]],
+) -> Claim:
+    claim = _claim("verbatim", criteria, unlearned)
+    failed = sum(record["status"] != "met" for record in records)
+    if not failed or claim.status == "not measured":
+        return claim
+    one = (
+        f"{failed} of {len(records)} records are reproduced more than the most predictable "
+        "unseen record."
+    )
+    reason = one if claim.status == "met" else f"{claim.reason} {one}"
+    return Claim("verbatim", "not met", reason)
+
+
+def _claim(
+    name: str, criteria: Sequence[Criterion], unlearned: Mapping[str, Mapping[str, Value]]
+) -> Claim:
+    """All criteria of a claim against the unlearned model's figures."""
+    mine = [criterion for criterion in criteria if criterion.claim == name]
+    if not mine:
+        return Claim(name, "not measured", "There was no text to measure it on.")
+    failed, missing, held = [], [], []
+    for criterion in mine:
+        value = unlearned.get(criterion.set, {}).get(criterion.metric)
+        if value is None:
+            missing.append(f"{criterion.metric} of {criterion.set}")
+            continue
+        text = (
+            f"{criterion.metric} of {criterion.set} is {value.value:.4g}, "
+            f"the limit {criterion.at_most:.4g}"
+        )
+        # A figure that is not a number is above every limit.
+        (held if value.value <= criterion.at_most else failed).append(text)
+    if failed:
+        return Claim(name, "not met", f"Above the limit: {'; '.join(failed)}.")
+    if missing:
+        return Claim(name, "not measured", f"Not measured: {'; '.join(missing)}.")
+    return Claim(name, "met", f"At or below every limit: {'; '.join(held)}.")
+
+
+def _notes(results: Results) -> list[str]:
+    """Extreme values, explained."""
+    after = results["unlearned"]
+    forget, holdout = after.get("forget", {}), after.get("holdout", {})
+    notes = []
+    if "loss" in forget and "loss" in holdout:
+        gap = forget["loss"].value - holdout["loss"].value
+        auc = forget["mia_loss_auc"].value if "mia_loss_auc" in forget else 0.5
+        if gap > OVER_UNLEARNED_NATS or auc < OVER_UNLEARNED_AUC:
+            notes.append(
+                f"over-unlearned: the forgotten records are less likely to the model than text it "
+                f"has never seen (perplexity {_power(forget['loss'].value)} against "
+                f"{_power(holdout['loss'].value)}; an observer who ranks texts by their loss tells "
+                f"the two apart with AUC {auc:.2f}, where 0.5 is guessing). Whoever holds a "
+                "candidate text could see that it was treated. method.forget_bound=token and a "
+                "lower method.learning_rate lessen this."
+            )
+    return notes
+
+
+def _power(loss: float) -> str:
+    return f"{math.exp(loss):.3g}" if loss < 700 else "beyond counting"
+
+
+def _not_measured(results: Results) -> list[str]:
+    found = [
+        "Membership inference as a claim: the loss attack's AUC is shown, no claim rests on it.",
+        "Robustness: relearning, quantization, prompting and sampling attacks were not run.",
+        "Paraphrased knowledge: whether the facts can be had in other words than the records'.",
+    ]
+    if "retrained" not in results:
+        found.append(
+            "Comparison with a model retrained without the records: none was given, so the most "
+            "that can be said is that the records are suppressed on the tests run."
+        )
+    return found

@@ -1,0 +1,108 @@
+"""Tiny models of many architectures, with weights that are not the initial ones.
+
+An untrained model predicts nearly the same everywhere, so a padding fault would not show; the
+weights are therefore drawn wider than the architectures' own initialisation does.
+"""
+
+import os
+import socket
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+torch.set_num_threads(1)
+
+VOCAB = 96
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+ARCHITECTURES = {
+    "gpt_neo": {
+        "hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 8,
+        "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 128,
+    },
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    "opt": SHAPE | {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 128},
+    "llama": SHAPE | {"intermediate_size": 64, "num_key_value_heads": 2},
+    "qwen2": SHAPE | {"intermediate_size": 64, "num_key_value_heads": 2},
+    "gemma2": SHAPE | {
+        "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 8,
+    },
+    "phi": SHAPE | {"intermediate_size": 64},
+    "gpt_neox": SHAPE | {"intermediate_size": 64},
+}  # fmt: skip
+
+
+def tiny_model(architecture: str, seed: int = 0):
+    """A random model of the architecture, with its dropout off and its weights spread out."""
+    from transformers import AutoConfig
+
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        architecture, vocab_size=VOCAB, bos_token_id=0, eos_token_id=1, pad_token_id=None,
+        **ARCHITECTURES[architecture],
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.25)
+    return model.eval()
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level tokens for lower-case words; `<s>` is 0 and `</s>` is 1."""
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    letters = list("abcdefghijklmnopqrstuvwxyz0123456789.,:'-?!ABCDEFGHIJKLMNOPQRSTUVWXYZ") + ["Ġ"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB, special_tokens=["<s>", "</s>"], initial_alphabet=letters,
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(["the phone number of the person is in the town"] * 4, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", model_max_length=128
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(params=sorted(ARCHITECTURES))
+def architecture(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets; a test that needs it is skipped, saying so, where it is not."""
+    root = Path(__file__).resolve().parents[1]
+    folder = Path(os.environ.get("UNLEARNER_DATA", root.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set UNLEARNER_DATA")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Any connection but a loopback one fails."""
+    real = socket.socket.connect
+
+    def connect(self, address):
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests have no network, tried {address}")
+        return real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+@pytest.fixture(autouse=True)
+def private_key(monkeypatch, tmp_path_factory):
+    """Digests are keyed by a file of the user's; tests have their own."""
+    monkeypatch.setenv("UNLEARNER_KEY_FILE", str(tmp_path_factory.mktemp("key") / "key"))

@@ -1,0 +1,41 @@
+"""The definitions, written slowly: what the fast code has to equal."""
+
+import torch
+
+
+def greedy(model, prompt: list[int], total: int) -> list[int]:
+    """The continuation of a prompt to `total` tokens by one call of `generate`, without padding."""
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=total - len(prompt),
+        do_sample=False, num_beams=1, pad_token_id=0,
+    )  # fmt: skip
+    return out[0, len(prompt) :].tolist()
+
+
+def overlap(a: list[int], b: list[int], n: int) -> float:
+    """OV_n: n-grams of a, with multiplicity, that occur in b, per n-gram of b."""
+    grams_a = [tuple(a[i : i + n]) for i in range(len(a) - n + 1)]
+    grams_b = [tuple(b[i : i + n]) for i in range(len(b) - n + 1)]
+    return sum(gram in set(grams_b) for gram in grams_a) / len(grams_b)
+
+
+def extraction_likelihood(model, x: list[int], n: int, start: int = 1) -> float:
+    """EL_n: the mean overlap over prompts of start..T-n tokens, one `generate` each."""
+    total, length = 0.0, len(x)
+    for t in range(start, length - n + 1):
+        total += overlap(greedy(model, x[:t], length), x[t:], n)
+    return total / (length - n + 1 - start)
+
+
+def memorization_accuracy(model, x: list[int]) -> float:
+    """MA: the share of tokens that a one-token `generate` from their prefix gives."""
+    hits = sum(greedy(model, x[:t], t + 1) == x[t : t + 1] for t in range(1, len(x)))
+    return hits / (len(x) - 1)
+
+
+def log_probs(model, x: list[int]) -> list[float]:
+    """log p(x_t | x_<t) in nats, from the whole softmax of one forward pass."""
+    with torch.no_grad():
+        table = model(input_ids=torch.tensor([x])).logits[0].double().log_softmax(-1)
+    return [float(table[t - 1, x[t]]) for t in range(1, len(x))]
