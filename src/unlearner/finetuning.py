@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
 from unlearner import catalog, functional
 from unlearner.asking import Questions, ask
@@ -16,7 +16,7 @@ from unlearner.data.batches import collate
 from unlearner.data.tokenize import TokenizedSet
 from unlearner.errors import UserError
 from unlearner.evaluation import evaluate_set
-from unlearner.methods.base import resolve_learning_rate
+from unlearner.methods.base import LearningRate, resolve_learning_rate
 from unlearner.models import output_head
 from unlearner.target import logits_at
 from unlearner.training import Trainer
@@ -40,7 +40,7 @@ class FinetuneSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    learning_rate: float | str = Field(default="auto", pattern="^auto$")
+    learning_rate: LearningRate = "auto"
     batch_size: PositiveInt = 8
     epochs: PositiveInt = 30
     weight_decay: NonNegativeFloat = 0.0

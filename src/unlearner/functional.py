@@ -47,6 +47,8 @@ class _LabelLogProbs(Function):
     @once_differentiable
     def backward(ctx, grad_log_probs_N, grad_kl_N):  # type: ignore[override]
         # d log p(label) / d logits = onehot - p;  d KL(q || p) / d logits = p - q
+        grad_kl_N = grad_kl_N.clone()
+        grad_kl_N[ctx.num_target :] = 0  # where there is no target the KL is a constant
         grad_NV = ctx.probabilities
         ctx.probabilities = None
         grad_NV.mul_((grad_kl_N - grad_log_probs_N)[:, None])

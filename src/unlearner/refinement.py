@@ -54,8 +54,9 @@ class RoundState:
         active: Forget records that are still remembered, by index.
         values: The forget set's ma, el_10, es and loss.
         kept_perplexity: Perplexity of the watched kept text.
-        suppressed: The forget set's figures are at or below the level of unseen text, and so are
-            those of each single record at or below the largest of unseen records.
+        at_level: The forget set's MA and EL_10 are at or below the level of unseen text.
+        suppressed: So is its ES, and each single record is at or below the largest figures of
+            unseen records.
         kept_ratio: `kept_perplexity` over the target's.
         excess: How far the forget set is above the level, 0 when it is at or below it.
         seconds: Time of this examination.
@@ -66,6 +67,7 @@ class RoundState:
     values: dict[str, float]
     kept_perplexity: float
     kept_ratio: float
+    at_level: bool
     suppressed: bool
     excess: float
     seconds: float
@@ -133,6 +135,7 @@ class Refinement:
             values=figures,
             kept_perplexity=kept,
             kept_ratio=kept / self._target_perplexity,
+            at_level=figures["ma"] <= level.ma and figures.get("el_10", 0.0) <= level.el_10,
             suppressed=excess(figures, level) == 0 and not above_worst(answers, level),
             excess=excess(figures, level),
             seconds=time.perf_counter() - started,

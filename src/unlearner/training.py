@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -122,8 +122,11 @@ class Trainer:
         self.model, self.optimiser = self.accelerator.prepare(model, optimiser)
         return self.model
 
-    def step(self, loss: Callable[[], Terms]) -> dict[str, float]:
-        """One optimiser step on the sum of the terms; returns their values.
+    def step(self, loss: Callable[[], Terms], private: Collection[str] = ()) -> dict[str, float]:
+        """One optimiser step on the sum of the terms; returns the values of those not private.
+
+        Args:
+            private: Terms whose value must not leave the run.
 
         Raises:
             TrainingError: A term or the gradient is not finite; the weights are as before the step.
@@ -140,8 +143,9 @@ class Trainer:
             self._check_finite({"gradient norm": float(norm)})
         self.optimiser.step()
         self.steps += 1
-        self.log.write({"step": self.steps, "loss": values})
-        return values
+        told = {name: value for name, value in values.items() if name not in private}
+        self.log.write({"step": self.steps, "loss": told})
+        return told
 
     def log_round(self, line: dict[str, Any]) -> None:
         """Keep and log the line of a round."""

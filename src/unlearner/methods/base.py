@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
-LearningRate = float | Literal["auto"]
+LearningRate = PositiveFloat | Literal["auto"]
 
 # Adam's step is about the learning rate whatever the gradient, while the useful change of a weight
 # shrinks with the width of the layer: one rate times width serves small and large models alike.
@@ -14,7 +15,7 @@ LearningRate = float | Literal["auto"]
 AUTO_RATE_TIMES_WIDTH = 0.064
 
 
-class Method(BaseModel):
+class Method(BaseModel, ABC):
     """Anything that unlearns. The class is its configuration section: unknown fields fail.
 
     A subclass writes `unlearn`, and `loss` where its objective can serve in a loop of someone's own.
@@ -30,7 +31,7 @@ class Method(BaseModel):
     families: ClassVar[tuple[str, ...]] = ("causal-lm",)
     needs: ClassVar[tuple[str, ...]] = ("forget",)
 
-    learning_rate: float | Literal["auto"] = Field(default="auto", union_mode="left_to_right")
+    learning_rate: LearningRate = "auto"
     batch_size: PositiveInt = 8
     max_epochs: PositiveInt = 40
 
@@ -39,9 +40,9 @@ class Method(BaseModel):
         """The method's name: that of its file."""
         return type(self).__module__.rpartition(".")[2]
 
+    @abstractmethod
     def unlearn(self, model: Any, data: Any, trainer: Any) -> Any:
         """Train `model` in place on the sets in `data` and return the unlearned model."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how it unlearns")
 
 
 def resolve_learning_rate(rate: float | str, model: Any, times_width: float) -> float:

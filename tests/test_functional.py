@@ -1,0 +1,105 @@
+"""Formulas with numbers worked by hand, and against float64 autograd on the definition."""
+
+import math
+
+import pytest
+import torch
+
+from unlearner import functional
+
+
+def definition(logits, labels, target, num_target):
+    """Log-probabilities and KL written with whole softmax tables."""
+    log_probs = logits.log_softmax(-1)
+    chosen = log_probs[torch.arange(len(labels)), labels]
+    kl = torch.zeros(len(labels), dtype=logits.dtype)
+    q = target.log_softmax(-1)
+    kl[:num_target] = (q.exp() * (q - log_probs[:num_target])).sum(-1)
+    return chosen, kl
+
+
+def test_label_log_probs_by_hand():
+    """Logits 0, ln 3: probabilities 1/4 and 3/4. Target 1/2, 1/2: KL = ln(1/2) - ln(3)/2 + ln 4.
+
+    KL = 1/2 ln((1/2)/(1/4)) + 1/2 ln((1/2)/(3/4)) = 1/2 ln 2 + 1/2 ln(2/3) = 1/2 ln(4/3).
+    """
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
+    log_probs, kl = functional.label_log_probs(
+        logits, torch.tensor([0, 1]), lambda rows: torch.zeros(2, 2)[rows], 1
+    )
+    assert log_probs.tolist() == pytest.approx([math.log(1 / 4), math.log(3 / 4)])
+    assert kl.tolist() == pytest.approx([0.5 * math.log(4 / 3), 0.0])
+
+
+@pytest.mark.parametrize("num_target", [0, 1, 70, 150])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_values_and_gradients_equal_the_definition(num_target, overwrite):
+    """More positions than a chunk holds, and a target for some, all or none of them."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(150, 6, generator=generator)
+    weight = torch.randn(11, 6, generator=generator, requires_grad=True)
+    labels = torch.randint(11, (150,), generator=generator)
+    target = torch.randn(num_target, 11, generator=generator)
+    pull = torch.randn(2, 150, generator=generator)
+    found = functional.label_log_probs(
+        hidden @ weight.T, labels, lambda rows: target[rows], num_target, overwrite=overwrite
+    )
+    sum(torch.dot(value, one) for value, one in zip(found, pull, strict=True)).backward()
+    exact = weight.detach().double().requires_grad_()
+    wanted = definition(hidden.double() @ exact.T, labels, target.double(), num_target)
+    sum(torch.dot(v, one.double()) for v, one in zip(wanted, pull, strict=True)).backward()
+    for value, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(value.double(), other, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(weight.grad.double(), exact.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_logits_are_left_alone_unless_they_may_be_overwritten():
+    logits = torch.randn(3, 5)
+    before = logits.clone()
+    functional.label_log_probs(logits, torch.tensor([0, 1, 2]))
+    assert torch.equal(logits, before)
+
+
+def test_bfloat16_logits_are_summed_in_float32():
+    """ln(4096) from 4096 equal logits: a bfloat16 sum would stall at 256."""
+    log_probs, _ = functional.label_log_probs(
+        torch.zeros(1, 4096, dtype=torch.bfloat16), torch.tensor([5])
+    )
+    assert log_probs.dtype == torch.float32
+    assert log_probs.item() == pytest.approx(-math.log(4096), rel=1e-6)
+
+
+def test_one_backward_only():
+    """The buffer has become the gradient, so going back twice must not give wrong numbers."""
+    logits = torch.randn(2, 3, requires_grad=True)
+    log_probs, _ = functional.label_log_probs(logits, torch.tensor([0, 1]))
+    log_probs.sum().backward()
+    with pytest.raises((RuntimeError, AttributeError)):
+        log_probs.sum().backward()
+
+
+def test_kl_divergence_by_hand():
+    """q = 1/4, 3/4 and p = 1/2, 1/2: 1/4 ln(1/2) + 3/4 ln(3/2) = 0.1308 nats."""
+    q = torch.tensor([[0.0, math.log(3)]])
+    found = functional.kl_divergence(q, torch.zeros(1, 2)).item()
+    assert found == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
+
+
+def test_mean_per_record_is_over_each_records_own_positions():
+    """Record 0: (1 + 3) / 2 = 2; record 1: 5; record 2 has no position: 0."""
+    values, records = torch.tensor([1.0, 5.0, 3.0]), torch.tensor([0, 1, 0])
+    assert functional.mean_per_record(values, records, 3).tolist() == [2.0, 5.0, 0.0]
+
+
+def test_bounded_stops_the_gradient_at_the_bound():
+    """min(loss, 2): slope 1 below it, 0 above it; no bound leaves the loss as it is."""
+    loss = torch.tensor([1.0, 3.0], requires_grad=True)
+    functional.bounded(loss, 2.0).sum().backward()
+    assert loss.grad.tolist() == [1.0, 0.0]
+    assert functional.bounded(loss, None) is loss
+
+
+def test_chunks_cover_every_position_once():
+    slices = functional.chunks(150)
+    assert [i for rows in slices for i in range(rows.start, rows.stop)] == list(range(150))
+    assert functional.chunks(0) == []
