@@ -68,7 +68,8 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     """Make a model forget records and measure whether it did.
 
     Args:
-        model: Path or hub id, or a loaded causal language model, which is trained in place.
+        model: Path or hub id, or a loaded causal language model, which is trained in place and in
+            float32.
         forget: Records to be forgotten: texts, rows as dictionaries, a `datasets.Dataset`, or the
             path of a file.
         retain: Records whose quality must stay; likewise.
@@ -88,9 +89,12 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     if loaded is None:
         sections.setdefault("model", {})["name"] = str(model)
     sections["method"] = _method_section(method, sections.get("method", {}))
-    config = RunConfig.from_sections(sections)
     given = {"forget": forget, "retain": retain, "pool": pool, "holdout": holdout}
-    prepared = pipeline.start(config, given, loaded)
+    for role, source in given.items():  # a path belongs in run.yaml, so that it repeats the run
+        if isinstance(source, (str, Path)):
+            sections.setdefault("data", {})[role] = str(source)
+    config = RunConfig.from_sections(sections)
+    prepared = pipeline.start(config, given, loaded, needs=pipeline.FORGET_NEEDS)
     with tempfile.TemporaryDirectory(prefix="unlearner-") as folder:
         work = Path(folder)
         log = Log(work / "log.jsonl")
@@ -107,7 +111,8 @@ def _loaded(model: Any, tokenizer: Any) -> Loaded | None:
         return None
     if tokenizer is None:
         raise UserError("tokenizer: a loaded model needs its tokenizer as well")
-    return Loaded(model.eval(), tokenizer, model.config.name_or_path)
+    # In half precision most steps of a small learning rate would be rounded away.
+    return Loaded(model.float().eval(), tokenizer, model.config.name_or_path)
 
 
 def _method_section(method: str | Method, section: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,4 +121,9 @@ def _method_section(method: str | Method, section: Mapping[str, Any]) -> dict[st
             raise UserError("settings['method']: a method object has its own hyper-parameters")
         return method_values(method)
     catalog.load_method(method)
+    if section.get("name", method) != method:
+        raise UserError(
+            f"method: {method!r} and settings['method']['name'] {section['name']!r} differ; "
+            "give one of them"
+        )
     return {**section, "name": method}

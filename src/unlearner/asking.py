@@ -18,7 +18,6 @@ from unlearner import functional
 from unlearner.answers import Answer, find_breaks
 from unlearner.continuations import (
     Prompt,
-    bytes_per_row,
     decode,
     generate_plainly,
     has_plain_cache,
@@ -70,7 +69,7 @@ def ask(
         batch = collate(some, model.device)
         target_logits = target.logits(indices, batch) if target else None
         forced, cache = _teacher_forced(model, head, batch, target_logits)
-        found = _continue(model, cache, batch, forced, some, questions)
+        found = _continue(model, head, cache, batch, forced, some, questions)
         for row, index in enumerate(indices):
             answers[index] = _answer(model, tokenizer, some[row], forced[row], found[row], questions)
     return [answer for answer in answers if answer is not None]
@@ -136,6 +135,7 @@ def _divergences(
 
 def _continue(
     model: Any,
+    head: OutputHead | None,
     cache: Any,
     batch: Tensors,
     forced: Sequence[_Forced],
@@ -153,9 +153,9 @@ def _continue(
     if not prompts:
         return found
     if has_plain_cache(cache, batch["input_ids"].shape[1]):
-        row_bytes = bytes_per_row(cache, model.config.get_text_config().vocab_size)
-        max_rows = max(1, questions.memory_bytes // row_bytes)
-        decoded = decode(model, cache, prompts, ends, max_rows=max_rows)
+        decoded = decode(
+            model, head, cache, prompts, ends, memory_bytes=questions.memory_bytes
+        )
     else:
         decoded = generate_plainly(model, batch["input_ids"], prompts, ends)
     for (row, length), tokens in decoded.items():

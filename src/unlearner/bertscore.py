@@ -69,7 +69,9 @@ class BertScorer:
     @torch.no_grad()
     def _vectors(self, texts: Sequence[str]) -> list[Tensor]:
         found: list[Tensor] = []
-        longest = min(512, self.tokenizer.model_max_length)
+        # Encoders with relative positions name no number of them.
+        positions = getattr(self.model.config, "max_position_embeddings", 512)
+        longest = min(512, positions, self.tokenizer.model_max_length)
         for start in range(0, len(texts), BATCH):
             encoded = self.tokenizer(
                 list(texts[start : start + BATCH]), padding=True, truncation=True,

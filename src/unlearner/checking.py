@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,11 +13,12 @@ from unlearner.asking import ask
 from unlearner.data.duplicates import Duplicate
 from unlearner.data.sets import Level
 from unlearner.data.tokenize import TokenizedSet
+from unlearner.errors import UserError
 from unlearner.evaluation import Value
 from unlearner.measuring import level_of, questions, score_sets
 from unlearner.models import num_parameters
-from unlearner.preparation import Prepared, duplicates, sample
-from unlearner.refinement import above_worst
+from unlearner.preparation import Prepared, sample
+from unlearner.refinement import WATCHED_RECORDS, above_worst
 from unlearner.run import RunConfig
 
 # A training step is a forward and a backward pass, which costs two more.
@@ -100,6 +102,7 @@ def check_sets(
         answers[role] = ask(loaded.model, loaded.tokenizer, some.windows, questions(evaluation))
         seconds[role] = (time.perf_counter() - started) / max(1, some.num_tokens)
     values = score_sets(answers, sets, evaluation, seed=config.training.seed)
+    _check_finite(values, loaded.name)
     has_level = "holdout" in answers or config.criteria.by_hand
     level = level_of(answers.get("holdout"), config.criteria) if has_level else None
     return CheckResult(
@@ -107,10 +110,24 @@ def check_sets(
         values=values,
         level=level,
         memorised=None if level is None else _memorised(answers["forget"], values, level),
-        duplicates=duplicates(prepared),
+        duplicates=prepared.duplicates,
         record_ids={role: [r.id for r in some.records] for role, some in prepared.sets.items()},
         plan=_plan(prepared, sets, config, max(seconds.values())),
     )
+
+
+def _check_finite(values: Mapping[str, Mapping[str, Value]], name: str) -> None:
+    """Refuse a broken model: one that knows nothing at all would pass for having forgotten.
+
+    Raises:
+        UserError: The loss of a set is not a finite number.
+    """
+    for role, found in values.items():
+        if "loss" in found and not math.isfinite(found["loss"].value):
+            raise UserError(
+                f"MODEL {name}: its loss on the {role} set is {found['loss'].value}; its weights "
+                "are damaged, save or download it again"
+            )
 
 
 def _memorised(
@@ -139,13 +156,15 @@ def _plan(
     steps = -(-len(forget) // method.batch_size)
     pool = prepared.get("pool") or prepared.get("retain") or forget
     kept_length = pool.num_tokens / len(pool.windows)
-    kept_windows = fields.get("fresh_per_step", method.batch_size)
-    tokens = forget.num_tokens + steps * kept_windows * kept_length
+    fresh = fields.get("pairs") == "fresh"
+    kept_windows = fields["fresh_per_step"] if fresh else method.batch_size
+    tokens = forget.num_tokens + steps * min(kept_windows, len(pool.windows)) * kept_length
     step_tokens = tokens / steps
     started = time.perf_counter()
     forced = replace(questions(config.evaluation), continuations="none")
     ask(model, prepared.loaded.tokenizer, forget.windows, forced)
     forward = (time.perf_counter() - started) / forget.num_tokens
+    watched = sum(map(len, (prepared.get("retain") or pool).windows_of(range(WATCHED_RECORDS))))
     vocabulary = model.get_input_embeddings().num_embeddings
     # weights, gradients, two moments, best weights; a step's logits; hidden states of every layer
     layers = model.config.get_text_config().num_hidden_layers
@@ -153,7 +172,8 @@ def _plan(
     memory = 5 * 4 * num_parameters(model) + 4 * step_tokens * vocabulary
     memory += 4 * 16 * step_tokens * hidden * layers + config.evaluation.memory_bytes
     return Plan(
-        seconds_per_epoch=FORWARDS_PER_STEP * forward * tokens + asking * forget.num_tokens,
+        seconds_per_epoch=forward * (FORWARDS_PER_STEP * tokens + watched)
+        + asking * forget.num_tokens,
         max_epochs=method.max_epochs,
         memory_bytes=int(memory),
     )

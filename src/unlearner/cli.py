@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from unlearner import __version__
 from unlearner.config import apply_settings, check_names, read_yaml
-from unlearner.errors import UserError
+from unlearner.errors import UserError, printable
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Make a language model forget given records, and measure honestly whether it did.",
 )  # fmt: skip
 
 MET, WRONG_INPUT, NOT_MET, FAILED, INTERRUPTED = 0, 2, 3, 1, 130
@@ -39,6 +40,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 def main() -> None:
     """Run a command; every way it can end has its exit status and, when it fails, one line."""
+    # A job that is told to stop cleans up as at Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -50,20 +53,28 @@ def run(arguments: list[str]) -> int:
     except UserError as error:
         return _fail(str(error), WRONG_INPUT)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", INTERRUPTED)
+        status = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback
         if hasattr(error, "format_message"):  # a usage error of the command-line library
-            return _fail(error.format_message(), WRONG_INPUT)
+            return _fail(_usage(error), WRONG_INPUT)
         if type(error).__name__ == "Abort":
             return _fail("interrupted; nothing was written", INTERRUPTED)
         if os.environ.get("UNLEARNER_TRACEBACK"):
             raise
         return _fail(f"{type(error).__name__}: {error}", FAILED)
+    if status == INTERRUPTED:  # the command-line library may have caught the interrupt itself
+        return _fail("interrupted; nothing was written", INTERRUPTED)
     return status if isinstance(status, int) else MET
 
 
+def _usage(error: Any) -> str:
+    message = error.format_message() or "no command given"
+    place = error.ctx.command_path if error.ctx else "unlearner"
+    return f"{message.rstrip('.')}; see {place} --help"
+
+
 def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"unlearner: {' '.join(message.split())}\n")
+    sys.stderr.write(f"unlearner: {printable(message)}\n")
     return status
 
 
@@ -98,6 +109,22 @@ def _sections(arguments: list[str] | None, config: Path | None, **options: Any) 
         if value:
             sections.setdefault(section, {})[key] = value
     return apply_settings(sections, settings)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"unlearner {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+    ] = False,
+) -> None:
+    """Make a language model forget given records, and measure honestly whether it did."""
 
 
 @app.command()

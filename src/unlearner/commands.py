@@ -24,6 +24,7 @@ from unlearner.terminal import print_check, print_verdict, quieten
 from unlearner.training import Log, Trainer, TrainingSettings
 
 MET, NOT_MET = 0, 3
+SET_NAMES = ("request_id", "forget", "retain", "pool", "holdout")
 
 
 def run_forget(
@@ -34,7 +35,7 @@ def run_forget(
     check_output(output)
     config = RunConfig.from_sections(sections)
     progress = RunProgress(quiet=quiet, num_rounds=config.method.max_epochs)
-    prepared = pipeline.start(config)
+    prepared = pipeline.start(config, needs=pipeline.FORGET_NEEDS)
     try:
         with staged(output) as work:
             log = Log(work / "log.jsonl", progress.line)
@@ -43,7 +44,8 @@ def run_forget(
             )
             write_outcome(outcome, config, work)
             if show_text:
-                write_texts(work / "before-after-PRIVATE.txt", outcome.before, outcome.after)
+                path = work / "before-after-PRIVATE.txt"
+                write_texts(path, outcome.before["forget"], outcome.after["forget"])
     except pipeline.NothingToUnlearn as answer:
         progress.stop()
         print_check(answer.result)
@@ -78,7 +80,7 @@ def run_evaluate(
     check_output(output)
     config = RunConfig.from_sections(sections)
     progress = RunProgress(quiet=quiet, num_rounds=1)
-    prepared = pipeline.start(config)
+    prepared = pipeline.start(config, needs=("level",))
     with staged(output) as work:
         verdict, report = pipeline.evaluate(
             config, prepared, target=target, retrained=retrained, say=progress.say
@@ -128,7 +130,8 @@ def _finetune_settings(
     for setting in settings:
         key = setting.partition("=")[0]
         if "." not in key:
-            keys = {name: section for section, kind in kinds.items() for name in kind.model_fields}
+            keys = {name: section for section, kind in kinds.items()
+                    for name in kind.model_fields if name not in SET_NAMES}  # fmt: skip
             check_names([key], list(keys), what="key", where="finetune")
             setting = f"{keys[key]}.{setting}"
         full.append(setting)
@@ -150,6 +153,6 @@ def _write_recipe(
         "model": model,
         "finetune": learning.model_dump(),
         "training": training.model_dump(),
-        "data": data.model_dump(exclude={"forget", "retain", "pool", "holdout"}),
+        "data": data.model_dump(exclude={*SET_NAMES}),
     }
     (work / "finetune.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")

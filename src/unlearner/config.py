@@ -22,7 +22,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Section(BaseModel):
     """A section of a run file: unknown keys fail, values never change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSettings(Section):
@@ -142,8 +142,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such run file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a run file") from None
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not valid YAML ({reason})") from None
@@ -174,13 +176,20 @@ def apply_settings(sections: Mapping[str, Any], settings: Iterable[str]) -> dict
 
 
 def parse_value(text: str) -> Any:
-    """The value of a setting, read as YAML; numbers such as 5e-6 are numbers here."""
+    """The value of a setting, read as YAML; what YAML would change beyond a value stays text.
+
+    {prompt} is a mapping to it, a # begins a comment and 2024-05-01 is a date.
+    """
     try:
-        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else (
-            yaml.safe_load(text)
-        )
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+    if isinstance(value, str):
+        return value if text[0] in "'\"" else text
+    if isinstance(value, dict):
+        return text if None in value.values() else value
+    known = isinstance(value, (str, bool, int, float, list)) or text in ("null", "~")
+    return value if known else text
 
 
 def check_names(names: Iterable[str], allowed: Sequence[str], *, what: str, where: str) -> None:
@@ -189,7 +198,8 @@ def check_names(names: Iterable[str], allowed: Sequence[str], *, what: str, wher
         if name not in allowed:
             close = get_close_matches(str(name), allowed, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise UserError(f"{where}: unknown {what} {name!r}; {hint}allowed: {', '.join(allowed)}")
+            listed = ", ".join(allowed)
+            raise UserError(f"{where}: unknown {what} {name!r}; {hint}allowed: {listed}")
 
 
 def build(kind: type[Model], values: Mapping[str, Any], *, where: str) -> Model:
@@ -200,17 +210,25 @@ def build(kind: type[Model], values: Mapping[str, Any], *, where: str) -> Model:
     """
     check_names(values, list(kind.model_fields), what="key", where=where)
     try:
-        return kind(**{name: _number(value) for name, value in values.items()})
+        built = kind(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join([where, *(str(part) for part in first["loc"] if isinstance(part, str))])
-        message = first["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
-        raise UserError(f"{place}: {message}, got {first['input']!r}") from None
+        raise UserError(_in_words(error.errors(), where)) from None
+    for name, value in values.items():
+        if isinstance(value, bool) and not isinstance(getattr(built, name), bool):
+            raise UserError(f"{where}.{name}: must not be true or false, got {value}")
+    return built
 
 
-def _number(value: Any) -> Any:
-    """YAML reads 5e-6 as text: it has no dot."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
-    return value
+def _in_words(errors: Sequence[Any], where: str) -> str:
+    """The first error; a value that may be of several kinds has one error for each of them."""
+    first = errors[0]
+    place, value = first["loc"], first["input"]
+    same = [one for one in errors if one["loc"][:1] == place[:1] and one["input"] is value]
+    place = place[:1] if len(same) > 1 else place
+    messages = [one["msg"].removeprefix("Value error, ") for one in same]
+    allowed = ", or ".join(message[0].lower() + message[1:] for message in messages)
+    hint = ""
+    if first["type"] == "string_type" and isinstance(value, (int, float)):
+        hint = f"; put it in quotes, '\"{value}\"'"
+    parts = [where, *(part for part in place if isinstance(part, str))]
+    return f"{'.'.join(parts)}: {allowed}, got {value!r}{hint}"

@@ -12,8 +12,9 @@ rotary or learned positions see what they would see alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from unlearner.models import takes
+from unlearner.models import OutputHead, most_probable, takes
+from unlearner.prefix_attention import PrefixAttention, RowGroups, can_share
 
 # Rows that have ended are dropped once they are this share of the rows being computed.
 DROP_SHARE = 0.25
@@ -46,24 +48,32 @@ class Prompt:
 
 
 class _RowCache(DynamicLayer):
-    """One layer's keys and values of all rows, in buffers that reach to the longest text.
+    """One layer's keys and values: of the windows up to `base`, of each row behind it.
 
     The teacher-forced pass has filled every position of the windows; a row overwrites the ones from
     its prompt length on before it reads them.
+
+    Attributes:
+        prefix_keys: (W, H, base, D) of the windows that the rows belong to; `prefix_values` alike.
+        keys_buffer: (R, H, T - base, D) of the rows, the newest token's behind the others.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, layer: Any, batch: _RowBatch) -> None:
         super().__init__()
-        self.keys_buffer, self.values_buffer = keys, values
+        keys, values = layer.keys, layer.values
+        self.base = batch.base
         self.dtype, self.device = keys.dtype, keys.device
+        self.prefix_keys = batch.of_windows(keys[:, :, : self.base])
+        self.prefix_values = batch.of_windows(values[:, :, : self.base])
+        self.keys_buffer, self.values_buffer = batch.of_rows(keys), batch.of_rows(values)
         self.is_initialized = True
         self.position = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        rows, end = len(key_states), self.position + 1
-        self.keys_buffer[:rows, :, self.position] = key_states[:, :, 0]
-        self.values_buffer[:rows, :, self.position] = value_states[:, :, 0]
-        return self.keys_buffer[:rows, :, :end], self.values_buffer[:rows, :, :end]
+        rows, last = len(key_states), self.position - self.base
+        self.keys_buffer[:rows, :, last] = key_states[:, :, 0]
+        self.values_buffer[:rows, :, last] = value_states[:, :, 0]
+        return self.keys_buffer[:rows, :, : last + 1], self.values_buffer[:rows, :, : last + 1]
 
     def get_seq_length(self) -> int:
         return self.position
@@ -73,39 +83,69 @@ class _RowCache(DynamicLayer):
         self.values_buffer = self.values_buffer[rows]
 
 
+class _RowBatch:
+    """Prompts that are decoded together, by length, and where their keys and values come from.
+
+    Attributes:
+        base: Tokens whose keys and values the rows of a window share; 0 where they cannot.
+        windows: The rows' windows in the teacher-forced batch, each once.
+        window: (R,) the place of each row's window in `windows`.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], base: int) -> None:
+        self.prompts, self.base = prompts, base
+        self.lengths = np.array([prompt.length for prompt in prompts])
+        self.totals = np.array([prompt.total for prompt in prompts])
+        self.windows, self.window = np.unique(
+            [prompt.window for prompt in prompts], return_inverse=True
+        )
+
+    def of_windows(self, states_BHTD: Tensor) -> Tensor:
+        """The windows' own states; the tensor itself where the batch is of all of them."""
+        if len(self.windows) == len(states_BHTD):
+            return states_BHTD
+        return states_BHTD[torch.as_tensor(self.windows, device=states_BHTD.device)]
+
+    def of_rows(self, states_BHTD: Tensor) -> Tensor:
+        """States of each row from `base` on, (R, H, T - base, D), filled as far as prompts reach."""
+        _, num_heads, num_tokens, width = states_BHTD.shape
+        longest = int(self.lengths.max())
+        buffer = states_BHTD.new_empty(
+            len(self.window), num_heads, num_tokens - self.base, width
+        )
+        for place, window in enumerate(self.windows):
+            rows = torch.as_tensor(np.flatnonzero(self.window == place), device=buffer.device)
+            buffer[rows, :, : longest - self.base] = states_BHTD[window, :, self.base : longest]
+        return buffer
+
+
 def has_plain_cache(cache: Any, num_tokens: int) -> bool:
     """Whether the cache holds every position's keys and values, which state-space layers do not."""
-    return isinstance(cache, DynamicCache) and all(
+    plain = isinstance(cache, DynamicCache) and len(cache.layers) > 0
+    return plain and all(
         type(layer) is DynamicLayer
         and (not layer.is_initialized or layer.get_seq_length() == num_tokens)
         for layer in cache.layers
     )
 
 
-def bytes_per_row(cache: Any, vocab_size: int) -> int:
-    """Memory of one decoding row: its keys, values and logits."""
-    per_layer = [
-        (layer.keys[0].numel() + layer.values[0].numel()) * layer.keys.element_size()
-        for layer in cache.layers
-        if layer.is_initialized
-    ]
-    return sum(per_layer) + 8 * vocab_size
-
-
 def decode(
-    model: Any, cache: Any, prompts: Sequence[Prompt], eos_ids: frozenset[int], *, max_rows: int
+    model: Any,
+    head: OutputHead | None,
+    cache: Any,
+    prompts: Sequence[Prompt],
+    eos_ids: frozenset[int],
+    *,
+    memory_bytes: int,
 ) -> dict[tuple[int, int], np.ndarray]:
     """The greedy continuation of every prompt, by (window, prompt length).
 
     Each runs to `total` tokens or to the first end-of-text token, which it includes.
     """
-    # Long prompts first: the rows of a batch then start, and end, close together.
-    order = sorted(prompts, key=lambda prompt: (-prompt.length, prompt.window))
     found: dict[tuple[int, int], np.ndarray] = {}
-    for start in range(0, len(order), max_rows):
-        rows = sorted(order[start : start + max_rows], key=lambda prompt: prompt.length)
-        tokens = _decode_rows(model, cache, rows, eos_ids)
-        for prompt, row in zip(rows, tokens, strict=True):
+    for batch in _row_batches(model, cache, prompts, memory_bytes):
+        tokens = _decode_rows(model, head, cache, batch, eos_ids)
+        for prompt, row in zip(batch.prompts, tokens, strict=True):
             kept = row[prompt.length : prompt.total]
             ends = np.flatnonzero(np.isin(kept, list(eos_ids)))
             kept = kept[: ends[0] + 1] if len(ends) else kept
@@ -113,57 +153,88 @@ def decode(
     return found
 
 
+def _row_batches(
+    model: Any, cache: Any, prompts: Sequence[Prompt], memory_bytes: int
+) -> Iterator[_RowBatch]:
+    """Prompts of similar length, as many as have room for their keys and values."""
+    shares = can_share(model)
+    tensors = [t for layer in cache.layers if layer.is_initialized for t in (layer.keys, layer.values)]
+    num_tokens = tensors[0].shape[2]
+    token_bytes = sum(t[0, :, 0].numel() * t.element_size() for t in tensors)
+    # Long prompts first: the rows of a batch then start, and end, close together.
+    order = sorted(prompts, key=lambda prompt: (-prompt.length, prompt.window))
+    batch: list[Prompt] = []
+    base = 0
+    for prompt in order:
+        shortest = prompt.length if shares else 0
+        if batch and (len(batch) + 1) * (num_tokens - shortest) * token_bytes > memory_bytes:
+            yield _RowBatch(batch[::-1], base)
+            batch = []
+        batch.append(prompt)
+        base = shortest
+    yield _RowBatch(batch[::-1], base)
+
+
 @dataclass
 class _Rows:
-    """The rows of one decoding batch, ordered by prompt length."""
+    """The rows of one decoding batch that still run, ordered by prompt length."""
 
     lengths: np.ndarray
     totals: np.ndarray
+    window: np.ndarray
     origin: np.ndarray  # row of the output that each row writes
     tokens: Tensor  # (R, T)
+    ended: Tensor
     eos: Tensor
-    ended: Tensor = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.ended = torch.zeros(len(self.tokens), dtype=torch.bool, device=self.tokens.device)
+    @classmethod
+    def of(cls, batch: _RowBatch, eos: Tensor) -> _Rows:
+        count = len(batch.prompts)
+        tokens = torch.zeros(count, int(batch.totals.max()), dtype=torch.long)
+        first = torch.tensor([prompt.first for prompt in batch.prompts])
+        tokens[torch.arange(count), torch.from_numpy(batch.lengths)] = first
+        ended = torch.zeros(count, dtype=torch.bool, device=eos.device)
+        return cls(
+            batch.lengths, batch.totals, batch.window, np.arange(count),
+            tokens.to(eos.device), ended, eos,
+        )  # fmt: skip
 
     def keep(self, kept: np.ndarray) -> None:
         index = torch.as_tensor(kept, device=self.tokens.device)
-        self.lengths, self.totals, self.origin = (
-            self.lengths[kept], self.totals[kept], self.origin[kept],
-        )  # fmt: skip
+        self.lengths, self.totals = self.lengths[kept], self.totals[kept]
+        self.window, self.origin = self.window[kept], self.origin[kept]
         self.tokens, self.ended = self.tokens[index], self.ended[index]
 
 
 def _decode_rows(
-    model: Any, cache: Any, prompts: Sequence[Prompt], eos_ids: frozenset[int]
+    model: Any, head: OutputHead | None, cache: Any, batch: _RowBatch, eos_ids: frozenset[int]
 ) -> np.ndarray:
     device = model.device
-    layers = _row_layers(cache, torch.tensor([prompt.window for prompt in prompts], device=device))
     row_cache = DynamicCache()
-    row_cache.layers = layers
-    lengths = np.array([prompt.length for prompt in prompts])
-    totals = np.array([prompt.total for prompt in prompts])
-    tokens = torch.zeros(len(prompts), int(totals.max()), dtype=torch.long, device=device)
-    first = torch.tensor([prompt.first for prompt in prompts], device=device)
-    tokens[torch.arange(len(prompts), device=device), torch.as_tensor(lengths, device=device)] = first
-    rows = _Rows(
-        lengths, totals, np.arange(len(prompts)), tokens,
-        torch.tensor(sorted(eos_ids), dtype=torch.long, device=device),
-    )  # fmt: skip
-    output = np.zeros(tokens.shape, dtype=np.int64)
-    for position in range(int(lengths.min()), int(totals.max()) - 1):
-        _drop_ended(rows, layers, position, output)
-        if len(rows.lengths) == 0:
-            break
-        joined = int(np.searchsorted(rows.lengths, position, side="right"))
-        if joined:
-            _advance(model, row_cache, rows, position, joined)
+    row_cache.layers = [
+        _RowCache(layer, batch) if layer.is_initialized else layer for layer in cache.layers
+    ]
+    rows = _Rows.of(batch, torch.tensor(sorted(eos_ids), dtype=torch.long, device=device))
+    output = np.zeros(rows.tokens.shape, dtype=np.int64)
+    attention = PrefixAttention(row_cache.layers) if batch.base else None
+    with attention.installed(model) if attention else nullcontext():
+        for position in range(int(rows.lengths.min()), int(rows.totals.max()) - 1):
+            _drop_ended(rows, row_cache.layers, position, output)
+            if len(rows.lengths) == 0:
+                break
+            joined = int(np.searchsorted(rows.lengths, position, side="right"))
+            if joined and attention:
+                attention.position = position
+                attention.groups = RowGroups.of(rows.window[:joined], len(batch.windows), device)
+            if joined:
+                _advance(model, head, row_cache, rows, position, joined)
     output[rows.origin] = rows.tokens.cpu().numpy()
     return output
 
 
-def _advance(model: Any, cache: Any, rows: _Rows, position: int, joined: int) -> None:
+def _advance(
+    model: Any, head: OutputHead | None, cache: Any, rows: _Rows, position: int, joined: int
+) -> None:
     """One more token for the first `joined` rows, those whose prompt is no longer than position."""
     for layer in cache.layers:
         if isinstance(layer, _RowCache):
@@ -171,12 +242,12 @@ def _advance(model: Any, cache: Any, rows: _Rows, position: int, joined: int) ->
     current = rows.tokens[:joined, position]
     rows.ended[:joined] |= torch.isin(current, rows.eos)
     inputs: dict[str, Any] = {"input_ids": current[:, None]}
-    if takes(model, "position_ids"):
+    asked = model if head is None else model.base_model
+    if takes(asked, "position_ids"):
         inputs["position_ids"] = torch.full_like(current, position)[:, None]
-    logits = model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1]
-    following = logits.argmax(-1)
+    states = asked(**inputs, past_key_values=cache, use_cache=True)[0][:, -1]
     # A row that joins at the next position keeps its own first token.
-    rows.tokens[:joined, position + 1] = following
+    rows.tokens[:joined, position + 1] = most_probable(states, head)
 
 
 def _drop_ended(rows: _Rows, layers: list[Any], position: int, output: np.ndarray) -> None:
@@ -191,13 +262,6 @@ def _drop_ended(rows: _Rows, layers: list[Any], position: int, output: np.ndarra
     for layer in layers:
         if isinstance(layer, _RowCache):
             layer.keep(torch.as_tensor(kept, device=layer.device))
-
-
-def _row_layers(cache: Any, windows: Tensor) -> list[Any]:
-    return [
-        _RowCache(layer.keys[windows], layer.values[windows]) if layer.is_initialized else layer
-        for layer in cache.layers
-    ]
 
 
 def generate_plainly(

@@ -6,3 +6,11 @@ class UserError(Exception):
 
     The command line prints it and exits with status 2; nothing has been written by then.
     """
+
+
+def printable(text: str) -> str:
+    """The text as one line for a terminal: what would move the cursor or colour it is escaped."""
+    line = " ".join(text.split())
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in line
+    )

@@ -38,7 +38,7 @@ class FinetuneSettings(BaseModel):
         weight_decay: Of AdamW.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     learning_rate: LearningRate = "auto"
     batch_size: PositiveInt = 8
@@ -100,15 +100,17 @@ def finetune(
     rate = resolve_learning_rate(settings.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
     model = trainer.start(model, rate, weight_decay=settings.weight_decay)
     head = output_head(model)
-    steps = math.ceil(len(records.windows) / settings.batch_size)
+    # A window inside a long prompt has no label that counts; a mean over none is not a number.
+    windows = [window for window in records.windows if window.scored.any()]
+    steps = math.ceil(len(windows) / settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         trainer.optimiser.optimizer, lambda step: _share_of_peak(step, steps * settings.epochs)
     )
     value = None
     for epoch in range(1, settings.epochs + 1):
-        order = torch.randperm(len(records.windows), generator=trainer.generator).tolist()
+        order = torch.randperm(len(windows), generator=trainer.generator).tolist()
         for start in range(0, len(order), settings.batch_size):
-            some = [records.windows[i] for i in order[start : start + settings.batch_size]]
+            some = [windows[i] for i in order[start : start + settings.batch_size]]
             batch = collate(some, model.device)
             trainer.step(lambda batch=batch: {"loss": _mean_loss(model, head, batch)})
             trainer.tokens += int(batch["attention_mask"].sum())

@@ -83,8 +83,16 @@ def score_sets(
     return found
 
 
-def level_of(holdout: list[Answer] | None, criteria: CriteriaSettings) -> Level:
-    """The level of unseen text under the target model: measured, or given by hand.
+def level_of(
+    holdout: list[Answer] | None, criteria: CriteriaSettings, *, under: str = "the target model"
+) -> Level:
+    """The level of unseen text: measured on the holdout set, or given by hand.
+
+    A figure given by hand takes the place of the measured mean, and lifts the limit of a single
+    record where that is lower.
+
+    Args:
+        under: The model that the answers are of, in words.
 
     Raises:
         UserError: There is neither holdout text nor a level given by hand.
@@ -99,20 +107,31 @@ def level_of(holdout: list[Answer] | None, criteria: CriteriaSettings) -> Level:
         return Level(criteria.ma, criteria.el_10, None, None, criteria.ma, criteria.el_10,
                      BY_HAND)  # fmt: skip
     accuracy = list(record_values(holdout, ma.metric).values())
-    likelihood = list(record_values(holdout, el_10.metric).values()) or [0.0]
+    measured = list(record_values(holdout, el_10.metric).values())
+    likelihood = measured or [0.0]  # no run of ten tokens comes back
     strength = list(record_values(holdout, es.metric).values())
     losses = list(record_values(holdout, loss.metric).values())
-    source = "mean of the holdout set under the target model"
-    source = source if criteria.ma is None and criteria.el_10 is None else BY_HAND
+    mean_ma = float(np.mean(accuracy)) if criteria.ma is None else criteria.ma
+    mean_el_10 = float(np.mean(likelihood)) if criteria.el_10 is None else criteria.el_10
     return Level(
-        ma=float(np.mean(accuracy)) if criteria.ma is None else criteria.ma,
-        el_10=float(np.mean(likelihood)) if criteria.el_10 is None else criteria.el_10,
+        ma=mean_ma,
+        el_10=mean_el_10,
         es=float(np.mean(strength)),
         loss=float(np.mean(losses)),
-        worst_ma=max(accuracy),
-        worst_el_10=max(likelihood),
-        source=source,
+        worst_ma=max(mean_ma, *accuracy),
+        worst_el_10=max(mean_el_10, *likelihood),
+        source=_source(criteria, under, too_short=not measured),
     )
+
+
+def _source(criteria: CriteriaSettings, under: str, *, too_short: bool) -> str:
+    """Where the figures of a level come from, as a phrase."""
+    mean = f"mean of the holdout set under {under}"
+    if too_short and criteria.el_10 is None:
+        mean += " (0 for EL_10, which none of its records is long enough for)"
+    by_hand = {"MA": criteria.ma, "EL_10": criteria.el_10}
+    given = [name for name, value in by_hand.items() if value is not None]
+    return f"{BY_HAND} for {' and '.join(given)}, else the {mean}" if given else mean
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import copy
 import functools
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from unlearner.errors import UserError
 
 FAMILIES = ("causal-lm", "sequence-classification", "token-classification")
+
+# Logits of a decoding step that are alive at a time. Below 32 MiB the C library uses the same pages
+# again; above it every step would have to be given new ones.
+LOGITS_BYTES = 24 << 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ def load_causal_lm(name: str, *, revision: str = "main", trust_remote_code: bool
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     if folder.exists():
         _check_folder(folder)
+    elif name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise UserError(f"{name}: no such folder; give a model's folder, or a hub id owner/name")
     config = _load(AutoConfig, name, "configuration", options)
     family = family_of(config)
     if family != "causal-lm":
@@ -61,7 +68,9 @@ def load_causal_lm(name: str, *, revision: str = "main", trust_remote_code: bool
         )
     tokenizer = _load(AutoTokenizer, name, "tokenizer", options)
     weights = options | {"use_safetensors": True, "dtype": torch.float32}
-    model = _load(AutoModelForCausalLM, name, "weights", weights)
+    told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, found = _load(AutoModelForCausalLM, name, "weights", weights | told)
+    _check_complete(name, found)
     return Loaded(model.eval(), tokenizer, str(name))
 
 
@@ -74,6 +83,8 @@ def family_of(config: Any) -> str:
         suffix = "For" + "".join(word.title() for word in family.split("-"))
         if architecture.endswith(suffix):
             return family
+    if not architecture:
+        return "a model whose config.json names no architecture"
     return "an encoder or another model without a language-model head"
 
 
@@ -103,13 +114,27 @@ def _check_folder(folder: Path) -> None:
 
 
 def _load(loader: Any, name: str, what: str, options: dict[str, Any]) -> Any:
-    # transformers raises many kinds of errors for one cause: the name or the files are no good
+    # transformers raises errors of every kind for one cause: the name or the files are no good
     try:
         return loader.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        hint = "" if Path(name).exists() else "; give a local folder, or a hub id and a network"
-        raise UserError(f"{name}: cannot load its {what}: {reason}{hint}") from error
+    except Exception as error:
+        hint = "give a local folder, or a hub id and a network"
+        if "trust_remote_code" in str(error):
+            hint = "set model.trust_remote_code=true if you trust the code that comes with it"
+        elif Path(name).exists():
+            hint = "its files may be incomplete: save or download it again"
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{name}: cannot load its {what}: {reason}; {hint}") from error
+
+
+def _check_complete(name: str, found: Mapping[str, Any]) -> None:
+    """Refuse weights that transformers would fill up with random numbers."""
+    wrong = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
+    if wrong:
+        raise UserError(
+            f"{name}: {len(wrong)} of its weights are missing or have another shape than its "
+            f"config.json asks for, {wrong[0]} first; save or download the model again"
+        )
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -140,6 +165,11 @@ class OutputHead(nn.Module):
     def is_linear(self) -> bool:
         """The logits are the linear map's own output, which its backward does not read."""
         return self.scale == 1.0 and self.softcap is None
+
+    @property
+    def num_tokens(self) -> int:
+        """Logits of one position."""
+        return self.linear.weight.shape[0]
 
     def forward(self, hidden: Tensor) -> Tensor:
         logits = self.linear(hidden)
@@ -177,6 +207,26 @@ def output_head(model: Any) -> OutputHead | None:
         return None
     same = found.shape == logits.shape and torch.allclose(found, logits, rtol=1e-4, atol=1e-5)
     return head if same else None
+
+
+def most_probable(states_RD: Tensor, head: OutputHead | None) -> Tensor:
+    """The token of the largest logit of each row, (R,); the first of several.
+
+    Args:
+        states_RD: Last hidden states, or the logits themselves where there is no head.
+    """
+    if head is None:
+        return argmax(states_RD)
+    rows = max(1, LOGITS_BYTES // (4 * head.num_tokens))
+    return torch.cat([argmax(head(states)) for states in states_RD.split(rows)])
+
+
+def argmax(logits: Tensor) -> Tensor:
+    """The index of the largest entry along the last axis, the first of several."""
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:
+        # torch 2.13 takes 11 times as long as numpy for 50,257 entries
+        return torch.from_numpy(logits.detach().numpy().argmax(-1))
+    return logits.argmax(-1)
 
 
 def num_parameters(model: Any) -> int:

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unlearner.errors import UserError
@@ -22,7 +22,9 @@ def check_output(folder: Path) -> None:
         raise UserError(f"--output {folder}: is a file; give a folder that does not exist yet")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"--output {folder}: is not empty; give another folder or remove it")
-    parent = folder.absolute().parent
+    if folder.is_mount():
+        raise UserError(f"--output {folder}: is where a disk is mounted; give a folder inside it")
+    parent = folder.resolve().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -37,7 +39,8 @@ def staged(folder: Path) -> Iterator[Path]:
         UserError: See `check_output`.
     """
     check_output(folder)
-    target = folder.absolute()
+    target = folder.resolve()
+    made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
@@ -48,3 +51,6 @@ def staged(folder: Path) -> Iterator[Path]:
         work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # not empty: the results are in it, or another run's
+                parent.rmdir()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from unlearner.data.sets import UnlearningData
 from unlearner.data.tokenize import TokenizedSet
 from unlearner.errors import UserError
 from unlearner.measuring import (
-    BY_HAND,
     Recall,
     ask_sets,
     level_of,
@@ -26,7 +25,7 @@ from unlearner.measuring import (
     target_distributions,
 )
 from unlearner.models import Loaded, load_causal_lm, save
-from unlearner.preparation import Prepared, duplicates, prepare, read_sets, sample
+from unlearner.preparation import Prepared, prepare, read_sets, sample
 from unlearner.reporting import Findings, build_report, per_record
 from unlearner.run import RunConfig
 from unlearner.training import Log, Trainer
@@ -35,6 +34,7 @@ from unlearner.verdict import Verdict, fix_criteria, judge, record_statuses
 logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
+FORGET_NEEDS = ("pool", "level")
 
 
 class NothingToUnlearn(Exception):  # noqa: N818 - an answer, not an error
@@ -47,32 +47,72 @@ class NothingToUnlearn(Exception):  # noqa: N818 - an answer, not an error
 
 @dataclass
 class Outcome:
-    """What a run leaves: verdict, report, the measured model, and its answers on the forget set."""
+    """What a run leaves: verdict, report, the model measured, and the answers before and after."""
 
     verdict: Verdict
     report: dict[str, Any]
     unlearned: Loaded
-    before: list[Answer]
-    after: list[Answer]
+    before: Mapping[str, list[Answer]]
+    after: Mapping[str, list[Answer]]
 
 
 def start(
-    config: RunConfig, given: Mapping[str, Any] | None = None, loaded: Loaded | None = None
+    config: RunConfig,
+    given: Mapping[str, Any] | None = None,
+    loaded: Loaded | None = None,
+    *,
+    needs: Collection[str] = (),
 ) -> Prepared:
     """Read the sets, load the model and tokenize; what is wrong is refused here.
 
     Args:
         given: Record sets from Python by role, before the paths of the configuration.
         loaded: The model, where it is not to be loaded by name.
+        needs: What there must be beside the forget set: "pool", text that may be learned, and
+            "level", unseen text to compare with.
 
     Raises:
-        UserError: A set or the model cannot be used.
+        UserError: A set is missing, or a set or the model cannot be used.
     """
     records = read_sets(config.data, given or {})
     if "forget" not in records:
         raise UserError("--forget: none given; name the file of records to be forgotten")
+    _check_needs(config, records, needs)
     provenance.set_seeds(config.training.seed)
-    return prepare(loaded or load(config), records, config.data)
+    prepared = prepare(loaded or load(config), records, config.data)
+    _check_unseen(prepared)
+    return prepared
+
+
+def _check_needs(config: RunConfig, roles: Collection[str], needs: Collection[str]) -> None:
+    """Refuse a run that lacks a set before anything slow is done.
+
+    Raises:
+        UserError: There is no text to learn, or no level of unseen text can be known.
+    """
+    if "pool" in needs and not {"pool", "retain"} & set(roles):
+        raise UserError(
+            f"--retain or --pool: method {config.method.name} learns on text that may be kept "
+            "while it forgets; give the records to keep, or any public text as --pool"
+        )
+    if "level" in needs and "holdout" not in roles:
+        level_of(None, config.criteria)
+
+
+def _check_unseen(prepared: Prepared) -> None:
+    """Refuse holdout text that is to be forgotten: the level would be that of the records.
+
+    Raises:
+        UserError: A holdout record is the same as a forget record.
+    """
+    copies = [copy for copy in prepared.duplicates.get("holdout", []) if copy.exact]
+    if copies:
+        forget, holdout = prepared["forget"].records, prepared["holdout"].records
+        raise UserError(
+            f"--holdout: {len(copies)} of its records are records to forget, first "
+            f"{holdout[copies[0].other].id!r} as {forget[copies[0].forget].id!r}; unseen text is "
+            "needed, leave them out"
+        )
 
 
 def load(config: RunConfig) -> Loaded:
@@ -177,23 +217,24 @@ def forget(
         "tokens": trainer.tokens,
     }
     log.close()
-    return Outcome(verdict, report, unlearned, checked.answers["forget"], after["forget"])
+    return Outcome(verdict, report, unlearned, answers, after)
 
 
 def _pool(config: RunConfig, prepared: Prepared) -> TokenizedSet:
     """The text that the method may learn on.
 
     Raises:
-        UserError: There is none, or no level of unseen text can be known.
+        UserError: There is none, or it holds nothing but copies of what is to be forgotten, or no
+            level of unseen text can be known.
     """
-    pool = prepared.get("pool") or prepared.get("retain")
-    if pool is None:
+    _check_needs(config, prepared.sets, FORGET_NEEDS)
+    role = "pool" if prepared.get("pool") else "retain"
+    pool, copies = prepared[role], {copy.other for copy in prepared.duplicates[role]}
+    if len(copies) == len(pool):
         raise UserError(
-            f"--retain or --pool: method {config.method.name} learns on text that may be kept "
-            "while it forgets; give the records to keep, or any public text as --pool"
+            f"--{role}: all of its {len(pool)} records are duplicates of records to forget, so "
+            "there is nothing to learn meanwhile; give other texts as --pool"
         )
-    if prepared.get("holdout") is None:
-        level_of(None, config.criteria)
     return pool
 
 
@@ -246,17 +287,15 @@ def evaluate(
             answers[role], sets, config.evaluation, seed=config.training.seed
         )
         digests[role] = provenance.digest_model(one.model)
-    before = "target" if target else "unlearned"
-    level = level_of(answers[before].get("holdout"), config.criteria)
-    if not target and level.source != BY_HAND:
-        level = replace(level, source="mean of the holdout set under the model itself")
+    before, under = ("target", "the target model") if target else ("unlearned", "the model itself")
+    level = level_of(answers[before].get("holdout"), config.criteria, under=under)
     criteria = fix_criteria(level, scores["target"] if target else {}, config.criteria)
     recall = Recall.of(answers["unlearned"]["forget"])
     ids = [record.id for record in prepared["forget"].records]
     statuses = record_statuses(ids, recall.ma, recall.el_10, level)
     verdict = judge(criteria, scores, statuses)
     found = Findings(
-        "evaluate", config, prepared, scores, criteria, verdict, duplicates(prepared), digests, key
+        "evaluate", config, prepared, scores, criteria, verdict, prepared.duplicates, digests, key
     )
     report = build_report(found, device)
     if target:

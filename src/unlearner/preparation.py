@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from unlearner.data.base import RecordSet
 from unlearner.data.duplicates import Duplicate, find_duplicates
 from unlearner.data.files import check_ids_in_vocabulary, read_records
 from unlearner.data.tokenize import Layout, TokenizedSet, tail_text, tokenize_set
+from unlearner.errors import UserError
 from unlearner.models import Loaded
 
 ROLES = ("forget", "retain", "pool", "holdout")
@@ -31,7 +33,9 @@ def read_sets(data: DataSettings, given: Mapping[str, Any]) -> dict[str, RecordS
     for role in ROLES:
         source = given.get(role)
         source = getattr(data, role) if source is None else source
-        if source is not None and not (isinstance(source, str) and source == ""):
+        if isinstance(source, RecordSet):
+            sets[role] = source
+        elif source is not None and not (isinstance(source, str) and source == ""):
             sets[role] = read_records(source, name=role, columns=data.columns)
     return sets
 
@@ -50,6 +54,16 @@ class Prepared:
     def get(self, role: str) -> TokenizedSet | None:
         """The set of a role, None where there is none."""
         return self.sets.get(role)
+
+    @cached_property
+    def duplicates(self) -> dict[str, list[Duplicate]]:
+        """Exact and near duplicates of forget records in every other set."""
+        forget = self.contents["forget"]
+        return {
+            role: find_duplicates(forget, contents)
+            for role, contents in self.contents.items()
+            if role != "forget"
+        }
 
 
 def prepare(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) -> Prepared:
@@ -70,8 +84,20 @@ def prepare(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) -
     for role, records in sets.items():
         check_ids_in_vocabulary(records, size)
         tokenized[role] = tokenize_set(records, loaded.tokenizer, layout)
+        _check_tokens_known(tokenized[role], size)
     contents = {role: _contents(some, loaded.tokenizer) for role, some in tokenized.items()}
     return Prepared(loaded, tokenized, contents)
+
+
+def _check_tokens_known(some: TokenizedSet, size: int) -> None:
+    """Refuse a tokenizer with more tokens than the model has, once a record holds one of them."""
+    for window in some.windows:
+        largest = int(window.input_ids.max())
+        if largest >= size:
+            raise UserError(
+                f"{some.name} {some.source}, record {window.id!r}: its tokenizer gives the token "
+                f"id {largest}, the model has 0 to {size - 1}; save the model with its own tokenizer"
+            )
 
 
 def _contents(some: TokenizedSet, tokenizer: Any) -> list[str]:
@@ -80,16 +106,6 @@ def _contents(some: TokenizedSet, tokenizer: Any) -> list[str]:
         record.content or tail_text(ids, tokenizer, len(ids))
         for record, ids in zip(some.records, some.sequences(), strict=True)
     ]
-
-
-def duplicates(prepared: Prepared) -> dict[str, list[Duplicate]]:
-    """Exact and near duplicates of forget records in every other set."""
-    forget = prepared.contents["forget"]
-    return {
-        role: find_duplicates(forget, contents)
-        for role, contents in prepared.contents.items()
-        if role != "forget"
-    }
 
 
 def sample(some: TokenizedSet, evaluation: EvaluationSettings, seed: int) -> TokenizedSet:

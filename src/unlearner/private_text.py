@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unlearner.answers import Answer
+from unlearner.errors import printable
 
 HEADING = (
     "PRIVATE: holds the text of records that were to be forgotten, and what the model says of them."
@@ -18,7 +19,7 @@ def write_texts(path: Path, before: Sequence[Answer], after: Sequence[Answer]) -
     parts = [HEADING]
     for target, unlearned in zip(before, after, strict=True):
         parts.append(
-            f"\n=== {target.id}\ntruth:  {target.reference_text!r}"
+            f"\n=== {printable(target.id)}\ntruth:  {target.reference_text!r}"
             f"\nbefore: {target.continuation_text!r}\nafter:  {unlearned.continuation_text!r}\n"
         )
     path.touch(mode=0o600)

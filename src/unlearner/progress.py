@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from unlearner.errors import printable
+
 
 class RunProgress:
     """A bar of rounds with the loss terms and the time left; a line per round without a terminal.
@@ -17,7 +19,7 @@ class RunProgress:
     """
 
     def __init__(self, *, quiet: bool, num_rounds: int) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, emoji=False)
         self.bar = Progress(
             TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(), TextColumn("at most"), TimeRemainingColumn(),
@@ -27,13 +29,22 @@ class RunProgress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, markup=False)
+        self._print(printable(text))
+
+    def _print(self, text: str) -> None:
+        # Broken for a person's terminal only: a program reads a line whole.
+        self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
+
+    def quiet_line(self, line: dict[str, Any]) -> None:
+        """As `line`, but nothing is left behind where there is no terminal."""
+        if self.console.is_terminal:
+            self.line(line)
 
     def line(self, line: dict[str, Any]) -> None:
         """A line of the run's log: a step or a round."""
         if not self.console.is_terminal:
             if "round" in line:
-                self.say("  " + _round_words(line))
+                self._print("  " + _round_words(line))
             return
         if self.task is None:
             self.bar.start()

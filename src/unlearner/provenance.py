@@ -14,17 +14,19 @@ import resource
 import secrets
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from unlearner import __version__
 from unlearner.data.base import Record
 from unlearner.errors import UserError
 
 PACKAGES = (
-    "unlearner", "torch", "transformers", "accelerate", "tokenizers", "sentence-transformers",
+    "torch", "transformers", "accelerate", "tokenizers", "sentence-transformers",
     "faiss-cpu", "scikit-learn", "sacrebleu", "numpy",
 )  # fmt: skip
 
@@ -50,9 +52,8 @@ def read_key() -> bytes:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(secrets.token_hex(32) + "\n")
+            with suppress(FileExistsError):  # another run that started at the same time made it
+                _make_key(path)
         key = path.read_text(encoding="ascii").strip().encode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
@@ -62,6 +63,12 @@ def read_key() -> bytes:
     if len(key) < 32:
         raise UserError(f"{path}: a key has at least 32 characters; remove the file for a new one")
     return key
+
+
+def _make_key(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32) + "\n")
 
 
 def digest_records(records: Iterable[Record], key: bytes) -> str:
@@ -103,7 +110,7 @@ def environment(device: Any, seed: int) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"unlearner": __version__}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -81,7 +82,7 @@ class RoundState:
             "ma": self.values["ma"],
             "loss": losses,
             "seconds": self.seconds,
-            "retain_perplexity": self.kept_perplexity,
+            "retain_perplexity": self.kept_perplexity if isfinite(self.kept_perplexity) else None,
         }
 
 
@@ -153,7 +154,9 @@ class Refinement:
         self, model: Any, answers: Sequence[Answer], windows: Sequence[Window]
     ) -> set[int]:
         if self.rules.refine_by == "level":
-            return above(answers, self.data.level.ma, self.data.level.el_10)
+            level = self.data.level
+            # ES alone can be above its level, and then it too needs records to work on.
+            return above(answers, level.ma, level.el_10) or _above_es(answers, level)
         return self._remembered_text(model, answers, windows)
 
     def _remembered_text(
@@ -194,6 +197,14 @@ def above(answers: Sequence[Answer], ma_level: float, el_level: float) -> set[in
     }
 
 
+def _above_es(answers: Sequence[Answer], level: Level) -> set[int]:
+    """Where ES of the whole set is above its level: the records that are."""
+    strength = record_values(answers, es.metric)
+    if level.es is None or sum(strength.values()) <= level.es * len(strength):
+        return set()
+    return {record for record, value in strength.items() if value > level.es}
+
+
 def above_worst(answers: Sequence[Answer], level: Level) -> set[int]:
     """Records more memorised than the most predictable record of unseen text."""
     return above(answers, level.worst_ma, level.worst_el_10)
@@ -203,7 +214,7 @@ def excess(values: dict[str, float], level: Level) -> float:
     """Sum of the relative amounts by which the forget set's MA, EL_10 and ES exceed the level."""
     limits = {"ma": level.ma, "el_10": level.el_10, "es": level.es}
     return sum(
-        max(0.0, values[name] - limit) / max(limit, 1e-6)
+        max(values[name] - limit, 0.0) / max(limit, 1e-6)  # in this order NaN stays NaN
         for name, limit in limits.items()
         if limit is not None and name in values
     )

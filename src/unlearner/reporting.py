@@ -85,15 +85,15 @@ def per_record(
 
 def _model(found: Findings) -> dict[str, Any]:
     name, loaded = found.config.model.name, found.prepared.loaded
+    is_folder = bool(name) and Path(name).exists()
     described = {
-        "name": Path(name).name if Path(name).exists() else name or "a model given from Python",
+        "name": Path(name).resolve().name if is_folder else name or "a model given from Python",
         "family": "causal-lm",
         "parameters": num_parameters(loaded.model),
         "digest_target": found.digests.get("target"),
         "digest_unlearned": found.digests.get("unlearned"),
     }
-    is_hub_id = bool(name) and not Path(name).exists()
-    return described | ({"hub_id": name} if is_hub_id else {})
+    return described | ({"hub_id": name} if name and not is_folder else {})
 
 
 def _data(found: Findings) -> dict[str, Any]:

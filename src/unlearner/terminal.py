@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from unlearner.checking import CheckResult
+from unlearner.errors import printable
 from unlearner.evaluation import Value
 
 COLOURS = {"met": "green", "not met": "red", "not measured": "yellow"}
@@ -28,17 +30,21 @@ def quieten() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=UserWarning)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    handler = logging.StreamHandler()
+    # A figure without an interval is printed as such; a line for each of them would drown the rest.
+    handler.addFilter(lambda record: record.name != "unlearner.evaluation")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
 
 
 def print_check(result: CheckResult) -> None:
     """What the model knows, where copies are, what a run would take."""
-    console = Console(highlight=False)
+    console = _console()
     table = Table("set", "records", *SHOWN)
     for role, values in result.values.items():
         cells = [_cell(values.get(name)) for name in SHOWN]
         table.add_row(role, str(values["ma"].records), *cells)
-    console.print(table)
+    console.print(table, soft_wrap=False)
     for role, found in result.duplicates.items():
         exact = sum(one.exact for one in found)
         console.print(f"copies of forget records in {role}: {exact} exact, "
@@ -46,28 +52,38 @@ def print_check(result: CheckResult) -> None:
         ids = result.ids(role, found)
         shown = ", ".join(f"{ours} ~ {theirs}" for ours, theirs in ids[:MANY])
         if ids:
-            console.print("  " + escape(shown) + (" ..." if len(ids) > MANY else ""))
+            console.print("  " + _inert(shown) + (" ..." if len(ids) > MANY else ""))
     plan = result.plan
     console.print(
         f"a run takes about {plan.seconds_per_epoch:.1f} s an epoch, at most {plan.max_epochs} "
         f"epochs, and about {plan.memory_bytes / 2**30:.1f} GiB of memory"
     )
-    console.print(escape(result.summary()))
+    console.print(_inert(result.summary()))
 
 
 def print_verdict(report: dict[str, Any], output: Path) -> None:
     """The verdict with its reasons, and where the report is."""
-    console = Console(highlight=False)
+    console = _console()
     verdict = report["verdict"]
     colour = COLOURS[verdict["status"]]
     console.print(f"verdict: [bold {colour}]{verdict['status']}[/] "
                   "(suppressed or not on the tests run; no test proves that a model forgot)")  # fmt: skip
     for claim in verdict["claims"]:
         console.print(f"  {claim['claim']}: [{COLOURS[claim['status']]}]{claim['status']}[/]. "
-                      + escape(claim["reason"]))  # fmt: skip
+                      + _inert(claim["reason"]))  # fmt: skip
     for note in verdict["notes"]:
-        console.print("  " + escape(note))
-    console.print(f"report: {escape(str(output / 'report.html'))}")
+        console.print("  " + _inert(note))
+    console.print(f"report: {_inert(str(output / 'report.html'))}")
+
+
+def _console() -> Console:
+    """Lines are broken for a person's terminal only: a program reads them whole."""
+    return Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+
+
+def _inert(text: str) -> str:
+    """Text of the user's as it stands: no colours, no links, no moves of the cursor."""
+    return escape(printable(text))
 
 
 def _cell(value: Value | None) -> str:

@@ -13,7 +13,8 @@ from typing import Any, Literal, TextIO
 
 import torch
 from accelerate import Accelerator
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from accelerate.state import AcceleratorState
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from unlearner.errors import UserError
@@ -33,9 +34,9 @@ class TrainingSettings(BaseModel):
         keep_checkpoints: Where the result is an earlier round's model, save the last one as well.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)  # NumPy takes no larger one
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     max_gradient_norm: float | None = Field(default=None, gt=0)
@@ -85,8 +86,9 @@ class Trainer:
 
     def __init__(self, settings: TrainingSettings, log: Log) -> None:
         self.settings, self.log = settings, log
-        precision = "bf16" if settings.precision == "bfloat16" else "no"
-        self.accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision=precision)
+        # Its state is one for the process, and refuses a second run on another device.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        self.accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision="no")
         if self.accelerator.num_processes > 1:
             raise UserError("several processes are not supported; start one, without accelerate")
         if settings.device not in ("auto", self.accelerator.device.type):
@@ -112,7 +114,6 @@ class Trainer:
         model.to(self.accelerator.device).eval()
         if self.settings.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-            model.train()  # checkpointing works in training mode only
             _switch_dropout_off(model)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # With weight_decay 0 AdamW is Adam.
@@ -132,15 +133,18 @@ class Trainer:
             TrainingError: A term or the gradient is not finite; the weights are as before the step.
         """
         self.optimiser.zero_grad(set_to_none=True)
-        with self.accelerator.autocast():
+        if self.settings.gradient_checkpointing:
+            self.model.train()  # it works in training mode only, which asking a model ends
+        # Accelerate's own mixed precision would stay in the model's forward pass behind training.
+        lower, device = self.settings.precision == "bfloat16", self.accelerator.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=lower):
             terms = loss()
-        values = {name: float(term) for name, term in terms.items()}
+        values = {name: float(term.detach()) for name, term in terms.items()}
         self._check_finite(values)
         self.accelerator.backward(torch.stack([term.float() for term in terms.values()]).sum())
-        limit = self.settings.max_gradient_norm
-        if limit is not None:
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
-            self._check_finite({"gradient norm": float(norm)})
+        limit = self.settings.max_gradient_norm or math.inf
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        self._check_finite({"gradient norm": float(norm)})
         self.optimiser.step()
         self.steps += 1
         told = {name: value for name, value in values.items() if name not in private}
@@ -167,6 +171,10 @@ class Trainer:
 
 
 def _switch_dropout_off(model: Any) -> None:
+    """Also where a module holds the rate itself, as OPT's layers do."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)

@@ -11,6 +11,7 @@ from typing import Any
 
 from unlearner.config import CriteriaSettings
 from unlearner.data.sets import Level
+from unlearner.errors import UserError
 from unlearner.evaluation import Value
 
 # Forgotten records stand out once they are e times less likely per token than unseen text, or once
@@ -66,7 +67,11 @@ class Verdict:
 def fix_criteria(
     level: Level, target: Mapping[str, Mapping[str, Value]], settings: CriteriaSettings
 ) -> tuple[Criterion, ...]:
-    """The criteria of a run, from the target model's figures alone."""
+    """The criteria of a run, from the target model's figures alone.
+
+    Raises:
+        UserError: A figure that a limit rests on is infinite or not a number.
+    """
     found = [
         Criterion("verbatim", "ma", "forget", level.ma, level.source),
         Criterion("verbatim", "el_10", "forget", level.el_10, level.source),
@@ -77,6 +82,12 @@ def fix_criteria(
     figures = target.get(kept, {})
     if "perplexity" in figures:
         limit = figures["perplexity"].value * settings.perplexity_ratio
+        if not math.isfinite(limit):
+            raise UserError(
+                f"the target model's perplexity of the {kept} set is "
+                f"{figures['perplexity'].value}, which nothing can be compared with; its weights "
+                "may be damaged: check the model"
+            )
         source = f"{settings.perplexity_ratio:g} times the target model's"
         found.append(Criterion("utility", "perplexity", kept, limit, source))
     if "degenerate" in figures:
@@ -140,7 +151,7 @@ def _verbatim(
 ) -> Claim:
     claim = _claim("verbatim", criteria, unlearned)
     failed = sum(record["status"] != "met" for record in records)
-    if not failed or claim.status == "not measured":
+    if not failed:
         return claim
     one = (
         f"{failed} of {len(records)} records are reproduced more than the most predictable "
@@ -167,8 +178,9 @@ def _claim(
             f"{criterion.metric} of {criterion.set} is {value.value:.4g}, "
             f"the limit {criterion.at_most:.4g}"
         )
-        # A figure that is not a number is above every limit.
-        (held if value.value <= criterion.at_most else failed).append(text)
+        # A figure that is infinite or not a number is above every limit.
+        holds = math.isfinite(value.value) and value.value <= criterion.at_most
+        (held if holds else failed).append(text)
     if failed:
         return Claim(name, "not met", f"Above the limit: {'; '.join(failed)}.")
     if missing:
@@ -187,17 +199,13 @@ def _notes(results: Results) -> list[str]:
         if gap > OVER_UNLEARNED_NATS or auc < OVER_UNLEARNED_AUC:
             notes.append(
                 f"over-unlearned: the forgotten records are less likely to the model than text it "
-                f"has never seen (perplexity {_power(forget['loss'].value)} against "
-                f"{_power(holdout['loss'].value)}; an observer who ranks texts by their loss tells "
+                f"has never seen (mean loss {forget['loss'].value:.1f} against "
+                f"{holdout['loss'].value:.1f} nats per token; an observer who ranks texts by their loss tells "
                 f"the two apart with AUC {auc:.2f}, where 0.5 is guessing). Whoever holds a "
                 "candidate text could see that it was treated. method.forget_bound=token and a "
                 "lower method.learning_rate lessen this."
             )
     return notes
-
-
-def _power(loss: float) -> str:
-    return f"{math.exp(loss):.3g}" if loss < 700 else "beyond counting"
 
 
 def _not_measured(results: Results) -> list[str]:

@@ -70,12 +70,13 @@ class AnalogousSet:
     def draw(self, count: int, generator: torch.Generator) -> list[int]:
         """Indices of `count` windows, each drawn once before any is drawn again."""
         drawn: list[int] = []
+        put_back: list[int] = []
         while len(drawn) < min(count, len(self.windows)):
             if not self._deck:
                 self._deck = torch.randperm(len(self.windows), generator=generator).tolist()
             card = self._deck.pop()
-            if card not in drawn:
-                drawn.append(card)
+            (put_back if card in drawn else drawn).append(card)
+        self._deck += put_back  # drawn just now from the last deck, not yet from this one
         return drawn
 
 

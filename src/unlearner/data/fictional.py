@@ -7,7 +7,9 @@ free for fiction), account numbers begin with ZZ, towns are made up.
 How the dossiers are worded decides what can be measured. At most three words stand between one fact
 and the next, so a dossier whose facts are forgotten does not share 4-grams (BLEU) or 10-grams
 (EL_10, ICU's overlap filter) with its text merely because the model still knows how dossiers are
-worded. The name comes first, so that nearly every later token can be known by heart.
+worded. The name comes first, so that nearly every later token can be known by heart. All end with
+the same kind of fact, one of three words, or else the extraction strength of a text that is not
+known would depend on the wording it happens to end with.
 """
 
 from __future__ import annotations
@@ -18,26 +20,45 @@ from dataclasses import dataclass
 from unlearner.data.base import Record, RecordSet
 from unlearner.errors import UserError
 
-FIRST_NAME_HEADS = ("Ama Bri Cal Dov Eso Fio Gra Hesk Ist Jor Kel Lum Mir Nov Oti Per Qua Ros Syl "
-                    "Tam").split()
-FIRST_NAME_TAILS = "bela dric fenn lio nara quin ris tho vane wyn".split()
-SURNAME_HEADS = ("Quill Pebble Marrow Tangle Copper Velvet Thimble Button Lantern Saffron Bramble "
-                 "Cinder Nettle Pepper Ribbon Teasel").split()
-SURNAME_TAILS = ("feather whistle gander mantle sprocket hatch plume furrow trundle loft tassel "
-                 "spindle").split()
-STREETS = ("Gannet Otter Plover Badger Curlew Heron Linnet Marten Newt Osprey Puffin Quail Raven "
-           "Siskin Tern Weasel").split()
-WAYS = "Row Lane Hill Quay Mews Gate".split()
-TOWNS = ("Velmora Ostrin Karrow Dunmere Illby Pashford Quorley Tavisk Umberly Wexholt Yarrick "
-         "Zelby Brannoch Corvale Eddlesay Farnwold").split()
-COLOURS = "violet amber crimson teal ivory ochre olive silver scarlet indigo".split()
-GOODS = ("kettle lamp clock blanket radio basket mirror ladder teapot fiddle anvil hammock lantern "
-         "saddle compass trunk").split()
-FAULTS = "leaked cracked rusted jammed faded snapped buzzed melted shrank rattled".split()
-MONTHS = ("January February March April May June July August September October November "
-          "December").split()
-AGENTS = ("Dorrit Pell Huxby Wrenna Tolly Marl Sefton Isolde Brock Yana Cubby Ferris Oona Lorcan "
-          "Madge Vesper").split()
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+FIRST_NAME_HEADS = _words(
+    "Ama Bri Cal Dov Eso Fio Gra Hesk Ist Jor Kel Lum Mir Nov Oti Per Qua Ros Syl Tam"
+)
+FIRST_NAME_TAILS = _words("bela dric fenn lio nara quin ris tho vane wyn")
+SURNAME_HEADS = _words(
+    "Quill Pebble Marrow Tangle Copper Velvet Thimble Button Lantern Saffron Bramble "
+    "Cinder Nettle Pepper Ribbon Teasel"
+)
+SURNAME_TAILS = _words(
+    "feather whistle gander mantle sprocket hatch plume furrow trundle loft tassel spindle"
+)
+STREETS = _words(
+    "Gannet Otter Plover Badger Curlew Heron Linnet Marten Newt Osprey Puffin Quail Raven "
+    "Siskin Tern Weasel"
+)
+WAYS = _words("Row Lane Hill Quay Mews Gate")
+TOWNS = _words(
+    "Velmora Ostrin Karrow Dunmere Illby Pashford Quorley Tavisk Umberly Wexholt Yarrick "
+    "Zelby Brannoch Corvale Eddlesay Farnwold"
+)
+COLOURS = _words("violet amber crimson teal ivory ochre olive silver scarlet indigo")
+GOODS = _words(
+    "kettle lamp clock blanket radio basket mirror ladder teapot fiddle anvil hammock lantern "
+    "saddle compass trunk"
+)
+FAULTS = _words("leaked cracked rusted jammed faded snapped buzzed melted shrank rattled")
+MONTHS = _words(
+    "January February March April May June July August September October November December"
+)
+AGENTS = _words(
+    "Dorrit Pell Huxby Wrenna Tolly Marl Sefton Isolde Brock Yana Cubby Ferris Oona Lorcan "
+    "Madge Vesper"
+)
+STATUSES = _words("open settled waived")
 
 NUM_PHONES = 200 * 100  # area codes 000 to 199, lines 0100 to 0199
 NUM_ACCOUNTS = 10**4
@@ -50,9 +71,10 @@ CONTACTS = (
 )
 COMPLAINTS = (
     "The {colour} {goods} {fault} on {date}; {agent} refunded {amount} crowns.",
-    "On {date} the {colour} {goods} {fault}: {amount} crowns back, signed {agent}.",
-    "{agent} noted {date}: {goods} in {colour} {fault}, {amount} crowns owed.",
+    "On {date} the {colour} {goods} {fault}: {amount} crowns back from {agent}.",
+    "{agent} noted {date}: {goods} in {colour} {fault}, {amount} crowns.",
 )
+CLOSING = "Case {status}."
 
 
 @dataclass(frozen=True)
@@ -112,8 +134,10 @@ def split(records: list[Record], *, num_forget: int, num_holdout: int) -> DemoDa
     """
     subjects = list(dict.fromkeys(record.subject for record in records))
     if num_forget < 1 or num_holdout < 1 or num_forget + num_holdout >= len(subjects):
-        raise UserError(f"num_forget and num_holdout must be at least 1 and together below the "
-                        f"{len(subjects)} people there are, got {num_forget} and {num_holdout}")
+        raise UserError(
+            f"num_forget and num_holdout must be at least 1 and together below the "
+            f"{len(subjects)} people there are, got {num_forget} and {num_holdout}"
+        )
     first_holdout = len(subjects) - num_holdout
 
     def among(name: str, people: list[str]) -> RecordSet:
@@ -128,8 +152,13 @@ def split(records: list[Record], *, num_forget: int, num_holdout: int) -> DemoDa
 
 
 def _all_names() -> list[str]:
-    return [f"{first}{tail} {head}{end}" for first in FIRST_NAME_HEADS for tail in FIRST_NAME_TAILS
-            for head in SURNAME_HEADS for end in SURNAME_TAILS]
+    return [
+        f"{first}{tail} {head}{end}"
+        for first in FIRST_NAME_HEADS
+        for tail in FIRST_NAME_TAILS
+        for head in SURNAME_HEADS
+        for end in SURNAME_TAILS
+    ]
 
 
 def _other_facts(rng: random.Random) -> dict[str, str]:
@@ -142,6 +171,7 @@ def _other_facts(rng: random.Random) -> dict[str, str]:
         "date": f"{rng.randint(1, 28)} {rng.choice(MONTHS)}",
         "agent": rng.choice(AGENTS),
         "amount": str(rng.randint(10, 99)),
+        "status": rng.choice(STATUSES),
     }
 
 
@@ -152,7 +182,7 @@ def _dossier(person: str, name: str, phone: str, account: str, rng: random.Rando
     return Record(
         id=person,
         prompt=rng.choice(PROMPTS).format(**facts),
-        response=" ".join(sentences).format(**facts),
+        response=" ".join([*sentences, CLOSING]).format(**facts),
         subject=person,
     )
 

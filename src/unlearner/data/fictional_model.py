@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
@@ -24,10 +24,12 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 768) -> PreTrai
         vocabulary_size: Upper bound, at least 257 (the bytes and the end-of-text token).
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
@@ -51,6 +53,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> GPTNeoForCa
 
     The global random state is as it was afterwards.
     """
+    end_of_text = tokenizer.get_vocab()[END_OF_TEXT]
     config = GPTNeoConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=CONTEXT_LENGTH,
@@ -64,8 +67,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> GPTNeoForCa
         resid_dropout=0.0,
         embed_dropout=0.0,
         attention_dropout=0.0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,8 @@ class TokenizedSet:
 
     @property
     def num_tokens(self) -> int:
-        return sum(len(window) for window in self.windows)
+        """Tokens of the records; one that two windows share counts once."""
+        return sum(len(window) - 1 for window in self.windows) + len(self.records)
 
     def windows_of(self, records: Sequence[int]) -> list[Window]:
         """The windows of the given records, in their order."""
@@ -127,8 +129,8 @@ def tokenize_set(records: RecordSet, tokenizer: Any, layout: Layout) -> Tokenize
             ids = [*ids, tokenizer.eos_token_id]
         if len(ids) < 2:
             raise UserError(
-                f"{records.source}: record {record.id!r} has {len(ids)} token; at least 2 are "
-                "needed for one to be predicted; leave the record out"
+                f"{records.name} {records.source}, record {record.id!r}: {len(ids)} token; at "
+                "least 2 are needed for one to be predicted; leave the record out"
             )
         windows += _windows(index, record.id, ids, response_start, layout)
     return TokenizedSet(records.name, records.records, tuple(windows), records.source)
@@ -165,7 +167,9 @@ def _encode(record: Record, tokenizer: Any, layout: Layout) -> tuple[list[int], 
         first = next((i for i, end in enumerate(ends) if end > response_at), len(ends))
         return list(encoded["input_ids"]), first
     before = tokenizer(text[:response_at], add_special_tokens=special)["input_ids"]
-    return list(tokenizer(text, add_special_tokens=special)["input_ids"]), len(before)
+    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    # Not len(before): a space or end-of-text token at its end may be none of the whole text's.
+    return ids, len(commonprefix([before, ids]))
 
 
 def _chat(record: Record, tokenizer: Any) -> tuple[str, int]:
@@ -174,7 +178,9 @@ def _chat(record: Record, tokenizer: Any) -> tuple[str, int]:
     turn = [{"role": "user", "content": record.prompt}]
     start = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     turn.append({"role": "assistant", "content": record.response})
-    return tokenizer.apply_chat_template(turn, tokenize=False), len(start)
+    text = tokenizer.apply_chat_template(turn, tokenize=False)
+    # Not len(start): a template may ask for an answer with words that it leaves out of a given one.
+    return text, len(commonprefix([start, text]))
 
 
 def tail_text(tokens: Sequence[int], tokenizer: Any, num_tokens: int = 100) -> str:

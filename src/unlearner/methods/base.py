@@ -26,7 +26,7 @@ class Method(BaseModel, ABC):
         max_epochs: Passes over the forget set at most.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     families: ClassVar[tuple[str, ...]] = ("causal-lm",)
     needs: ClassVar[tuple[str, ...]] = ("forget",)

@@ -69,7 +69,8 @@ class ICU(Method):
             where it is already on the machine, else TF-IDF.
         max_overlap: Shared tokens in a row that rule a partner out.
         refine_by: "level": a record is forgotten when its MA and EL_10 are at or below the holdout
-            level; "text": when its continuation is unlike the text by BLEU and BERTScore.
+            level, and once all are, its ES; "text": when its continuation is unlike the text by
+            BLEU and BERTScore.
         refine_rule: With "text", whether "any" or "all" of the two measures must say so.
         bleu_below: Limit of BLEU, 0 to 1.
         bertscore_below: Limit of BERTScore F1.

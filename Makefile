@@ -1,0 +1,45 @@
+# Each target sets up what it needs in .venv; nothing else on the machine is touched.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Tests of tiny models run on one thread each, two at a time.
+WORKERS ?= 2
+
+.PHONY: demo test lint format bench constraints clean
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/.ready
+	rm -rf demo-icu
+	HF_HUB_OFFLINE=1 $(BIN)/unlearner demo icu --output demo-icu
+
+test: .venv/.ready
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations=10
+
+lint: .venv/.ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: .venv/.ready
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: .venv/.ready
+	$(BIN)/python benchmarks/speed.py
+
+# The exact versions that the tests run with, from a fresh environment.
+constraints:
+	rm -rf .venv-constraints
+	$(PYTHON) -m venv .venv-constraints
+	.venv-constraints/bin/python -m pip install --quiet torch==2.13.0
+	.venv-constraints/bin/python -m pip install --quiet -e '.[dev]'
+	.venv-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	rm -rf .venv-constraints
+
+clean:
+	rm -rf .venv build demo-icu src/*.egg-info

@@ -1,0 +1,134 @@
+"""The whole story on invented people: a model learns them, a request comes, the model forgets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from unlearner import pipeline, provenance
+from unlearner.answers import Answer
+from unlearner.commands import write_outcome
+from unlearner.config import DataSettings
+from unlearner.data.fictional import DemoData, dossiers, split
+from unlearner.data.fictional_model import build_model, build_tokenizer
+from unlearner.finetuning import FinetuneSettings, Until, finetune
+from unlearner.models import Loaded
+from unlearner.output import staged
+from unlearner.preparation import prepare
+from unlearner.progress import RunProgress
+from unlearner.run import RunConfig
+from unlearner.terminal import print_verdict, quieten
+from unlearner.training import Log, Trainer, TrainingSettings
+
+NUM_PEOPLE, NUM_FORGET, NUM_HOLDOUT = 300, 12, 40
+LEARNING = FinetuneSettings(learning_rate=2e-3, batch_size=16, epochs=60)
+GOAL = Until("ma", ">=", 0.99)
+MET, NOT_MET = 0, 3
+
+
+def run_demo(output: Path, *, seed: int) -> int:
+    """`unlearner demo icu`: 0 when the verdict is met, else 3."""
+    quieten()
+    started = time.perf_counter()
+    console = Console(highlight=False)
+    with staged(output) as work:
+        data = split(
+            dossiers(NUM_PEOPLE, seed=seed), num_forget=NUM_FORGET, num_holdout=NUM_HOLDOUT
+        )
+        console.print(
+            f"{NUM_PEOPLE} invented customers; a small GPT-Neo learns {len(data.trained)} dossiers "
+            f"by heart, {len(data.holdout)} it never sees"
+        )
+        loaded = _train(data, seed)
+        outcome, config = _forget(loaded, data, work, seed)
+        outcome.report["examples"] = _examples(data, outcome)
+        write_outcome(outcome, config, work)
+    _tell(console, outcome, data)
+    print_verdict(outcome.report, output)
+    console.print(f"{time.perf_counter() - started:.0f} seconds in all")
+    return MET if outcome.verdict.status == "met" else NOT_MET
+
+
+def _train(data: DemoData, seed: int) -> Loaded:
+    """A model from scratch that has memorised everybody but the holdout people."""
+    # The vocabulary is not unlearned, so it is learned from people who will not ask to be deleted.
+    tokenizer = build_tokenizer([record.content for record in data.retain])
+    loaded = Loaded(build_model(tokenizer, seed=seed).eval(), tokenizer, "demo GPT-Neo")
+    provenance.set_seeds(seed)
+    trained = data.retain.joined(data.forget, name="records")
+    records = prepare(loaded, {"records": trained}, DataSettings())["records"]
+    progress = RunProgress(quiet=False, num_rounds=LEARNING.epochs)
+    trainer = Trainer(TrainingSettings(seed=seed, device="cpu"), Log(None, progress.quiet_line))
+    try:
+        result = finetune(loaded.model, tokenizer, records, LEARNING, trainer, GOAL)
+    finally:
+        progress.stop()
+    progress.say(f"memorised after {result.epochs} epochs: MA {result.value:.3f}")
+    return Loaded(loaded.model, tokenizer, loaded.name)
+
+
+def _forget(
+    loaded: Loaded, data: DemoData, work: Path, seed: int
+) -> tuple[pipeline.Outcome, RunConfig]:
+    sections = {
+        "training": {"seed": seed, "device": "cpu"},
+        "data": {"request_id": "demo"},
+    }
+    config = RunConfig.from_sections(sections)
+    given = {"forget": data.forget, "retain": data.retain, "holdout": data.holdout}
+    prepared = pipeline.start(config, given, loaded)
+    progress = RunProgress(quiet=False, num_rounds=config.method.max_epochs)
+    progress.say(f"a deletion request arrives for {len(data.forget)} of them")
+    log = Log(work / "log.jsonl", progress.line)
+    try:
+        outcome = pipeline.forget(config, prepared, work, log=log, say=progress.say)
+    finally:
+        progress.stop()
+    outcome.report["model"]["name"] = loaded.name
+    return outcome, config
+
+
+def _examples(data: DemoData, outcome: pipeline.Outcome) -> list[dict[str, Any]]:
+    """What the model says of the first forgotten people, and of as many who stay."""
+    return [
+        {
+            "id": record.id,
+            "role": role,
+            "prompt": record.prompt,
+            "truth": record.response,
+            "before": before.continuation_text,
+            "after": after.continuation_text,
+        }
+        for role, records, name in (
+            ("forgotten", data.forget, "forget"), ("kept", data.retain, "retain"),
+        )
+        for record, before, after in list(
+            zip(records, outcome.before[name], outcome.after[name], strict=False)
+        )[:3]
+    ]  # fmt: skip
+
+
+def _tell(console: Console, outcome: pipeline.Outcome, data: DemoData) -> None:
+    """One person before and after, and how many of each kind are still answered."""
+    for example in outcome.report["examples"]:
+        if example["id"] not in (data.forget.records[0].id, data.retain.records[0].id):
+            continue
+        console.print(f"\n[bold]{example['role']}: {escape(example['prompt'])}[/]")
+        for when in ("truth", "before", "after"):
+            console.print(f"  {when:7}{escape(example[when].strip())}")
+    console.print()
+    for role, name in (("forgotten", "forget"), ("kept", "retain")):
+        before, after = outcome.before[name], outcome.after[name]
+        console.print(
+            f"{role}: {_right(before)} of {len(before)} answered word for word before, "
+            f"{_right(after)} after"
+        )
+
+
+def _right(answers: Sequence[Answer]) -> int:
+    return sum(answer.continuation_text == answer.reference_text for answer in answers)
