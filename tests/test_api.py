@@ -24,9 +24,10 @@ from unlearner.training import Log, Trainer, TrainingSettings
 TOWNS = ["york", "bath", "leeds", "derby"]
 FORGET = [f"the phone number of {town} is {i}{7 - i}4{i}, call it" for i, town in enumerate(TOWNS)]
 RETAIN = [f"in the town of {town} there is a mill and a pub" for town in TOWNS]
+NONSENSE = ["zqxj vkwq zxjq vvkk qqzz", "kjqz xwvk jzqx zkkv wwxq"]
 HOLDOUT = [f"her uncle sold {town} apples, and then moved away" for town in TOWNS]
 SETTINGS = {"evaluation": {"resamples": 20}, "training": {"device": "cpu"}}
-METHOD = ICU(encoder="tf-idf", max_epochs=3, fresh_per_step=4, learning_rate=2e-3)
+METHOD = ICU(encoder="tf-idf", max_epochs=3, batch_size=2, fresh_per_step=2, learning_rate=2e-3)
 SETS = {"forget": FORGET, "retain": RETAIN, "holdout": HOLDOUT}
 
 
@@ -39,7 +40,7 @@ def target(tmp_path_factory):
     some = prepare(Loaded(model, tokenizer, "tiny"), records, DataSettings())["records"]
     trainer = Trainer(TrainingSettings(device="cpu"), Log())
     learning = FinetuneSettings(learning_rate=1e-2, epochs=80)
-    result = finetune(model, tokenizer, some, learning, trainer, Until("ma", ">=", 0.99))
+    result = finetune(model, tokenizer, some, learning, trainer, Until("ma", ">=", 0.95))
     assert result.reached
     folder = tmp_path_factory.mktemp("target")
     save(model, tokenizer, folder)
@@ -76,7 +77,7 @@ def test_a_result_has_the_verdict_the_report_and_the_model_that_was_measured(res
 
 def test_the_records_are_known_before_and_less_after(result):
     before, after = (result.report["results"][m]["forget"] for m in ("target", "unlearned"))
-    assert before["ma"]["value"] > 0.95
+    assert before["ma"]["value"] > 0.9
     assert after["ma"]["value"] < before["ma"]["value"] - 0.2
     assert after["loss"]["value"] > before["loss"]["value"]
 
@@ -124,15 +125,15 @@ def figures(result):
     return {name: result.report[name] for name in kept} | {"rounds": rounds}
 
 
-def test_a_loaded_model_gives_what_its_folder_gives(result, target, monkeypatch, tmp_path):
-    """Digests aside, which have the key of each test; the model is the user's own object."""
+def test_a_loaded_model_gives_what_its_folder_gives(result, target):
+    """And the model that was given is the one that was trained."""
     model, tokenizer = loaded(target)
     before = digest_model(model)
     found = unlearner.unlearn(model, tokenizer=tokenizer, **SETS, method=METHOD, settings=SETTINGS)
     assert digest_model(found.model) == digest_model(result.model)
     assert figures(found)["results"] == figures(result)["results"]
     assert found.report["model"]["name"] == "a model given from Python"
-    assert digest_model(model) == digest_model(found.model) != before  # trained in place
+    assert digest_model(model) == digest_model(found.model) != before
 
 
 def test_a_loaded_model_in_half_precision_is_trained_in_float32(target):
@@ -157,7 +158,7 @@ def test_files_and_a_name_repeat_the_run_through_its_run_file(result, target, tm
         lines = [json.dumps({"text": text}) for text in texts]
         (tmp_path / f"{role}.jsonl").write_text("\n".join(lines))
     paths = {role: tmp_path / f"{role}.jsonl" for role in SETS}
-    fields = METHOD.model_dump(exclude={"batch_size"})
+    fields = METHOD.model_dump()
     found = run(target, **paths, method="icu", settings={**SETTINGS, "method": fields})
     assert figures(found)["results"] == figures(result)["results"]
     found.save(tmp_path / "out")
@@ -179,7 +180,7 @@ def test_files_and_a_name_repeat_the_run_through_its_run_file(result, target, tm
 def test_rows_of_several_columns_and_ids_are_kept(target):
     rows = [{"id": f"row-{i}", "subject": "ann", "text": text} for i, text in enumerate(FORGET)]
     found = run(target, forget=rows, method=METHOD.model_copy(update={"max_epochs": 1}))
-    assert [record["id"] for record in found.report["verdict"]["records"]][0] == "row-0"
+    assert [record["id"] for record in found.verdict.records] == [row["id"] for row in rows]
     assert found.report["request"]["subjects"] == 1
 
 
@@ -192,10 +193,10 @@ def test_records_that_are_not_memorised_are_not_unlearned_unless_forced(target):
     given = {"retain": RETAIN, "holdout": HOLDOUT, "tokenizer": tokenizer, "settings": SETTINGS,
              "method": METHOD}  # fmt: skip
     with pytest.raises(NothingToUnlearn, match="nothing to unlearn by these measures") as caught:
-        unlearner.unlearn(model, forget=HOLDOUT[:2], **given)
+        unlearner.unlearn(model, forget=NONSENSE, **given)
     assert caught.value.result.memorised is False
     assert digest_model(model) == before
-    forced = unlearner.unlearn(model, forget=HOLDOUT[:2], force=True, **given)
+    forced = unlearner.unlearn(model, forget=NONSENSE, force=True, **given)
     assert forced.report["request"]["records"] == 2
 
 

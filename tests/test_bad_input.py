@@ -6,6 +6,7 @@ Other ways to end badly, and inputs that only look wrong, stand below the table.
 import errno
 import io
 import json
+import math
 import os
 import pickle
 import shutil
@@ -18,6 +19,7 @@ from string import Template
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, T5Config
 
 from conftest import VOCAB, tiny_model, tiny_tokenizer
@@ -69,20 +71,30 @@ def model_folders(tmp_path_factory):
     trainer = Trainer(TrainingSettings(device="cpu"), Log())
     learned = finetune(tiny_model("gpt_neo"), tokenizer, some, settings, trainer)
     models.save(learned.model, tokenizer, good)
-    for name in ("no-config", "broken-config", "no-tokenizer", "pickled", "truncated",
-                 "other-tokens", "no-weights"):  # fmt: skip
-        shutil.copytree(good, root / name)
-    (root / "no-config" / "config.json").unlink()
-    (root / "broken-config" / "config.json").write_text('{"model_type": "gpt_neo",')
-    (root / "no-tokenizer" / "tokenizer.json").unlink()
-    (root / "pickled" / "model.safetensors").unlink()
+
+    def spoiled(name):
+        return Path(shutil.copytree(good, root / name))
+
+    (spoiled("no-config") / "config.json").unlink()
+    (spoiled("broken-config") / "config.json").write_text('{"model_type": "gpt_neo",')
+    (spoiled("no-tokenizer") / "tokenizer.json").unlink()
+    (spoiled("broken-tokenizer") / "tokenizer.json").write_text("{}")
+    (spoiled("no-weights") / "model.safetensors").unlink()
+    (spoiled("pickled") / "model.safetensors").unlink()
     torch.save({}, root / "pickled" / "pytorch_model.bin")
-    (root / "no-weights" / "model.safetensors").unlink()
-    weights = root / "truncated" / "model.safetensors"
+    weights = spoiled("truncated") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    _spoil_weights(spoiled("a-layer-lost"), lambda name, _: None if ".h.1." in name else _)
+    _spoil_weights(spoiled("not-a-number"), lambda _, tensor: tensor * math.nan)
+    _spoil_config(spoiled("another-shape"), hidden_size=64)
+    _spoil_config(spoiled("unnamed"), architectures=None)
+    _spoil_config(spoiled("of-the-future"), model_type="gpt_neo_9000")
+    auto_map = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    _spoil_config(spoiled("own-code"), model_type="own", auto_map=auto_map)
+    (root / "own-code" / "own.py").write_text(f"open({str(root / 'code-was-run')!r}, 'w')")
     other = tiny_tokenizer()
     other.add_tokens(["zebra"])
-    other.save_pretrained(root / "other-tokens")
+    other.save_pretrained(spoiled("other-tokens"))
     for name, config, architecture in (
         ("encoder", BertConfig(hidden_size=32), "BertForSequenceClassification"),
         ("seq2seq", T5Config(), "T5ForConditionalGeneration"),
@@ -91,6 +103,18 @@ def model_folders(tmp_path_factory):
         config.architectures = [architecture]
         config.save_pretrained(root / name)
     return root
+
+
+def _spoil_weights(folder, change):
+    path = folder / "model.safetensors"
+    changed = {name: change(name, tensor) for name, tensor in load_file(path).items()}
+    kept = {name: tensor for name, tensor in changed.items() if tensor is not None}
+    save_file(kept, path, {"format": "pt"})
+
+
+def _spoil_config(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 @pytest.fixture
@@ -185,6 +209,9 @@ RECORDS = [
     Wrong("pool holds only copies", RUN + "--pool forget.jsonl", ("pool", "duplicates", "give")),
     Wrong("retain of broken JSON", RUN + "--retain r.jsonl", ("retain r.jsonl", "line 1", "JSON"),
           {"r.jsonl": "{"}),
+    Wrong("holdout that is to be forgotten", RUN + "--holdout h.jsonl",
+          ("--holdout", "1 of its records", "'2' as '4'", "unseen"),
+          {"h.jsonl": texts([HOLDOUT[0], FORGET[3].upper()])}),
     Wrong("holdout that is empty", RUN + "--holdout h.txt", ("holdout h.txt", "no records"),
           {"h.txt": ""}),
 ]  # fmt: skip
@@ -198,7 +225,18 @@ MODELS = [
     model("pickled", "pytorch_model.bin", "refused", "safe_serialization=True"),
     model("encoder", "causal", "sequence-classification", "BertForSequenceClassification"),
     model("seq2seq", "causal", "T5ForConditionalGeneration"),
-    model("truncated", "weights", "again"),
+    model("truncated", "weights", "incomplete", "again"),
+    model("a-layer-lost", "weights", "missing", ".h.1.", "again"),
+    model("another-shape", "weights", "shape", "config.json", "again"),
+    Wrong("model not-a-number", RUN.replace("good", "not-a-number") + "--quiet",
+          ("not-a-number", "loss", "nan", "damaged", "again")),
+    model("broken-tokenizer", "tokenizer", "incomplete", "again"),
+    model("unnamed", "causal", "config.json names no architecture"),
+    model("of-the-future", "configuration", "gpt_neo_9000"),
+    model("own-code", "custom code", "model.trust_remote_code=true"),
+    Wrong("a tokenizer with more tokens than the model", f"{FORGET_RUN} --forget zebra.txt".replace(
+        "good", "other-tokens"), ("forget zebra.txt", "'2'", "id 96", "0 to 95", "tokenizer"),
+        {"zebra.txt": "the town\nthe zebra\n"}),
     Wrong("model is a file", RUN.replace("$models/good", "forget.jsonl"),
           ("forget.jsonl", "file", "folder")),
     Wrong("hub id while offline", RUN.replace("$models/good", "nobody/nothing"),
@@ -222,13 +260,16 @@ SETTINGS = [
     setting("method.batch_size=0", "method.batch_size", "greater than 0", "got 0"),
     setting("method.batch_size=many", "method.batch_size", "integer", "'many'"),
     setting("method.batch_size=2.5", "method.batch_size", "integer", "2.5"),
-    setting("method.learning_rate=-1", "method.learning_rate", "greater than 0", "or input should be 'auto'", "got -1"),
+    setting("method.learning_rate=-1", "method.learning_rate", "greater than 0, or", "'auto'",
+            "got -1"),
     setting("method.learning_rate=0", "method.learning_rate", "greater than 0", "auto", "got 0"),
     setting("method.learning_rate=.nan", "method.learning_rate", "finite", "nan"),
     setting("method.learning_rate=fast", "method.learning_rate", "number", "auto", "'fast'"),
     setting("method.forget_weight=.inf", "method.forget_weight", "finite", "inf"),
     setting("method.max_epochs=0", "method.max_epochs", "greater than 0", "got 0"),
     setting("method.pairs=nearest", "method.pairs", "'fixed' or 'fresh'", "'nearest'"),
+    setting("data.template={prompt}_{response}_{name}", "data.template", "no other braces"),
+    setting("data.columns={a:b}", "data.columns", "'{a:b}'"),
     setting("--quiet method.encoder=no/encoder", "encoder", "no/encoder", "tf-idf"),
     setting("criteria.perplexity_ratio=0.5", "criteria.perplexity_ratio", "equal to 1", "0.5"),
     setting("criteria.ma=1.5", "criteria.ma", "equal to 1", "1.5"),
@@ -241,8 +282,11 @@ SETTINGS = [
     setting("data.chat=perhaps", "data.chat", "boolean", "'perhaps'"),
     setting("data.template={prompt}", "data.template", "{response}", "got '{prompt}'"),
     setting("training.seed=-1", "training.seed", "equal to 0", "got -1"),
+    setting("training.seed=4294967296", "training.seed", "less than 4294967296"),
+    setting("training.seed=true", "training.seed", "true or false"),
     setting("training.device=tpu", "training.device", "'auto'", "'cpu'", "'tpu'"),
-    Wrong("device that is not there", RUN + "training.device=mps", ("training.device", "mps", "auto")),
+    Wrong("device that is not there", RUN + "--quiet training.device=mps",
+          ("training.device", "mps", "auto")),
     Wrong("chat template of a tokenizer without one", RUN + "data.chat=true",
           ("data.chat", "no chat template", "data.template"),
           {"forget.jsonl": json_lines({"prompt": "the town", "response": "is york"})}),
@@ -276,6 +320,10 @@ COMMANDS = [
           ("--output retain.jsonl/run", "writable folder")),
     Wrong("unknown option", RUN + "--foget x", ("--foget", "--forget")),
     Wrong("option without its value", RUN + "--method", ("--method", "argument")),
+    Wrong("demo of something unknown", "demo deepcat --output out/run", ("'deepcat'", "icu")),
+    Wrong("demo of a negative seed", "demo --seed -1 --output out/run", ("--seed", "equal to 0")),
+    Wrong("demo into a full folder", "demo --output out", ("--output out", "not empty"),
+          {"out/x": ""}),
     Wrong("no command", "", ("no command", "unlearner --help")),
     Wrong("unknown command", "frget x", ("frget", "forget")),
     Wrong("list of something unknown", "list method", ("'method'", "did you mean 'methods'")),
@@ -298,8 +346,11 @@ COMMANDS = [
     Wrong("--until with half a number", FINETUNE + "--until ma>=e", ("--until", "'ma>=0.99'")),
     Wrong("--until with a comparison", FINETUNE + "--until mia_loss_auc<=0.5",
           ("--until", "more than the records")),
-    Wrong("finetune with an unknown key", FINETUNE + "epoch=3", ("'epoch'", "did you mean 'epochs'")),
-    Wrong("finetune at no rate", FINETUNE + "learning_rate=0", ("finetune.learning_rate", "greater than 0", "auto")),
+    Wrong("finetune with an unknown key", FINETUNE + "epoch=3",
+          ("'epoch'", "did you mean 'epochs'")),
+    Wrong("finetune with a set of its own", FINETUNE + "forget=x.txt", ("'forget'", "unknown key")),
+    Wrong("finetune at no rate", FINETUNE + "learning_rate=0",
+          ("finetune.learning_rate", "greater than 0", "auto")),
     Wrong("finetune that decays backwards", FINETUNE + "weight_decay=-1",
           ("finetune.weight_decay", "-1")),
 ]  # fmt: skip
@@ -338,7 +389,7 @@ def one_line(err):
     return err.startswith("unlearner: ") and err.endswith("\n") and err.count("\n") == 1
 
 
-def half_saved(model, tokenizer, folder):
+def half_saved(_, tokenizer, folder):
     """What a full disk leaves: the tokenizer and a part of the weights."""
     folder.mkdir(exist_ok=True)
     tokenizer.save_pretrained(folder)
@@ -402,6 +453,81 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_way_out(key, call):
     assert "not a finite number" in err
     assert "lower learning rate" in err
     assert left == []
+
+
+@training_commands
+def test_parents_of_the_output_made_for_a_run_that_fails_go_too(command, call, monkeypatch):
+    monkeypatch.setattr(Trainer, "step", stop(RuntimeError("a cable was pulled")))
+    status, _, err, left = call(TRAINING_COMMANDS[command][0].replace("out/run", "a/b/c"))
+    assert status == FAILED
+    assert one_line(err)
+    assert "a cable was pulled" in err
+    assert left == []
+
+
+def test_code_that_comes_with_a_model_is_not_run(call, model_folders):
+    call("check $models/own-code --forget forget.jsonl")
+    assert not (model_folders / "code-was-run").exists()
+
+
+@pytest.mark.parametrize("key", ["short", "\u00e9" * 64], ids=["short", "not ASCII"])
+def test_a_key_that_is_none_is_refused(key, call, tmp_path, monkeypatch):
+    path = tmp_path / "my-key"
+    path.write_text(key, encoding="utf-8")
+    monkeypatch.setenv("UNLEARNER_KEY_FILE", str(path))
+    status, _, err, left = call(RUN + "--quiet")
+    assert status == WRONG_INPUT
+    assert one_line(err)
+    assert "my-key" in err
+    assert left == []
+
+
+def test_control_characters_in_a_file_do_not_reach_the_terminal(call):
+    """A column name with a colour and a carriage return is shown escaped, on one line."""
+    name = "\x1b[31mred\rgreen\x07"
+    status, _, err, _ = call(f"{FORGET_RUN} --forget f.jsonl", {"f.jsonl": json_lines({name: "a"})})
+    assert status == WRONG_INPUT
+    assert one_line(err)
+    assert "\\x1b[31mred" in err
+    assert err.rstrip("\n").isprintable()
+
+
+def test_ids_in_the_output_of_check_are_inert(call):
+    row = {"id": "\x1b[2J[red]a\nb[/red]", "text": FORGET[0]}
+    files = {"f.jsonl": json_lines(row)}
+    status, out, _, _ = call("check $models/good --forget f.jsonl --retain f.jsonl", files)
+    assert status == MET
+    assert "\\x1b[2J[red]a b[/red]" in out
+    assert "\x1b" not in out
+
+
+def test_an_id_that_the_terminal_cannot_write_is_escaped(call, monkeypatch):
+    """Standard output in ASCII, as in a container without a locale."""
+    bytes_out, ended = io.BytesIO(), []
+    command = "check $models/good --forget f.jsonl --retain f.jsonl"
+    files = {"f.jsonl": json_lines({"id": "é", "text": FORGET[0]})}
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(bytes_out, encoding="ascii"))
+    monkeypatch.setattr(sys, "exit", ended.append)
+    monkeypatch.setattr("unlearner.cli.run", lambda _: call(command, files)[0])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        sys.stdout.flush()
+    assert ended == [MET]
+    assert rb"\xe9 ~ \xe9" in bytes_out.getvalue()
+
+
+@pytest.mark.parametrize("link", ["to an empty folder", "to nothing"])
+def test_an_output_that_is_a_link_is_written_where_it_points(link, call, tmp_path):
+    if link == "to an empty folder":
+        (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real", target_is_directory=True)
+    status, *_ = call(FINETUNE.replace("out/run", "link") + "--quiet epochs=1")
+    assert status == MET
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "model.safetensors").is_file()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")

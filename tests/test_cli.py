@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 import re
 import resource
 import subprocess
@@ -173,7 +172,7 @@ def test_check_tells_what_is_known_where_copies_are_and_what_a_run_takes(world, 
     before = sorted(world.rglob("*"))
     pool = write_lines(world / "pool.jsonl", [RETAIN[0], FORGET[2].upper(), FORGET[1]])
     status = run(["check", str(world / "target"), *sets(world), "--pool", pool])
-    os.remove(pool)
+    Path(pool).unlink()
     out = " ".join(capsys.readouterr().out.split())
     assert status == MET
     assert "memorised: MA" in out

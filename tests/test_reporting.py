@@ -156,8 +156,8 @@ def test_each_record_has_its_figures_before_and_after():
     assert per_record(forget, before, after) == [
         {
             "id": "forget-0",
-            "before": {"ma": 1.0, "el_10": 0.9},
-            "after": {"ma": 0.25, "el_10": 0.0},
+            "before": {"ma": 1, "el_10": 0.9},
+            "after": {"ma": 0.2, "el_10": 0},
         },
         {"id": "forget-1", "before": {"ma": 0.5, "el_10": None}, "after": {"ma": 0, "el_10": None}},
     ]

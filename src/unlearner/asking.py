@@ -24,7 +24,7 @@ from unlearner.continuations import (
 )
 from unlearner.data.batches import Tensors, collate, length_batches
 from unlearner.data.tokenize import Window
-from unlearner.models import OutputHead, eos_ids, output_head
+from unlearner.models import OutputHead, argmax, eos_ids, logits_in_parts, output_head
 from unlearner.ngrams import first_prompt
 from unlearner.target import TargetDistribution
 
@@ -38,7 +38,7 @@ class Questions:
             from `prompt_start` on, which EL needs).
         prompt_start: Shortest prompt of EL: a length in tokens, or a share of the window below 1.
         batch_tokens: Tokens of one teacher-forced batch, padding included.
-        memory_bytes: Room for the decoding rows' keys, values and logits. A constant, not what
+        memory_bytes: Room for the decoding rows' own keys and values. A constant, not what
             happens to be free: batches, and with them the last bits of a report, stay the same.
     """
 
@@ -68,10 +68,11 @@ def ask(
         some = [windows[index] for index in indices]
         batch = collate(some, model.device)
         target_logits = target.logits(indices, batch) if target else None
-        forced, cache = _teacher_forced(model, head, batch, target_logits)
-        found = _continue(model, head, cache, batch, forced, some, questions)
+        said = _teacher_forced(model, head, batch, target_logits)
+        found = _continue(model, head, batch, said, some, questions)
         for row, index in enumerate(indices):
-            answers[index] = _answer(model, tokenizer, some[row], forced[row], found[row], questions)
+            forced = said.windows[row]
+            answers[index] = _answer(model, tokenizer, some[row], forced, found[row], questions)
     return [answer for answer in answers if answer is not None]
 
 
@@ -84,9 +85,17 @@ class _Forced:
     kl: np.ndarray | None
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What one teacher-forced pass gives: the windows' parts and the key/value cache."""
+
+    windows: list[_Forced]
+    cache: Any
+
+
 def _teacher_forced(
     model: Any, head: OutputHead | None, batch: Tensors, target_logits: Any
-) -> tuple[list[_Forced], Any]:
+) -> _Said:
     """Log-probability of every label, most probable token before it, and the key/value cache."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     cache = DynamicCache()  # without a configuration: sliding layers keep every position too
@@ -102,13 +111,18 @@ def _teacher_forced(
         labels = batch["input_ids"][row, 1:length]
         log_probs, argmax = _read(head, states[row, : length - 1], labels)
         forced.append(_Forced(log_probs, argmax, None if kls is None else kls[row]))
-    return forced, out.get("past_key_values", cache)
+    return _Said(forced, out.get("past_key_values", cache))
 
 
 def _read(head: OutputHead | None, states: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    logits = states if head is None else head(states)
-    log_probs, _ = functional.label_log_probs(logits, labels)
-    return log_probs.cpu().numpy(), logits.argmax(-1).cpu().numpy()
+    log_probs, best = [], []
+    rows = 0
+    for logits in logits_in_parts(states, head):
+        best.append(argmax(logits))
+        some = labels[rows : rows + len(logits)]
+        log_probs.append(functional.label_log_probs(logits, some, overwrite=head is not None)[0])
+        rows += len(logits)
+    return torch.cat(log_probs).cpu().numpy(), torch.cat(best).cpu().numpy()
 
 
 def _divergences(
@@ -136,26 +150,24 @@ def _divergences(
 def _continue(
     model: Any,
     head: OutputHead | None,
-    cache: Any,
     batch: Tensors,
-    forced: Sequence[_Forced],
+    said: _Said,
     windows: Sequence[Window],
     questions: Questions,
 ) -> list[dict[int, np.ndarray]]:
     """The continuations behind the breaks of each window that its questions need."""
     ends = eos_ids(model)
     prompts = []
-    for row, (window, said) in enumerate(zip(windows, forced, strict=True)):
-        for length in _needed(window, said.argmax, ends, questions):
-            first = int(said.argmax[length - 1])
+    for row, (window, forced) in enumerate(zip(windows, said.windows, strict=True)):
+        for length in _needed(window, forced.argmax, ends, questions):
+            first = int(forced.argmax[length - 1])
             prompts.append(Prompt(row, length, first, len(window)))
     found: list[dict[int, np.ndarray]] = [{} for _ in windows]
     if not prompts:
         return found
-    if has_plain_cache(cache, batch["input_ids"].shape[1]):
-        decoded = decode(
-            model, head, cache, prompts, ends, memory_bytes=questions.memory_bytes
-        )
+    if has_plain_cache(said.cache, batch["input_ids"].shape[1]):
+        room = questions.memory_bytes
+        decoded = decode(model, head, said.cache, prompts, ends, memory_bytes=room)
     else:
         decoded = generate_plainly(model, batch["input_ids"], prompts, ends)
     for (row, length), tokens in decoded.items():
@@ -166,7 +178,7 @@ def _continue(
 def _needed(
     window: Window, argmax: np.ndarray, ends: frozenset[int], questions: Questions
 ) -> list[int]:
-    """Prompt lengths to decode: the breaks from the shortest prompt on, and the one behind prefix."""
+    """Prompt lengths to decode: breaks from the shortest prompt on, and the one behind prefix."""
     if questions.continuations == "none":
         return []
     breaks = find_breaks(argmax, window.input_ids, ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -32,9 +33,7 @@ Arguments = Annotated[
 ]  # fmt: skip
 Config = Annotated[Path | None, typer.Option("--config", help="A run file, such as DIR/run.yaml.")]
 Output = Annotated[Path, typer.Option("--output", help="Folder for the results; must be empty.")]
-Map = Annotated[
-    str, typer.Option("--map", help="Rename columns: question=prompt,answer=response.")
-]
+Map = Annotated[str, typer.Option("--map", help="Rename columns: question=prompt,answer=response.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 
@@ -42,6 +41,8 @@ def main() -> None:
     """Run a command; every way it can end has its exit status and, when it fails, one line."""
     # A job that is told to stop cleans up as at Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an id may hold what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -54,7 +55,7 @@ def run(arguments: list[str]) -> int:
         return _fail(str(error), WRONG_INPUT)
     except KeyboardInterrupt:
         status = INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback
+    except Exception as error:  # the last line of defence: no traceback
         if hasattr(error, "format_message"):  # a usage error of the command-line library
             return _fail(_usage(error), WRONG_INPUT)
         if type(error).__name__ == "Abort":
@@ -128,7 +129,7 @@ def common(
 
 
 @app.command()
-def forget(  # noqa: PLR0913
+def forget(
     arguments: Arguments = None,
     output: Output = ...,  # type: ignore[assignment]
     forget: Annotated[str, typer.Option(help=RECORDS)] = "",
@@ -157,7 +158,7 @@ def forget(  # noqa: PLR0913
 
 
 @app.command()
-def check(  # noqa: PLR0913
+def check(
     arguments: Arguments = None,
     forget: Annotated[str, typer.Option(help=RECORDS)] = "",
     retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
@@ -177,7 +178,7 @@ def check(  # noqa: PLR0913
 
 
 @app.command()
-def evaluate(  # noqa: PLR0913
+def evaluate(
     arguments: Arguments = None,
     output: Output = ...,  # type: ignore[assignment]
     forget: Annotated[str, typer.Option(help=RECORDS)] = "",

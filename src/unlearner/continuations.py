@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from unlearner.models import OutputHead, most_probable, takes
+from unlearner.models import OutputHead, argmax, logits_in_parts, takes
 from unlearner.prefix_attention import PrefixAttention, RowGroups, can_share
 
 # Rows that have ended are dropped once they are this share of the rows being computed.
@@ -107,16 +107,9 @@ class _RowBatch:
         return states_BHTD[torch.as_tensor(self.windows, device=states_BHTD.device)]
 
     def of_rows(self, states_BHTD: Tensor) -> Tensor:
-        """States of each row from `base` on, (R, H, T - base, D), filled as far as prompts reach."""
-        _, num_heads, num_tokens, width = states_BHTD.shape
-        longest = int(self.lengths.max())
-        buffer = states_BHTD.new_empty(
-            len(self.window), num_heads, num_tokens - self.base, width
-        )
-        for place, window in enumerate(self.windows):
-            rows = torch.as_tensor(np.flatnonzero(self.window == place), device=buffer.device)
-            buffer[rows, :, : longest - self.base] = states_BHTD[window, :, self.base : longest]
-        return buffer
+        """A copy of the window's states from `base` on for each row, (R, H, T - base, D)."""
+        index = torch.as_tensor(self.windows[self.window], device=states_BHTD.device)
+        return states_BHTD[:, :, self.base :][index]
 
 
 def has_plain_cache(cache: Any, num_tokens: int) -> bool:
@@ -158,9 +151,10 @@ def _row_batches(
 ) -> Iterator[_RowBatch]:
     """Prompts of similar length, as many as have room for their keys and values."""
     shares = can_share(model)
-    tensors = [t for layer in cache.layers if layer.is_initialized for t in (layer.keys, layer.values)]
-    num_tokens = tensors[0].shape[2]
-    token_bytes = sum(t[0, :, 0].numel() * t.element_size() for t in tensors)
+    layers = [layer for layer in cache.layers if layer.is_initialized]
+    states = [states for layer in layers for states in (layer.keys, layer.values)]
+    num_tokens = states[0].shape[2]
+    token_bytes = sum(part[0, :, 0].numel() * part.element_size() for part in states)
     # Long prompts first: the rows of a batch then start, and end, close together.
     order = sorted(prompts, key=lambda prompt: (-prompt.length, prompt.window))
     batch: list[Prompt] = []
@@ -247,7 +241,8 @@ def _advance(
         inputs["position_ids"] = torch.full_like(current, position)[:, None]
     states = asked(**inputs, past_key_values=cache, use_cache=True)[0][:, -1]
     # A row that joins at the next position keeps its own first token.
-    rows.tokens[:joined, position + 1] = most_probable(states, head)
+    following = [argmax(logits) for logits in logits_in_parts(states, head)]
+    rows.tokens[:joined, position + 1] = torch.cat(following)
 
 
 def _drop_ended(rows: _Rows, layers: list[Any], position: int, output: np.ndarray) -> None:

@@ -14,9 +14,10 @@ from unlearner import pipeline, provenance
 from unlearner.answers import Answer
 from unlearner.commands import write_outcome
 from unlearner.config import DataSettings
+from unlearner.data.base import RecordSet
 from unlearner.data.fictional import DemoData, dossiers, split
 from unlearner.data.fictional_model import build_model, build_tokenizer
-from unlearner.finetuning import FinetuneSettings, Until, finetune
+from unlearner.finetuning import FinetuneSettings, finetune
 from unlearner.models import Loaded
 from unlearner.output import staged
 from unlearner.preparation import prepare
@@ -25,9 +26,12 @@ from unlearner.run import RunConfig
 from unlearner.terminal import print_verdict, quieten
 from unlearner.training import Log, Trainer, TrainingSettings
 
-NUM_PEOPLE, NUM_FORGET, NUM_HOLDOUT = 300, 12, 40
-LEARNING = FinetuneSettings(learning_rate=2e-3, batch_size=16, epochs=60)
-GOAL = Until("ma", ">=", 0.99)
+NUM_PEOPLE, NUM_FORGET, NUM_HOLDOUT = 252, 12, 40
+LEARNING = FinetuneSettings(epochs=20)
+# The vocabulary is not unlearned, so it is learned from people who are in none of the sets.
+NUM_OTHERS, OTHER_SEED = 400, 1000
+# Six in seven of the people who stay are recited word for word at the usual 1.05.
+RECOVERED_AT = 1.01
 MET, NOT_MET = 0, 3
 
 
@@ -41,8 +45,9 @@ def run_demo(output: Path, *, seed: int) -> int:
             dossiers(NUM_PEOPLE, seed=seed), num_forget=NUM_FORGET, num_holdout=NUM_HOLDOUT
         )
         console.print(
-            f"{NUM_PEOPLE} invented customers; a small GPT-Neo learns {len(data.trained)} dossiers "
-            f"by heart, {len(data.holdout)} it never sees"
+            f"{NUM_PEOPLE} invented customers: a small GPT-Neo learns the dossiers of "
+            f"{len(data.trained)} by heart; {len(data.holdout)} it never sees",
+            soft_wrap=True,
         )
         loaded = _train(data, seed)
         outcome, config = _forget(loaded, data, work, seed)
@@ -56,20 +61,19 @@ def run_demo(output: Path, *, seed: int) -> int:
 
 def _train(data: DemoData, seed: int) -> Loaded:
     """A model from scratch that has memorised everybody but the holdout people."""
-    # The vocabulary is not unlearned, so it is learned from people who will not ask to be deleted.
-    tokenizer = build_tokenizer([record.content for record in data.retain])
+    others = dossiers(NUM_OTHERS, seed=seed + OTHER_SEED)
+    tokenizer = build_tokenizer(record.content for record in others)
     loaded = Loaded(build_model(tokenizer, seed=seed).eval(), tokenizer, "demo GPT-Neo")
     provenance.set_seeds(seed)
-    trained = data.retain.joined(data.forget, name="records")
+    trained = RecordSet("records", data.trained, "memory")
     records = prepare(loaded, {"records": trained}, DataSettings())["records"]
     progress = RunProgress(quiet=False, num_rounds=LEARNING.epochs)
     trainer = Trainer(TrainingSettings(seed=seed, device="cpu"), Log(None, progress.quiet_line))
     try:
-        result = finetune(loaded.model, tokenizer, records, LEARNING, trainer, GOAL)
+        result = finetune(loaded.model, tokenizer, records, LEARNING, trainer)
     finally:
         progress.stop()
-    progress.say(f"memorised after {result.epochs} epochs: MA {result.value:.3f}")
-    return Loaded(loaded.model, tokenizer, loaded.name)
+    return Loaded(result.model, tokenizer, loaded.name)
 
 
 def _forget(
@@ -78,6 +82,7 @@ def _forget(
     sections = {
         "training": {"seed": seed, "device": "cpu"},
         "data": {"request_id": "demo"},
+        "method": {"recovered_at": RECOVERED_AT},
     }
     config = RunConfig.from_sections(sections)
     given = {"forget": data.forget, "retain": data.retain, "holdout": data.holdout}
@@ -101,8 +106,8 @@ def _examples(data: DemoData, outcome: pipeline.Outcome) -> list[dict[str, Any]]
             "role": role,
             "prompt": record.prompt,
             "truth": record.response,
-            "before": before.continuation_text,
-            "after": after.continuation_text,
+            "before": before.continuation_text.strip(),
+            "after": after.continuation_text.strip(),
         }
         for role, records, name in (
             ("forgotten", data.forget, "forget"), ("kept", data.retain, "retain"),
@@ -120,7 +125,7 @@ def _tell(console: Console, outcome: pipeline.Outcome, data: DemoData) -> None:
             continue
         console.print(f"\n[bold]{example['role']}: {escape(example['prompt'])}[/]")
         for when in ("truth", "before", "after"):
-            console.print(f"  {when:7}{escape(example[when].strip())}")
+            console.print(f"  {when:7}{escape(example[when].strip())}", soft_wrap=True)
     console.print()
     for role, name in (("forgotten", "forget"), ("kept", "retain")):
         before, after = outcome.before[name], outcome.after[name]

@@ -38,7 +38,8 @@ class _LabelLogProbs(Function):
             target_log_probs = target_logits(rows).float().log_softmax(-1)
             difference = target_log_probs - buffer_NV[rows] + normaliser_N[rows, None]
             kl_N[rows] = (target_log_probs.exp() * difference).sum(-1)
-        ctx.probabilities = buffer_NV.sub_(normaliser_N[:, None]).exp_()
+        if ctx.needs_input_grad[0]:
+            ctx.probabilities = buffer_NV.sub_(normaliser_N[:, None]).exp_()
         ctx.labels, ctx.target_logits, ctx.num_target = labels_N, target_logits, num_target
         ctx.dtype = logits_NV.dtype
         return log_probs_N, kl_N

@@ -9,7 +9,7 @@ import copy
 import functools
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from unlearner.errors import UserError
 
 FAMILIES = ("causal-lm", "sequence-classification", "token-classification")
 
-# Logits of a decoding step that are alive at a time. Below 32 MiB the C library uses the same pages
-# again; above it every step would have to be given new ones.
+# Logits that are alive at a time where no gradient is wanted. Below 32 MiB the C library uses the
+# same pages again; above it every part would be given new ones.
 LOGITS_BYTES = 24 << 20
 
 
@@ -209,16 +209,13 @@ def output_head(model: Any) -> OutputHead | None:
     return head if same else None
 
 
-def most_probable(states_RD: Tensor, head: OutputHead | None) -> Tensor:
-    """The token of the largest logit of each row, (R,); the first of several.
-
-    Args:
-        states_RD: Last hidden states, or the logits themselves where there is no head.
-    """
+def logits_in_parts(states_RD: Tensor, head: OutputHead | None) -> Iterator[Tensor]:
+    """The logits of a few rows at a time, in order; the states are the logits without a head."""
     if head is None:
-        return argmax(states_RD)
-    rows = max(1, LOGITS_BYTES // (4 * head.num_tokens))
-    return torch.cat([argmax(head(states)) for states in states_RD.split(rows)])
+        yield states_RD
+        return
+    for states in states_RD.split(max(1, LOGITS_BYTES // (4 * head.num_tokens))):
+        yield head(states)
 
 
 def argmax(logits: Tensor) -> Tensor:

@@ -41,8 +41,15 @@ def staged(folder: Path) -> Iterator[Path]:
     check_output(folder)
     target = folder.resolve()
     made = [parent for parent in target.parents if not parent.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(
+            tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+        )
+    except OSError as error:
+        raise UserError(
+            f"--output {folder}: cannot be made ({error}); give another folder"
+        ) from None
     try:
         yield work
         work.chmod(0o755)

@@ -96,7 +96,7 @@ def _check_tokens_known(some: TokenizedSet, size: int) -> None:
         if largest >= size:
             raise UserError(
                 f"{some.name} {some.source}, record {window.id!r}: its tokenizer gives the token "
-                f"id {largest}, the model has 0 to {size - 1}; save the model with its own tokenizer"
+                f"id {largest}, the model has 0 to {size - 1}; use the model's own tokenizer"
             )
 
 

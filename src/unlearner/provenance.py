@@ -36,7 +36,13 @@ def key_path() -> Path:
     given = os.environ.get("UNLEARNER_KEY_FILE")
     if given:
         return Path(given)
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    try:
+        base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    except RuntimeError:  # a user without a home folder, as some containers have
+        raise UserError(
+            "UNLEARNER_KEY_FILE: not set and there is no home folder for the key of the record "
+            "digests; set it to a file"
+        ) from None
     return Path(base) / "unlearner" / "key"
 
 

@@ -202,8 +202,8 @@ def _notes(results: Results) -> list[str]:
                 f"has never seen (mean loss {forget['loss'].value:.1f} against "
                 f"{holdout['loss'].value:.1f} nats per token; an observer who ranks texts by their loss tells "
                 f"the two apart with AUC {auc:.2f}, where 0.5 is guessing). Whoever holds a "
-                "candidate text could see that it was treated. method.forget_bound=token and a "
-                "lower method.learning_rate lessen this."
+                "candidate text could see that it was treated. A bound on the ascent "
+                "(method.forget_bound=token, the default of icu) lessens this."
             )
     return notes
 

@@ -39,10 +39,6 @@ class RecordSet:
     records: tuple[Record, ...]
     source: str  # a path, a data set id, or "memory"
 
-    def joined(self, other: RecordSet, *, name: str) -> RecordSet:
-        """The records of both, in this order."""
-        return RecordSet(name, self.records + other.records, self.source)
-
     def __len__(self) -> int:
         return len(self.records)
 
