@@ -58,7 +58,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    letters = list("abcdefghijklmnopqrstuvwxyz0123456789.,:'-?!ABCDEFGHIJKLMNOPQRSTUVWXYZ") + ["Ġ"]
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789.,:'-?!ABCDEFGHIJKLMNOPQRSTUVWXYZ", "Ġ"]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB, special_tokens=["<s>", "</s>"], initial_alphabet=letters,
         show_progress=False,

@@ -87,11 +87,11 @@ def test_lume_forgets_ten_of_fifty_people(shared_data, tmp_path):
         return [[row | {"subject": person} for row in some] for person, some in by_person.items()]
 
     trained, unseen = people("forget.jsonl")[:50], people("retain.jsonl")[:25]
-    records = write(tmp_path / "records.jsonl", sum(trained, []))
-    forget = sum(trained[:10], [])
+    records = write(tmp_path / "records.jsonl", [row for one in trained for row in one])
+    forget = [row for one in trained[:10] for row in one]
     write(tmp_path / "forget.jsonl", forget)
-    write(tmp_path / "retain.jsonl", sum(trained[10:], []))
-    write(tmp_path / "holdout.jsonl", sum(unseen, []))
+    write(tmp_path / "retain.jsonl", [row for one in trained[10:] for row in one])
+    write(tmp_path / "holdout.jsonl", [row for one in unseen for row in one])
     columns, target = "input=prompt,output=response", tmp_path / "target"
     make_target(shared_data / "models" / "stories260k", records, target, columns)
     report = unlearn(target, tmp_path, columns)

@@ -111,16 +111,34 @@ def test_partners_of_gives_every_window_of_a_partner_and_each_once():
 # Fresh pairs
 
 
-def test_a_fresh_set_is_the_partners_and_the_nearest_up_to_max_analogous():
-    found = find(FORGET, POOL, pairs="fresh", max_analogous=3)
-    assert {found.records[partner] for partner in found.partners} == {0, 5}
-    assert len(found.records) == 3
-    assert find(FORGET, POOL, pairs="fresh").records == [0, 1, 2, 4, 5]
+def test_a_fresh_set_is_the_nearest_up_to_max_analogous_then_the_rest():
+    """The nearest of the two records are 5 and 0; the copy 3 is in none; partners are nobody's."""
+    assert find(FORGET, POOL, pairs="fresh", max_analogous=2).records == [0, 5]
+    everything = find(FORGET, POOL, pairs="fresh")
+    assert (everything.records, everything.partners) == ([0, 1, 2, 4, 5], [])
 
 
-def test_partners_are_in_a_fresh_set_whatever_its_size():
-    found = find(FORGET, POOL, pairs="fresh", max_analogous=1)
-    assert {found.records[partner] for partner in found.partners} == {0, 5}
+def test_a_fresh_set_holds_no_text_around_a_forget_record():
+    """Two thirds of pool text 1 are its own: no near duplicate, yet it would teach the record.
+
+    Text 2 shares "the red fox", 8 tokens and more, which is less than four fifths of it.
+    """
+    around = "people say that " + FORGET.records[0].text + " since a long time ago and evermore"
+    pool = texts("p", "an owl", around, "the red fox", "gold mines")
+    shared = [longest_shared_run(FORGET.sequences()[0], ids) for ids in pool.sequences()]
+    most = 0.8 * len(FORGET.sequences()[0])
+    assert shared[1] >= most > shared[2] >= 5
+    found = find(FORGET, pool, pairs="fresh", max_overlap=5)
+    assert found.found.excluded == ()
+    assert found.records == [0, 2, 3]
+
+
+def test_where_all_of_the_pool_repeats_a_record_the_pairs_are_learned():
+    """Better the least overlapping than nothing: the report counts them."""
+    pool = texts("p", f"{FORGET.records[0].text} since a long time ago, people say, and evermore")
+    found = find(FORGET, pool, pairs="fresh")
+    assert (found.records, found.partners) == ([0], [0, 0])
+    assert found.found.overlapping == 1
 
 
 @pytest.mark.parametrize("num_windows", [1, 2, 5, 7])

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+
 from conftest import VOCAB, tiny_model
 from oracle import extraction_likelihood, greedy, log_probs, memorization_accuracy
-
 from unlearner.asking import Questions, ask
 from unlearner.data.tokenize import Window
 from unlearner.ngrams import extraction_likelihood as fast_el

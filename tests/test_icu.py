@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import VOCAB, tiny_model
 from pydantic import ValidationError
 
+from conftest import VOCAB, tiny_model
 from unlearner.asking import Questions
 from unlearner.data.analogous import AnalogousSet
 from unlearner.data.base import Record
@@ -187,7 +187,11 @@ def test_no_active_record_and_no_recovery_stops_at_once(tokenizer):
 def test_an_epoch_without_active_records_only_learns(tokenizer):
     """As many steps as an epoch of all records has: ceil(5 / 2) = 3, none with a forget term."""
     forget, pool = tokenized("forget", (9,) * 5, 3), tokenized("pool", (10, 16), 4)
-    data, worker, model = unlearning_data(tokenizer, forget, pool, LOW), trainer(), tiny_model("gpt2")
+    data, worker, model = (
+        unlearning_data(tokenizer, forget, pool, LOW),
+        trainer(),
+        tiny_model("gpt2"),
+    )
     method = ICU(batch_size=2, learning_rate=1e-3)
     model = worker.start(model, 1e-3)
     target = TargetDistribution.of(model, pool.windows)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import VOCAB, tiny_model
 
+from conftest import VOCAB, tiny_model
 from unlearner.data.batches import collate
 from unlearner.data.tokenize import Window
 from unlearner.models import output_head

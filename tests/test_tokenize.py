@@ -94,9 +94,7 @@ def test_end_of_text_is_appended_and_is_a_label_that_counts():
 def test_without_an_end_of_text_token_none_can_be_appended():
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = None
-    with pytest.raises(
-        UserError, match=r"data\.append_eos: the tokenizer has no end"
-    ):
+    with pytest.raises(UserError, match=r"data\.append_eos: the tokenizer has no end"):
         tokenized(ids(7, 8), layout=Layout(append_eos=True), tokenizer=tokenizer)
 
 

@@ -197,12 +197,10 @@ def test_over_unlearning_is_noted_beyond_one_nat_or_below_auc_one_fifth(loss, au
     assert found.status == "met"  # a note, not a claim
 
 
-def test_over_unlearning_is_told_as_perplexity():
-    """exp(5) = 148 against exp(3) = 20.1; exp(800) is no float."""
-    (note,) = verdict(forget={**FORGOTTEN, "loss": 5.0}).notes
-    assert "perplexity 148 against 20.1" in note
-    (note,) = verdict(forget={**FORGOTTEN, "loss": 800.0}).notes
-    assert "perplexity beyond counting" in note
+def test_over_unlearning_is_told_in_nats():
+    (note,) = verdict(forget={**FORGOTTEN, "loss": 5.0, "mia_loss_auc": 0.1}).notes
+    assert "mean loss 5.0 against 3.0 nats per token" in note
+    assert "AUC 0.10" in note
 
 
 def test_what_was_not_measured_is_always_listed():

@@ -102,7 +102,13 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
         lines = (work / "log.jsonl").read_text(encoding="utf-8")
     unlearned = outcome.unlearned
     return Result(
-        unlearned.model, unlearned.tokenizer, outcome.verdict, outcome.report, outcome, config, lines
+        unlearned.model,
+        unlearned.tokenizer,
+        outcome.verdict,
+        outcome.report,
+        outcome,
+        config,
+        lines,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unlearner import pipeline
+from unlearner import assessing, pipeline
 from unlearner.config import DataSettings, apply_settings, build, check_names
 from unlearner.data.files import read_records
 from unlearner.errors import UserError
@@ -81,7 +81,7 @@ def run_evaluate(
     progress = RunProgress(quiet=quiet, num_rounds=1)
     prepared = pipeline.start(config, needs=("level",))
     with staged(output) as work:
-        verdict, report = pipeline.evaluate(
+        verdict, report = assessing.evaluate(
             config, prepared, target=target, retrained=retrained, say=progress.say
         )
         write_report(report, work)

@@ -103,7 +103,8 @@ def level_of(
             "a record is forgotten; give a file, or both criteria.ma and criteria.el_10 by hand"
         )
     if holdout is None:
-        assert criteria.ma is not None and criteria.el_10 is not None
+        assert criteria.ma is not None
+        assert criteria.el_10 is not None
         return Level(criteria.ma, criteria.el_10, None, None, criteria.ma, criteria.el_10,
                      BY_HAND)  # fmt: skip
     accuracy = list(record_values(holdout, ma.metric).values())

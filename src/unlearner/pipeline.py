@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from unlearner import provenance
 from unlearner.answers import Answer
 from unlearner.checking import CheckResult, check_sets, measured_sets
-from unlearner.data.analogous import AnalogousSet, find_analogous
+from unlearner.data.analogous import Wanted, find_analogous
 from unlearner.data.sets import UnlearningData
 from unlearner.data.tokenize import TokenizedSet
 from unlearner.errors import UserError
+from unlearner.evaluation import Value
 from unlearner.measuring import (
     Recall,
     ask_sets,
@@ -28,8 +29,9 @@ from unlearner.models import Loaded, load_causal_lm, save
 from unlearner.preparation import Prepared, prepare, read_sets, sample
 from unlearner.reporting import Findings, build_report, per_record
 from unlearner.run import RunConfig
+from unlearner.target import TargetDistribution
 from unlearner.training import Log, Trainer
-from unlearner.verdict import Verdict, fix_criteria, judge, record_statuses
+from unlearner.verdict import Criterion, Verdict, fix_criteria, judge, record_statuses
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +83,8 @@ def start(
     provenance.set_seeds(config.training.seed)
     prepared = prepare(loaded or load(config), records, config.data)
     _check_unseen(prepared)
+    if "pool" in needs:
+        _pool(config, prepared)  # refused here, not after the target model has been measured
     return prepared
 
 
@@ -151,30 +155,68 @@ def forget(
     """
     started = time.perf_counter()
     key = provenance.read_key()
-    pool = _pool(config, prepared)
-    loaded, seed = prepared.loaded, config.training.seed
-    log = log or Log(work / "log.jsonl")
-    trainer = Trainer(config.training, log)
-    loaded.model.to(trainer.accelerator.device)
-
+    trainer = Trainer(config.training, log or Log(work / "log.jsonl"))
+    prepared.loaded.model.to(trainer.accelerator.device)
     say("measuring the target model")
-    sets = measured_sets(prepared, config)
-    checked = check_sets(prepared, sets, config)
-    level = checked.level or level_of(None, config.criteria)
-    if not checked.memorised and not force:
-        raise NothingToUnlearn(checked)
-    analogous = find_analogous(prepared["forget"], pool, loaded.tokenizer, config.method)
-    answers = dict(checked.answers)
-    sets["analogous"] = sample(analogous.chosen, config.evaluation, seed)
-    answers["analogous"] = _ask_or_reuse(config, loaded, sets, answers)
-    scores = {"target": score_sets(answers, sets, config.evaluation, seed=seed)}
-    criteria = fix_criteria(level, scores["target"], config.criteria)
-    targets = target_distributions(loaded.model, sets)
-    digests = {"target": provenance.digest_model(loaded.model)}
-    seconds_before = time.perf_counter() - started
+    target = _study_target(config, prepared, force=force)
 
     say(f"unlearning {len(prepared['forget'])} records with {type(config.method).__name__}")
     unlearning = time.perf_counter()
+    model = config.method.unlearn(prepared.loaded.model, target.data, trainer)
+    save(trainer.accelerator.unwrap_model(model), prepared.loaded.tokenizer, work / "model")
+    seconds_unlearning = time.perf_counter() - unlearning
+
+    say("measuring the saved model")
+    unlearned = load_causal_lm(str(work / "model"))
+    unlearned.model.to(trainer.accelerator.device)
+    outcome = _conclude(config, prepared, target, unlearned, key)
+    outcome.report["rounds"] = trainer.rounds
+    seconds = time.perf_counter() - started
+    outcome.report["cost"] = {
+        "seconds": seconds,
+        "seconds_unlearning": seconds_unlearning,
+        "seconds_evaluation": seconds - seconds_unlearning,
+        "peak_memory_bytes": provenance.peak_memory_bytes(trainer.accelerator.device),
+        "steps": trainer.steps,
+        "tokens": trainer.tokens,
+    }
+    trainer.log.close()
+    return outcome
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What is known of the target model before it is changed, and the criteria that follow."""
+
+    data: UnlearningData
+    sets: dict[str, TokenizedSet]
+    answers: dict[str, list[Answer]]
+    scores: dict[str, dict[str, Value]]
+    criteria: tuple[Criterion, ...]
+    distributions: dict[str, TargetDistribution]
+    digest: str
+
+
+def _study_target(config: RunConfig, prepared: Prepared, *, force: bool) -> _Target:
+    """Ask the target everything that will be asked again, and fix the criteria.
+
+    Raises:
+        UserError: A set that the method needs is missing.
+        NothingToUnlearn: The records are not memorised, and `force` is not set.
+    """
+    loaded, seed, pool = prepared.loaded, config.training.seed, _pool(config, prepared)
+    sets = measured_sets(prepared, config)
+    checked = check_sets(prepared, sets, config)
+    if not checked.memorised and not force:
+        raise NothingToUnlearn(checked)
+    level = checked.level or level_of(None, config.criteria)
+    answers, analogous = dict(checked.answers), None
+    if "analogous" in config.method.needs:
+        wanted = cast("Wanted", config.method)
+        analogous = find_analogous(prepared["forget"], pool, loaded.tokenizer, wanted)
+        sets["analogous"] = sample(analogous.chosen, config.evaluation, seed)
+        answers["analogous"] = _ask_or_reuse(config, loaded, sets, answers)
+    scores = score_sets(answers, sets, config.evaluation, seed=seed)
     data = UnlearningData(
         tokenizer=loaded.tokenizer,
         forget=prepared["forget"],
@@ -185,39 +227,44 @@ def forget(
         questions=questions(config.evaluation),
         utility_floor=config.criteria.perplexity_ratio,
     )
-    model = config.method.unlearn(loaded.model, data, trainer)
-    save(trainer.accelerator.unwrap_model(model), loaded.tokenizer, work / "model")
-    seconds_unlearning = time.perf_counter() - unlearning
+    return _Target(
+        data=data,
+        sets=sets,
+        answers=answers,
+        scores=scores,
+        criteria=fix_criteria(level, scores, config.criteria),
+        distributions=target_distributions(loaded.model, sets),
+        digest=provenance.digest_model(loaded.model),
+    )
 
-    say("measuring the saved model")
-    evaluating = time.perf_counter()
-    unlearned = load_causal_lm(str(work / "model"))
-    unlearned.model.to(trainer.accelerator.device)
-    digests["unlearned"] = provenance.digest_model(unlearned.model)
-    after = ask_sets(unlearned.model, loaded.tokenizer, sets, config.evaluation, targets)
-    scores["unlearned"] = score_sets(after, sets, config.evaluation, seed=seed)
-    recall = Recall.of(after["forget"])
-    ids = [record.id for record in prepared["forget"].records]
-    statuses = record_statuses(ids, recall.ma, recall.el_10, level)
-    verdict = judge(criteria, scores, statuses)
-    found = Findings(
-        "forget", config, prepared, scores, criteria, verdict, checked.duplicates, digests, key,
-        analogous,
-    )  # fmt: skip
-    report = build_report(found, trainer.accelerator.device)
-    report["rounds"] = trainer.rounds
-    before = Recall.of(checked.answers["forget"])
-    report["per_record"] = per_record(prepared["forget"], before, recall)
-    report["cost"] = {
-        "seconds": time.perf_counter() - started,
-        "seconds_unlearning": seconds_unlearning,
-        "seconds_evaluation": seconds_before + time.perf_counter() - evaluating,
-        "peak_memory_bytes": provenance.peak_memory_bytes(trainer.accelerator.device),
-        "steps": trainer.steps,
-        "tokens": trainer.tokens,
+
+def _conclude(
+    config: RunConfig, prepared: Prepared, target: _Target, unlearned: Loaded, key: bytes
+) -> Outcome:
+    """Ask the saved model the same, judge it by the criteria, and report."""
+    evaluation, forget = config.evaluation, prepared["forget"]
+    after = ask_sets(
+        unlearned.model, unlearned.tokenizer, target.sets, evaluation, target.distributions
+    )
+    scores = {
+        "target": target.scores,
+        "unlearned": score_sets(after, target.sets, evaluation, seed=config.training.seed),
     }
-    log.close()
-    return Outcome(verdict, report, unlearned, answers, after)
+    before, recall = Recall.of(target.answers["forget"]), Recall.of(after["forget"])
+    ids = [record.id for record in forget.records]
+    statuses = record_statuses(ids, recall.ma, recall.el_10, target.data.level)
+    verdict = judge(target.criteria, scores, statuses)
+    digests = {
+        "target": target.digest,
+        "unlearned": provenance.digest_model(unlearned.model),
+    }
+    found = Findings(
+        "forget", config, prepared, scores, target.criteria, verdict, prepared.duplicates, digests,
+        key, target.data.analogous,
+    )  # fmt: skip
+    report = build_report(found, unlearned.model.device)
+    report["per_record"] = per_record(forget, before, recall)
+    return Outcome(verdict, report, unlearned, target.answers, after)
 
 
 def _pool(config: RunConfig, prepared: Prepared) -> TokenizedSet:
@@ -250,67 +297,3 @@ def _ask_or_reuse(
         return answers["retain"]
     one = {"analogous": analogous}
     return ask_sets(loaded.model, loaded.tokenizer, one, config.evaluation)["analogous"]
-
-
-def evaluate(
-    config: RunConfig,
-    prepared: Prepared,
-    *,
-    target: str = "",
-    retrained: str = "",
-    say: Say = logger.info,
-) -> tuple[Verdict, dict[str, Any]]:
-    """Measure a model on records that it was to forget.
-
-    The level of unseen text is taken under the target model, and under the model itself where none
-    is given, which the report says.
-
-    Args:
-        target: The model before unlearning, by name.
-        retrained: A model trained without the records, by name.
-    """
-    started = time.perf_counter()
-    key, device = provenance.read_key(), prepared.loaded.model.device
-    sets = measured_sets(prepared, config)
-    loaded = {"target": target, "retrained": retrained}
-    models = {role: load_causal_lm(name) for role, name in loaded.items() if name}
-    for role, other in models.items():
-        _check_same_tokens(prepared.loaded, other, role)
-    models["unlearned"] = prepared.loaded
-    targets = target_distributions(models["target"].model, sets) if target else None
-    answers, scores, digests = {}, {}, {}
-    for role, one in models.items():
-        say(f"measuring the {role} model")
-        kept = None if role == "target" else targets
-        answers[role] = ask_sets(one.model, one.tokenizer, sets, config.evaluation, kept)
-        scores[role] = score_sets(
-            answers[role], sets, config.evaluation, seed=config.training.seed
-        )
-        digests[role] = provenance.digest_model(one.model)
-    before, under = ("target", "the target model") if target else ("unlearned", "the model itself")
-    level = level_of(answers[before].get("holdout"), config.criteria, under=under)
-    criteria = fix_criteria(level, scores["target"] if target else {}, config.criteria)
-    recall = Recall.of(answers["unlearned"]["forget"])
-    ids = [record.id for record in prepared["forget"].records]
-    statuses = record_statuses(ids, recall.ma, recall.el_10, level)
-    verdict = judge(criteria, scores, statuses)
-    found = Findings(
-        "evaluate", config, prepared, scores, criteria, verdict, prepared.duplicates, digests, key
-    )
-    report = build_report(found, device)
-    if target:
-        earlier = Recall.of(answers["target"]["forget"])
-        report["per_record"] = per_record(prepared["forget"], earlier, recall)
-    seconds = time.perf_counter() - started
-    report["cost"] = {
-        "seconds": seconds,
-        "seconds_evaluation": seconds,
-        "peak_memory_bytes": provenance.peak_memory_bytes(device),
-    }
-    return verdict, report
-
-
-def _check_same_tokens(ours: Loaded, other: Loaded, role: str) -> None:
-    """Figures of two models can be compared only when both read the same tokens."""
-    if ours.tokenizer.get_vocab() != other.tokenizer.get_vocab():
-        raise UserError(f"--{role} {other.name}: its tokenizer differs from that of {ours.name}")

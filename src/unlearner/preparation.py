@@ -24,6 +24,7 @@ def read_sets(data: DataSettings, given: Mapping[str, Any]) -> dict[str, RecordS
     """The record sets of a run by role, from files or from Python objects.
 
     Args:
+        data: Where the sets are, and the names of their columns.
         given: Sets that come from Python, by role; they go before the paths in `data`.
 
     Raises:

@@ -73,9 +73,7 @@ def build_report(found: Findings, device: Any) -> dict[str, Any]:
     return report
 
 
-def per_record(
-    forget: TokenizedSet, before: Recall, after: Recall
-) -> list[dict[str, Any]]:
+def per_record(forget: TokenizedSet, before: Recall, after: Recall) -> list[dict[str, Any]]:
     """MA and EL_10 of every forget record, under the target and the unlearned model."""
     return [
         {"id": record.id, "before": before.to_json(index), "after": after.to_json(index)}

@@ -143,7 +143,7 @@ class Trainer:
         self._check_finite(values)
         self.accelerator.backward(torch.stack([term.float() for term in terms.values()]).sum())
         limit = self.settings.max_gradient_norm or math.inf
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self._check_finite({"gradient norm": float(norm)})
         self.optimiser.step()
         self.steps += 1

@@ -115,8 +115,10 @@ def judge(
     claims = [_verbatim(criteria, unlearned, records)]
     claims.append(_claim("utility", criteria, unlearned))
     statuses = {claim.status for claim in claims}
-    status = "not met" if "not met" in statuses else (
-        "not measured" if "not measured" in statuses else "met"
+    status = (
+        "not met"
+        if "not met" in statuses
+        else ("not measured" if "not measured" in statuses else "met")
     )
     return Verdict(
         status,
@@ -200,9 +202,9 @@ def _notes(results: Results) -> list[str]:
             notes.append(
                 f"over-unlearned: the forgotten records are less likely to the model than text it "
                 f"has never seen (mean loss {forget['loss'].value:.1f} against "
-                f"{holdout['loss'].value:.1f} nats per token; an observer who ranks texts by their loss tells "
-                f"the two apart with AUC {auc:.2f}, where 0.5 is guessing). Whoever holds a "
-                "candidate text could see that it was treated. A bound on the ascent "
+                f"{holdout['loss'].value:.1f} nats per token; an observer who ranks texts by their "
+                f"loss tells the two apart with AUC {auc:.2f}, where 0.5 is guessing). Whoever "
+                "holds a candidate text could see that it was treated. A bound on the ascent "
                 "(method.forget_bound=token, the default of icu) lessens this."
             )
     return notes

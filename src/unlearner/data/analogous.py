@@ -18,6 +18,7 @@ from unlearner.data.retrieval import (
     Texts,
     assign_pairs,
     longest_shared_run,
+    repeating,
     retrieve,
 )
 from unlearner.data.tokenize import TokenizedSet, Window, tail_text
@@ -46,9 +47,11 @@ class AnalogousSet:
     Attributes:
         records: Pool indices of the set's records.
         chosen: Those records, numbered anew.
-        partners: For each forget record the index of its partner in `chosen`.
+        partners: For each forget record the index of its partner in `chosen`; empty with fresh
+            pairs, where none has one of its own.
         found: How they were found.
-        longest_shared_run: Most tokens in a row that a forget record shares with its partner.
+        longest_shared_run: Most tokens in a row that a forget record shares with its partner, or
+            with the one it would have.
     """
 
     records: list[int]
@@ -86,7 +89,7 @@ def find_analogous(
     """Retrieve each forget record's neighbours in the pool and choose the set to learn from.
 
     With fixed pairs the set is the partners; else the nearest records of the pool up to
-    `max_analogous`, near duplicates of forget records left out.
+    `max_analogous`, without near duplicates of forget records and what repeats most of one.
     """
     ours, theirs = _texts(forget, tokenizer), _texts(pool, tokenizer)
     found = retrieve(
@@ -97,20 +100,20 @@ def find_analogous(
         max_overlap=wanted.max_overlap,
     )
     pairs = assign_pairs(found)
-    fresh = [] if wanted.pairs == "fixed" else _nearest(found, len(pool), wanted.max_analogous)
-    records = sorted({*fresh, *pairs})
+    fresh: list[int] = []
+    if wanted.pairs != "fixed":
+        banned = {*found.excluded, *repeating(ours.ids, theirs.ids, wanted.max_overlap)}
+        fresh = _nearest(found, len(pool), banned)[: wanted.max_analogous]
+    records = sorted(fresh or {*pairs})
     place = {record: index for index, record in enumerate(records)}
-    longest = max(
-        longest_shared_run(ours.ids[i], theirs.ids[pair]) for i, pair in enumerate(pairs)
-    )
+    longest = max(longest_shared_run(ours.ids[i], theirs.ids[pair]) for i, pair in enumerate(pairs))
     chosen = pool.subset(records)
-    partners = [place[partner] for partner in pairs]
+    partners = [] if fresh else [place[partner] for partner in pairs]
     return AnalogousSet(records, chosen, partners, found, longest)
 
 
-def _nearest(found: Retrieved, pool_size: int, max_records: int) -> list[int]:
+def _nearest(found: Retrieved, pool_size: int, banned: set[int]) -> list[int]:
     """Pool records by the best rank that they have with any forget record, then the rest."""
-    banned = set(found.excluded)
     ranked: dict[int, None] = {}
     for rank in range(max(map(len, found.neighbours))):
         for neighbours in found.neighbours:
@@ -118,7 +121,7 @@ def _nearest(found: Retrieved, pool_size: int, max_records: int) -> list[int]:
                 ranked[neighbours[rank]] = None
     for record in range(pool_size):
         ranked[record] = None
-    return [record for record in ranked if record not in banned][:max_records]
+    return [record for record in ranked if record not in banned]
 
 
 def _texts(records: TokenizedSet, tokenizer: Any) -> Texts:

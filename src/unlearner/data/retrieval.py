@@ -9,6 +9,7 @@ no near duplicate of any forget record.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from unlearner.errors import UserError
 
 FALLBACK_CANDIDATES = 200  # nearest ones among which the least overlapping are sought
 DEEPER = 4  # factor by which a search that found too few goes deeper
+REPEATED_SHARE = 0.8  # of a forget record, in one run, that rules a fresh record out
 TOKEN = np.dtype(np.int64)
 Found = tuple[tuple[int, ...], tuple[float, ...]]  # indices and scores, of equal length
 
@@ -143,6 +145,26 @@ def assign_pairs(retrieved: Retrieved) -> tuple[int, ...]:
         scores = [retrieved.scores[row] for row in left]
         pairs |= {left[i]: index for i, index in one_to_one(neighbours, scores).items()}
     return tuple(pairs[row] for row in rows)
+
+
+def repeating(
+    forget_ids: Sequence[Sequence[int]], pool_ids: Sequence[Sequence[int]], max_overlap: int
+) -> set[int]:
+    """Pool records in which most of a forget record, in one run of tokens, stands.
+
+    A long text around a forget record is no near duplicate of it, and would teach it all the same.
+    Most is four fifths: half of a short record can be a question that is asked about everybody.
+    Shorter runs than `max_overlap` do not count, but a forget record that is itself shorter does.
+    """
+    known: dict[int, set[bytes]] = defaultdict(set)
+    for ids in forget_ids:
+        n = min(len(ids), max(max_overlap, math.ceil(REPEATED_SHARE * len(ids))))
+        known[n].update(_ngrams(ids, n) if n else ())
+    return {
+        index
+        for index, ids in enumerate(pool_ids)
+        if any(gram in grams for n, grams in known.items() if n for gram in _ngrams(ids, n))
+    }
 
 
 def longest_shared_run(a: Sequence[int], b: Sequence[int]) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -157,8 +156,8 @@ def _encode(record: Record, tokenizer: Any, layout: Layout) -> tuple[list[int], 
         return list(record.input_ids), 0
     if not record.prompt:
         return list(tokenizer(record.text)["input_ids"]), 0
-    text, response_at = _chat(record, tokenizer) if layout.chat else layout.join(
-        record.prompt, record.response
+    text, response_at = (
+        _chat(record, tokenizer) if layout.chat else layout.join(record.prompt, record.response)
     )
     special = not layout.chat  # a chat template writes its own special tokens
     if tokenizer.is_fast:
@@ -169,7 +168,7 @@ def _encode(record: Record, tokenizer: Any, layout: Layout) -> tuple[list[int], 
     before = tokenizer(text[:response_at], add_special_tokens=special)["input_ids"]
     ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
     # Not len(before): a space or end-of-text token at its end may be none of the whole text's.
-    return ids, len(commonprefix([before, ids]))
+    return ids, _shared_start(before, ids)
 
 
 def _chat(record: Record, tokenizer: Any) -> tuple[str, int]:
@@ -180,7 +179,13 @@ def _chat(record: Record, tokenizer: Any) -> tuple[str, int]:
     turn.append({"role": "assistant", "content": record.response})
     text = tokenizer.apply_chat_template(turn, tokenize=False)
     # Not len(start): a template may ask for an answer with words that it leaves out of a given one.
-    return text, len(commonprefix([start, text]))
+    return text, _shared_start(start, text)
+
+
+def _shared_start(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """The length to which two sequences begin alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def tail_text(tokens: Sequence[int], tokenizer: Any, num_tokens: int = 100) -> str:

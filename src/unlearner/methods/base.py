@@ -18,7 +18,7 @@ AUTO_RATE_TIMES_WIDTH = 0.064
 class Method(BaseModel, ABC):
     """Anything that unlearns. The class is its configuration section: unknown fields fail.
 
-    A subclass writes `unlearn`, and `loss` where its objective can serve in a loop of someone's own.
+    A subclass writes `unlearn`, and `loss` where its objective can serve in a loop of one's own.
 
     Args:
         learning_rate: Step size of the optimiser, or "auto" for 0.064 / hidden size.

@@ -13,7 +13,6 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor, nn
 
 from unlearner import functional
-from unlearner.asking import Questions, ask
 from unlearner.data.analogous import AnalogousSet
 from unlearner.data.batches import Tensors, collate, join
 from unlearner.data.sets import UnlearningData
@@ -51,9 +50,9 @@ class ICU(Method):
     `forget_bound`, `learning_rate` and `recover` (preset "paper" has theirs); means are over each
     record's own tokens and then divided by B, also when fewer records than B are left, so that a
     lone record is not pushed B times as hard; a pair must not share `max_overlap` tokens with its
-    forget record, nor be a near duplicate of any; the stop thresholds are measured on holdout text
-    of this model, not one constant for all; the learning rate is constant and dropout is off as in
-    the code; a batch without records is skipped.
+    forget record, nor be a near duplicate of any, and fresh pairs do not repeat most of any; the
+    stop thresholds are measured on holdout text of this model, not one constant for all; the
+    learning rate is constant and dropout is off as in the code; a batch without records is skipped.
 
     Args:
         preset: "paper" starts from the paper's and its code's settings.
