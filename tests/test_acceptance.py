@@ -55,7 +55,8 @@ def check_promise(report: dict) -> None:
     """EL_10 and MA of the forgotten at or below unseen text, kept perplexity at most 1.10 times."""
     before, after = report["results"]["target"], report["results"]["unlearned"]
     for metric in ("ma", "el_10"):
-        assert before["forget"][metric]["value"] > 0.9
+        # Questions about people begin with names that nobody can guess, so 1 is out of reach.
+        assert before["forget"][metric]["value"] > 0.8 > before["holdout"][metric]["value"]
         assert after["forget"][metric]["value"] <= before["holdout"][metric]["value"]
     ratio = after["retain"]["perplexity"]["value"] / before["retain"]["perplexity"]["value"]
     assert ratio <= 1.10

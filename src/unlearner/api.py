@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from unlearner.errors import UserError
 from unlearner.methods.base import Method
 from unlearner.models import Loaded, save
 from unlearner.output import staged
-from unlearner.run import RunConfig, method_values
+from unlearner.run import RunConfig
 from unlearner.training import Log
 from unlearner.verdict import Verdict
 
@@ -88,12 +88,17 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     sections = {name: dict(section) for name, section in (settings or {}).items()}
     if loaded is None:
         sections.setdefault("model", {})["name"] = str(model)
-    sections["method"] = _method_section(method, sections.get("method", {}))
+    if not isinstance(method, Method):
+        sections["method"] = _method_section(method, sections.get("method", {}))
+    elif sections.get("method"):
+        raise UserError("settings['method']: a method object has its own hyper-parameters")
     given = {"forget": forget, "retain": retain, "pool": pool, "holdout": holdout}
     for role, source in given.items():  # a path belongs in run.yaml, so that it repeats the run
         if isinstance(source, (str, Path)):
             sections.setdefault("data", {})[role] = str(source)
     config = RunConfig.from_sections(sections)
+    if isinstance(method, Method):  # also one of the user's own, which has no name to look up
+        config = replace(config, method=method)
     prepared = pipeline.start(config, given, loaded, needs=pipeline.FORGET_NEEDS)
     with tempfile.TemporaryDirectory(prefix="unlearner-") as folder:
         work = Path(folder)
@@ -121,11 +126,7 @@ def _loaded(model: Any, tokenizer: Any) -> Loaded | None:
     return Loaded(model.float().eval(), tokenizer, model.config.name_or_path)
 
 
-def _method_section(method: str | Method, section: Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(method, Method):
-        if section:
-            raise UserError("settings['method']: a method object has its own hyper-parameters")
-        return method_values(method)
+def _method_section(method: str, section: Mapping[str, Any]) -> dict[str, Any]:
     catalog.load_method(method)
     if section.get("name", method) != method:
         raise UserError(

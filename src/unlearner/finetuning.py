@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
 from unlearner import catalog, functional
 from unlearner.asking import Questions, ask
+from unlearner.config import EvaluationSettings
 from unlearner.data.batches import collate
 from unlearner.data.tokenize import TokenizedSet
 from unlearner.errors import UserError
@@ -138,7 +139,8 @@ def _share_of_peak(step: int, total: int) -> float:
 
 def _value(model: Any, tokenizer: Any, records: TokenizedSet, until: Until) -> float:
     metric = catalog.load("metrics", until.metric).metric
-    asked = Questions(continuations="all" if metric.needs == "continuations" else "none")
+    needed = "all" if metric.needs == "continuations" else "none"
+    asked = Questions(continuations=needed, prompt_start=EvaluationSettings().prompt_start)
     answers = ask(model, tokenizer, records.windows, asked)
     found = evaluate_set(answers, {until.metric: metric}, records.groups, resamples=0)
     if until.metric not in found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from unlearner.target import TargetDistribution
 
 Sets = Mapping[str, TokenizedSet]
 Answers = Mapping[str, list[Answer]]
+RECORD_DEVIATIONS = 4
 BY_HAND = "level given by hand"
 
 
@@ -119,10 +120,20 @@ def level_of(
         el_10=mean_el_10,
         es=float(np.mean(strength)),
         loss=float(np.mean(losses)),
-        worst_ma=max(mean_ma, *accuracy),
-        worst_el_10=max(mean_el_10, *likelihood),
+        worst_ma=max(mean_ma, record_limit(accuracy)),
+        worst_el_10=max(mean_el_10, record_limit(likelihood)),
         source=_source(criteria, under, too_short=not measured),
     )
+
+
+def record_limit(unseen: Sequence[float]) -> float:
+    """The share, at most 1, above which a single record is more than unseen text would be.
+
+    The largest of the unseen records, or four standard deviations above their mean. By the largest
+    alone, one of as many other unseen records would be above it every second time.
+    """
+    spread = float(np.mean(unseen) + RECORD_DEVIATIONS * np.std(unseen))
+    return min(1.0, max(*unseen, spread))
 
 
 def _source(criteria: CriteriaSettings, under: str, *, too_short: bool) -> str:

@@ -169,7 +169,7 @@ class OutputHead(nn.Module):
     @property
     def num_tokens(self) -> int:
         """Logits of one position."""
-        return self.linear.weight.shape[0]
+        return int(self.linear.weight.shape[0])  # type: ignore[union-attr]
 
     def forward(self, hidden: Tensor) -> Tensor:
         logits = self.linear(hidden)

@@ -92,27 +92,30 @@ class PrefixAttention:
         """The heads' outputs (R, H, 1, D).
 
         Args:
+            layer: Its number.
             query: (R, H, 1, D), scaled.
-            keys: (R, K, L, D), the rows' own from position P on, the newest last; `values` alike.
+            keys: (R, K, L, D), the rows' own from position P on, the newest last.
+            values: Alike.
+            sliding_window: Positions seen, the newest included; None for all.
+            softcap: c of c * tanh(score / c); None for none.
         """
         shared, groups = self.layers[layer], self.groups
         num_shared = shared.prefix_keys.shape[2]
         first = max(0, self.position + 1 - sliding_window) if sliding_window else 0
-        prefix_keys = shared.prefix_keys[:, :, first:]
-        prefix_values = shared.prefix_values[:, :, first:]
-        own = slice(max(0, first - num_shared), None)
         query_RKGD = query.view(len(query), keys.shape[1], -1, query.shape[-1])
-        num_queries = query_RKGD.shape[2]
-        of_window = _per_window(query_RKGD, groups) @ prefix_keys.mT
-        of_row = query_RKGD @ keys[:, :, own].mT
-        scores = torch.cat([_per_row(of_window, groups, num_queries), of_row], dim=-1)
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        weights = scores.softmax(-1, dtype=torch.float32).to(values.dtype)
-        split = prefix_keys.shape[2]
-        of_window = _per_window(weights[..., :split], groups) @ prefix_values
-        of_row = weights[..., split:] @ values[:, :, own]
-        return (of_row + _per_row(of_window, groups, num_queries)).view(query.shape)
+        own = slice(max(0, first - num_shared), None)
+        output, log_sum = _part(query_RKGD, keys[:, :, own], values[:, :, own], softcap)
+        if first < num_shared:
+            of_window, log_sum_of_window = _part(
+                _per_window(query_RKGD, groups), shared.prefix_keys[:, :, first:],
+                shared.prefix_values[:, :, first:], softcap,
+            )  # fmt: skip
+            before = _per_row(of_window, groups, query_RKGD.shape[2])
+            log_sum_before = _per_row(log_sum_of_window, groups, query_RKGD.shape[2])
+            # the softmax over both parts is the parts' own, weighted by their sums of exponentials
+            share = torch.sigmoid(log_sum_before - log_sum).to(output.dtype)
+            output = torch.lerp(output, before, share)
+        return output.view(query.shape)
 
     @contextmanager
     def installed(self, model: Any) -> Iterator[None]:
@@ -163,6 +166,19 @@ class PrefixAttention:
             return output, None
 
         return attention
+
+
+def _part(
+    query: Tensor, keys: Tensor, values: Tensor, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Attention to some of the positions, and the logarithm of its sum of exponentials (..., 1)."""
+    scores = (query @ keys.mT).float()
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    weights = scores.softmax(-1)
+    # the largest weight is exp(largest score) over the sum
+    log_sum = scores.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log()
+    return weights.to(values.dtype) @ values, log_sum
 
 
 def _per_window(values: Tensor, groups: RowGroups) -> Tensor:

@@ -206,7 +206,7 @@ def _above_es(answers: Sequence[Answer], level: Level) -> set[int]:
 
 
 def above_worst(answers: Sequence[Answer], level: Level) -> set[int]:
-    """Records more memorised than the most predictable record of unseen text."""
+    """Records above the limit of a single record."""
     return above(answers, level.worst_ma, level.worst_el_10)
 
 

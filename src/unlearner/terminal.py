@@ -66,8 +66,8 @@ def print_verdict(report: dict[str, Any], output: Path) -> None:
     console = _console()
     verdict = report["verdict"]
     colour = COLOURS[verdict["status"]]
-    console.print(f"verdict: [bold {colour}]{verdict['status']}[/] "
-                  "(suppressed or not on the tests run; no test proves that a model forgot)")  # fmt: skip
+    limits = "(suppressed or not on the tests run; no test proves that a model forgot)"
+    console.print(f"verdict: [bold {colour}]{verdict['status']}[/] {limits}")
     for claim in verdict["claims"]:
         console.print(f"  {claim['claim']}: [{COLOURS[claim['status']]}]{claim['status']}[/]. "
                       + _inert(claim["reason"]))  # fmt: skip

@@ -19,7 +19,8 @@ class Level:
         el_10: Extraction likelihood EL_10 of unseen text, mean over records.
         es: Extraction strength of unseen text, mean over records; None where not measured.
         loss: Loss of unseen text in nats per token; None where not measured.
-        worst_ma: The largest of its records, the limit for a single forgotten record.
+        worst_ma: The limit for a single forgotten record: the largest of unseen records, or four
+            standard deviations above their mean.
         worst_el_10: Likewise.
         source: Where the figures come from, as a phrase for the report.
     """

@@ -157,16 +157,18 @@ class ICU(Method):
         model = trainer.start(model, rate, betas=(0.9, 0.98))
         target = TargetDistribution.of(model, analogous.windows)
         refinement, best = Refinement(self, data), None
-        losses: dict[str, float] = {}
-        for number in range(self.max_epochs + 1):
-            state = refinement.examine(model, number)
+        state = refinement.examine(model, 0)
+        trainer.log_round(state.line({}))
+        while not self._done(state):
+            if state.round == self.max_epochs:
+                break
+            losses = self._epoch(model, data, analogous, target, state.active, trainer)
+            state = refinement.examine(model, state.round + 1)
             trainer.log_round(state.line(losses))
-            if self._done(state):
-                return model
-            if number and state.kept_ratio <= data.utility_floor:
+            if state.kept_ratio <= data.utility_floor:
                 best = better(best, state, model)
-            if number < self.max_epochs:
-                losses = self._epoch(model, data, analogous, target, state.active, trainer)
+        else:
+            return model
         if best is not None and best.round != state.round:
             trainer.keep_last(model)
             model.load_state_dict(best.weights)
