@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -234,3 +236,21 @@ def test_the_package_names_its_interface():
     assert unlearner.methods.ICU is ICU
     with pytest.raises(AttributeError, match="has no attribute 'unlearnt'"):
         unlearner.unlearnt  # noqa: B018 - looking is what is tested
+
+
+# The README
+
+
+def test_the_example_in_the_readme_runs_as_it_stands(target, tmp_path, monkeypatch, capsys):
+    """In a folder that holds what it names: a model and three files."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    example = readme.partition("```python\n")[2].partition("```")[0]
+    assert "unlearner.unlearn(" in example
+    shutil.copytree(target, tmp_path / "my-model")
+    for name, texts in (("forget", FORGET), ("retain", RETAIN), ("unseen", HOLDOUT)):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[0] in ("met", "not met")
+    assert (tmp_path / "unlearned" / "model" / "model.safetensors").exists()
