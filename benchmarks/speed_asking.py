@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,20 +18,24 @@ from unlearner.models import eos_ids
 
 
 @dataclass(frozen=True)
+class Ours:
+    """How often ours is run, and on how many of the records; None for all."""
+
+    repetitions: int = 1
+    records: int | None = None
+
+
+@dataclass(frozen=True)
 class AskingPlan:
     """How much of a case is run.
 
     Attributes:
-        starts: The shortest prompts of EL_10 to compare.
+        ours: By the shortest prompt of EL_10.
         lengths: Prompt lengths of the definition, None for all.
-        repetitions: Of ours, spread over the definition's calls.
-        records: By start, the records that ours is run on where all would take too long.
     """
 
-    starts: Sequence[int]
-    lengths: Sequence[int] | None
-    repetitions: int
-    records: dict[int, int] = field(default_factory=dict)
+    ours: Mapping[int, Ours]
+    lengths: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,17 @@ def compare(case: Case, plan: AskingPlan) -> list[AskingRow]:
     """
     slow = Definition(case.model, case.ids, eos_ids(case.model))
     lengths = list(range(1, slow.num_tokens) if plan.lengths is None else plan.lengths)
-    costs: dict[int, list[Cost]] = {start: [] for start in plan.starts}
+    costs: dict[int, list[Cost]] = {start: [] for start in plan.ours}
     answers: dict[int, list[Answer]] = {}
-    for repetition in range(plan.repetitions):
-        for start in plan.starts:
-            windows = case.windows[: plan.records.get(start)]
-            answers[start], cost = timed(lambda w=windows, s=start: ours(case, w, s))
-            costs[start].append(cost * (len(case.ids) / len(windows)))
-        slow.ask(lengths[repetition :: plan.repetitions])
-    return [_row(case, slow, start, answers[start], median(costs[start])) for start in plan.starts]
+    rounds = max(how.repetitions for how in plan.ours.values())
+    for number in range(rounds):
+        for start, how in plan.ours.items():
+            if number < how.repetitions:
+                windows = case.windows[: how.records]
+                answers[start], cost = timed(lambda w=windows, s=start: ours(case, w, s))
+                costs[start].append(cost * (len(case.ids) / len(windows)))
+        slow.ask(lengths[number::rounds])
+    return [_row(case, slow, start, answers[start], median(costs[start])) for start in plan.ours]
 
 
 def ours(case: Case, windows: Any, start: int) -> list[Answer]:
@@ -121,11 +127,11 @@ def assert_same_continuations(slow: Definition, start: int, answers: Sequence[An
     """What the definition was asked for, ours says to the token."""
     for row, answer in enumerate(answers):
         for length, (first, _) in slow.first.items():
-            assert first[row] == [int(answer.argmax[length - 1])], (case_of(answer), length)
+            assert first[row] == [int(answer.argmax[length - 1])], _where(answer, length)
         for length in (length for length in slow.rest if length >= start):
             expected = slow.rest[length][0][row]
-            assert answer.continuation(length).tolist() == expected, (case_of(answer), length)
+            assert answer.continuation(length).tolist() == expected, _where(answer, length)
 
 
-def case_of(answer: Answer) -> str:
-    return f"record {answer.id}"
+def _where(answer: Answer, length: int) -> str:
+    return f"record {answer.id}, prompt of {length} tokens"

@@ -1,14 +1,15 @@
 """MA and EL_10 as they are defined, one `generate` per prompt length, and what that costs.
 
 T tokens per record, t prompt length. A batch of records is continued together, greedily, as the
-published code of ICU does. MA takes T - 1 calls of one new token; EL_10 with prompts from s on takes
-one call for each t in s..T-10, of T - t new tokens. (The published code also continues the prompts of
-T-9..T-1 tokens, which EL_10 does not look at; they are left out here.) Only the calls of `generate`
-are charged, not the counting of n-grams.
+published code of ICU does. MA takes T - 1 calls of one new token; EL_10 with prompts from s on
+takes one call of T - t new tokens for each t in s..T-10. (The published code also continues the
+prompts of the last lengths, which EL_10 does not look at; they are left out here.) Only calls of
+`generate` are charged, not the counting of n-grams.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,6 +127,6 @@ def spread_lengths(num_tokens: int, late: int, count: int, generator: torch.Gene
     found = []
     for low, high in ((1, late), (late, num_tokens - N + 1)):
         edges = torch.linspace(low, high, count // 2 + 1).int().tolist()
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in itertools.pairwise(edges):
             found.append(int(torch.randint(start, stop, (), generator=generator)))
     return found

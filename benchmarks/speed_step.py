@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,9 +21,9 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Medians of the two kinds of step and of the optimiser's update; bytes at most beyond the rest.
+    """Medians of the two kinds of step and of the optimiser's update, and their peaks of memory.
 
-    ICU's step holds the update, the plain one does not.
+    ICU's seconds hold the update, the plain ones do not; the bytes of both do.
     """
 
     icu: Cost
@@ -67,14 +66,19 @@ class Steps:
         self.model.zero_grad(set_to_none=True)
         loss = self.model(input_ids=self.ids, labels=self.ids, use_cache=False).loss
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     def update(self) -> None:
         self.trainer.optimiser.step()
 
+    def plain_with_update(self) -> None:
+        self.plain()
+        self.update()
+
     def measure(self, repetitions: int) -> StepTimes:
         """Interleaved, behind one warm-up of each."""
-        icu_bytes, plain_bytes = peak_memory(self._twice(self.icu)), peak_memory(self.plain)
+        self.plain_with_update()  # the optimiser's moments appear with the first update and stay
+        icu_bytes, plain_bytes = peak_memory(self.icu), peak_memory(self.plain_with_update)
         icu, plain, update = [], [], []
         for _ in range(repetitions):
             plain.append(timed(self.plain)[1])
@@ -82,15 +86,9 @@ class Steps:
             icu.append(timed(self.icu)[1])
         return StepTimes(median(icu), median(plain), median(update), icu_bytes, plain_bytes)
 
-    def _twice(self, step: Callable[[], Any]) -> Callable[[], Any]:
-        """The optimiser's moments appear with the first step and stay: not the step's own memory."""
-        self.plain()
-        self.update()
-        return step
-
 
 def kept_bytes(model: Any, ids: Tensor, num_records: int) -> dict[str, int]:
-    """Bytes kept of the target's distribution on `num_records` records like these, and of the table.
+    """Bytes kept of the target's distribution on `num_records` such records, and of the table.
 
     Measured on the given records and multiplied: every record has the same number of positions.
     """

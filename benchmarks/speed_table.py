@@ -29,8 +29,8 @@ def _head(results: dict[str, Any]) -> str:
 
 Written by `{results["command"]}`; do not edit. All figures are of one run, taken in turns.
 
-- Machine: {hardware["device"]}, {hardware["processors"]} processors, {hardware["threads"]} thread(s) used;
-  load of the machine at the start and at the end {load} (1.0 is this run alone).
+- Machine: {hardware["device"]}, {hardware["processors"]} processors, threads used:
+  {hardware["threads"]}. Load of the machine at the start and at the end: {load}.
 - Versions: {used}
 - Seconds are {_clock_words(results["clock"])}. Ratios are given for both clocks.
 - Took {results["seconds"] / 60:.1f} minutes.
@@ -51,10 +51,11 @@ def _asking(rows: Sequence[dict[str, Any]], clock: str) -> str:
     )  # fmt: skip
     notes = [
         "The definition is one greedy `generate` for each prompt length and the whole batch of "
-        f"{rows[0]['records']} records of 200 tokens: 199 of one token for MA, and for EL_10 one to "
-        "the end of the text for each prompt of s..190 tokens (s = 1: all of them; s = 150: the "
-        "range of ICU's published code). Ours is `unlearner.asking.ask` with both metrics. Where no "
-        "figure is marked, MA and EL_10 of every record were found equal, bit for bit.",
+        f"{rows[0]['records']} records of 200 tokens: 199 of one token for MA, and for EL_10 one "
+        "to the end of the text for each prompt of s..190 tokens (s = 1: all of them; s = 150: the "
+        "range of ICU's published code). Ours is `unlearner.asking.ask` with both metrics. "
+        '"Decoded" are the prompts behind which the model leaves the text. Where no figure is '
+        "marked, MA and EL_10 of every record were found equal, bit for bit.",
     ]
     if any(row["extrapolated"] for row in rows):
         notes.append(

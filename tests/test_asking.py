@@ -106,3 +106,5 @@ def test_a_state_space_model_is_asked_through_generate(tokenizer):
     answer = ask(model, tokenizer, [window(0, x)], Questions())[0]
     total, weight = fast_el(answer, 3)
     assert total / weight == extraction_likelihood(model, x, 3)
+    for t in range(1, len(x)):
+        assert answer.continuation(t).tolist() == greedy(model, x[:t], len(x))

@@ -12,7 +12,7 @@ from unlearner.config import DataSettings, apply_settings, build, check_names
 from unlearner.data.files import read_records
 from unlearner.errors import UserError
 from unlearner.finetuning import FinetuneSettings, Until, finetune
-from unlearner.models import load_causal_lm, save
+from unlearner.models import limit_threads, load_causal_lm, save
 from unlearner.output import check_output, staged
 from unlearner.preparation import prepare
 from unlearner.private_text import write_texts
@@ -35,6 +35,7 @@ def run_forget(
     config = RunConfig.from_sections(sections)
     progress = RunProgress(quiet=quiet, num_rounds=config.method.max_epochs)
     prepared = pipeline.start(config, needs=pipeline.FORGET_NEEDS)
+    limit_threads(prepared.loaded.model)
     try:
         with staged(output) as work:
             log = Log(work / "log.jsonl", progress.line)
@@ -67,7 +68,9 @@ def run_check(sections: Mapping[str, Any]) -> int:
     """`unlearner check`: prints what it found; writes nothing."""
     quieten()
     config = RunConfig.from_sections(sections)
-    print_check(pipeline.check(config, pipeline.start(config)))
+    prepared = pipeline.start(config)
+    limit_threads(prepared.loaded.model)
+    print_check(pipeline.check(config, prepared))
     return MET
 
 
@@ -80,6 +83,7 @@ def run_evaluate(
     config = RunConfig.from_sections(sections)
     progress = RunProgress(quiet=quiet, num_rounds=1)
     prepared = pipeline.start(config, needs=("level",))
+    limit_threads(prepared.loaded.model)
     with staged(output) as work:
         verdict, report = assessing.evaluate(
             config, prepared, target=target, retrained=retrained, say=progress.say
@@ -103,6 +107,7 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
         raise UserError("finetune needs a MODEL and --records FILE")
     given = read_records(records, name="records", columns=data.columns)
     loaded = load_causal_lm(model)
+    limit_threads(loaded.model)
     some = prepare(loaded, {"records": given}, data)["records"]
     progress = RunProgress(quiet=quiet, num_rounds=learning.epochs)
     try:

@@ -1,20 +1,20 @@
 """Greedy continuations of many prompts at once, each from the key/value cache of one forward pass.
 
-Shapes: B windows, T tokens, R rows of a decoding batch, H heads, D head width.
+T tokens of a window.
 
 EL_n continues every prompt x_<t of a record. Where the most probable token at t is x_t, the
 continuation of x_<t is x_t followed by the continuation of x_<t+1, so only the prompts behind which
 the model breaks from the text are decoded. All of them advance together by absolute position: a row
 joins when the position reaches its prompt length. Every row then holds exactly `position` cached
 tokens, so there is no padding, no mask and no shifted position, and models with local attention,
-rotary or learned positions see what they would see alone.
+rotary or learned positions see what they would see alone. Where the model's attention is known
+(`prefix_attention`), rows of one window read the keys and values of their prompts in common.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,93 +23,12 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from unlearner.decoding_rows import Prompt, RowBatch, RowCache, Rows, row_batches
 from unlearner.models import OutputHead, argmax, logits_in_parts, takes
 from unlearner.prefix_attention import PrefixAttention, RowGroups, can_share
 
 # Rows that have ended are dropped once they are this share of the rows being computed.
 DROP_SHARE = 0.25
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The prompt of a window whose continuation has to be decoded.
-
-    Attributes:
-        window: Row of the window in the teacher-forced batch.
-        length: Prompt length m; its first continued token stands at position m.
-        first: That token, known from the teacher-forced pass.
-        total: T, the length to which the continuation runs.
-    """
-
-    window: int
-    length: int
-    first: int
-    total: int
-
-
-class _RowCache(DynamicLayer):
-    """One layer's keys and values: of the windows up to `base`, of each row behind it.
-
-    The teacher-forced pass has filled every position of the windows; a row overwrites the ones from
-    its prompt length on before it reads them.
-
-    Attributes:
-        prefix_keys: (W, H, base, D) of the windows that the rows belong to; `prefix_values` alike.
-        keys_buffer: (R, H, T - base, D) of the rows, the newest token's behind the others.
-    """
-
-    def __init__(self, layer: Any, batch: _RowBatch) -> None:
-        super().__init__()
-        keys, values = layer.keys, layer.values
-        self.base = batch.base
-        self.dtype, self.device = keys.dtype, keys.device
-        self.prefix_keys = batch.of_windows(keys[:, :, : self.base])
-        self.prefix_values = batch.of_windows(values[:, :, : self.base])
-        self.keys_buffer, self.values_buffer = batch.of_rows(keys), batch.of_rows(values)
-        self.is_initialized = True
-        self.position = 0
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        rows, last = len(key_states), self.position - self.base
-        self.keys_buffer[:rows, :, last] = key_states[:, :, 0]
-        self.values_buffer[:rows, :, last] = value_states[:, :, 0]
-        return self.keys_buffer[:rows, :, : last + 1], self.values_buffer[:rows, :, : last + 1]
-
-    def get_seq_length(self) -> int:
-        return self.position
-
-    def keep(self, rows: Tensor) -> None:
-        self.keys_buffer = self.keys_buffer[rows]
-        self.values_buffer = self.values_buffer[rows]
-
-
-class _RowBatch:
-    """Prompts that are decoded together, by length, and where their keys and values come from.
-
-    Attributes:
-        base: Tokens whose keys and values the rows of a window share; 0 where they cannot.
-        windows: The rows' windows in the teacher-forced batch, each once.
-        window: (R,) the place of each row's window in `windows`.
-    """
-
-    def __init__(self, prompts: Sequence[Prompt], base: int) -> None:
-        self.prompts, self.base = prompts, base
-        self.lengths = np.array([prompt.length for prompt in prompts])
-        self.totals = np.array([prompt.total for prompt in prompts])
-        self.windows, self.window = np.unique(
-            [prompt.window for prompt in prompts], return_inverse=True
-        )
-
-    def of_windows(self, states_BHTD: Tensor) -> Tensor:
-        """The windows' own states; the tensor itself where the batch is of all of them."""
-        if len(self.windows) == len(states_BHTD):
-            return states_BHTD
-        return states_BHTD[torch.as_tensor(self.windows, device=states_BHTD.device)]
-
-    def of_rows(self, states_BHTD: Tensor) -> Tensor:
-        """A copy of the window's states from `base` on for each row, (R, H, T - base, D)."""
-        index = torch.as_tensor(self.windows[self.window], device=states_BHTD.device)
-        return states_BHTD[:, :, self.base :][index]
 
 
 def has_plain_cache(cache: Any, num_tokens: int) -> bool:
@@ -136,7 +55,12 @@ def decode(
     Each runs to `total` tokens or to the first end-of-text token, which it includes.
     """
     found: dict[tuple[int, int], np.ndarray] = {}
-    for batch in _row_batches(model, cache, prompts, memory_bytes):
+    vocab_size = model.config.get_text_config().vocab_size
+    batches = row_batches(
+        cache, prompts, shares=can_share(model), memory_bytes=memory_bytes,
+        logits_bytes=8 * vocab_size if head is None else 0,  # with a head they come in parts
+    )  # fmt: skip
+    for batch in batches:
         tokens = _decode_rows(model, head, cache, batch, eos_ids)
         for prompt, row in zip(batch.prompts, tokens, strict=True):
             kept = row[prompt.length : prompt.total]
@@ -146,74 +70,21 @@ def decode(
     return found
 
 
-def _row_batches(
-    model: Any, cache: Any, prompts: Sequence[Prompt], memory_bytes: int
-) -> Iterator[_RowBatch]:
-    """Prompts of similar length, as many as have room for their keys and values."""
-    shares = can_share(model)
-    layers = [layer for layer in cache.layers if layer.is_initialized]
-    states = [states for layer in layers for states in (layer.keys, layer.values)]
-    num_tokens = states[0].shape[2]
-    token_bytes = sum(part[0, :, 0].numel() * part.element_size() for part in states)
-    # Long prompts first: the rows of a batch then start, and end, close together.
-    order = sorted(prompts, key=lambda prompt: (-prompt.length, prompt.window))
-    batch: list[Prompt] = []
-    base = 0
-    for prompt in order:
-        shortest = prompt.length if shares else 0
-        if batch and (len(batch) + 1) * (num_tokens - shortest) * token_bytes > memory_bytes:
-            yield _RowBatch(batch[::-1], base)
-            batch = []
-        batch.append(prompt)
-        base = shortest
-    yield _RowBatch(batch[::-1], base)
-
-
-@dataclass
-class _Rows:
-    """The rows of one decoding batch that still run, ordered by prompt length."""
-
-    lengths: np.ndarray
-    totals: np.ndarray
-    window: np.ndarray
-    origin: np.ndarray  # row of the output that each row writes
-    tokens: Tensor  # (R, T)
-    ended: Tensor
-    eos: Tensor
-
-    @classmethod
-    def of(cls, batch: _RowBatch, eos: Tensor) -> _Rows:
-        count = len(batch.prompts)
-        tokens = torch.zeros(count, int(batch.totals.max()), dtype=torch.long)
-        first = torch.tensor([prompt.first for prompt in batch.prompts])
-        tokens[torch.arange(count), torch.from_numpy(batch.lengths)] = first
-        ended = torch.zeros(count, dtype=torch.bool, device=eos.device)
-        return cls(
-            batch.lengths, batch.totals, batch.window, np.arange(count),
-            tokens.to(eos.device), ended, eos,
-        )  # fmt: skip
-
-    def keep(self, kept: np.ndarray) -> None:
-        index = torch.as_tensor(kept, device=self.tokens.device)
-        self.lengths, self.totals = self.lengths[kept], self.totals[kept]
-        self.window, self.origin = self.window[kept], self.origin[kept]
-        self.tokens, self.ended = self.tokens[index], self.ended[index]
-
-
 def _decode_rows(
-    model: Any, head: OutputHead | None, cache: Any, batch: _RowBatch, eos_ids: frozenset[int]
+    model: Any, head: OutputHead | None, cache: Any, batch: RowBatch, eos_ids: frozenset[int]
 ) -> np.ndarray:
     device = model.device
-    row_cache = DynamicCache()
-    row_cache.layers = [
-        _RowCache(layer, batch) if layer.is_initialized else layer for layer in cache.layers
+    layers: list[Any] = [
+        RowCache(layer, batch) if layer.is_initialized else layer for layer in cache.layers
     ]
-    rows = _Rows.of(batch, torch.tensor(sorted(eos_ids), dtype=torch.long, device=device))
+    row_cache = DynamicCache()
+    row_cache.layers = layers
+    rows = Rows.of(batch, torch.tensor(sorted(eos_ids), dtype=torch.long, device=device))
     output = np.zeros(rows.tokens.shape, dtype=np.int64)
-    attention = PrefixAttention(row_cache.layers) if batch.base else None
+    attention = PrefixAttention(layers) if batch.base else None
     with attention.installed(model) if attention else nullcontext():
         for position in range(int(rows.lengths.min()), int(rows.totals.max()) - 1):
-            _drop_ended(rows, row_cache.layers, position, output)
+            _drop_ended(rows, layers, position, output)
             if len(rows.lengths) == 0:
                 break
             joined = int(np.searchsorted(rows.lengths, position, side="right"))
@@ -227,11 +98,11 @@ def _decode_rows(
 
 
 def _advance(
-    model: Any, head: OutputHead | None, cache: Any, rows: _Rows, position: int, joined: int
+    model: Any, head: OutputHead | None, cache: Any, rows: Rows, position: int, joined: int
 ) -> None:
     """One more token for the first `joined` rows, those whose prompt is no longer than position."""
     for layer in cache.layers:
-        if isinstance(layer, _RowCache):
+        if isinstance(layer, RowCache):
             layer.position = position
     current = rows.tokens[:joined, position]
     rows.ended[:joined] |= torch.isin(current, rows.eos)
@@ -245,7 +116,7 @@ def _advance(
     rows.tokens[:joined, position + 1] = torch.cat(following)
 
 
-def _drop_ended(rows: _Rows, layers: list[Any], position: int, output: np.ndarray) -> None:
+def _drop_ended(rows: Rows, layers: list[Any], position: int, output: np.ndarray) -> None:
     """Write out and drop rows that have reached their end, when they are enough to be worth it."""
     done = rows.ended.cpu().numpy() | (rows.totals <= position + 1)
     joined = max(1, int(np.searchsorted(rows.lengths, position, side="right")))
@@ -255,7 +126,7 @@ def _drop_ended(rows: _Rows, layers: list[Any], position: int, output: np.ndarra
     kept = np.flatnonzero(~done)
     rows.keep(kept)
     for layer in layers:
-        if isinstance(layer, _RowCache):
+        if isinstance(layer, RowCache):
             layer.keep(torch.as_tensor(kept, device=layer.device))
 
 

@@ -18,7 +18,7 @@ from unlearner.data.base import RecordSet
 from unlearner.data.fictional import DemoData, dossiers, split
 from unlearner.data.fictional_model import build_model, build_tokenizer
 from unlearner.finetuning import FinetuneSettings, finetune
-from unlearner.models import Loaded
+from unlearner.models import Loaded, limit_threads
 from unlearner.output import staged
 from unlearner.preparation import prepare
 from unlearner.progress import RunProgress
@@ -64,6 +64,7 @@ def _train(data: DemoData, seed: int) -> Loaded:
     others = dossiers(NUM_OTHERS, seed=seed + OTHER_SEED)
     tokenizer = build_tokenizer(record.content for record in others)
     loaded = Loaded(build_model(tokenizer, seed=seed).eval(), tokenizer, "demo GPT-Neo")
+    limit_threads(loaded.model)
     provenance.set_seeds(seed)
     trained = RecordSet("records", data.trained, "memory")
     records = prepare(loaded, {"records": trained}, DataSettings())["records"]

@@ -32,10 +32,13 @@ NAME = "unlearner_shared_prefix"
 
 
 def can_share(model: Any) -> bool:
-    """Whether the model's attention is one that this file computes."""
+    """Whether the model's attention is one that this file computes.
+
+    In float32 only: shorter numbers are raised to it at places that differ between models.
+    """
     config = model.config
     plain = config._attn_implementation in ("eager", "sdpa")  # no public way to read it
-    return config.model_type in MODEL_TYPES and plain
+    return config.model_type in MODEL_TYPES and plain and model.dtype == torch.float32
 
 
 class SharedLayer(Protocol):
@@ -131,11 +134,11 @@ class PrefixAttention:
             yield
         finally:
             model.set_attn_implementation(before)
+            self.layers = ()  # transformers keeps the function, which must not keep the buffers
 
     def _interface(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any,
-        **options: Any,
-    ) -> tuple[Tensor, None]:  # fmt: skip
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, **options: Any
+    ) -> tuple[Tensor, None]:
         """As transformers calls an attention function; the mask would hide nothing."""
         scaling = options.get("scaling")
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -149,17 +152,18 @@ class PrefixAttention:
     def _installed_in_gpt_neo(self, model: Any) -> Iterator[None]:
         modules = [part for part in model.modules() if isinstance(part, GPTNeoSelfAttention)]
         for module in modules:
-            kind = model.config.attention_layers[module.layer_id]
-            module._attn = self._gpt_neo_attention(module.layer_id, kind, model.config.window_size)
+            layer = module.layer_id
+            assert layer is not None  # transformers allows it, its models give one
+            local = model.config.attention_layers[layer] == "local"
+            window = model.config.window_size if local else None
+            module._attn = self._gpt_neo_attention(layer, window)
         try:
             yield
         finally:
             for module in modules:
                 del module._attn  # the class's own again
 
-    def _gpt_neo_attention(self, layer: int, kind: str, window_size: int) -> Any:
-        sliding_window = window_size if kind == "local" else None
-
+    def _gpt_neo_attention(self, layer: int, sliding_window: int | None) -> Any:
         def attention(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, None]:
             # GPT-Neo does not scale
             output = self.attend(layer, query, key, value, sliding_window=sliding_window)

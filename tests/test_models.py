@@ -1,0 +1,60 @@
+"""Loading, output heads and what surrounds them."""
+
+import pytest
+import torch
+
+from conftest import tiny_model
+from unlearner import models
+
+
+def test_a_small_model_is_computed_on_one_thread(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    model = tiny_model("gpt2")
+    models.limit_threads(model)
+    monkeypatch.setattr(models, "SMALL_MODEL", models.num_parameters(model))
+    models.limit_threads(model)
+    assert asked == [1]
+
+
+def test_shared_weights_are_counted_once():
+    """GPT-2 ties its output head to its embedding: 96 x 32 numbers are not counted twice."""
+    model = tiny_model("gpt2")
+    assert model.lm_head.weight is model.transformer.wte.weight
+    stored = {p.data_ptr(): p.numel() for p in model.state_dict().values()}
+    parameters = {p.data_ptr() for p in model.parameters()}
+    assert models.num_parameters(model) == sum(stored[pointer] for pointer in parameters)
+
+
+@pytest.mark.parametrize(
+    ("architectures", "family"),
+    [
+        (["LlamaForCausalLM"], "causal-lm"),
+        (["GPT2LMHeadModel"], "causal-lm"),
+        (["BertForSequenceClassification"], "sequence-classification"),
+        (["BertForTokenClassification"], "token-classification"),
+    ],
+)
+def test_the_family_is_read_from_the_architecture(architectures, family):
+    from transformers import PretrainedConfig
+
+    assert models.family_of(PretrainedConfig(architectures=architectures)) == family
+
+
+def test_a_saved_model_loads_with_plain_transformers(tokenizer, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = tiny_model("llama")
+    models.save(model, tokenizer, tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = torch.arange(2, 12)[None]
+    assert torch.equal(model(ids).logits, again(ids).logits)
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
+
+
+def test_end_of_text_tokens_are_those_of_generation():
+    model = tiny_model("llama")
+    model.generation_config.eos_token_id = [1, 7]
+    assert models.eos_ids(model) == {1, 7}
+    model.generation_config.eos_token_id = None
+    assert models.eos_ids(model) == {1}  # the configuration's
