@@ -31,7 +31,9 @@ class _LabelLogProbs(Function):
         buffer_NV = logits_NV.detach().float()
         if not overwrite and buffer_NV.data_ptr() == logits_NV.data_ptr():
             buffer_NV = buffer_NV.clone()
-        normaliser_N = buffer_NV.logsumexp(-1)
+        normaliser_N = buffer_NV.new_empty(len(buffer_NV))
+        for rows in chunks(len(buffer_NV)):  # logsumexp makes two copies of what it is given
+            normaliser_N[rows] = buffer_NV[rows].logsumexp(-1)
         log_probs_N = buffer_NV.gather(-1, labels_N[:, None])[:, 0] - normaliser_N
         kl_N = torch.zeros_like(log_probs_N)
         for rows in chunks(num_target):
