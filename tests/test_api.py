@@ -5,13 +5,15 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import unlearner
-from conftest import tiny_model, tiny_tokenizer
+from conftest import VOCAB, tiny_model, tiny_tokenizer
+from oracle import greedy
 from unlearner.config import DataSettings
 from unlearner.data.base import Record, RecordSet
 from unlearner.errors import UserError
@@ -254,3 +256,36 @@ def test_the_example_in_the_readme_runs_as_it_stands(target, tmp_path, monkeypat
     exec(compile(example, "README.md", "exec"), {})
     assert capsys.readouterr().out.splitlines()[0] in ("met", "not met")
     assert (tmp_path / "unlearned" / "model" / "model.safetensors").exists()
+
+
+# Architectures
+
+
+def known_by_heart(model, count):
+    """Token ids that a random model goes on with by itself, as if it had learned them."""
+    rng = np.random.default_rng(0)
+    found = []
+    while len(found) < count:
+        start = rng.integers(2, VOCAB, 3).tolist()
+        ids = start + greedy(model, start, 24)
+        if len(ids) == 24:  # not ended by an end-of-text token
+            found.append({"input_ids": ids})
+    return found
+
+
+def test_every_architecture_goes_the_whole_way(architecture, tokenizer):
+    model, rng = tiny_model(architecture), np.random.default_rng(1)
+    known = known_by_heart(model, 8)
+    unseen = [{"input_ids": rng.integers(2, VOCAB, 24).tolist()} for _ in range(4)]
+    method = ICU(encoder="tf-idf", max_epochs=1, batch_size=2, fresh_per_step=2)
+    result = unlearner.unlearn(
+        model, tokenizer=tokenizer, method=method, settings=SETTINGS,
+        forget=known[:4], retain=known[4:], holdout=unseen,
+    )  # fmt: skip
+    report = result.report
+    assert report["results"]["target"]["forget"]["ma"]["value"] > 0.9
+    assert report["model"]["digest_target"] != report["model"]["digest_unlearned"]
+    assert [line["round"] for line in report["rounds"]] == [0, 1]
+    for role in ("forget", "retain", "analogous", "holdout"):
+        assert report["results"]["unlearned"][role]["ma"]["records"] == 4
+    assert report["results"]["unlearned"]["retain"]["kl_to_target"]["value"] > 0
