@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -169,7 +169,7 @@ def forget(
     say("measuring the saved model")
     unlearned = load_causal_lm(str(work / "model"))
     unlearned.model.to(trainer.accelerator.device)
-    outcome = _conclude(config, prepared, target, unlearned, key)
+    outcome = _conclude(config, prepared, target, unlearned, key, _restored(trainer))
     outcome.report["rounds"] = trainer.rounds
     seconds = time.perf_counter() - started
     outcome.report["cost"] = {
@@ -239,7 +239,12 @@ def _study_target(config: RunConfig, prepared: Prepared, *, force: bool) -> _Tar
 
 
 def _conclude(
-    config: RunConfig, prepared: Prepared, target: _Target, unlearned: Loaded, key: bytes
+    config: RunConfig,
+    prepared: Prepared,
+    target: _Target,
+    unlearned: Loaded,
+    key: bytes,
+    notes: tuple[str, ...],
 ) -> Outcome:
     """Ask the saved model the same, judge it by the criteria, and report."""
     evaluation, forget = config.evaluation, prepared["forget"]
@@ -254,6 +259,7 @@ def _conclude(
     ids = [record.id for record in forget.records]
     statuses = record_statuses(ids, recall.ma, recall.el_10, target.data.level)
     verdict = judge(target.criteria, scores, statuses)
+    verdict = replace(verdict, notes=verdict.notes + notes)
     digests = {
         "target": target.digest,
         "unlearned": provenance.digest_model(unlearned.model),
@@ -265,6 +271,17 @@ def _conclude(
     report = build_report(found, unlearned.model.device)
     report["per_record"] = per_record(forget, before, recall)
     return Outcome(verdict, report, unlearned, target.answers, after)
+
+
+def _restored(trainer: Trainer) -> tuple[str, ...]:
+    """A note where the result is an earlier checkpoint than the last round shown."""
+    number = trainer.details.get("restored_round")
+    if number is None:
+        return ()
+    return (
+        f"The saved model is that of round {number}: of the rounds that kept the quality of the "
+        "other text it had forgotten most; the last round was not better.",
+    )
 
 
 def _pool(config: RunConfig, prepared: Prepared) -> TokenizedSet:

@@ -60,7 +60,8 @@ class ICU(Method):
         analogous_weight: w_a.
         kl_weight: w_kl.
         forget_bound: b, the loss of holdout text, beyond which there is no more ascent: of a
-            "record" by its mean, of each "token" by its own loss, or "none" as in the paper.
+            "record" by its mean, of each "token" by its own loss, or "none" as in the paper. Where
+            the level is given by hand, without holdout text, there is no bound.
         pairs: "fixed": each record's own partner; "fresh": other kept records in every step.
         fresh_per_step: Windows of kept text in a step, with fresh pairs.
         max_analogous: Records of the pool at most that fresh pairs are drawn from, nearest first.

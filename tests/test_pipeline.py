@@ -1,0 +1,11 @@
+"""The line itself; its stages have tests of their own, and test_api.py walks all of it."""
+
+from unlearner.pipeline import _restored
+from unlearner.training import Log, Trainer, TrainingSettings
+
+
+def test_a_result_from_an_earlier_round_is_told():
+    trainer = Trainer(TrainingSettings(device="cpu"), Log())
+    assert _restored(trainer) == ()
+    trainer.details["restored_round"] = 7
+    assert "that of round 7" in _restored(trainer)[0]
