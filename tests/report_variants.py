@@ -1,0 +1,92 @@
+"""Reports that lack parts, hold hostile names or are of other kinds."""
+
+from __future__ import annotations
+
+import copy
+
+from report_example import demonstration, evaluated, example, failed
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "| x | y |",
+    "`code` **bold** [link](https://example.org)",
+    '"><img src=x onerror=alert(1)>',
+    "$x_1$ {{ 7 * 7 }} {% raw %}",
+    "line\nbreak\u202eturned\x00null",
+    "&lt;b&gt; https://example.org www.example.org",
+    "# heading",
+    "- item",
+    "1. item",
+    "\ud800 lone surrogate \uffff",
+)
+
+
+def sparse() -> dict:
+    """A forget run with every part left out that may be left out."""
+    report = copy.deepcopy(example(3))
+    del report["retrieval"]
+    for model in report["results"]:
+        report["results"][model] = {
+            "forget": {"el_10": report["results"][model]["forget"]["el_10"]}
+        }
+    report["data"] = {"forget": {"records": 3, "digest": "hmac-sha256:00"}}
+    del report["request"]["subjects"], report["model"]["hub_id"], report["model"]["parameters"]
+    del report["verdict"]["notes"], report["verdict"]["not_measured"]
+    report["rounds"] = [{"round": 0, "active": 3, "loss": {}, "seconds": 0.0}]
+    report["cost"] = {"seconds": 1.0, "peak_memory_bytes": None}
+    report["environment"]["seed"] = None
+    return report
+
+
+def classifier() -> dict:
+    """A classifier has labels to get right and no text to recite."""
+    report = sparse()
+    report["model"]["family"] = "sequence-classification"
+    report["method"] = {"name": "deepcut"}
+    for model, accuracy in (("target", 1.0), ("unlearned", 0.25)):
+        figure = {"value": accuracy, "low": None, "high": None, "records": 3}
+        report["results"][model]["forget"] = {"accuracy": figure}
+    report["per_record"] = [{**entry, "before": {}, "after": {}} for entry in report["per_record"]]
+    return report
+
+
+def three_models() -> dict:
+    report = example(3)
+    report["results"]["retrained"] = copy.deepcopy(report["results"]["unlearned"])
+    return report
+
+
+def hostile() -> dict:
+    """Every text that a user can choose is hostile."""
+    report = copy.deepcopy(failed(len(HOSTILE)))
+    report["request"]["id"] = report["model"]["name"] = report["model"]["hub_id"] = HOSTILE[0]
+    report["method"] = {"name": HOSTILE[1], **dict.fromkeys(HOSTILE, HOSTILE[2])}
+    for entry, status, text in zip(
+        report["per_record"], report["verdict"]["records"], HOSTILE, strict=True
+    ):
+        entry["id"] = status["id"] = text
+        status["status"] = "met"
+    report["verdict"]["records"][0]["status"] = "not met"
+    report["verdict"]["claims"][0]["reason"] = HOSTILE[3]
+    report["verdict"]["notes"] = report["verdict"]["not_measured"] = list(HOSTILE)
+    report["criteria"][0]["source"] = HOSTILE[1]
+    report["rounds"][1]["loss"] = {HOSTILE[4]: 1.0, HOSTILE[0]: 2.0}
+    report["examples"] = [
+        {**dict.fromkeys(("id", "prompt", "truth", "before", "after"), t), "role": "kept"}
+        for t in HOSTILE
+    ]
+    return report
+
+
+REPORTS = {
+    "met": example,
+    "failed": failed,
+    "evaluated": evaluated,
+    "demonstration": demonstration,
+    "sparse": sparse,
+    "hostile": hostile,
+    "classifier": classifier,
+    "three models": three_models,
+    "one record": lambda: example(1),
+    "many records": lambda: example(500, 3),
+}
