@@ -10,9 +10,9 @@ from unlearner.answers import Answer
 from unlearner.ngrams import (
     distinct_ngrams,
     extraction_likelihood,
-    extraction_strength,
     first_prompt,
     last_starts,
+    shortest_extracting_prompt,
     token_evenness,
 )
 
@@ -175,6 +175,11 @@ def test_last_starts_are_the_last_occurrences():
     """12 starts at 0 and 2 of 1 2 1 2 3, 21 at 1, 23 at 3; 13 nowhere."""
     found = last_starts(np.array([1, 2, 1, 2, 3]), np.array([1, 2, 1, 3, 2, 3]), 2)
     assert found.tolist() == [2, 1, -1, -1, 3]
+
+
+def extraction_strength(hits):
+    """ES = 1 - k*/T."""
+    return 1 - shortest_extracting_prompt(hits) / (len(hits) + 1)
 
 
 def test_extraction_strength_by_hand():

@@ -156,23 +156,14 @@ def _number(known: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return np.where(known[index] == keys, index, -1)
 
 
-def extraction_strength(hits: np.ndarray) -> float:
-    """ES = 1 - k*/T, in [0, 1 - 1/T]; higher: a shorter prompt gives the whole rest away.
+def shortest_extracting_prompt(hits: np.ndarray) -> int:
+    """Length k* in 1..T of the shortest prompt after which every teacher-forced argmax is the text's.
 
-    k* is the length of the shortest prompt after which every teacher-forced argmax equals the text,
-    and T where the last token is missed, so that ES is then 0. (The loop of open-unlearning has the
-    floor 1/T there.)
-
-    Reference: Wang et al. (2024), arXiv:2406.09179; open-unlearning, arXiv:2506.12618.
+    T where the last token is missed. Extraction strength is 1 - k*/T (`metrics/es.py`).
 
     Args:
         hits: (T-1,) bool, entry t-1 says whether token t is the most probable one.
     """
-    return 1 - shortest_extracting_prompt(hits) / (len(hits) + 1)
-
-
-def shortest_extracting_prompt(hits: np.ndarray) -> int:
-    """Length k* in 1..T of the shortest prompt after which every argmax equals the text."""
     misses = np.flatnonzero(~np.asarray(hits, dtype=bool))
     # Entry i is about token i + 1, which the prompt must hold where it is missed.
     return int(misses[-1]) + 2 if len(misses) else 1
