@@ -157,7 +157,7 @@ def _number(known: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 def shortest_extracting_prompt(hits: np.ndarray) -> int:
-    """Length k* in 1..T of the shortest prompt after which every teacher-forced argmax is the text's.
+    """Length k* in 1..T of the shortest prompt after which every forced argmax is the text's.
 
     T where the last token is missed. Extraction strength is 1 - k*/T (`metrics/es.py`).
 
