@@ -14,7 +14,7 @@ from typing import Any, Literal, TextIO
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
 from unlearner.errors import UserError
@@ -32,7 +32,16 @@ class TrainingSettings(BaseModel):
         precision: Arithmetic of the forward pass; weights and optimiser stay float32.
         max_gradient_norm: Gradients are scaled down to this norm; None leaves them.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        lora_rank: Rank of low-rank adapters on every linear layer, which are then all that is
+            trained; 0 trains the weights themselves.
+        lora_alpha: Their output is scaled by alpha / rank; None takes twice the rank.
+        keep_adapter: Save the adapter beside the merged model. Whoever has both can undo the
+            unlearning.
+        checkpoint_every: Steps between two checkpoints, from which `--resume` goes on; "auto" saves
+            about once a minute, and spends a twentieth of the time on it at most.
         keep_checkpoints: Where the result is an earlier round's model, save the last one as well.
+        trackers: Where the figures of steps and rounds also go: tensorboard, wandb, trackio, mlflow
+            or any other tracker of accelerate; each has to be installed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -42,7 +51,12 @@ class TrainingSettings(BaseModel):
     precision: Literal["float32", "bfloat16"] = "float32"
     max_gradient_norm: float | None = Field(default=None, gt=0)
     gradient_checkpointing: bool = False
+    lora_rank: int = Field(default=0, ge=0)
+    lora_alpha: float | None = Field(default=None, gt=0)
+    keep_adapter: bool = False
+    checkpoint_every: PositiveInt | Literal["auto", "never"] = "auto"
     keep_checkpoints: bool = False
+    trackers: tuple[str, ...] = ()
 
 
 class TrainingError(RuntimeError):
