@@ -32,6 +32,7 @@ format: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/pools.py
 
 # Classifiers beside their retrained models; what was measured is kept in WORK and not done again.
 WORK ?= .bench

@@ -30,9 +30,10 @@ from unlearner.data.base import RecordSet
 from unlearner.data.files import read_records
 from unlearner.data.label_names import label_names
 from unlearner.data.labelled import LabelledSet, Labelling, tokenize_labelled
+from unlearner.log import Log
 from unlearner.models import Loaded, save
 from unlearner.provenance import set_seeds
-from unlearner.training import Log, Trainer, TrainingSettings
+from unlearner.training import Trainer, TrainingSettings
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("UNLEARNER_DATA", ROOT.parent / "shared" / "data"))

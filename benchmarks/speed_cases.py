@@ -18,8 +18,9 @@ from unlearner.asking import Questions, ask
 from unlearner.data.base import Record
 from unlearner.data.tokenize import TokenizedSet, Window
 from unlearner.finetuning import FinetuneSettings, Until, finetune
+from unlearner.log import Log
 from unlearner.models import load_causal_lm
-from unlearner.training import Log, Trainer, TrainingSettings
+from unlearner.training import Trainer, TrainingSettings
 
 NUM_TOKENS = 200
 ROOT = Path(__file__).resolve().parents[1]

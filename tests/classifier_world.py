@@ -17,7 +17,8 @@ from unlearner.classifiers.heads import Classifier
 from unlearner.classifiers.sets import ClassifierData, Recipe
 from unlearner.data.base import Record, RecordSet
 from unlearner.data.labelled import Labelling, tokenize_labelled
-from unlearner.training import Log, Trainer, TrainingSettings
+from unlearner.log import Log
+from unlearner.training import Trainer, TrainingSettings
 
 SEQUENCE, TOKEN = "sequence-classification", "token-classification"
 LABELS = {

@@ -19,7 +19,8 @@ from unlearner.cli import run
 from unlearner.data.files import read_records
 from unlearner.data.tokenize import Layout, tokenize_set
 from unlearner.finetuning import FinetuneSettings, finetune
-from unlearner.training import Log, Trainer, TrainingSettings
+from unlearner.log import Log
+from unlearner.training import Trainer, TrainingSettings
 
 TOWNS = ["york", "bath", "leeds", "derby", "truro", "ripon"]
 FORGET = [f"the phone number of person {town} is {i}{i}4{i}" for i, town in enumerate(TOWNS)]

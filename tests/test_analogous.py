@@ -8,7 +8,8 @@ import torch
 from conftest import tiny_tokenizer
 from unlearner.data.analogous import AnalogousSet, find_analogous
 from unlearner.data.base import Record, RecordSet
-from unlearner.data.retrieval import Retrieved, longest_shared_run
+from unlearner.data.overlap import longest_shared_run
+from unlearner.data.retrieval import Retrieved
 from unlearner.data.tokenize import Layout, tokenize_set
 from unlearner.errors import UserError
 

@@ -18,12 +18,13 @@ from unlearner.config import DataSettings
 from unlearner.data.base import Record, RecordSet
 from unlearner.errors import UserError
 from unlearner.finetuning import FinetuneSettings, Until, finetune
+from unlearner.log import Log
 from unlearner.methods import ICU
 from unlearner.models import Loaded, save
 from unlearner.pipeline import NothingToUnlearn
 from unlearner.preparation import prepare
 from unlearner.provenance import digest_model
-from unlearner.training import Log, Trainer, TrainingSettings
+from unlearner.training import Trainer, TrainingSettings
 
 TOWNS = ["york", "bath", "leeds", "derby"]
 FORGET = [f"the phone number of {town} is {i}{7 - i}4{i}, call it" for i, town in enumerate(TOWNS)]

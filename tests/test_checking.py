@@ -12,6 +12,7 @@ from unlearner.checking import check_sets, measured_sets
 from unlearner.config import DataSettings
 from unlearner.data.base import Record, RecordSet
 from unlearner.models import Loaded, num_parameters
+from unlearner.planning import Step
 from unlearner.preparation import prepare
 from unlearner.run import RunConfig
 
@@ -140,7 +141,7 @@ def test_large_sets_are_measured_as_a_sample_and_the_forget_set_whole():
 # What a run takes
 
 
-def plan(monkeypatch, sizes, **method):
+def plan(monkeypatch, sizes, training=None, **method):
     """The plan when a forward pass takes 0.01 s a token and asking for continuations 0.02 s."""
     some, clock = prepared(**sizes), [0.0]
 
@@ -151,7 +152,10 @@ def plan(monkeypatch, sizes, **method):
 
     monkeypatch.setattr(checking, "ask", ask)
     monkeypatch.setattr(checking, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    chosen = config(method={"name": "icu", "batch_size": 2, **method})
+    chosen = config(
+        method={"name": "icu", "batch_size": 2, **method},
+        training={"device": "cpu"} | (training or {}),
+    )
     return check_sets(some, measured_sets(some, chosen), chosen).plan, some.loaded.model
 
 
@@ -176,11 +180,38 @@ def test_a_step_holds_no_more_kept_windows_than_there_are_and_fixed_pairs_one_ea
     assert found.seconds_per_epoch == pytest.approx(0.03 * 76 + 0.5 + 0.72)
 
 
-def test_memory_by_hand(monkeypatch):
-    """Five copies of the weights, and per token of a step (58) logits and 16 states a layer."""
+def test_the_largest_step_by_hand():
+    """2 forget windows of 12 and 4 kept ones of 10, all padded to 12: 72 tokens, 6 * 144 pairs.
+
+    Labels 2 * 11 + 4 * 9. Of the retain and the holdout set, and twice of the analogous set (all 5
+    kept windows), the output layer and the hidden states are kept: 50 + 40 + 2 * 50 positions.
+    """
+    some = prepared(**SIZES)
+    chosen = config(method={"name": "icu", "batch_size": 2, "fresh_per_step": 4})
+    found = checking._largest_step(some, measured_sets(some, chosen), chosen)
+    assert found == Step(
+        tokens=72, square=864, labels=58, longest=20, asked=50, outputs=4, states=190,
+        keeps_best=True,
+    )  # fmt: skip
+
+
+def test_with_adapters_the_output_layer_is_the_models_own():
+    some = prepared(**SIZES)
+    chosen = config(training={"lora_rank": 2})
+    assert checking._largest_step(some, measured_sets(some, chosen), chosen).outputs == 3
+
+
+def test_checkpointing_takes_another_forward_pass(monkeypatch):
+    """The 116 tokens of the epoch above: 4 * 116 * 0.01 in place of 3.48."""
+    found, _ = plan(monkeypatch, SIZES, fresh_per_step=4, training={"gradient_checkpointing": True})
+    assert found.seconds_per_epoch == pytest.approx(4.64 + 0.5 + 0.72)
+
+
+def test_the_plan_is_of_the_configuration_and_can_be_asked_of_another(monkeypatch):
     found, model = plan(monkeypatch, SIZES, fresh_per_step=4)
-    weights, logits, states = 5 * 4 * num_parameters(model), 4 * 58 * 96, 4 * 16 * 58 * 32 * 2
-    assert found.memory_bytes == weights + logits + states + (1 << 30)
+    assert found.memory.parts["parameters"] == 4 * num_parameters(model)
+    other = config(method={"name": "icu", "batch_size": 1, "fresh_per_step": 4})
+    assert found.again(other).parts["logits"] < found.memory.parts["logits"]
 
 
 def test_one_forget_record_and_nothing_else_can_be_planned(monkeypatch):

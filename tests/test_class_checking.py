@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from classifier_world import (
     toy_tokenizer,
 )
 from unlearner import catalog
+from unlearner.classifiers import checking as class_checking
 from unlearner.classifiers.checking import check_sets, measured_sets
 from unlearner.classifiers.measuring import (
     CONFUSION_ROWS,
@@ -122,13 +124,38 @@ def test_every_method_has_a_plan(method, known):
     plan = check(known, config(method)).plan
     assert plan.seconds_per_epoch > 0
     assert plan.max_epochs >= 1
-    assert plan.memory_bytes > 16 * sum(p.numel() for p in known.loaded.model.parameters())
+    assert plan.memory.peak_bytes > 16 * sum(p.numel() for p in known.loaded.model.parameters())
 
 
 def test_a_method_that_trains_anew_passes_over_the_retain_set(known):
     assert check(known, config("retrain")).plan.max_epochs == 10
     assert check(known, config("retrain", epochs=3)).plan.max_epochs == 3
     assert check(known, config("deepcut", max_epochs=7)).plan.max_epochs == 7
+
+
+def test_the_largest_step_by_hand():
+    """Records of the same length n: 2 forget ones twice and 3 remaining ones are 7 n tokens."""
+    some = prepared()
+    one = replace(some["forget"], examples=some["forget"].examples[:1] * 9)
+    alike = Prepared(some.loaded, {"forget": one, "retain": one, "holdout": one}, {})
+    n = len(one.examples[0])
+    deepcut = config(batch_size=2, retain_batch_size=3)
+    found = class_checking._largest_step(alike, deepcut)
+    assert (found.tokens, found.square, found.labels) == (7 * n, 7 * n * n, 7)
+    assert (found.asked, found.dropout, found.copies, found.saved) == (9 * n, True, 0, 1)
+    assert class_checking._largest_step(alike, config("finetune", batch_size=4)).tokens == 4 * n
+
+
+@pytest.mark.parametrize(
+    ("method", "copies", "with_adapters"),
+    [("deepcut", 0, 0), ("scrub", 1, 0), ("bad_teacher", 2, 1), ("sisa", 5 + 3, 5 + 3)],
+)
+def test_teachers_and_shards_are_further_models(method, copies, with_adapters):
+    """With adapters the target is the model itself with its adapters off."""
+    some = prepared()
+    assert class_checking._largest_step(some, config(method)).copies == copies
+    lora = RunConfig.from_sections({"method": {"name": method}, "training": {"lora_rank": 2}})
+    assert class_checking._largest_step(some, lora).copies == with_adapters
 
 
 # Figures

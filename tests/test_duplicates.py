@@ -99,6 +99,61 @@ def test_nothing_that_comparing_all_pairs_finds_is_missed(threshold):
     assert all(d.exact == (forget[d.forget] == others[d.other]) for d in found)
 
 
+def by_comparing_all_pairs(forget, others, threshold):
+    pairs = product(range(len(forget)), range(len(others)))
+    similar = {(i, j): jaccard(forget[i], others[j]) for i, j in pairs if others[j].strip()}
+    return {pair: value for pair, value in similar.items() if value >= threshold}
+
+
+def alike(rng, letters):
+    """A text of few and short words, so that shingles repeat and are shared; some are long."""
+    word = "".join(rng.choices(letters, k=rng.randint(1, 6)))
+    words = [word if rng.random() < 0.7 else "".join(rng.choices(letters, k=3))
+             for _ in range(rng.randint(1, 9))]  # fmt: skip
+    return text(*words * rng.choice([1, 1, 1, 4]))
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.1, 0.3, 0.6, 0.8, 1])
+@pytest.mark.parametrize("letters", ["ab", "abcdefgh"])
+def test_short_and_long_and_repetitive_texts_give_what_all_pairs_give(threshold, letters):
+    """Texts on both sides of five words, of the same word over and over, with many shared shingles.
+
+    "ha ha ha ha" and forty times "ha" have the same character shingles, whatever their lengths.
+    """
+    rng = random.Random(letters)
+    forget = [alike(rng, letters) for _ in range(40)] + ["ha ha ha ha"]
+    others = [alike(rng, letters) for _ in range(80)] + [text(*["ha"] * 40), " ", *forget[:5]]
+    expected = by_comparing_all_pairs(forget, others, threshold)
+    found = find_duplicates(forget, others, threshold=threshold)
+    assert {(d.forget, d.other): d.similarity for d in found} == expected
+    assert (40, 80) in expected
+    swapped = find_duplicates(others, forget, threshold=threshold)
+    assert {(d.other, d.forget): d.similarity for d in swapped} == expected
+
+
+def test_texts_that_share_a_template_give_what_all_pairs_give():
+    """Every shingle but the names' own is in all texts: the rare ones have to find the pairs."""
+    rng = random.Random(5)
+    names = ["anna", "bert", "carl", "dora", "emil", "fred"]
+
+    def filled():
+        return f"the person whose name is {rng.choice(names)} lives in the town of " + text(
+            *rng.choices(names, k=2), "and works there as a clerk"
+        )
+
+    forget, others = [filled() for _ in range(30)], [filled() for _ in range(200)]
+    for threshold in (0.45, 0.7):  # another first name: 14 shared of 20 shingles
+        expected = by_comparing_all_pairs(forget, others, threshold)
+        found = find_duplicates(forget, others, threshold=threshold)
+        assert {(d.forget, d.other): d.similarity for d in found} == expected
+        assert 0 < len(expected) < 30 * 200
+
+
+def test_the_other_texts_are_read_once_and_need_not_be_in_memory():
+    lines = (line for line in ["a b", "The cat sat down", "c d"])
+    assert find_duplicates(["the cat sat down"], lines) == [Duplicate(0, 1, 1.0, exact=True)]
+
+
 def test_every_repeated_message_of_the_sms_collection_is_found(shared_data):
     """403 of its 5574 messages repeat an earlier one letter by letter."""
     lines = (shared_data / "sms_spam" / "SMSSpamCollection").read_text().split("\n")[1:]

@@ -11,8 +11,9 @@ from unlearner.data.base import Record
 from unlearner.data.tokenize import TokenizedSet, Window
 from unlearner.errors import UserError
 from unlearner.finetuning import FinetuneSettings, Until, finetune, share_of_peak
+from unlearner.log import Log
 from unlearner.provenance import digest_model
-from unlearner.training import Log, Trainer, TrainingSettings
+from unlearner.training import Trainer, TrainingSettings
 
 
 def records(lengths=(12, 9, 15, 6, 11), unscored=()):

@@ -15,10 +15,11 @@ from unlearner.data.batches import collate
 from unlearner.data.retrieval import Retrieved
 from unlearner.data.sets import Level, UnlearningData
 from unlearner.data.tokenize import TokenizedSet, Window
+from unlearner.log import Log
 from unlearner.methods.icu import ICU, PAPER
 from unlearner.models import output_head
 from unlearner.target import TargetDistribution
-from unlearner.training import Log, Trainer, TrainingSettings
+from unlearner.training import Trainer, TrainingSettings
 
 
 def tokenized(name, lengths, seed, records=None):

@@ -1,7 +1,8 @@
 """The line itself; its stages have tests of their own, and test_api.py walks all of it."""
 
+from unlearner.log import Log
 from unlearner.pipeline import _restored
-from unlearner.training import Log, Trainer, TrainingSettings
+from unlearner.training import Trainer, TrainingSettings
 
 
 def test_a_result_from_an_earlier_round_is_told():

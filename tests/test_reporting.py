@@ -143,6 +143,20 @@ def test_a_run_of_a_method_tells_its_settings_and_what_it_learned_from():
     assert not {"method", "retrieval"} & report().keys()
 
 
+def test_of_an_encoder_s_folder_only_the_last_part_is_told(tmp_path):
+    """The model card, which may be published, repeats the hyper-parameters."""
+    (tmp_path / "secret" / "encoder").mkdir(parents=True)
+    path = str(tmp_path / "secret" / "encoder")
+    config = RunConfig.from_sections({"method": {"name": "icu", "encoder": path}})
+    found = replace(findings("forget"), config=config)
+    retrieved = Retrieved(((0,), (0,)), ((0.5,), (0.5,)), path, (3, 4), 1, (2, 7))
+    analogous = AnalogousSet([0], found.prepared["pool"], [0, 0], retrieved, 7)
+    told = build_report(replace(found, analogous=analogous), torch.device("cpu"))
+    assert told["method"]["encoder"] == told["retrieval"]["encoder"] == "encoder"
+    assert str(tmp_path) not in json.dumps(told)
+    assert config.sections()["method"]["encoder"] == path  # run.yaml repeats the run
+
+
 def test_no_text_of_any_record_is_in_the_report():
     written = json.dumps(report(), allow_nan=False)
     for texts in TEXTS.values():

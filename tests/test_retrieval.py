@@ -10,15 +10,9 @@ import pytest
 import torch
 
 from unlearner.data import nearest
+from unlearner.data.overlap import longest_shared_run, shares_ngram
 from unlearner.data.pairing import one_to_one
-from unlearner.data.retrieval import (
-    Retrieved,
-    Texts,
-    assign_pairs,
-    longest_shared_run,
-    retrieve,
-    shares_ngram,
-)
+from unlearner.data.retrieval import Retrieved, Texts, assign_pairs, retrieve
 from unlearner.errors import UserError
 
 torch.set_num_threads(1)
@@ -172,7 +166,7 @@ def test_neighbours_are_all_that_pass_in_order_of_cosine(max_overlap):
     rng = random.Random(1)
     forget, pool = random_records(rng, 12, 15), random_records(rng, 150, 15)
     found = retrieve(forget, pool, num_neighbours=150, encoder=None, max_overlap=max_overlap)
-    search, _ = nearest.make_search(forget.tails, pool.tails, "tf-idf")
+    search = nearest.make_search(forget.tails, pool.tails, "tf-idf")
     _, order = search(range(12), 150)
     none_passes = 0
     for row, ids in enumerate(forget.ids):
@@ -249,6 +243,28 @@ def test_each_has_a_pair_of_its_own_where_all_records_share_a_template():
     assert len(set(assign_pairs(found))) == 30
 
 
+def test_no_search_goes_deeper_than_is_asked_for_or_the_fallback_needs(monkeypatch):
+    """Where no record or few pass, the depth does not grow with the pool: 3, and 200 of the 500."""
+    asked = []
+    real = nearest.Search.__call__
+
+    def watched(search, rows, k, barred=None):
+        asked.append(k)
+        return real(search, rows, k, barred)
+
+    monkeypatch.setattr(nearest.Search, "__call__", watched)
+    template = list(range(1000, 1012))
+    forget = texts("a cat in paris", "a dog in rome", ids=[[*template, 1], [*range(20)]])
+    contents = [f"number {number} of paris and rome" for number in range(500)]
+    ids = [[*template, 50 + i] if i % 100 else [*range(30, 50)] for i in range(500)]
+    found = retrieve(forget, texts(*contents, ids=ids), num_neighbours=3, encoder=None)
+    assert sorted(found.neighbours[0]) == [0, 100, 200]
+    assert asked == [3]
+    ids = [[*template, 50 + i] for i in range(500)]
+    found = retrieve(forget, texts(*contents, ids=ids), num_neighbours=3, encoder=None)
+    assert (found.overlapping, len(found.neighbours[0]), asked) == (1, 3, [3, 3, 200])
+
+
 def test_a_pool_smaller_than_the_forget_set_serves_again():
     forget = texts(*(f"a cat in {place}" for place in PLACES))
     found = retrieve(forget, texts("a dog in paris", "a bird in rome"), encoder=None)
@@ -288,7 +304,7 @@ def test_the_dense_search_is_exact(mini_lm):
     from sentence_transformers import SentenceTransformer
 
     sentences = [f"A story about {a} and {b}." for a, b in permutations(PLACES, 2)]
-    search, _ = nearest.make_search(sentences[:8], sentences[8:], mini_lm)
+    search = nearest.make_search(sentences[:8], sentences[8:], mini_lm)
     scores, indices = search([1, 5], 10)
     vectors = SentenceTransformer(mini_lm).encode(sentences).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -3,14 +3,19 @@
 import math
 from pathlib import Path
 
-from unlearner.checking import CheckResult, Plan
+from unlearner.checking import CheckResult
 from unlearner.data.duplicates import Duplicate
 from unlearner.data.sets import Level
 from unlearner.evaluation import Value
+from unlearner.planning import Memory, Plan
 from unlearner.terminal import print_check, print_verdict
 
 HOSTILE = "[red]a[/red]:warning:\x1b[2J\x07"
 INERT = "[red]a[/red]:warning:\\x1b[2J\\x07"
+GIB = 2**30
+PARTS = {"parameters": GIB, "gradients": GIB // 2, "further models": 0}
+PHASES = {"asked": {"parameters": GIB}, "trained": {"parameters": GIB, "gradients": GIB // 2}}
+MEMORY = Memory(PARTS, PHASES, host_bytes=0, held_bytes=GIB)
 LEVEL = Level(0.3, 0.01, 0.1, 3.0, 0.5, 0.1, "")
 
 
@@ -23,7 +28,7 @@ def checked(found=(), ids=("a", "b")):
     return CheckResult(
         answers={}, values={"forget": figures}, level=LEVEL, memorised=True,
         duplicates={"retain": list(found)}, record_ids={"forget": list(ids), "retain": list(ids)},
-        plan=Plan(2.25, 40, 3 * 2**30),
+        plan=Plan(2.25, 40, MEMORY, lambda _: MEMORY),
     )  # fmt: skip
 
 
@@ -37,10 +42,23 @@ def test_a_check_tells_figures_copies_and_what_a_run_takes(capsys):
     print_check(checked([Duplicate(0, 1, 1.0, True), Duplicate(1, 0, 0.9, False)]))
     out = capsys.readouterr().out
     assert "copies of forget records in retain: 1 exact, 1 near\n  a ~ b, b ~ a\n" in out
-    assert "about 2.2 s an epoch, at most 40 epochs, and about 3.0 GiB of memory\n" in out
+    assert (
+        "a run takes about 2.2 s an epoch, at most 40 epochs (90.0 s), and up to 1.5 GiB of memory "
+        "(when trained)\n"
+    ) in out
     assert out.endswith("memorised: MA 0.900, EL_10 0.500, unseen text has 0.300 and 0.010\n")
     assert "0.9 (0.8 to 0.95)" in " ".join(out.split())
     assert "nan" not in out  # one subject has no interval
+
+
+def test_a_check_tells_the_parts_of_a_runs_memory(capsys):
+    """Of the two phases the second needs more; a part that takes nothing is no line."""
+    print_check(checked())
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "│ parameters │ 1.0 GiB │ yes │" in lines
+    assert "│ gradients │ 512.0 MiB │ yes │" in lines
+    assert "│ expected peak │ 1.5 GiB │ when trained │" in lines
+    assert not any("further models" in line for line in lines)
 
 
 def test_only_the_first_ten_copies_are_named(capsys):

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 
 from conftest import tiny_tokenizer
+from unlearner.data import tokenize
 from unlearner.data.base import Record, RecordSet
-from unlearner.data.tokenize import CONTINUATION_TOKENS, Layout, tail_text, tokenize_set
+from unlearner.data.tokenize import (
+    CONTINUATION_TOKENS,
+    Layout,
+    contents,
+    tail_text,
+    tokenize_set,
+)
 from unlearner.errors import UserError
 
 CHAT = (
@@ -248,6 +255,37 @@ def test_a_subset_is_numbered_anew_in_the_order_given():
     assert [(w.record, w.id) for w in part.windows] == [(0, "z"), (0, "z"), (1, "x"), (1, "x")]
     assert part.sequences() == [[6, 7, 8], [1, 2, 3]]
     assert some.sequences() == [[1, 2, 3], [4, 5], [6, 7, 8]]
+
+
+def test_arrays_are_the_tokens_of_the_records_and_copy_no_single_window():
+    some = tokenized(ids(1, 2, 3), ids(4, 5, name="b"), layout=Layout(max_length=2))
+    assert [tokens.tolist() for tokens in some.arrays()] == some.sequences() == [[1, 2, 3], [4, 5]]
+    assert some.arrays()[1] is some.windows[2].input_ids
+
+
+def test_contents_are_the_texts_and_those_of_token_ids_decoded():
+    tokenizer = tiny_tokenizer()
+    numbers = tokenizer("abcdefgh", add_special_tokens=False)["input_ids"]
+    asked = Record("q", prompt="who?", response="bob")
+    some = tokenized(Record("a", text="Of  Old"), ids(*numbers, name="b"), asked,
+                     layout=Layout(max_length=4))  # fmt: skip
+    assert contents(some, tokenizer) == ["Of  Old", "abcdefgh", "who? bob"]
+    assert contents(some.subset([0, 2]), tokenizer) == ["Of  Old", "who? bob"]
+
+
+@pytest.mark.parametrize("append_eos", [False, True])
+def test_texts_tokenized_together_have_the_tokens_that_each_has_alone(monkeypatch, append_eos):
+    """Two at a time, of other lengths: no padding; the third batch has a prompt and token ids."""
+    monkeypatch.setattr(tokenize, "AT_ONCE", 2)
+    tokenizer = tiny_tokenizer()
+    words = ["the phone", "of a person in the town", "ab", "number is 12", "in", "what?"]
+    given = [Record(str(i), text=word) for i, word in enumerate(words)]
+    given[4:4] = [Record("q", prompt="who?", response="bob"), ids(5, 6, name="n")]
+    end = [tokenizer.eos_token_id] if append_eos else []
+    alone = {record.id: tokenizer(record.text)["input_ids"] for record in given if record.text}
+    alone |= {"q": tokenizer("who? bob")["input_ids"], "n": [5, 6]}
+    found = tokenized(*given, layout=Layout(append_eos=append_eos), tokenizer=tokenizer)
+    assert found.sequences() == [[*alone[record.id], *end] for record in given]
 
 
 def test_windows_of_some_records_come_in_the_order_of_the_set():

@@ -10,7 +10,8 @@ from torch import nn
 from transformers import OPTConfig, OPTForCausalLM
 
 from conftest import tiny_model
-from unlearner.training import Log, Trainer, TrainingError, TrainingSettings
+from unlearner.log import Log
+from unlearner.training import Trainer, TrainingError, TrainingSettings
 
 
 class One(nn.Module):
@@ -137,7 +138,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_weights_and_optimiser_in_float3
     some.step(loss)
     assert seen == [torch.bfloat16]
     assert model.weight.dtype == torch.float32
-    states = some.optimiser.optimizer.state[model.weight]
+    states = some.optimiser.state[model.weight]
     assert states["exp_avg"].dtype == torch.float32
     assert model(torch.ones(2, 4)).dtype == torch.float32  # behind the step all is as before
 
@@ -262,7 +263,10 @@ def test_a_log_without_a_path_writes_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("keep", "saved"), [(True, True), (False, False)])
 def test_the_last_weights_are_kept_only_where_asked_for(tmp_path, keep, saved):
     log = Log(tmp_path / "log.jsonl")
-    trainer(log, keep_checkpoints=keep).keep_last(tiny_model("gpt2"))
+    some = trainer(log, keep_checkpoints=keep)
+    model = some.start(tiny_model("gpt2"), 0.1)
+    some.keep(model)
+    some.restore(model)
     assert (tmp_path / "checkpoints" / "last" / "model.safetensors").exists() is saved
 
 

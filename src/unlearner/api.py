@@ -13,12 +13,12 @@ from unlearner import catalog
 from unlearner.commands import read_config, write_outcome
 from unlearner.errors import UserError
 from unlearner.lines import line_for
+from unlearner.log import Log
 from unlearner.methods.base import Method
 from unlearner.models import FAMILIES, Loaded, save
 from unlearner.outcome import Outcome
 from unlearner.output import staged
 from unlearner.run import RunConfig
-from unlearner.training import Log
 from unlearner.verdict import Verdict
 
 logger = logging.getLogger(__name__)

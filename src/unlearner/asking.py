@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from unlearner import functional
+from unlearner import functional, processes
 from unlearner.answers import Answer, find_breaks
 from unlearner.continuations import (
     Prompt,
@@ -63,8 +63,8 @@ def ask(
     """
     model.eval()
     head = output_head(model)
-    answers: list[Answer | None] = [None] * len(windows)
-    for indices in length_batches(windows, questions.batch_tokens):
+    answers: dict[int, Answer] = {}
+    for indices in processes.share(length_batches(windows, questions.batch_tokens)):
         some = [windows[index] for index in indices]
         batch = collate(some, model.device)
         target_logits = target.logits(indices, batch) if target else None
@@ -73,7 +73,9 @@ def ask(
         for row, index in enumerate(indices):
             forced = said.windows[row]
             answers[index] = _answer(model, tokenizer, some[row], forced, found[row], questions)
-    return [answer for answer in answers if answer is not None]
+    for some in processes.gather(answers):
+        answers |= some
+    return [answers[index] for index in range(len(windows))]
 
 
 @dataclass(frozen=True)

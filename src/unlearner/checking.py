@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from unlearner.answers import Answer
@@ -16,29 +17,10 @@ from unlearner.data.tokenize import TokenizedSet
 from unlearner.errors import UserError
 from unlearner.evaluation import Value
 from unlearner.measuring import level_of, questions, score_sets
-from unlearner.models import num_parameters
+from unlearner.planning import Plan, Step, forwards_per_step, largest_draw, make_plan
 from unlearner.preparation import Prepared, sample
 from unlearner.refinement import WATCHED_RECORDS, above_worst
 from unlearner.run import RunConfig
-
-# A training step is a forward and a backward pass, which costs two more.
-FORWARDS_PER_STEP = 3
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run is expected to take at most.
-
-    Attributes:
-        seconds_per_epoch: Training and examining once, from the pass just timed.
-        max_epochs: The method's limit.
-        memory_bytes: Weights, gradients, Adam's two moments, a copy of the best weights, one step's
-            logits, and the keys and values of continuations.
-    """
-
-    seconds_per_epoch: float
-    max_epochs: int
-    memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -153,28 +135,49 @@ def _plan(
 ) -> Plan:
     """What a run takes, from one timed forward pass and the seconds of asking for a token."""
     model, method, forget = prepared.loaded.model, config.method, sets["forget"]
-    fields: dict[str, Any] = method.model_dump()
+    pool, kept_windows = _kept(prepared, method.model_dump())
     steps = -(-len(forget) // method.batch_size)
-    pool = prepared.get("pool") or prepared.get("retain") or forget
-    kept_length = pool.num_tokens / len(pool.windows)
-    fresh = fields.get("pairs") == "fresh"
-    kept_windows = fields["fresh_per_step"] if fresh else method.batch_size
-    tokens = forget.num_tokens + steps * min(kept_windows, len(pool.windows)) * kept_length
-    step_tokens = tokens / steps
+    tokens = forget.num_tokens + steps * kept_windows * pool.num_tokens / len(pool.windows)
     started = time.perf_counter()
     forced = replace(questions(config.evaluation), continuations="none")
     ask(model, prepared.loaded.tokenizer, forget.windows, forced)
     forward = (time.perf_counter() - started) / forget.num_tokens
     watched = sum(map(len, (prepared.get("retain") or pool).windows_of(range(WATCHED_RECORDS))))
-    vocabulary = model.get_input_embeddings().num_embeddings
-    # weights, gradients, two moments, best weights; a step's logits; hidden states of every layer
-    layers = model.config.get_text_config().num_hidden_layers
-    hidden = model.config.get_text_config().hidden_size
-    memory = 5 * 4 * num_parameters(model) + 4 * step_tokens * vocabulary
-    memory += 4 * 16 * step_tokens * hidden * layers + config.evaluation.memory_bytes
-    return Plan(
-        seconds_per_epoch=forward * (FORWARDS_PER_STEP * tokens + watched)
+    return make_plan(
+        model, lambda changed: _largest_step(prepared, sets, changed), config,
+        seconds=forward * (forwards_per_step(config.training) * tokens + watched)
         + asking * forget.num_tokens,
         max_epochs=method.max_epochs,
-        memory_bytes=int(memory),
+    )  # fmt: skip
+
+
+def _kept(prepared: Prepared, fields: Mapping[str, Any]) -> tuple[TokenizedSet, int]:
+    """The text that is learned meanwhile, and how many of its windows a step holds."""
+    pool = prepared.get("pool") or prepared.get("retain") or prepared["forget"]
+    wanted = fields["fresh_per_step" if fields.get("pairs") == "fresh" else "batch_size"]
+    return pool, min(wanted, len(pool.windows))
+
+
+def _largest_step(prepared: Prepared, sets: Mapping[str, TokenizedSet], config: RunConfig) -> Step:
+    """The largest step of ICU, whose windows are all padded to the longest of them."""
+    fields = config.method.model_dump()
+    pool, kept_windows = _kept(prepared, fields)
+    records: dict[int, list[int]] = {}
+    for window in sets["forget"].windows:
+        records.setdefault(window.record, []).append(len(window))
+    largest = sorted(records.values(), key=sum)[-config.method.batch_size :]
+    forget, kept = list(chain(*largest)), [len(window) for window in pool.windows]
+    count, longest = len(forget) + kept_windows, max(*forget, *kept)
+    compared = [some.num_tokens for role, some in sets.items() if role != "forget"]
+    return Step(
+        tokens=count * longest,
+        square=count * longest**2,
+        labels=sum(forget) + largest_draw(kept, kept_windows) - count,
+        longest=max(len(window) for some in sets.values() for window in some.windows),
+        asked=max(some.num_tokens for some in sets.values()),
+        # Of every set that is measured but the forget set, and of the analogous set twice: of it
+        # as a measured one, and as ICU learns from it.
+        outputs=len(compared) + (1 if config.training.lora_rank else 2),
+        states=sum(compared) + 2 * min(pool.num_tokens, fields.get("max_analogous", 0) * longest),
+        keeps_best=True,
     )

@@ -14,7 +14,7 @@ import typer
 
 from unlearner import __version__
 from unlearner.config import apply_settings, check_names, read_yaml
-from unlearner.errors import UserError, printable
+from unlearner.errors import Interrupted, UserError, printable
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -42,6 +42,9 @@ DropDuplicates = Annotated[
     bool, typer.Option("--drop-duplicates", help="Leave copies of forget records out of the rest.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the unfinished run in --output.")
+]
 
 
 def main() -> None:
@@ -62,6 +65,8 @@ def run(arguments: list[str]) -> int:
         return _fail(str(error), WRONG_INPUT)
     except KeyboardInterrupt:
         status = INTERRUPTED
+    except Interrupted as stop:
+        return _fail(str(stop), INTERRUPTED)
     except Exception as error:  # the last line of defence: no traceback
         if hasattr(error, "format_message"):  # a usage error of the command-line library
             return _fail(_usage(error), WRONG_INPUT)
@@ -82,7 +87,9 @@ def _usage(error: Any) -> str:
 
 
 def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"unlearner: {printable(message)}\n")
+    # Of several processes that read the same wrong input one says so.
+    if status == FAILED or os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"unlearner: {printable(message)}\n")
     return status
 
 
@@ -155,6 +162,7 @@ def forget(
     show_text: Annotated[
         bool, typer.Option(help="Also write before-after-PRIVATE.txt, with the records' text.")
     ] = False,
+    resume: Resume = False,
     quiet: Quiet = False,
 ) -> int:
     """Make a model forget records; write the unlearned model and a report."""
@@ -166,7 +174,9 @@ def forget(
     )  # fmt: skip
     from unlearner.commands import run_forget
 
-    return run_forget(sections, output, force=force, show_text=show_text, quiet=quiet)
+    return run_forget(
+        sections, output, force=force, show_text=show_text, resume=resume, quiet=quiet
+    )
 
 
 @app.command()
@@ -231,6 +241,7 @@ def finetune(
     labels_of: Annotated[
         str, typer.Option(help="A classifier whose labels a new head gets; else the records'.")
     ] = "",
+    resume: Resume = False,
     quiet: Quiet = False,
 ) -> int:
     """Train a model on records: a target model, or a retrained one without the forget set.
@@ -242,7 +253,7 @@ def finetune(
 
     return run_finetune(
         model, records, output, settings=settings, columns=_columns(columns), until=until,
-        labels=labels_of, quiet=quiet,
+        labels=labels_of, resume=resume, quiet=quiet,
     )  # fmt: skip
 
 
@@ -253,6 +264,31 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder with a report.js
 
     rewrite(run_dir)
     print(run_dir / "report.html")
+    return MET
+
+
+@app.command()
+def push(
+    run_dir: Annotated[Path, typer.Argument(help="Folder that `unlearner forget` has written.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the hub.")],
+    private: Annotated[
+        bool, typer.Option("--private/--public", help="Who can see it; for a new repository.")
+    ] = True,
+    with_report: Annotated[
+        bool, typer.Option("--with-report", help="Also the report, which names the records' ids.")
+    ] = False,
+    even_if_not_met: Annotated[
+        bool, typer.Option("--even-if-not-met", help="Push though the verdict is not met.")
+    ] = False,
+) -> int:
+    """Push the unlearned model, with its model card, to the Hugging Face hub."""
+    from unlearner.publishing import push
+
+    url = push(
+        run_dir, repository, private=private, with_report=with_report,
+        even_if_not_met=even_if_not_met,
+    )  # fmt: skip
+    print(url)
     return MET
 
 

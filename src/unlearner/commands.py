@@ -6,18 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unlearner import processes
 from unlearner.errors import UserError
 from unlearner.learning import run_finetune
 from unlearner.lines import assessor_for, line_for
+from unlearner.log import Log
 from unlearner.models import FAMILIES, Loaded, family_named, limit_threads
 from unlearner.outcome import NothingToUnlearn, Outcome
 from unlearner.output import check_output, staged
 from unlearner.private_text import write_texts
 from unlearner.progress import RunProgress
+from unlearner.publishing import file_digests
 from unlearner.report import model_card, write_report
+from unlearner.resuming import Resumable, settings_of
 from unlearner.run import RunConfig
 from unlearner.terminal import print_check, print_verdict, quieten
-from unlearner.training import Log
+from unlearner.tracking import check_trackers, tracked
 
 MET, NOT_MET = 0, 3
 
@@ -33,41 +37,61 @@ def read_config(sections: Mapping[str, Any], loaded: Loaded | None = None) -> tu
 
 
 def run_forget(
-    sections: Mapping[str, Any], output: Path, *, force: bool, show_text: bool, quiet: bool
-) -> int:
+    sections: Mapping[str, Any], output: Path, *, force: bool, show_text: bool,
+    resume: bool = False, quiet: bool,
+) -> int:  # fmt: skip
     """`unlearner forget`: 0 when the verdict is met or there is nothing to unlearn, else 3."""
+    processes.begin()
     quieten()
-    check_output(output)
-    config, family = read_config(sections)
+    check_output(output, resume=resume)
+    resumable = Resumable(output, resume)
+    config, family = read_config(settings_of(resumable, sections))
     line = line_for(family)
     if show_text and family != FAMILIES[0]:
         raise UserError("--show-text: for causal language models; a classifier writes no text")
     # A classifier is looked at every few steps; how many looks that will be is not known.
     num_rounds = config.method.max_epochs if family == FAMILIES[0] else None
     progress = RunProgress(quiet=quiet, num_rounds=num_rounds)
+    check_trackers(config.training.trackers)
     prepared = line.start(config, needs=line.FORGET_NEEDS)
     limit_threads(prepared.loaded.model)
     try:
-        with staged(output) as work:
-            log = Log(work / "log.jsonl", progress.line)
-            outcome = line.forget(config, prepared, work, force=force, log=log, say=progress.say)
-            write_outcome(outcome, config, work)
-            if show_text:
+        with staged(output, resume=resume) as work:
+            with tracked(
+                progress.line, config.training, _told(config), work, main=processes.is_main()
+            ) as listen:
+                log = Log(work / "log.jsonl", listen)
+                outcome = line.forget(
+                    config, prepared, work, force=force, log=log, say=progress.say,
+                    resumable=resumable,
+                )  # fmt: skip
+            if processes.is_main():
+                write_outcome(outcome, config, work)
+            if show_text and processes.is_main():
                 path = work / "before-after-PRIVATE.txt"
                 write_texts(path, outcome.before["forget"], outcome.after["forget"])
     except NothingToUnlearn as answer:
         progress.stop()
-        print_check(answer.result)
+        if processes.is_main():
+            print_check(answer.result)
         progress.say("no run was made and nothing was written; --force runs anyway")
         return MET
     finally:
         progress.stop()
-    print_verdict(outcome.report, output)
+    if processes.is_main():
+        print_verdict(outcome.report, output)
     return MET if outcome.verdict.status == "met" else NOT_MET
+
+
+def _told(config: RunConfig) -> dict[str, Any]:
+    """The sections that trackers get: nothing of the records."""
+    return {name: values for name, values in config.sections().items()
+            if name in ("method", "training")}  # fmt: skip
 
 
 def write_outcome(outcome: Outcome, config: RunConfig, work: Path) -> None:
     """The report, the model card and the resolved configuration beside the saved model."""
+    outcome.report["model"]["files"] = file_digests(work / "model")
     write_report(outcome.report, work)
     (work / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
     (work / "model" / "README.md").write_text(model_card(outcome.report), encoding="utf-8")
@@ -75,12 +99,15 @@ def write_outcome(outcome: Outcome, config: RunConfig, work: Path) -> None:
 
 def run_check(sections: Mapping[str, Any]) -> int:
     """`unlearner check`: prints what it found; writes nothing."""
+    processes.begin()
     quieten()
     config, family = read_config(sections)
     line = line_for(family)
     prepared = line.start(config)
     limit_threads(prepared.loaded.model)
-    print_check(line.check(config, prepared))
+    found = line.check(config, prepared)
+    if processes.is_main():
+        print_check(found)
     return MET
 
 
@@ -88,6 +115,7 @@ def run_evaluate(
     sections: Mapping[str, Any], output: Path, *, target: str, retrained: str, quiet: bool
 ) -> int:
     """`unlearner evaluate`: 0 when the verdict is met, else 3."""
+    processes.begin()
     quieten()
     check_output(output)
     config, family = read_config(sections)
@@ -99,7 +127,9 @@ def run_evaluate(
         verdict, report = assessor.evaluate(
             config, prepared, target=target, retrained=retrained, say=progress.say
         )
-        write_report(report, work)
-        (work / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    print_verdict(report, output)
+        if processes.is_main():
+            write_report(report, work)
+            (work / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    if processes.is_main():
+        print_verdict(report, output)
     return MET if verdict.status == "met" else NOT_MET

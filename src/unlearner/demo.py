@@ -18,13 +18,14 @@ from unlearner.data.base import RecordSet
 from unlearner.data.fictional import DemoData, dossiers, split
 from unlearner.data.fictional_model import build_model, build_tokenizer
 from unlearner.finetuning import FinetuneSettings, finetune
+from unlearner.log import Log
 from unlearner.models import Loaded, limit_threads
 from unlearner.output import staged
 from unlearner.preparation import prepare
 from unlearner.progress import RunProgress
 from unlearner.run import RunConfig
 from unlearner.terminal import print_verdict, quieten
-from unlearner.training import Log, Trainer, TrainingSettings
+from unlearner.training import Trainer, TrainingSettings
 
 NUM_PEOPLE, NUM_FORGET, NUM_HOLDOUT = 252, 12, 40
 LEARNING = FinetuneSettings(epochs=20)

@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
 
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """The run was told to stop, has saved a checkpoint and can go on from there."""
+
+
 def printable(text: str) -> str:
     """The text as one line for a terminal: what would move the cursor or colour it is escaped."""
     line = " ".join(text.split())

@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
-from unlearner import catalog, functional
+from unlearner import catalog
 from unlearner.asking import Questions, ask
 from unlearner.config import EvaluationSettings
-from unlearner.data.batches import collate
+from unlearner.data.batches import Tensors, share_of
 from unlearner.data.tokenize import TokenizedSet
 from unlearner.errors import UserError
 from unlearner.evaluation import evaluate_set
 from unlearner.methods.base import LearningRate, resolve_learning_rate
 from unlearner.models import output_head
-from unlearner.target import logits_at
+from unlearner.target import label_log_probs
 from unlearner.training import Trainer
 
 # 3e-3 for 64 hidden units, 2.5e-4 for 768, 4.7e-5 for 4096.
@@ -104,37 +105,34 @@ def finetune(
 ) -> FinetuneResult:
     """Minimise the mean token loss of the records; stop early once the goal is reached."""
     rate = resolve_learning_rate(settings.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
-    model = trainer.start(model, rate, weight_decay=settings.weight_decay)
-    head = output_head(model)
     # A window inside a long prompt has no label that counts; a mean over none is not a number.
     windows = [window for window in records.windows if window.scored.any()]
-    steps = math.ceil(len(windows) / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        trainer.optimiser.optimizer, lambda step: share_of_peak(step, steps * settings.epochs)
-    )
+    steps = math.ceil(len(windows) / settings.batch_size) * settings.epochs
+    model = trainer.start(
+        model, rate, weight_decay=settings.weight_decay,
+        schedule=lambda step: share_of_peak(step, steps),
+    )  # fmt: skip
+    head = output_head(model)
     value = None
     for epoch in range(1, settings.epochs + 1):
         order = torch.randperm(len(windows), generator=trainer.generator).tolist()
         for start in range(0, len(order), settings.batch_size):
             some = [windows[i] for i in order[start : start + settings.batch_size]]
-            batch = collate(some, model.device)
+            batch = share_of(some, model.device)
             trainer.step(lambda batch=batch: {"loss": _mean_loss(model, head, batch)})
-            trainer.tokens += int(batch["attention_mask"].sum())
-            schedule.step()
-        value = _value(model, tokenizer, records, until) if until else None
+            trainer.tokens += sum(map(len, some))
+        value = None
+        if until is not None:
+            value = trainer.look(partial(_value, model, tokenizer, records, until))
         trainer.log_round({"round": epoch, "epochs": settings.epochs, "value": value})
         if until is not None and value is not None and until.reached(value):
             return FinetuneResult(model, epoch, value, True)
     return FinetuneResult(model, settings.epochs, value, None if until is None else False)
 
 
-def _mean_loss(model: Any, head: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean over all label positions of the batch, in nats."""
-    log_probs, _ = functional.label_log_probs(
-        logits_at(model, head, batch), batch["labels"],
-        overwrite=head is not None and head.is_linear,
-    )  # fmt: skip
-    return -log_probs.mean()
+def _mean_loss(model: Any, head: Any, batch: Tensors | None) -> torch.Tensor:
+    """Mean over all label positions of all processes' batches, in nats."""
+    return -label_log_probs(model, head, batch)[0].mean()
 
 
 def share_of_peak(step: int, total: int) -> float:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from unlearner import processes
 from unlearner.classifiers.finetuning import (
     RECIPE_FILE,
     ClassifierFinetuneSettings,
@@ -18,11 +20,13 @@ from unlearner.classifiers.finetuning import (
 )
 from unlearner.classifiers.loading import load_classifier, load_with_new_head
 from unlearner.config import DataSettings, apply_settings, build, check_names
+from unlearner.data.base import RecordSet
 from unlearner.data.files import classifier_family, read_records
 from unlearner.data.label_names import label_names
 from unlearner.data.labelled import Labelling, tokenize_labelled
 from unlearner.errors import UserError
 from unlearner.finetuning import FinetuneResult, FinetuneSettings, Until, finetune
+from unlearner.log import Log
 from unlearner.models import (
     FAMILIES,
     Loaded,
@@ -35,9 +39,11 @@ from unlearner.models import (
 from unlearner.output import check_output, staged
 from unlearner.preparation import prepare
 from unlearner.progress import RunProgress
-from unlearner.provenance import set_seeds
+from unlearner.provenance import digest_model, digest_records, read_key, set_seeds
+from unlearner.resuming import Resumable, resuming
 from unlearner.terminal import quieten
-from unlearner.training import Log, Trainer, TrainingSettings
+from unlearner.tracking import Listener, check_trackers, tracked
+from unlearner.training import Trainer, TrainingSettings
 
 REACHED, NOT_REACHED = 0, 3
 SET_NAMES = ("request_id", "forget", "retain", "pool", "holdout", "test", "forget_class",
@@ -55,13 +61,20 @@ class Lesson:
     goal: Until | None
 
 
-def run_finetune(  # noqa: PLR0913 - what the command line has to say
+def run_finetune(  # noqa: PLR0913, PLR0915 - what the command line has to say
     model: str, records: str, output: Path, *, settings: list[str], columns: dict[str, str],
-    until: str, labels: str, quiet: bool,
+    until: str, labels: str, resume: bool = False, quiet: bool,
 ) -> int:  # fmt: skip
     """`unlearner finetune`: 0, or 3 when the goal of --until was not reached."""
+    processes.begin()
     quieten()
-    check_output(output)
+    check_output(output, resume=resume)
+    resumable = Resumable(output, resume)
+    asked = {"model": model, "records": records, "settings": settings, "columns": columns,
+             "until": until, "labels": labels}  # fmt: skip
+    before = resumable.begun("finetune").get("asked", {})
+    asked = {name: value or before.get(name, value) for name, value in asked.items()}
+    model, records, settings, columns, until, labels = asked.values()
     goal = Until.parse(until) if until else None
     if not model or not records:
         _settings(settings, columns, FinetuneSettings)
@@ -72,13 +85,19 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
     set_seeds(lesson.training.seed)  # a new head is drawn at random
     progress = RunProgress(quiet=quiet, num_rounds=lesson.learning.epochs)
     try:
-        with staged(output) as work:
+        with (
+            staged(output, resume=resume) as work,
+            tracked(progress.line, lesson.training, _told(lesson), work,
+                    main=processes.is_main()) as listen,
+        ):  # fmt: skip
             teach = _teach_text if family == FAMILIES[0] else _teach_classifier
             started = time.perf_counter()
-            result, loaded, count, trainer = teach(model, family, lesson, labels, progress)
-            seconds = time.perf_counter() - started
-            save(trainer.accelerator.unwrap_model(result.model), loaded.tokenizer, work)
-            write_recipe(work, model, lesson, seconds)
+            course = Course(asked, resumable, progress, listen)
+            result, loaded, count, trainer = teach(model, family, lesson, labels, course)
+            seconds = time.perf_counter() - started + trainer.seconds_before
+            save(trainer.finish(result.model), loaded.tokenizer, work)
+            if processes.is_main():
+                write_recipe(work, model, lesson, seconds)
     finally:
         progress.stop()
     progress.say(f"trained {result.epochs} epochs on {count} records; the model is in {output}")
@@ -91,9 +110,35 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
 Taught = tuple[FinetuneResult, Loaded, int, Trainer]
 
 
-def _teach_text(
-    model: str, family: str, lesson: Lesson, labels: str, progress: RunProgress
-) -> Taught:
+def _told(lesson: Lesson) -> dict[str, dict[str, Any]]:
+    """The sections that trackers get: nothing of the records."""
+    return {"finetune": lesson.learning.model_dump(), "training": lesson.training.model_dump()}
+
+
+@dataclass(frozen=True)
+class Course:
+    """What surrounds a lesson: the command as given, its checkpoints, and who hears of it."""
+
+    asked: dict[str, Any]
+    resumable: Resumable
+    progress: RunProgress
+    listen: Listener
+
+    def resuming(
+        self, trainer: Trainer, loaded: Loaded, records: RecordSet
+    ) -> AbstractContextManager[None]:
+        """Let the training in the block be cut off, and go on where it was."""
+        run = {
+            "command": "finetune",
+            "asked": self.asked,
+            "model": digest_model(loaded.model),
+            "records": digest_records(records.records, read_key()),
+            "processes": processes.count(),
+        }
+        return resuming(trainer, self.resumable, run, self.progress.say)
+
+
+def _teach_text(model: str, family: str, lesson: Lesson, labels: str, course: Course) -> Taught:
     """Teach a causal language model texts."""
     if labels:
         raise UserError("--labels-of: for classifiers; MODEL is a causal language model")
@@ -101,14 +146,15 @@ def _teach_text(
     loaded = load_causal_lm(model)
     limit_threads(loaded.model)
     some = prepare(loaded, {"records": given}, lesson.data)["records"]
-    trainer = Trainer(lesson.training, Log(None, progress.line))
+    trainer = Trainer(lesson.training, Log(None, course.listen))
     goal = _for_family(lesson.goal, family)
-    result = finetune(loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal)
+    with course.resuming(trainer, loaded, given):
+        result = finetune(loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal)
     return result, loaded, len(some), trainer
 
 
 def _teach_classifier(
-    model: str, family: str, lesson: Lesson, labels: str, progress: RunProgress
+    model: str, family: str, lesson: Lesson, labels: str, course: Course
 ) -> Taught:
     """Teach a classifier, or an encoder with a new head, labelled records."""
     columns = lesson.data.columns
@@ -130,9 +176,10 @@ def _teach_classifier(
     limit_threads(loaded.model)
     labelling = Labelling(names, max(8, min(lesson.data.max_length, loaded.context)), family)
     some = tokenize_labelled(given, loaded.tokenizer, labelling)
-    trainer = Trainer(lesson.training, Log(None, progress.line))
+    trainer = Trainer(lesson.training, Log(None, course.listen))
     goal = _for_family(lesson.goal, family)
-    result = finetune_classifier(loaded.model, some, names, lesson.learning, trainer, goal)
+    with course.resuming(trainer, loaded, given):
+        result = finetune_classifier(loaded.model, some, names, lesson.learning, trainer, goal)
     return result, loaded, len(some), trainer
 
 
@@ -165,9 +212,11 @@ def _settings(
         full.append(setting)
     sections: Mapping[str, Any] = apply_settings({"data": {"columns": columns}}, full)
     check_names(sections, list(kinds), what="section", where="finetune")
+    training = build(TrainingSettings, sections.get("training", {}), where="training")
+    check_trackers(training.trackers)
     return (
         build(learning, sections.get("finetune", {}), where="finetune"),
-        build(TrainingSettings, sections.get("training", {}), where="training"),
+        training,
         build(DataSettings, sections.get("data", {}), where="data"),
     )
 

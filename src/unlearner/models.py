@@ -19,6 +19,7 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from unlearner import processes
 from unlearner.errors import UserError
 
 SMALL_MODEL = 10_000_000
@@ -200,8 +201,10 @@ def check_complete(name: str, found: Mapping[str, Any]) -> None:
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write an ordinary save_pretrained folder: safetensors, configuration, tokenizer."""
-    model.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
+    if processes.is_main():
+        model.save_pretrained(folder, safe_serialization=True)
+        tokenizer.save_pretrained(folder)
+    processes.wait()
 
 
 def eos_ids(model: Any) -> frozenset[int]:
@@ -239,7 +242,9 @@ class OutputHead(nn.Module):
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def frozen(self) -> OutputHead:
-        """A copy that training does not touch."""
+        """The same map, which training does not touch: a copy if it would."""
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            return self  # as where adapters are trained
         return copy.deepcopy(self).requires_grad_(False)
 
 

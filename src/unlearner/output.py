@@ -9,18 +9,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from unlearner import processes
 from unlearner.errors import UserError
 
+# Inside the output folder, while a run is not finished.
+CHECKPOINTS = "checkpoints"
+PARTIAL = ".partial"
 
-def check_output(folder: Path) -> None:
+
+def check_output(folder: Path, *, resume: bool = False) -> None:
     """Refuse an output folder that could lose something or cannot be made.
 
+    Args:
+        resume: Checkpoints in it are what is wanted.
+
     Raises:
-        UserError: It is a file, holds anything, or its parent cannot be written to.
+        UserError: It is a file, holds anything else, or its parent cannot be written to.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}: is a file; give a folder that does not exist yet")
-    if folder.is_dir() and any(folder.iterdir()):
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if held == {CHECKPOINTS} and not resume:
+        raise UserError(
+            f"--output {folder}: holds an unfinished run; go on with --resume, give another folder "
+            "or remove it"
+        )
+    if held - {CHECKPOINTS}:
         raise UserError(f"--output {folder}: is not empty; give another folder or remove it")
     if folder.is_mount():
         raise UserError(f"--output {folder}: is where a disk is mounted; give a folder inside it")
@@ -32,32 +46,65 @@ def check_output(folder: Path) -> None:
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path, *, resume: bool = False) -> Iterator[Path]:
     """A working folder that becomes `folder` when the block ends well, and is removed otherwise.
+
+    Checkpoints, which the block may leave in `folder`, stay where it ends badly.
+
+    Args:
+        resume: There may be checkpoints already.
 
     Raises:
         UserError: See `check_output`.
     """
-    check_output(folder)
+    processes.together(lambda: check_output(folder, resume=resume))
+    if not processes.is_main():
+        yield Path(processes.from_main(""))
+        processes.wait()
+        return
     target = folder.resolve()
     made = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(
-            tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-        )
+        _remove_left(target)
+        prefix = f".{target.name}.{os.getpid()}."
+        work = Path(tempfile.mkdtemp(prefix=prefix, suffix=PARTIAL, dir=target.parent))
     except OSError as error:
         raise UserError(
             f"--output {folder}: cannot be made ({error}); give another folder"
         ) from None
     try:
+        processes.from_main(str(work))
         yield work
+        processes.wait()  # until nobody reads from it
         work.chmod(0o755)
+        old = work / f".{CHECKPOINTS}"
+        if (target / CHECKPOINTS).exists():
+            (target / CHECKPOINTS).rename(old)
         if target.exists():
             target.rmdir()
         work.rename(target)
+        shutil.rmtree(target / old.name, ignore_errors=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
         for parent in made:
             with suppress(OSError):  # not empty: the results are in it, or another run's
                 parent.rmdir()
+
+
+def _remove_left(target: Path) -> None:
+    """Remove the working folders of runs that were killed, which could not do it themselves."""
+    for left in target.parent.glob(f".{target.name}.*.*{PARTIAL}"):
+        process = left.name.removeprefix(f".{target.name}.").partition(".")[0]
+        if process.isdigit() and not _runs(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,8 @@ from unlearner.data.sets import UnlearningData
 from unlearner.data.tokenize import TokenizedSet
 from unlearner.errors import UserError
 from unlearner.evaluation import Value
+from unlearner.fitting import announce
+from unlearner.log import Log
 from unlearner.measuring import (
     Recall,
     ask_sets,
@@ -27,11 +30,13 @@ from unlearner.measuring import (
 )
 from unlearner.models import Loaded, load_causal_lm, save
 from unlearner.outcome import NothingToUnlearn, Outcome
+from unlearner.planning import Plan
 from unlearner.preparation import Prepared, prepare, read_sets, sample
 from unlearner.reporting import Findings, build_report, per_record
+from unlearner.resuming import Resumable, resuming, run_identity
 from unlearner.run import RunConfig
 from unlearner.target import TargetDistribution
-from unlearner.training import Log, Trainer
+from unlearner.training import Trainer
 from unlearner.verdict import Criterion, fix_criteria, judge, record_statuses
 
 logger = logging.getLogger(__name__)
@@ -140,7 +145,7 @@ def check(config: RunConfig, prepared: Prepared) -> CheckResult:
     return check_sets(prepared, measured_sets(prepared, config), config)
 
 
-def forget(
+def forget(  # noqa: PLR0913 - a run and what surrounds it
     config: RunConfig,
     prepared: Prepared,
     work: Path,
@@ -148,11 +153,13 @@ def forget(
     force: bool = False,
     log: Log | None = None,
     say: Say = logger.info,
+    resumable: Resumable | None = None,
 ) -> Outcome:
     """Unlearn the forget set, save the model in `work` and measure the saved files.
 
     Args:
         force: Run although the records are not memorised.
+        resumable: Where checkpoints go, and whether to go on from one; None for a run without any.
         say: Called with a line of text at each stage.
 
     Raises:
@@ -164,13 +171,16 @@ def forget(
     trainer = Trainer(config.training, log or Log(work / "log.jsonl"))
     prepared.loaded.model.to(trainer.accelerator.device)
     say("measuring the target model")
-    target = _study_target(config, prepared, force=force)
+    tell = partial(announce, config=config, say=say, checkpoints=resumable is not None)
+    target = _study_target(config, prepared, tell, force=force)
 
     say(f"unlearning {len(prepared['forget'])} records with {type(config.method).__name__}")
     unlearning = time.perf_counter()
-    model = config.method.unlearn(prepared.loaded.model, target.data, trainer)
-    save(trainer.accelerator.unwrap_model(model), prepared.loaded.tokenizer, work / "model")
-    seconds_unlearning = time.perf_counter() - unlearning
+    with resuming(trainer, resumable, run_identity(config, prepared, target.digest, key), say):
+        model = config.method.unlearn(prepared.loaded.model, target.data, trainer)
+    model = trainer.finish(model, prepared.loaded.name)
+    save(model, prepared.loaded.tokenizer, work / "model")
+    seconds_unlearning = time.perf_counter() - unlearning + trainer.seconds_before
 
     say("measuring the saved model")
     unlearned = load_causal_lm(str(work / "model"))
@@ -203,7 +213,9 @@ class _Target:
     digest: str
 
 
-def _study_target(config: RunConfig, prepared: Prepared, *, force: bool) -> _Target:
+def _study_target(
+    config: RunConfig, prepared: Prepared, tell: Callable[[Plan], None], *, force: bool
+) -> _Target:
     """Ask the target everything that will be asked again, and fix the criteria.
 
     Raises:
@@ -215,6 +227,7 @@ def _study_target(config: RunConfig, prepared: Prepared, *, force: bool) -> _Tar
     checked = check_sets(prepared, sets, config)
     if not checked.memorised and not force:
         raise NothingToUnlearn(checked)
+    tell(checked.plan)
     level = checked.level or level_of(None, config.criteria)
     answers, analogous = dict(checked.answers), None
     if "analogous" in config.method.needs:

@@ -13,7 +13,7 @@ from unlearner.config import DataSettings, EvaluationSettings
 from unlearner.data.base import RecordSet
 from unlearner.data.duplicates import Duplicate, find_duplicates
 from unlearner.data.files import check_ids_in_vocabulary, read_records
-from unlearner.data.tokenize import Layout, TokenizedSet, tail_text, tokenize_set
+from unlearner.data.tokenize import Layout, TokenizedSet, contents, tokenize_set
 from unlearner.errors import UserError
 from unlearner.models import Loaded
 
@@ -86,8 +86,8 @@ def prepare(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) -
         check_ids_in_vocabulary(records, size)
         tokenized[role] = tokenize_set(records, loaded.tokenizer, layout)
         _check_tokens_known(tokenized[role], size)
-    contents = {role: _contents(some, loaded.tokenizer) for role, some in tokenized.items()}
-    return Prepared(loaded, tokenized, contents)
+    texts = {role: contents(some, loaded.tokenizer) for role, some in tokenized.items()}
+    return Prepared(loaded, tokenized, texts)
 
 
 def _check_tokens_known(some: TokenizedSet, size: int) -> None:
@@ -99,14 +99,6 @@ def _check_tokens_known(some: TokenizedSet, size: int) -> None:
                 f"{some.name} {some.source}, record {window.id!r}: its tokenizer gives the token "
                 f"id {largest}, the model has 0 to {size - 1}; use the model's own tokenizer"
             )
-
-
-def _contents(some: TokenizedSet, tokenizer: Any) -> list[str]:
-    """Every record as text; those given as token ids are decoded."""
-    return [
-        record.content or tail_text(ids, tokenizer, len(ids))
-        for record, ids in zip(some.records, some.sequences(), strict=True)
-    ]
 
 
 def sample(some: TokenizedSet, evaluation: EvaluationSettings, seed: int) -> TokenizedSet:

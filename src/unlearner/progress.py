@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from unlearner import processes
 from unlearner.errors import printable
 
 
@@ -19,6 +20,7 @@ class RunProgress:
     """
 
     def __init__(self, *, quiet: bool, num_rounds: int | None) -> None:
+        quiet = quiet or not processes.is_main()
         self.console = Console(stderr=True, quiet=quiet, highlight=False, emoji=False)
         self.bar = Progress(
             TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[state]}"),

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import transformers
 
-from unlearner import __version__
+from unlearner import __version__, processes
 from unlearner.data.base import Record
 from unlearner.errors import UserError
 
@@ -56,10 +56,7 @@ def read_key() -> bytes:
     """
     path = key_path()
     try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):  # another run that started at the same time made it
-                _make_key(path)
+        processes.together(lambda: _ensure_key(path))
         key = path.read_text(encoding="ascii").strip().encode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
@@ -69,6 +66,13 @@ def read_key() -> bytes:
     if len(key) < 32:
         raise UserError(f"{path}: a key has at least 32 characters; remove the file for a new one")
     return key
+
+
+def _ensure_key(path: Path) -> None:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # another run that started at the same time made it
+            _make_key(path)
 
 
 def _make_key(path: Path) -> None:
@@ -111,7 +115,7 @@ def environment(device: Any, seed: int) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         },
-        "processes": 1,
+        "processes": processes.count(),
         "seed": seed,
     }
 

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any, Protocol
-
-from torch import Tensor
 
 from unlearner.answers import Answer
 from unlearner.asking import ask, beam_continuations
@@ -20,6 +18,7 @@ from unlearner.data.sets import Level, UnlearningData
 from unlearner.data.tokenize import Window
 from unlearner.evaluation import evaluate_set, record_values
 from unlearner.metrics import bertscore_f1, bleu, el_10, es, loss, ma, perplexity
+from unlearner.training import Trainer
 
 # Kept text whose perplexity is watched between epochs; the report measures all of it.
 WATCHED_RECORDS = 256
@@ -64,7 +63,7 @@ class RoundState:
     """
 
     round: int
-    active: tuple[int, ...]
+    active: Sequence[int]
     values: dict[str, float]
     kept_perplexity: float
     kept_ratio: float
@@ -86,22 +85,13 @@ class RoundState:
         }
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """Weights worth going back to, on the CPU."""
-
-    round: int
-    rank: tuple[bool, float, float]
-    weights: dict[str, Tensor]
+def is_better(state: RoundState, best: RoundState | None) -> bool:
+    """Whether a round's model is worth more than the best: forgetting first, then kept text."""
+    return best is None or _rank(state) < _rank(best)
 
 
-def better(best: Checkpoint | None, state: RoundState, model: Any) -> Checkpoint | None:
-    """The better of a checkpoint and the model as it is: forgetting first, then kept text."""
-    rank = (not state.suppressed, state.excess, state.kept_ratio)
-    if best is not None and best.rank <= rank:
-        return best
-    weights = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
-    return Checkpoint(state.round, rank, weights)
+def _rank(state: RoundState) -> tuple[bool, float, float]:
+    return not state.suppressed, state.excess, state.kept_ratio
 
 
 class Refinement:
@@ -109,7 +99,7 @@ class Refinement:
 
     Args:
         rules: When a record counts as forgotten.
-        data: The sets; the target's perplexity of the kept text is taken at the first examination.
+        data: The sets.
     """
 
     def __init__(self, rules: Rules, data: UnlearningData) -> None:
@@ -118,16 +108,23 @@ class Refinement:
         name = rules.bertscore_model
         baseline = rules.bertscore_baseline
         self.scorer = BertScorer(name, baseline=baseline) if name else None
-        self._target_perplexity: float | None = None
 
-    def examine(self, model: Any, number: int) -> RoundState:
-        """The state after `number` epochs; the first call must be with the target model."""
+    def look(self, trainer: Trainer, model: Any, first: RoundState | None = None) -> RoundState:
+        """The state after another epoch, or what it was before the run was cut off.
+
+        Args:
+            first: That of the target model; None when it is the one to be examined.
+        """
+        number = len(trainer.rounds)
+        return RoundState(**trainer.look(lambda: asdict(self.examine(model, number, first))))
+
+    def examine(self, model: Any, number: int, first: RoundState | None = None) -> RoundState:
+        """The state after `number` epochs."""
         started = time.perf_counter()
         forget = self.data.forget
         answers = ask(model, self.data.tokenizer, forget.windows, self.data.questions)
         values = evaluate_set(answers, SET_METRICS, forget.groups, resamples=0)
         kept = self._perplexity(model)
-        self._target_perplexity = self._target_perplexity or kept
         level = self.data.level
         figures = {name: value.value for name, value in values.items()}
         return RoundState(
@@ -135,7 +132,7 @@ class Refinement:
             active=tuple(sorted(self._remembered(model, answers, forget.windows))),
             values=figures,
             kept_perplexity=kept,
-            kept_ratio=kept / self._target_perplexity,
+            kept_ratio=kept / (first.kept_perplexity if first else kept),
             at_level=figures["ma"] <= level.ma and figures.get("el_10", 0.0) <= level.el_10,
             suppressed=excess(figures, level) == 0 and not above_worst(answers, level),
             excess=excess(figures, level),

@@ -16,7 +16,7 @@ from unlearner.evaluation import Value
 from unlearner.measuring import Recall
 from unlearner.models import num_parameters
 from unlearner.report import SCHEMA
-from unlearner.run import RunConfig, method_values
+from unlearner.run import RunConfig, method_values, own_name, without_paths
 from unlearner.verdict import Criterion, Verdict, digest_criteria
 
 Scores = Mapping[str, Mapping[str, Value]]
@@ -67,7 +67,7 @@ def build_report(found: Findings, device: Any) -> dict[str, Any]:
     if found.prepared.loaded.family == "causal-lm":
         report["evaluation"] = {"prompt_start": config.evaluation.prompt_start}
     if found.command == "forget":
-        report["method"] = method_values(config.method)
+        report["method"] = without_paths(method_values(config.method))
     if found.analogous is not None:
         report["retrieval"] = _retrieval(found.analogous, report["method"]["pairs"])
     return report
@@ -122,7 +122,7 @@ def _figures(values: Mapping[str, Value]) -> dict[str, Any]:
 
 def _retrieval(analogous: AnalogousSet, pairs: str) -> dict[str, Any]:
     return {
-        "encoder": analogous.found.encoder,
+        "encoder": own_name(analogous.found.encoder),
         "pairs": pairs,
         "near_duplicates_excluded": len(analogous.found.excluded),
         "without_clean_pair": analogous.found.overlapping,

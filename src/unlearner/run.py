@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -79,3 +80,14 @@ class RunConfig:
 def method_values(method: Method) -> dict[str, Any]:
     """A method's name and hyper-parameters."""
     return {"name": method.name, **method.model_dump()}
+
+
+def without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with a file's or folder's own name for its path, which is this machine's alone."""
+    return {key: own_name(value) for key, value in values.items()}
+
+
+def own_name(value: Any) -> Any:
+    """The last part of what is a local path; anything else, such as a hub id, as it is."""
+    is_path = isinstance(value, str) and "/" in value and Path(value).exists()
+    return Path(value).resolve().name if is_path else value

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unlearner import functional, processes
+from unlearner.adapters import has_adapters, without_adapters
 from unlearner.data.batches import Tensors, collate, length_batches
 from unlearner.data.tokenize import Window
 from unlearner.models import OutputHead, output_head
@@ -29,7 +31,8 @@ class TargetDistribution:
         hidden: For each window the hidden states of its label positions (N_window, D), on the CPU.
         head: The target model's output head, frozen; None when its logits are not reproduced by
             one, and then `model` is asked again every time.
-        model: A frozen copy of the target model, only where there is no head.
+        model: A frozen copy of the target model, only where there is no head; the model itself
+            where it has adapters, with which off it is the target.
     """
 
     def __init__(self, hidden: list[Tensor], head: OutputHead | None, model: Any = None) -> None:
@@ -41,15 +44,18 @@ class TargetDistribution:
         """The distributions of `model` as it is now, whatever is done to it later."""
         head = output_head(model)
         if head is None:
-            return cls([], None, copy.deepcopy(model).requires_grad_(False).eval())
-        hidden: list[Tensor] = [torch.empty(0)] * len(windows)
-        for indices in length_batches(windows, BATCH_TOKENS):
+            frozen = model if has_adapters(model) else copy.deepcopy(model).requires_grad_(False)
+            return cls([], None, frozen.eval())
+        hidden: dict[int, Tensor] = {}
+        for indices in processes.share(length_batches(windows, BATCH_TOKENS)):
             batch = collate([windows[index] for index in indices], model.device)
             states = body(model, batch)
             for row, index in enumerate(indices):
                 places = batch["positions"][batch["positions"][:, 0] == row, 1]
                 hidden[index] = states[row, places].cpu()
-        return cls(hidden, head.frozen())
+        for some in processes.gather(hidden):
+            hidden |= some
+        return cls([hidden[index] for index in range(len(windows))], head.frozen())
 
     @property
     def num_bytes(self) -> int:
@@ -65,7 +71,7 @@ class TargetDistribution:
         """
         device = batch["input_ids"].device
         if self.head is None:
-            with torch.no_grad():
+            with torch.no_grad(), without_adapters(self.model):
                 whole = logits_at(self.model, None, batch)
             return lambda rows: whole[rows]
         head = self.head
@@ -94,3 +100,25 @@ def logits_at(model: Any, head: OutputHead | None, batch: Tensors) -> Tensor:
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
     ).logits
     return logits[window, position]
+
+
+def label_log_probs(
+    model: Any, head: OutputHead | None, batch: Tensors | None,
+    target: Callable[[slice], Tensor] | None = None, num_target: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Log-probability, KL from the target and owner of each label of all processes' batches, (N,).
+
+    Args:
+        batch: This process's share; None where it has none.
+        target: Gives the target's logits of the first `num_target` label positions.
+    """
+    if batch is None:
+        nothing = torch.zeros(0, device=model.device)
+        log_probs, kl, owner = nothing, nothing, nothing.long()
+    else:
+        log_probs, kl = functional.label_log_probs(
+            logits_at(model, head, batch), batch["labels"], target, num_target,
+            overwrite=head is not None and head.is_linear,
+        )  # fmt: skip
+        owner = batch["owner"][batch["positions"][:, 0]]
+    return tuple(map(processes.gather_rows, (log_probs, kl, owner)))  # type: ignore[return-value]

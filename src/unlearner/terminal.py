@@ -17,6 +17,8 @@ from unlearner.checking import CheckResult
 from unlearner.classifiers.checking import CheckResult as ClassifierCheckResult
 from unlearner.errors import printable
 from unlearner.evaluation import Value
+from unlearner.fitting import in_words, size
+from unlearner.planning import Plan
 
 COLOURS = {
     "met": "green", "not met": "red", "not measured": "yellow", "not informative": "yellow",
@@ -61,12 +63,20 @@ def print_check(result: CheckResult | ClassifierCheckResult) -> None:
         shown = ", ".join(f"{ours} ~ {theirs}" for ours, theirs in ids[:MANY])
         if ids:
             console.print("  " + _inert(shown) + (" ..." if len(ids) > MANY else ""))
-    plan = result.plan
-    console.print(
-        f"a run takes about {plan.seconds_per_epoch:.1f} s an epoch, at most {plan.max_epochs} "
-        f"epochs, and about {plan.memory_bytes / 2**30:.1f} GiB of memory"
-    )
+    _print_plan(console, result.plan)
     console.print(_inert(result.summary()))
+
+
+def _print_plan(console: Console, plan: Plan) -> None:
+    """The parts of a run's memory, those of its peak marked, and what comes to it in all."""
+    memory = plan.memory
+    table = Table("memory of a run", "at most", "at its peak")
+    for name, number in memory.parts.items():
+        if number:
+            table.add_row(name, size(number), "yes" if name in memory.in_peak else "")
+    table.add_row("expected peak", size(memory.peak_bytes), f"when {memory.phase}")
+    console.print(table, soft_wrap=False)
+    console.print(in_words(plan))
 
 
 def print_verdict(report: dict[str, Any], output: Path) -> None:

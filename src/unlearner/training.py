@@ -1,4 +1,4 @@
-"""One optimiser step and what surrounds it: device, precision, clipping, log, progress.
+"""One optimiser step and what surrounds it: device, precision, clipping, log, checkpoints.
 
 Methods write their own loops; this file knows nothing of any of them. It stands on `accelerate`.
 """
@@ -7,17 +7,30 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 from torch import Tensor
 
+from unlearner import adapters, processes
+from unlearner.checkpoints import (
+    State,
+    Weights,
+    optimiser_state,
+    random_state,
+    set_optimiser_state,
+    set_random_state,
+)
 from unlearner.errors import UserError
+from unlearner.journal import DIFFERENT, Journal, TrainingError
+from unlearner.log import Log
 from unlearner.models import SMALL_MODEL, num_parameters
 
 Terms = Mapping[str, Tensor]
@@ -40,6 +53,7 @@ class TrainingSettings(BaseModel):
         checkpoint_every: Steps between two checkpoints, from which `--resume` goes on; "auto" saves
             about once a minute, and spends a twentieth of the time on it at most.
         keep_checkpoints: Where the result is an earlier round's model, save the last one as well.
+        ignore_memory_plan: Go on although the run is expected to need more memory than there is.
         trackers: Where the figures of steps and rounds also go: tensorboard, wandb, trackio, mlflow
             or any other tracker of accelerate; each has to be installed.
     """
@@ -56,40 +70,22 @@ class TrainingSettings(BaseModel):
     keep_adapter: bool = False
     checkpoint_every: PositiveInt | Literal["auto", "never"] = "auto"
     keep_checkpoints: bool = False
+    ignore_memory_plan: bool = False
     trackers: tuple[str, ...] = ()
 
-
-class TrainingError(RuntimeError):
-    """Training went wrong in a way that no further step can mend."""
-
-
-class Log:
-    """One JSON line per step and per round, and the same line to a listener (the progress bar)."""
-
-    def __init__(
-        self, path: Path | None = None, listener: Callable[[dict[str, Any]], None] | None = None
-    ) -> None:
-        self.path, self.listener = path, listener
-        self._file: TextIO | None = None
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Append a line; it must hold ids and numbers only, never text of a record."""
-        if self.path is not None:
-            if self._file is None:
-                self._file = self.path.open("a", encoding="utf-8")
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-        if self.listener is not None:
-            self.listener(line)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _one_or_several(cls, trackers: Any) -> Any:
+        """A single one may stand without brackets: training.trackers=tensorboard."""
+        return (trackers,) if isinstance(trackers, str) else trackers
 
 
 class Trainer:
     """Optimiser, precision and bookkeeping of one run.
+
+    A method whose every step goes through `step`, and every look at the model through `look`, can
+    be cut off and go on without a line of its own: see `checkpoints`. It draws from `generator`
+    between steps, and from `draws` inside a loss.
 
     Attributes:
         steps: Optimiser steps taken.
@@ -97,32 +93,49 @@ class Trainer:
         rounds: One line per round, as the report holds them.
         details: What a method has to tell beside its model, such as the retrieved set.
         generator: The run's source of randomness for data order and draws.
+        draws: Another, for what is drawn inside a loss: it begins anew with every step.
+        journal: What can be repeated when the run goes on; None where it cannot be cut off.
     """
 
     def __init__(self, settings: TrainingSettings, log: Log) -> None:
         self.settings, self.log = settings, log
         # Its state is one for the process, and refuses a second run on another device.
         AcceleratorState._reset_state(reset_partial_state=True)
-        self.accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision="no")
-        if self.accelerator.num_processes > 1:
-            raise UserError("several processes are not supported; start one, without accelerate")
+        cpu = settings.device == "cpu" or not _has_accelerator()
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision="no")
         if settings.device not in ("auto", self.accelerator.device.type):
             raise UserError(
                 f"training.device: {settings.device} was asked for, this machine offers "
                 f"{self.accelerator.device.type}; use auto"
             )
         self.generator = torch.Generator().manual_seed(settings.seed)
+        self.draws = torch.Generator()
         self.steps = self.tokens = 0
         self.rounds: list[dict[str, Any]] = []
         self.details: dict[str, Any] = {}
         self.optimiser: Any = None
         self.model: Any = None
+        self.adapter: Any = None
         self.dropout = False
         self.max_gradient_norm = settings.max_gradient_norm
+        self.journal: Journal | None = None
+        self._schedule: Any = None
+        self._kept: Weights = {}
 
-    def start(
+    @property
+    def seconds_before(self) -> float:
+        """Training time of the earlier parts of a run that was cut off."""
+        return 0.0 if self.journal is None else self.journal.seconds_before
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the run is still before the checkpoint that it goes on from."""
+        return self.journal is not None and bool(self.journal.past)
+
+    def start(  # noqa: PLR0913 - what differs between methods
         self, model: Any, learning_rate: float, *, betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0, dropout: bool = False, max_gradient_norm: float | None = None,
+        schedule: Callable[[int], float] | None = None,
     ) -> Any:  # fmt: skip
         """Put the model on its device with an AdamW of its own; returns the model to train.
 
@@ -130,22 +143,36 @@ class Trainer:
             dropout: Train with the model's own dropout. It is off for a loss that compares a model
                 with itself, not with its noise.
             max_gradient_norm: The method's limit, where `training.max_gradient_norm` sets none.
+            schedule: The share of the learning rate that a step takes, by its number from 0.
         """
+        if self.journal is not None:
+            last = self.model
+            weights = None if last is None else partial(adapters.trained_weights, last)
+            self.journal.begin_stage(weights)
+        if self.settings.lora_rank and not adapters.has_adapters(model):
+            settings = self.settings
+            self.adapter = adapters.attach(model, settings.lora_rank, settings.lora_alpha)
         model.to(self.accelerator.device).eval()
         self.dropout = dropout
         self.max_gradient_norm = self.settings.max_gradient_norm or max_gradient_norm
         if self.settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            _recompute_activations(model)
             if not dropout:
                 _switch_dropout_off(model)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        processes.same_weights(trained)
+        if processes.count() > 1:  # or dropout would leave out the same units of every share
+            torch.manual_seed(self.settings.seed * processes.count() + processes.rank())
         # With weight_decay 0 AdamW is Adam. Fused, a step of 22M parameters took 32 ms, not 143.
-        optimiser = torch.optim.AdamW(
+        self.optimiser = torch.optim.AdamW(
             trained, lr=learning_rate, betas=betas, weight_decay=weight_decay,
             fused=num_parameters(model) >= SMALL_MODEL,
         )  # fmt: skip
-        self.model, self.optimiser = self.accelerator.prepare(model, optimiser)
-        return self.model
+        self._schedule = None
+        if schedule is not None:
+            self._schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, schedule)
+        self.model = model
+        return model
 
     def arithmetic(self) -> torch.autocast:
         """The context of every forward pass of training, and of the looks between steps."""
@@ -161,33 +188,135 @@ class Trainer:
 
         Raises:
             TrainingError: A term or the gradient is not finite; the weights are as before the step.
+            Interrupted: The user wants to stop, and a checkpoint was saved.
         """
+        if self.repeats:
+            return self._repeat("step")
         self.optimiser.zero_grad(set_to_none=True)
         if self.dropout or self.settings.gradient_checkpointing:
             self.model.train()  # asking it ends that; checkpointing works in training mode only
+        self.draws.manual_seed((self.settings.seed << 31) + self.steps)
+        gathers = processes.gathers()
         with self.arithmetic():
             terms = loss()
         values = {name: float(term.detach()) for name, term in terms.items()}
         self._check_finite(values)
-        self.accelerator.backward(torch.stack([term.float() for term in terms.values()]).sum())
-        limit = self.max_gradient_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        torch.stack([term.float() for term in terms.values()]).sum().backward()
+        trained = [parameter for group in self.optimiser.param_groups
+                   for parameter in group["params"]]  # fmt: skip
+        alone = processes.gathers() == gathers  # nothing was shared: each has the whole gradient
+        processes.sum_gradients(trained, divide_by=processes.count() if alone else 1)
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.max_gradient_norm or math.inf)
         self._check_finite({"gradient norm": float(norm)})
         self.optimiser.step()
+        if self._schedule is not None:
+            self._schedule.step()
         self.steps += 1
         told = {name: value for name, value in values.items() if name not in private}
         self.log.write({"step": self.steps, "loss": told})
+        self._record({"step": told})
         return told
+
+    def look(self, examine: Callable[[], Any]) -> Any:
+        """What `examine` tells of the model as it is now, as plain JSON values.
+
+        Raises:
+            Interrupted: The user wants to stop, and a checkpoint was saved.
+        """
+        if self.repeats:
+            return self._repeat("look")
+        found = json.loads(json.dumps(examine(), default=_plain))
+        self._record({"look": found})
+        return found
 
     def log_round(self, line: dict[str, Any]) -> None:
         """Keep and log the line of a round."""
         self.rounds.append(line)
         self.log.write(line)
 
-    def keep_last(self, model: Any) -> None:
-        """Save the last weights beside the result, which is an earlier checkpoint."""
+    def keep(self, model: Any) -> None:
+        """Remember the weights as they are, in place of those kept before."""
+        if not self.repeats:
+            self._kept = adapters.trained_weights(model)
+
+    def restore(self, model: Any) -> None:
+        """Go back to the weights that were kept."""
+        if self.repeats:
+            return
         if self.settings.keep_checkpoints and self.log.path is not None:
-            model.save_pretrained(self.log.path.parent / "checkpoints" / "last")
+            self._save_last(model, self.log.path.parent / "checkpoints" / "last")
+        adapters.set_weights(model, self._kept)
+
+    def _save_last(self, model: Any, folder: Path) -> None:
+        if self.adapter is None:
+            model.save_pretrained(folder)
+        else:
+            adapters.save_adapter(self.adapter, "", folder)
+
+    def finish(self, model: Any, target: str = "") -> Any:
+        """The ordinary model that a method's is: adapters are merged.
+
+        Args:
+            target: The target model's name, for an adapter that is kept.
+        """
+        if self.adapter is None:
+            return model
+        if self.settings.keep_adapter and self.log.path is not None:
+            adapters.save_adapter(self.adapter, target, self.log.path.parent / "adapter")
+        return adapters.merge(self.adapter)
+
+    def resume(self) -> int:
+        """Go on from the last checkpoint; returns its steps, 0 where there is none.
+
+        Raises:
+            UserError: The checkpoint is of another run or cannot be read.
+        """
+        assert self.journal is not None
+        self.log.silent = self.journal.open()
+        return self.journal.steps_to_repeat
+
+    def _state(self) -> State:
+        tensors, rates = optimiser_state(self.optimiser)
+        random: Weights = {}
+        for some in processes.gather(random_state(processes.rank())):
+            random |= some
+        return State(
+            tokens=self.tokens, weights=adapters.trained_weights(self.model), optimiser=tensors,
+            rates=rates, random=random, generator=self.generator.get_state(), kept=self._kept,
+        )  # fmt: skip
+
+    def _go_on(self, state: State) -> None:
+        """Load the checkpoint: from here on steps are computed again."""
+        same = torch.equal(self.generator.get_state(), state.generator)
+        if not same or f"cpu-{processes.count() - 1}" not in state.random:
+            raise TrainingError(DIFFERENT)
+        adapters.set_weights(self.model, state.weights)
+        set_optimiser_state(self.optimiser, state.optimiser, state.rates)
+        set_random_state(state.random, processes.rank())
+        self._kept, self.tokens = state.kept, state.tokens
+        self.log.silent = False
+
+    def _repeat(self, kind: str) -> Any:
+        """What a step or a look gave before the run was cut off."""
+        assert self.journal is not None
+        value = self.journal.repeat(kind)
+        if kind == "step":
+            self.steps += 1
+            if self._schedule is not None:
+                with warnings.catch_warnings():  # it misses the optimiser's step
+                    warnings.simplefilter("ignore")
+                    self._schedule.step()
+        reached = self.journal.reached()
+        if isinstance(reached, State):
+            self._go_on(reached)
+        elif reached:
+            adapters.set_weights(self.model, reached)
+        return value
+
+    def _record(self, event: dict[str, Any]) -> None:
+        if self.journal is not None:
+            state = None if self.model is None else self._state
+            self.journal.record(event, self.steps, state)
 
     def _check_finite(self, values: Mapping[str, float]) -> None:
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
@@ -196,6 +325,24 @@ class Trainer:
                 f"step {self.steps + 1}: {', '.join(wrong)} is not a finite number; "
                 "use a lower learning rate, or training.max_gradient_norm=1"
             )
+
+
+def _has_accelerator() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def _recompute_activations(model: Any) -> None:
+    # The reentrant kind finds no gradient behind frozen embeddings.
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # transformers 5.23 renamed it
+        model.activation_checkpointing_enable(options)
+    else:
+        model.gradient_checkpointing_enable(options)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as one of Python's."""
+    return value.item()
 
 
 def _switch_dropout_off(model: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unlearner import processes
 from unlearner.answers import ClassAnswer
 from unlearner.classifiers.heads import Classifier, padding_id
 from unlearner.data.batches import length_batches
@@ -33,7 +34,7 @@ def ask(
     classifier = Classifier(model)
     padding = padding_id(model)
     answers: dict[int, ClassAnswer] = {}
-    for indices in length_batches(examples, batch_tokens):
+    for indices in processes.share(length_batches(examples, batch_tokens)):
         some = [examples[index] for index in indices]
         logits, features = classifier(collate_examples(some, model.device, padding=padding))
         log_probs = logits.float().log_softmax(-1).cpu().numpy()
@@ -44,4 +45,6 @@ def ask(
             answers[index] = ClassAnswer(
                 example.record, example.id, example.labels, said, read, labels
             )
+    for said in processes.gather(answers):
+        answers |= said
     return [answers[index] for index in range(len(examples))]

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unlearner.checking import FORWARDS_PER_STEP, Plan
 from unlearner.classifiers.finetuning import ClassifierFinetuneSettings
 from unlearner.classifiers.measuring import Answers, Scores, ask_sets, score_sets
 from unlearner.classifiers.preparation import Prepared, measured
@@ -16,8 +15,13 @@ from unlearner.classifiers.verdict import FORGET_SCORE
 from unlearner.data.duplicates import Duplicate
 from unlearner.data.labelled import LabelledSet
 from unlearner.errors import UserError
-from unlearner.models import num_parameters
+from unlearner.planning import Plan, Step, forwards_per_step, largest_draw, make_plan
 from unlearner.run import RunConfig
+
+# Further models that a method keeps beside the one in training; and with adapters, with which off
+# that one is the target itself.
+FURTHER = {"bad_teacher": 2, "scrub": 1, "retrain": 1}
+FURTHER_WITH_ADAPTERS = {"bad_teacher": 1, "retrain": 1}
 
 
 @dataclass(frozen=True)
@@ -135,24 +139,50 @@ def _memorised(values: Scores, score: str, chance: float | None, margin: float) 
 
 def _plan(prepared: Prepared, config: RunConfig, asking: float) -> Plan:
     """What a run takes, from the seconds that asking about a token took just now."""
-    model, method, forget = prepared.loaded.model, config.method, prepared["forget"]
+    method, forget = config.method, prepared["forget"]
     fields: dict[str, Any] = method.model_dump()
-    kept = prepared.get("retain") or forget
-    made_again, settings = "epochs" in fields, ClassifierFinetuneSettings()
-    batch_size = method.batch_size or settings.batch_size
-    passed, beside = forget, fields.get("retain_batch_size", batch_size)
-    if made_again:  # by passes over the retain set alone
-        passed, beside = kept, 0
+    kept, made_again = prepared.get("retain") or forget, "epochs" in fields
+    batch_size, beside = _examples(fields)
+    passed = kept if made_again else forget
     steps = -(-len(passed) // batch_size) * fields.get("remaining_per_forget", 1)
-    examples = batch_size + beside
-    length = kept.num_tokens / max(1, len(kept.examples))
-    step_tokens = examples * fields.get("num_views", 1) * length
-    text = model.config.get_text_config()
-    # weights, gradients, two moments; the hidden states of every layer
-    memory = 4 * 4 * num_parameters(model)
-    memory += 4 * 16 * step_tokens * text.hidden_size * text.num_hidden_layers
-    return Plan(
-        seconds_per_epoch=asking * FORWARDS_PER_STEP * steps * step_tokens,
-        max_epochs=(fields["epochs"] or settings.epochs) if made_again else method.max_epochs,
-        memory_bytes=int(memory),
-    )
+    seen = batch_size * fields.get("num_views", 1) + beside * fields.get("retain_views", 1)
+    step_tokens = seen * kept.num_tokens / max(1, len(kept.examples))
+    epochs = fields.get("epochs") or ClassifierFinetuneSettings().epochs
+    return make_plan(
+        prepared.loaded.model, lambda changed: _largest_step(prepared, changed), config,
+        seconds=asking * forwards_per_step(config.training) * steps * step_tokens,
+        max_epochs=epochs if made_again else method.max_epochs,
+    )  # fmt: skip
+
+
+def _examples(fields: Mapping[str, Any]) -> tuple[int, int]:
+    """Examples of a step: those that an epoch passes over, and remaining ones beside them."""
+    batch_size = fields["batch_size"] or ClassifierFinetuneSettings().batch_size
+    return batch_size, fields.get("retain_batch_size", 0)
+
+
+def _largest_step(prepared: Prepared, config: RunConfig) -> Step:
+    """The largest step of a method, whose examples go forward in groups of similar length."""
+    fields: dict[str, Any] = config.method.model_dump()
+    forget, sets = prepared["forget"], prepared.sets.values()
+    kept, (batch_size, beside) = prepared.get("retain") or forget, _examples(fields)
+    passed = forget if beside or "remaining_per_forget" in fields else kept
+    parts = [(passed, batch_size, fields.get("num_views", 1)),
+             (kept, beside, fields.get("retain_views", 1))]  # fmt: skip
+    lengths = [([len(example) for example in some.examples], count, views)
+               for some, count, views in parts]  # fmt: skip
+    further = FURTHER_WITH_ADAPTERS if config.training.lora_rank else FURTHER
+    return Step(
+        tokens=sum(views * largest_draw(some, count) for some, count, views in lengths),
+        square=sum(views * largest_draw([n * n for n in some], count)
+                   for some, count, views in lengths),
+        labels=sum(views * count for _, count, views in lengths),
+        longest=max(len(example) for some in sets for example in some.examples),
+        asked=max(some.num_tokens for some in sets),
+        dropout=True,
+        # SISA has its shards, and the weights before each slice of one
+        copies=further.get(config.method.name, 0)
+        + sum(fields.get(name, 0) for name in ("num_shards", "num_slices")),
+        others=int(bool(config.model.retrained)),
+        saved=fields.get("num_shards", 1),
+    )  # fmt: skip

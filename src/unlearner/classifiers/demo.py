@@ -34,13 +34,14 @@ from unlearner.data.fictional_messages import DemoMessages, messages, mislabelle
 from unlearner.data.fictional_wordings import LABELS
 from unlearner.data.labelled import Labelling, tokenize_labelled
 from unlearner.learning import Lesson, write_recipe
+from unlearner.log import Log
 from unlearner.models import Loaded, limit_threads, save
 from unlearner.outcome import Outcome
 from unlearner.output import staged
 from unlearner.progress import RunProgress
 from unlearner.run import RunConfig
 from unlearner.terminal import print_verdict, quieten
-from unlearner.training import Log, Trainer, TrainingSettings
+from unlearner.training import Trainer, TrainingSettings
 
 NUM_MESSAGES = 2150
 NUM_CUSTOMERS = {"num_forget": 30, "num_holdout": 150, "num_test": 150}

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -56,7 +55,9 @@ def finetune_classifier(
     value = None
     for epoch in range(1, settings.epochs + 1):
         model = take_epoch(examples)
-        value = _value(model, records, labels, until) if until else None
+        value = None
+        if until is not None:
+            value = trainer.look(partial(_value, model, records, labels, until))
         trainer.log_round({"round": epoch, "epochs": settings.epochs, "value": value})
         if until is not None and value is not None and until.reached(value):
             return FinetuneResult(model, epoch, value, True)
@@ -73,18 +74,15 @@ def learn(
     """
     rate = resolve_learning_rate(settings.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
     model = trainer.start(
-        model, rate, weight_decay=settings.weight_decay, dropout=True, max_gradient_norm=1.0
-    )
+        model, rate, weight_decay=settings.weight_decay, dropout=True, max_gradient_norm=1.0,
+        schedule=lambda step: share_of_peak(step, num_steps),
+    )  # fmt: skip
     classifier = Classifier(model)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        trainer.optimiser.optimizer, lambda step: share_of_peak(step, num_steps)
-    )
 
     def epoch(examples: Sequence[Example]) -> Any:
         for batch in similar_lengths(examples, settings.batch_size, trainer.generator):
             trainer.step(partial(_terms, classifier, batch))
             trainer.tokens += sum(map(len, batch))
-            schedule.step()
         return model
 
     return epoch

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlearner import functional
+from unlearner import functional, processes
 from unlearner.classifiers.ensemble import ShardEnsemble
 from unlearner.data.batches import Tensors
 from unlearner.data.labelled import Example, collate_examples
@@ -87,26 +87,49 @@ class Classifier:
         """Logits, features and labels of some examples, each `views` times, in groups of a length.
 
         In training every view has dropout of its own. Examples of similar length go forward
-        together, so that little of the work is padding: nothing else depends on it.
+        together, so that little of the work is padding: nothing else depends on it. Of several
+        processes each encodes its share, and all get the whole.
         """
         repeated = [*examples] * views
-        groups = length_groups([len(example) for example in repeated])
-        said, read, places = [], [], []
-        padding = padding_id(self.bare)
         ends = np.cumsum([0, *(len(example.labels) for example in repeated)])
-        for group in groups:
-            some = [repeated[index] for index in group]
-            logits, features = self(collate_examples(some, self.bare.device, padding=padding))
-            said.append(logits)
-            read.append(features)
-            places += [place for index in group for place in range(ends[index], ends[index + 1])]
+        places: list[int] = []
+        for number in range(processes.count()):
+            for group in self._groups(repeated, number):
+                places += [place for i in group for place in range(ends[i], ends[i + 1])]
         order = torch.tensor(places, device=self.bare.device).argsort()
         labels = np.concatenate([example.labels for example in repeated])
+        logits, features = self._encode_share(repeated)
         return Encoded(
-            torch.cat(said)[order],
-            torch.cat(read)[order],
+            processes.gather_rows(logits)[order],
+            processes.gather_rows(features)[order],
             torch.from_numpy(labels).to(self.bare.device),
         )
+
+    def _groups(self, examples: Sequence[Example], process: int) -> list[list[int]]:
+        """A process's share of the examples, by index, in groups of similar length."""
+        mine = processes.share(range(len(examples)), process)
+        groups = length_groups([len(examples[index]) for index in mine]) if mine else []
+        return [[mine[place] for place in group] for group in groups]
+
+    def _encode_share(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Logits and features of this process's share, its groups one behind the other."""
+        device, padding = self.bare.device, padding_id(self.bare)
+        found = [
+            self(collate_examples([examples[i] for i in group], device, padding=padding))
+            for group in self._groups(examples, processes.rank())
+        ]
+        if not found:
+            widths = (self.bare.config.num_labels, self._num_features())
+            found = [tuple(torch.zeros(0, width, device=device) for width in widths)]
+        logits, features = (torch.cat(parts) for parts in zip(*found, strict=True))
+        if processes.count() == 1:
+            return logits, features
+        return logits.float(), features.float()  # one without a share has no lower precision
+
+    def _num_features(self) -> int:
+        if self.vector == "head" or self.tags:
+            return int(self.linear.weight.shape[1])  # type: ignore[union-attr]
+        return int(self.bare.config.get_text_config().hidden_size)
 
     def _inputs(self, batch: Tensors) -> Tensors:
         names = ["input_ids", "attention_mask"]

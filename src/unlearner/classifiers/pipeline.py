@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,15 @@ from unlearner.classifiers.verdict import (
 )
 from unlearner.data.labelled import LabelledSet
 from unlearner.errors import UserError
+from unlearner.fitting import announce
+from unlearner.log import Log
 from unlearner.models import Loaded, save
 from unlearner.outcome import NothingToUnlearn, Outcome
+from unlearner.planning import Plan
 from unlearner.reporting import Findings, build_report
+from unlearner.resuming import Resumable, resuming, run_identity
 from unlearner.run import RunConfig
-from unlearner.training import Log, Trainer
+from unlearner.training import Trainer
 from unlearner.verdict import Criterion, Verdict
 
 logger = logging.getLogger(__name__)
@@ -115,7 +120,7 @@ def check(config: RunConfig, prepared: Prepared) -> CheckResult:
     return check_sets(prepared, measured_sets(prepared, config), config)
 
 
-def forget(
+def forget(  # noqa: PLR0913 - a run and what surrounds it
     config: RunConfig,
     prepared: Prepared,
     work: Path,
@@ -123,11 +128,13 @@ def forget(
     force: bool = False,
     log: Log | None = None,
     say: Say = logger.info,
+    resumable: Resumable | None = None,
 ) -> Outcome:
     """Unlearn the forget set, save the model in `work` and measure the saved files.
 
     Args:
         force: Run although the records cannot be told from unseen ones.
+        resumable: Where checkpoints go, and whether to go on from one; None for a run without any.
         say: Called with a line of text at each stage.
 
     Raises:
@@ -144,15 +151,18 @@ def forget(
         retrained = load_other(config.model.retrained, "retrained", prepared.loaded)
         retrained.model.to(device)
     say("measuring the target model")
-    target = _study_target(config, prepared, retrained, force=force)
+    tell = partial(announce, config=config, say=say, checkpoints=resumable is not None)
+    target = _study_target(config, prepared, retrained, tell, force=force)
 
     say(f"unlearning {len(prepared['forget'])} records with {type(config.method).__name__}")
     unlearning = time.perf_counter()
-    model = config.method.unlearn(prepared.loaded.model, target.data, trainer)
-    seconds_unlearning = time.perf_counter() - unlearning
+    with resuming(trainer, resumable, run_identity(config, prepared, target.digest, key), say):
+        model = config.method.unlearn(prepared.loaded.model, target.data, trainer)
+    model = trainer.finish(model, prepared.loaded.name)
+    seconds_unlearning = time.perf_counter() - unlearning + trainer.seconds_before
     # SISA's shards exist before a request comes; making them is no part of the answer to it.
     seconds_unlearning -= trainer.details.get("seconds_preparation", 0.0)
-    save(trainer.accelerator.unwrap_model(model), prepared.loaded.tokenizer, work / "model")
+    save(model, prepared.loaded.tokenizer, work / "model")
 
     say("measuring the saved model")
     unlearned = load_classifier(str(work / "model"))
@@ -186,13 +196,15 @@ class _Target:
 
 
 def _study_target(
-    config: RunConfig, prepared: Prepared, retrained: Loaded | None, *, force: bool
-) -> _Target:
+    config: RunConfig, prepared: Prepared, retrained: Loaded | None,
+    tell: Callable[[Plan], None], *, force: bool,
+) -> _Target:  # fmt: skip
     """Ask the target and the retrained model, and fix the criteria."""
     loaded, sets = prepared.loaded, measured_sets(prepared, config)
     checked = check_sets(prepared, sets, config)
     if checked.memorised is False and not force:
         raise NothingToUnlearn(checked)
+    tell(checked.plan)
     answers = {"target": checked.answers}
     if retrained is not None:
         answers["retrained"] = ask_sets(

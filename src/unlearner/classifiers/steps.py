@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from unlearner.adapters import has_adapters, without_adapters
 from unlearner.classifiers.heads import Classifier, Encoded
 from unlearner.classifiers.sets import ClassifierData, Remaining, passes
 from unlearner.data.batches import Tensors
@@ -55,11 +56,17 @@ def encode_batch(model: Any, batch: Mapping[str, Tensors]) -> dict[str, Encoded]
 @torch.no_grad()
 def teach(teacher: Classifier, examples: Sequence[Example]) -> Tensor:
     """A teacher's logits (N, C) at the labelled positions, from which no gradient flows."""
-    return teacher.encode(examples).logits
+    with without_adapters(teacher.bare):
+        return teacher.encode(examples).logits
 
 
 def frozen_copy(model: Any) -> Any:
-    """The model as it is now, which neither training nor dropout touches."""
+    """The target model, which neither training nor dropout touches, for `teach`.
+
+    With adapters it is the model itself, which is the target once they are off.
+    """
+    if has_adapters(model):
+        return model
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 

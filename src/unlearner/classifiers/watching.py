@@ -108,6 +108,15 @@ class Watch:
             records=len(self.data.forget),
         )
 
+    def look(self, trainer: Trainer, model: Any, number: int, steps: int) -> RoundState:
+        """`examine`, or what it told before the run was cut off."""
+
+        def examined() -> dict[str, Any]:
+            with trainer.arithmetic():
+                return asdict(self.examine(model, number, steps))
+
+        return RoundState(**trainer.look(examined))
+
     def done(self, state: RoundState) -> bool:
         """Whether the records look unseen by the rule; a class is gone once recall is at chance."""
         if self.stop == "never":
@@ -139,14 +148,12 @@ def train_in_rounds(
     watch = Watch(rounds.stop, data)
     # The term of a lone record would be its own loss, which no file of a run may tell.
     private = ("forget",) if len(data.forget) == 1 else ()
-    with trainer.arithmetic():
-        state = watch.examine(model, 0, 0)
+    state = watch.look(trainer, model, 0, 0)
     trainer.log_round(state.line({}))
     while not watch.done(state) and state.steps < rounds.num_steps:
         count = min(rounds.steps_per_round, rounds.num_steps - state.steps)
         losses = take(steps, count, trainer, private)
-        with trainer.arithmetic():
-            state = watch.examine(model, state.round + 1, state.steps + count)
+        state = watch.look(trainer, model, state.round + 1, state.steps + count)
         trainer.log_round(state.line(losses))
     return model
 

@@ -6,22 +6,16 @@ of the pool for every step, so that no few of them are learned by heart in place
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import torch
 
-from unlearner.data.base import Record
-from unlearner.data.retrieval import (
-    Retrieved,
-    Texts,
-    assign_pairs,
-    longest_shared_run,
-    repeating,
-    retrieve,
-)
-from unlearner.data.tokenize import TokenizedSet, Window, tail_text
+from unlearner.data.overlap import longest_shared_run, repeating
+from unlearner.data.retrieval import Retrieved, Texts, assign_pairs, retrieve
+from unlearner.data.tokenize import TokenizedSet, Window, contents, tail_text
 
 # Neighbours asked for per forget record.
 NUM_NEIGHBOURS = 64
@@ -103,7 +97,7 @@ def find_analogous(
     fresh: list[int] = []
     if wanted.pairs != "fixed":
         banned = {*found.excluded, *repeating(ours.ids, theirs.ids, wanted.max_overlap)}
-        fresh = _nearest(found, len(pool), banned)[: wanted.max_analogous]
+        fresh = list(islice(_nearest(found, len(pool), banned), wanted.max_analogous))
     records = sorted(fresh or {*pairs})
     place = {record: index for index, record in enumerate(records)}
     longest = max(longest_shared_run(ours.ids[i], theirs.ids[pair]) for i, pair in enumerate(pairs))
@@ -112,27 +106,25 @@ def find_analogous(
     return AnalogousSet(records, chosen, partners, found, longest)
 
 
-def _nearest(found: Retrieved, pool_size: int, banned: set[int]) -> list[int]:
+def _nearest(found: Retrieved, pool_size: int, banned: set[int]) -> Iterator[int]:
     """Pool records by the best rank that they have with any forget record, then the rest."""
-    ranked: dict[int, None] = {}
-    for rank in range(max(map(len, found.neighbours))):
-        for neighbours in found.neighbours:
-            if rank < len(neighbours):
-                ranked[neighbours[rank]] = None
-    for record in range(pool_size):
-        ranked[record] = None
-    return [record for record in ranked if record not in banned]
+    given = set(banned)
+    by_rank = (
+        neighbours[rank]
+        for rank in range(max(map(len, found.neighbours)))
+        for neighbours in found.neighbours
+        if rank < len(neighbours)
+    )
+    for record in chain(by_rank, range(pool_size)):
+        if record not in given:
+            given.add(record)
+            yield record
 
 
 def _texts(records: TokenizedSet, tokenizer: Any) -> Texts:
-    sequences = records.sequences()
+    arrays = records.arrays()
     return Texts(
-        tails=[tail_text(sequence, tokenizer) for sequence in sequences],
-        contents=[_content(record, ids, tokenizer) for record, ids in
-                 zip(records.records, sequences, strict=True)],
-        ids=sequences,
-    )  # fmt: skip
-
-
-def _content(record: Record, ids: list[int], tokenizer: Any) -> str:
-    return record.content or tail_text(ids, tokenizer, len(ids))
+        tails=[tail_text(ids, tokenizer) for ids in arrays],
+        contents=contents(records, tokenizer),
+        ids=arrays,
+    )

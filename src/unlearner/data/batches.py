@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence, Sized
 import torch
 from torch import Tensor
 
+from unlearner import processes
 from unlearner.data.tokenize import Window
 
 Tensors = dict[str, Tensor]
@@ -32,7 +33,6 @@ def collate(windows: Sequence[Window], device: torch.device | str = "cpu") -> Te
         input_ids[row, : len(window)] = torch.from_numpy(window.input_ids)
         attention_mask[row, : len(window)] = 1
         scored[row, : len(window) - 1] = torch.from_numpy(window.scored)
-    order = {record: place for place, record in enumerate(dict.fromkeys(w.record for w in windows))}
     positions = scored.nonzero()
     labels = input_ids[positions[:, 0], positions[:, 1] + 1]
     batch = {
@@ -40,9 +40,26 @@ def collate(windows: Sequence[Window], device: torch.device | str = "cpu") -> Te
         "attention_mask": attention_mask,
         "positions": positions,
         "labels": labels,
-        "owner": torch.tensor([order[window.record] for window in windows]),
+        "owner": torch.tensor(owners(windows)),
     }
     return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def share_of(windows: Sequence[Window], device: torch.device | str = "cpu") -> Tensors | None:
+    """This process's share of the windows, whose owners are those among all; None without any."""
+    mine = processes.share(range(len(windows)))
+    if not mine:
+        return None
+    batch = collate([windows[place] for place in mine], device)
+    owner = owners(windows)
+    batch["owner"] = torch.tensor([owner[place] for place in mine], device=device)
+    return batch
+
+
+def owners(windows: Sequence[Window]) -> list[int]:
+    """Which of the records each window is of, from 0 in order of appearance."""
+    order = {record: place for place, record in enumerate(dict.fromkeys(w.record for w in windows))}
+    return [order[window.record] for window in windows]
 
 
 def length_batches(windows: Sequence[Sized], max_tokens: int) -> Iterator[list[int]]:
@@ -58,8 +75,13 @@ def length_batches(windows: Sequence[Sized], max_tokens: int) -> Iterator[list[i
         yield batch
 
 
-def join(first: Tensors, second: Tensors) -> Tensors:
-    """One batch of two: the windows and the label positions of the first come first."""
+def join(first: Tensors, second: Tensors, num_first: int | None = None) -> Tensors:
+    """One batch of two: the windows and the label positions of the first come first.
+
+    Args:
+        num_first: Records that the second's are counted behind; those of the first where None.
+    """
+    num_first = int(first["owner"].max()) + 1 if num_first is None else num_first
     width = max(first["input_ids"].shape[1], second["input_ids"].shape[1])
     joined = {
         name: torch.cat(
@@ -72,6 +94,6 @@ def join(first: Tensors, second: Tensors) -> Tensors:
     }
     shift = torch.tensor([len(first["input_ids"]), 0], device=second["positions"].device)
     joined["positions"] = torch.cat([first["positions"], second["positions"] + shift])
-    joined["owner"] = torch.cat([first["owner"], second["owner"] + int(first["owner"].max()) + 1])
+    joined["owner"] = torch.cat([first["owner"], second["owner"] + num_first])
     joined["labels"] = torch.cat([first["labels"], second["labels"]])
     return joined

@@ -10,31 +10,25 @@ over word 3-shingles, or over character 5-shingles where either text has fewer t
 words (one changed word would leave a short text hardly a shared word shingle; it also makes
 languages that do not space their words comparable). Case and runs of white space do not count.
 
-Candidates come from MinHash with banding (Broder 1997; Leskovec et al., "Mining of Massive
-Datasets", chapter 3) and are then compared exactly. With b bands of r rows a pair of similarity s
-is missed with probability (1 - s^r)^b; the rows are chosen so that this is at most `MISSED` at the
-threshold. A first filter loses nothing: where J(A, B) >= t, at least t |B| of B's shingles stand in
-A, hence in some forget text, and most other texts fail that.
+The forget texts are few, so their shingles are indexed and the others pass by one at a time. The
+search is exact: where J(A, B) >= t, at least t |B| of B's shingles stand in A. All but
+t |B| - 1 of B's shingles therefore cannot miss A; the rarest in the index are taken, and who has
+none of them is no duplicate (the prefix filter of Chaudhuri et al., ICDE 2006). Most texts end
+after their first (1 - t) |B| + 1 shingles, which no forget text has.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-from datasketch import MinHash, MinHashLSH
+from typing import NamedTuple
 
 WORD_SHINGLE = 3
 CHARACTER_SHINGLE = 5
 FEW_WORDS = 5
-NUM_PERMUTATIONS = 128
-MISSED = 1e-6  # greatest probability of missing a pair that is just at the threshold
-SEED = 1
-
-Texts = Mapping[int, str]  # by index, without the empty ones
-Shingles = frozenset[str]
-Pair = tuple[int, int]  # indices of a forget text and another
+ROUNDING = 1e-6  # far above that of t |B|, far below the 1 between two counts
 
 
 @dataclass(frozen=True)
@@ -55,12 +49,12 @@ class Duplicate:
 
 
 def find_duplicates(
-    forget: Sequence[str], others: Sequence[str], *, threshold: float = 0.8
+    forget: Sequence[str], others: Iterable[str], *, threshold: float = 0.8
 ) -> list[Duplicate]:
     """Every pair of a forget text and another that are duplicates, ordered by their indices.
 
-    Texts that are empty or white space are no duplicates of anything. The result is the same on
-    every run.
+    Texts that are empty or white space are no duplicates of anything. None is missed. Memory grows
+    with the forget texts and the pairs found only; the others are read once.
 
     Args:
         forget: The texts to forget.
@@ -72,12 +66,12 @@ def find_duplicates(
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
-    ours = {i: text for i, text in enumerate(map(_normalised, forget)) if text}
-    theirs = {j: text for j, text in enumerate(map(_normalised, others)) if text}
-    exact = _equal_pairs(ours, theirs)
-    near = _similar_pairs(ours, theirs, threshold)
-    found = [Duplicate(i, j, 1.0, True) for i, j in exact]
-    found += [Duplicate(i, j, s, False) for (i, j), s in near.items() if (i, j) not in exact]
+    search = _Search([_normalised(text) for text in forget], threshold)
+    found = [
+        Duplicate(i, j, similarity, exact)
+        for j, text in enumerate(others)
+        for i, similarity, exact in search(_normalised(text))
+    ]
     return sorted(found, key=lambda duplicate: (duplicate.forget, duplicate.other))
 
 
@@ -85,7 +79,7 @@ def jaccard(a: str, b: str) -> float:
     """Jaccard index of two texts' shingles: by words, or by characters if either has few words."""
     a, b = _normalised(a), _normalised(b)
     shingles = _character_shingles if _is_short(a) or _is_short(b) else _word_shingles
-    return _jaccard(shingles(a), shingles(b))
+    return _jaccard(set(shingles(a)), set(shingles(b)))
 
 
 def _normalised(text: str) -> str:
@@ -96,75 +90,103 @@ def _is_short(text: str) -> bool:
     return text.count(" ") < FEW_WORDS - 1
 
 
-def _word_shingles(text: str) -> Shingles:
+def _word_shingles(text: str) -> Iterator[str]:
     words = text.split(" ")
-    starts = range(max(1, len(words) - WORD_SHINGLE + 1))
-    return frozenset(" ".join(words[i : i + WORD_SHINGLE]) for i in starts)
+    if len(words) < WORD_SHINGLE:
+        return iter([text])
+    return map(" ".join, zip(*(words[i:] for i in range(WORD_SHINGLE)), strict=False))
 
 
-def _character_shingles(text: str) -> Shingles:
+def _character_shingles(text: str) -> Iterator[str]:
     starts = range(max(1, len(text) - CHARACTER_SHINGLE + 1))
-    return frozenset(text[i : i + CHARACTER_SHINGLE] for i in starts)
+    return (text[i : i + CHARACTER_SHINGLE] for i in starts)
 
 
-def _jaccard(a: Shingles, b: Shingles) -> float:
+class _Kind(NamedTuple):
+    """A kind of shingles: all those of a text in order, and how many it has at most."""
+
+    shingles: Callable[[str], Iterator[str]]
+    at_most: Callable[[str], int]
+
+
+WORDS = _Kind(_word_shingles, lambda text: text.count(" ") + 1)
+CHARACTERS = _Kind(_character_shingles, len)
+
+
+def _jaccard(a: set[str], b: set[str]) -> float:
     shared = len(a & b)
     return shared / (len(a) + len(b) - shared)
 
 
-def _equal_pairs(ours: Texts, theirs: Texts) -> set[Pair]:
-    indices: dict[str, list[int]] = defaultdict(list)
-    for i, text in ours.items():
-        indices[text].append(i)
-    return {(i, j) for j, text in theirs.items() for i in indices.get(text, ())}
+class _Search:
+    """The duplicates of one text after another among the forget texts, all of them normalised."""
+
+    def __init__(self, texts: Sequence[str], threshold: float) -> None:
+        self.texts = texts
+        full = [i for i, text in enumerate(texts) if text]
+        long = [i for i in full if not _is_short(texts[i])]
+        short = [i for i in full if _is_short(texts[i])]
+        self.by_words = _Index(texts, long, WORDS, threshold)
+        self.by_characters = _Index(texts, short, CHARACTERS, threshold)
+        self.long_by_characters = _Index(texts, long, CHARACTERS, threshold)
+
+    def __call__(self, text: str) -> Iterator[tuple[int, float, bool]]:
+        """Indices of the duplicates, their similarities, and whether the texts are equal."""
+        other = self.long_by_characters if _is_short(text) else self.by_words
+        for index in (self.by_characters, other) if text else ():
+            for i, similarity in index.similar(text):
+                yield i, similarity, self.texts[i] == text
 
 
-def _similar_pairs(ours: Texts, theirs: Texts, threshold: float) -> dict[Pair, float]:
-    """The similarity of each pair at or above the threshold."""
-    our_long = {i: text for i, text in ours.items() if not _is_short(text)}
-    their_long = {j: text for j, text in theirs.items() if not _is_short(text)}
-    pairs = dict(_join(our_long, their_long, _word_shingles, threshold))
-    # A pair is compared by characters if one is short; the other cannot be much longer than it.
-    our_reach = max((len(ours[i]) for i in ours.keys() - our_long), default=0) / threshold
-    their_reach = max((len(theirs[j]) for j in theirs.keys() - their_long), default=0) / threshold
-    our_part = {i: t for i, t in ours.items() if i not in our_long or len(t) <= their_reach}
-    their_part = {j: t for j, t in theirs.items() if j not in their_long or len(t) <= our_reach}
-    for (i, j), similarity in _join(our_part, their_part, _character_shingles, threshold):
-        if i not in our_long or j not in their_long:
-            pairs[i, j] = similarity
-    return pairs
+class _Index:
+    """Which of some forget texts, the members, hold a shingle.
 
+    A member is entered when the first text comes that has enough shingles to be like it: those of
+    a long one by characters are many, and hardly ever looked for.
+    """
 
-def _join(
-    ours: Texts, theirs: Texts, shingles_of: Callable[[str], Shingles], threshold: float
-) -> Iterator[tuple[Pair, float]]:
-    if not ours:
-        return
-    our_shingles = {i: shingles_of(text) for i, text in ours.items()}
-    known = frozenset().union(*our_shingles.values())
-    rows = _rows_per_band(threshold)
-    index = MinHashLSH(num_perm=NUM_PERMUTATIONS, params=(NUM_PERMUTATIONS // rows, rows))
-    for i, shingles in our_shingles.items():
-        index.insert(i, _sketch(shingles))
-    for j, text in theirs.items():
-        shingles = shingles_of(text)
-        if len(shingles & known) / len(shingles) < threshold:
-            continue
-        for i in index.query(_sketch(shingles)):
-            assert isinstance(i, int)
-            similarity = _jaccard(our_shingles[i], shingles)
-            if similarity >= threshold:
-                yield (i, j), similarity
+    def __init__(
+        self, texts: Sequence[str], members: Sequence[int], kind: _Kind, threshold: float
+    ) -> None:
+        self.texts, self.kind, self.threshold = texts, kind, threshold
+        self.sizes = {i: len(self._shingles(i)) for i in members}
+        self.waiting = sorted(members, key=lambda i: -self.sizes[i])  # the smallest last
+        self.most = max(self.sizes.values(), default=0) / threshold  # that a text like one has
+        self.holders: dict[str, list[int]] = defaultdict(list)
 
+    def similar(self, text: str) -> Iterator[tuple[int, float]]:
+        """The members at or above the threshold, in no order, and their similarities."""
+        if self.waiting:
+            self._enter(self.kind.at_most(text) / self.threshold)
+        if not self.holders or self._too_strange(text):
+            return
+        own = set(self.kind.shingles(text))
+        least = math.ceil(self.threshold * len(own) - ROUNDING)  # shingles to be shared
+        rarest = sorted(own, key=lambda shingle: len(self.holders.get(shingle, ())))
+        rarest = rarest[: len(own) - least + 1]
+        for i in {i for shingle in rarest for i in self.holders.get(shingle, ())}:
+            if not least <= self.sizes[i] <= len(own) / self.threshold + ROUNDING:
+                continue
+            similarity = _jaccard(self._shingles(i), own)
+            if similarity >= self.threshold:
+                yield i, similarity
 
-def _rows_per_band(threshold: float) -> int:
-    """The most rows, hence the fewest candidates, that miss a pair at the threshold so rarely."""
-    powers = (16, 8, 4, 2)  # divisors of the number of permutations, so that none is unused
-    enough = (r for r in powers if (1 - threshold**r) ** (NUM_PERMUTATIONS // r) <= MISSED)
-    return next(enough, 1)
+    def _enter(self, size: float) -> None:
+        while self.waiting and self.sizes[self.waiting[-1]] <= size + ROUNDING:
+            i = self.waiting.pop()
+            for shingle in self._shingles(i):
+                self.holders[shingle].append(i)
 
+    def _shingles(self, i: int) -> set[str]:
+        return set(self.kind.shingles(self.texts[i]))
 
-def _sketch(shingles: Shingles) -> MinHash:
-    sketch = MinHash(num_perm=NUM_PERMUTATIONS, seed=SEED)
-    sketch.update_batch([shingle.encode() for shingle in shingles])
-    return sketch
+    def _too_strange(self, text: str) -> bool:
+        """Whether more than (1 - t) of its shingles are in no member, so that it is like none."""
+        allowed = (1 - self.threshold) * min(self.most, self.kind.at_most(text)) + ROUNDING
+        strange = set()
+        for shingle in self.kind.shingles(text):
+            if shingle not in self.holders:
+                strange.add(shingle)
+                if len(strange) > allowed:
+                    return True
+        return False

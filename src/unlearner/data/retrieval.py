@@ -9,22 +9,19 @@ no near duplicate of any forget record.
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from unlearner.data.duplicates import find_duplicates
-from unlearner.data.nearest import TF_IDF, Search, make_search
+from unlearner.data.nearest import ROWS_AT_ONCE, TF_IDF, Barred, Search, make_search
+from unlearner.data.overlap import Ids, longest_shared_run, longest_shared_runs, shared_runs
 from unlearner.data.pairing import one_to_one
 from unlearner.errors import UserError
 
 FALLBACK_CANDIDATES = 200  # nearest ones among which the least overlapping are sought
-DEEPER = 4  # factor by which a search that found too few goes deeper
-REPEATED_SHARE = 0.8  # of a forget record, in one run, that rules a fresh record out
-TOKEN = np.dtype(np.int64)
+DEEPER = 4  # factor by which a search that left a record without a pair of its own goes deeper
 Found = tuple[tuple[int, ...], tuple[float, ...]]  # indices and scores, of equal length
 
 
@@ -40,7 +37,7 @@ class Texts:
 
     tails: Sequence[str]
     contents: Sequence[str]
-    ids: Sequence[Sequence[int]]
+    ids: Sequence[Ids]
 
     def __post_init__(self) -> None:
         lengths = (len(self.tails), len(self.contents), len(self.ids))
@@ -107,24 +104,22 @@ def retrieve(
         raise ValueError(f"num_neighbours and max_overlap must be at least 1, got {got}")
     duplicates = find_duplicates(forget.contents, pool.contents, threshold=near_duplicate)
     excluded = {duplicate.other for duplicate in duplicates}
-    usable = [index for index in range(len(pool)) if index not in excluded]
-    if not usable:
+    if len(excluded) == len(pool):
         raise UserError(
             f"pool: none of its {len(pool)} records is usable, {len(excluded)} are near duplicates "
             f"of records to forget (similarity >= {near_duplicate}); give a pool of other texts"
         )
-    tails = [pool.tails[p] for p in usable]
-    search, encoder = make_search(forget.tails, tails, encoder or TF_IDF)
-    candidates = _Candidates(forget.ids, [pool.ids[p] for p in usable], search, max_overlap)
+    search = make_search(forget.tails, pool.tails, encoder or TF_IDF, excluded)
+    candidates = _Candidates(forget.ids, pool.ids, search, max_overlap)
     candidates.deepen(range(len(forget)), num_neighbours)
     candidates.deepen_until_all_differ(num_neighbours)
     found = [candidates.found[row] for row in range(len(forget))]
-    neighbours = tuple(tuple(usable[i] for i in indices) for indices, _ in found)
+    neighbours = tuple(indices for indices, _ in found)
     firsts = [pool.ids[indices[0]] for indices in neighbours]
     return Retrieved(
         neighbours=neighbours,
         scores=tuple(scores for _, scores in found),
-        encoder=encoder,
+        encoder=search.encoder,
         excluded=tuple(sorted(excluded)),
         overlapping=len(candidates.overlapping),
         overlap=tuple(map(longest_shared_run, forget.ids, firsts)),
@@ -147,93 +142,28 @@ def assign_pairs(retrieved: Retrieved) -> tuple[int, ...]:
     return tuple(pairs[row] for row in rows)
 
 
-def repeating(
-    forget_ids: Sequence[Sequence[int]], pool_ids: Sequence[Sequence[int]], max_overlap: int
-) -> set[int]:
-    """Pool records in which most of a forget record, in one run of tokens, stands.
-
-    A long text around a forget record is no near duplicate of it, and would teach it all the same.
-    Most is four fifths: half of a short record can be a question that is asked about everybody.
-    Shorter runs than `max_overlap` do not count, but a forget record that is itself shorter does.
-    """
-    known: dict[int, set[bytes]] = defaultdict(set)
-    for ids in forget_ids:
-        n = min(len(ids), max(max_overlap, math.ceil(REPEATED_SHARE * len(ids))))
-        known[n].update(_ngrams(ids, n) if n else ())
-    return {
-        index
-        for index, ids in enumerate(pool_ids)
-        if any(gram in grams for n, grams in known.items() if n for gram in _ngrams(ids, n))
-    }
-
-
-def longest_shared_run(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest run of tokens that stands in both; at most len(a) * len(b) steps."""
-    return _longest_shared_runs(a, [b])[0]
-
-
-def shares_ngram(a: Sequence[int], b: Sequence[int], n: int) -> bool:
-    """Whether some run of n tokens stands in both: the longest shared run is at least n >= 1."""
-    return not set(_ngrams(a, n)).isdisjoint(_ngrams(b, n))
-
-
-def _ngrams(ids: Sequence[int], n: int) -> Iterator[bytes]:
-    # Slices of one buffer are hashed several times faster than tuples of n numbers.
-    buffer, width = np.asarray(ids, dtype=TOKEN).tobytes(), n * TOKEN.itemsize
-    for start in range(0, len(buffer) - width + 1, TOKEN.itemsize):
-        yield buffer[start : start + width]
-
-
-def _longest_shared_runs(ids: Sequence[int], others: Sequence[Sequence[int]]) -> list[int]:
-    """The longest run that `ids` shares with each of the others, all at once.
-
-    run[j] is the length of the run that ends at token j of the others and at the token of `ids`
-    reached; a -1, which no token equals, stands before each of the others and ends every run.
-    """
-    joined = np.concatenate([np.array([-1, *other], dtype=TOKEN) for other in others])
-    starts = np.cumsum([0, *(len(other) + 1 for other in others[:-1])])
-    run = np.zeros(len(joined), dtype=np.int32)
-    longest = run.copy()
-    for token in ids:
-        run[1:] = np.where(joined[1:] == token, run[:-1] + 1, 0)
-        np.maximum(longest, run, out=longest)
-    return np.maximum.reduceat(longest, starts).tolist()
-
-
 class _Candidates:
-    """For each forget record the usable pool records that may be its pair, found as deep as asked.
-
-    Indices here count the usable pool records.
-    """
+    """For each forget record the pool records that may be its pair, found as deep as asked."""
 
     def __init__(
-        self,
-        forget_ids: Sequence[Sequence[int]],
-        pool_ids: Sequence[Sequence[int]],
-        search: Search,
-        max_overlap: int,
+        self, forget_ids: Sequence[Ids], pool_ids: Sequence[Ids], search: Search, max_overlap: int
     ) -> None:
         self.forget_ids, self.pool_ids, self.search = forget_ids, pool_ids, search
-        self.forget_ngrams, self.pool_ngrams = _shared_ngrams(forget_ids, pool_ids, max_overlap)
+        self.usable = len(pool_ids) - len(search.excluded)
+        self.ours, self.theirs = shared_runs(forget_ids, pool_ids, max_overlap)
         self.found: dict[int, Found] = {}
         self.overlapping: dict[int, Found] = {}  # where none passes: the least overlapping first
 
     def deepen(self, rows: Sequence[int], depth: int) -> None:
         """Find `depth` candidates for each of these forget records, or all there are."""
         for row in self.overlapping.keys() & rows:
-            indices, scores = self.overlapping[row]
-            self.found[row] = (indices[:depth], scores[:depth])
+            self.found[row] = _first(self.overlapping[row], depth)
         rows = [row for row in rows if row not in self.overlapping]
-        size = len(self.pool_ids)
-        k = min(size, 2 * depth + 14)
-        while rows:
-            results = zip(rows, *self.search(rows, k), strict=True)
-            rows = [
-                row
-                for row, scores, indices in results
-                if not self._keep(row, scores, indices, depth=min(depth, size))
-            ]
-            k = min(size, DEEPER * k)
+        passing = self._search(rows, min(depth, self.usable), self._barred)
+        self.found |= {row: found for row, found in passing if found[0]}
+        for row, found in self._least_overlapping([row for row in rows if row not in self.found]):
+            self.overlapping[row] = found
+            self.found[row] = _first(found, depth)
 
     def deepen_until_all_differ(self, depth: int) -> None:
         """Go on from this depth until each forget record has a pair of its own, or cannot have one.
@@ -242,7 +172,7 @@ class _Candidates:
         smaller pool is searched whole, so that all of it serves.
         """
         rows = range(len(self.forget_ids))
-        enough = min(len(rows), len(self.pool_ids))
+        enough = min(len(rows), self.usable)
         asked = dict.fromkeys(rows, depth)
         while True:
             found = [self.found[row] for row in rows]
@@ -255,52 +185,31 @@ class _Candidates:
             asked |= dict.fromkeys(more, depth)
             self.deepen(more, depth)
 
-    def _keep(self, row: int, scores: np.ndarray, indices: np.ndarray, depth: int) -> bool:
-        """Keep the first candidates that pass; false if more must be looked at to have enough."""
-        ngrams = self.forget_ngrams[row]
-        passing: list[int] = []
-        for position, index in enumerate(indices.tolist()):
-            if ngrams.isdisjoint(self.pool_ngrams[index]):
-                passing.append(position)
-            if len(passing) == depth:
-                break
-        if len(passing) < depth and len(indices) < len(self.pool_ids):
-            return False
-        if not passing:
-            order = self._least_overlapping(row, indices)
-            self.overlapping[row] = _taken(order, indices, scores)
-            passing = order[:depth]
-        self.found[row] = _taken(passing, indices, scores)
-        return True
+    def _search(
+        self, rows: Sequence[int], k: int, barred: Barred | None = None
+    ) -> Iterator[tuple[int, Found]]:
+        """The k nearest of each of these rows, fewer where fewer count; some rows at a time."""
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[start : start + ROWS_AT_ONCE]
+            for row, scores, indices in zip(some, *self.search(some, k, barred), strict=True):
+                counts = indices >= 0
+                yield row, (tuple(indices[counts].tolist()), tuple(scores[counts].tolist()))
 
-    def _least_overlapping(self, row: int, indices: np.ndarray) -> list[int]:
-        enough = max(FALLBACK_CANDIDATES, len(self.forget_ids))
-        nearest = [self.pool_ids[index] for index in indices[:enough].tolist()]
-        runs = _longest_shared_runs(self.forget_ids[row], nearest)
-        return np.argsort(runs, kind="stable").tolist()
+    def _barred(self, rows: np.ndarray, block: slice) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs of these rows and this block of the pool that share a run."""
+        return (self.ours[rows] @ self.theirs[block].T).nonzero()
 
-
-def _taken(positions: list[int], indices: np.ndarray, scores: np.ndarray) -> Found:
-    return tuple(indices[positions].tolist()), tuple(scores[positions].tolist())
+    def _least_overlapping(self, rows: Sequence[int]) -> Iterator[tuple[int, Found]]:
+        """Of the nearest records of each of these rows those first that share the shortest runs."""
+        enough = min(self.usable, max(FALLBACK_CANDIDATES, len(self.forget_ids)))
+        for row, (indices, scores) in self._search(rows, enough):
+            runs = longest_shared_runs(
+                self.forget_ids[row], [self.pool_ids[index] for index in indices]
+            )
+            order = np.argsort(runs, kind="stable").tolist()
+            yield row, (tuple(indices[i] for i in order), tuple(scores[i] for i in order))
 
 
-def _shared_ngrams(
-    forget_ids: Sequence[Sequence[int]], pool_ids: Sequence[Sequence[int]], max_overlap: int
-) -> tuple[list[frozenset[bytes]], list[frozenset[bytes]]]:
-    """The n-grams of each forget record, and of each pool record those that any of them has.
-
-    n is `max_overlap`, or the length of a forget record that is shorter.
-    """
-    ours: list[frozenset[bytes]] = []
-    known: dict[int, set[bytes]] = defaultdict(set)
-    for ids in forget_ids:
-        n = min(max_overlap, len(ids))
-        ours.append(frozenset(_ngrams(ids, n)) if n else frozenset())
-        known[n] |= ours[-1]
-    theirs = [
-        frozenset(
-            gram for n, grams in known.items() if n for gram in _ngrams(ids, n) if gram in grams
-        )
-        for ids in pool_ids
-    ]
-    return ours, theirs
+def _first(found: Found, depth: int) -> Found:
+    indices, scores = found
+    return indices[:depth], scores[:depth]

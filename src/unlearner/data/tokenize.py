@@ -17,6 +17,7 @@ from unlearner.errors import UserError
 
 # The continuation that BLEU and BERTScore look at, in tokens (ICU generates 50).
 CONTINUATION_TOKENS = 50
+AT_ONCE = 1024  # texts that go to the tokenizer together
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Layout:
         return f"{start}{response}{after}", len(start)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Window:
     """Consecutive tokens of one record.
 
@@ -105,11 +106,15 @@ class TokenizedSet:
 
     def sequences(self) -> list[list[int]]:
         """The tokens of every record, its windows joined again."""
-        joined: list[list[int]] = [[] for _ in self.records]
+        return [tokens.tolist() for tokens in self.arrays()]
+
+    def arrays(self) -> list[np.ndarray]:
+        """The tokens of every record; of a record of one window the window's own, not a copy."""
+        pieces: list[list[np.ndarray]] = [[] for _ in self.records]
         for window in self.windows:
-            tokens = window.input_ids.tolist()
-            joined[window.record] += tokens[1:] if joined[window.record] else tokens
-        return joined
+            some = pieces[window.record]
+            some.append(window.input_ids[1:] if some else window.input_ids)
+        return [some[0] if len(some) == 1 else np.concatenate(some) for some in pieces]
 
 
 def tokenize_set(records: RecordSet, tokenizer: Any, layout: Layout) -> TokenizedSet:
@@ -122,8 +127,8 @@ def tokenize_set(records: RecordSet, tokenizer: Any, layout: Layout) -> Tokenize
     if layout.append_eos and tokenizer.eos_token_id is None:
         raise UserError("data.append_eos: the tokenizer has no end-of-text token; leave it false")
     windows: list[Window] = []
-    for index, record in enumerate(records):
-        ids, response_start = _encode(record, tokenizer, layout)
+    encoded = _encode_all(records.records, tokenizer, layout)
+    for index, (record, (ids, response_start)) in enumerate(zip(records, encoded, strict=True)):
         if layout.append_eos:
             ids = [*ids, tokenizer.eos_token_id]
         if len(ids) < 2:
@@ -148,6 +153,21 @@ def _windows(
         if not 0 < prefix < len(piece):
             prefix = max(1, len(piece) - min(CONTINUATION_TOKENS, len(piece) // 2))
         yield Window(index, identifier, piece, scored, prefix)
+
+
+def _encode_all(
+    records: Sequence[Record], tokenizer: Any, layout: Layout
+) -> Iterator[tuple[list[int], int]]:
+    """As `_encode`; plain texts many at a time, which fast tokenizers share among their threads."""
+    for start in range(0, len(records), AT_ONCE):
+        some = records[start : start + AT_ONCE]
+        plain = [not (record.prompt or record.input_ids) for record in some]
+        if tokenizer.is_fast and all(plain):
+            texts = [record.text for record in some]
+            found = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False)
+            yield from ((ids, 0) for ids in found["input_ids"])
+        else:
+            yield from (_encode(record, tokenizer, layout) for record in some)
 
 
 def _encode(record: Record, tokenizer: Any, layout: Layout) -> tuple[list[int], int]:
@@ -188,6 +208,17 @@ def _shared_start(one: Sequence[Any], other: Sequence[Any]) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def tail_text(tokens: Sequence[int], tokenizer: Any, num_tokens: int = 100) -> str:
+def tail_text(tokens: Sequence[int] | np.ndarray, tokenizer: Any, num_tokens: int = 100) -> str:
     """The text of the last tokens: what retrieval embeds (ICU, section on the analogous set)."""
-    return tokenizer.decode(list(tokens)[-num_tokens:], skip_special_tokens=True)
+    last = np.asarray(tokens[-num_tokens:]).tolist()
+    return tokenizer.decode(last, skip_special_tokens=True)
+
+
+def contents(some: TokenizedSet, tokenizer: Any) -> list[str]:
+    """Every record as text; those given as token ids are decoded."""
+    if all(record.content for record in some.records):
+        return [record.content for record in some.records]
+    return [
+        record.content or tail_text(ids, tokenizer, len(ids))
+        for record, ids in zip(some.records, some.arrays(), strict=True)
+    ]

@@ -105,7 +105,7 @@ class ContrastiveUnlearning(Method):
         self, classifier: Classifier, parts: Parts, trainer: Trainer, outside: int | None
     ) -> dict[str, Tensor]:
         encoded = encode_parts(classifier, parts, trainer)
-        return self._terms(encoded, outside, trainer.generator)
+        return self._terms(encoded, outside, trainer.draws)
 
     def _terms(
         self, encoded: Mapping[str, Encoded], outside: int | None = None,

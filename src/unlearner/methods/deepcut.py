@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -198,8 +198,8 @@ class DeepCUT(Method):
         if self.repair_steps:
             repairs = self._repairs(classifier, remaining, trainer)
             losses = take(repairs, self.repair_steps, trainer)
-            with trainer.arithmetic():
-                last = Watch(self.stop, data).examine(model, len(trainer.rounds), trainer.steps)
+            watch = Watch(self.stop, data)
+            last = watch.look(trainer, model, len(trainer.rounds), trainer.steps)
             trainer.log_round(last.line(losses))
         return model
 
@@ -231,19 +231,19 @@ class DeepCUT(Method):
         first, rest = (
             Encoded(*(some[part] for some in encoded)) for part in (slice(cut), slice(cut, None))
         )
-        return self._terms(first, rest, outside=outside, generator=trainer.generator)
+        return self._terms(first, rest, outside=outside, generator=trainer.draws)
 
-    def _repairs(
-        self, classifier: Classifier, remaining: Remaining, trainer: Trainer
-    ) -> Iterator[Any]:
-        def step() -> dict[str, Tensor]:
-            examples = remaining.draw(2 * self.retain_batch_size, [])
-            trainer.tokens += sum(map(len, examples))
-            encoded = classifier.encode(examples)
-            return {"retain": cross_entropy(encoded.logits.float(), encoded.labels)}
-
+    def _repairs(self, classifier: Classifier, remaining: Remaining, trainer: Trainer) -> Steps:
         while True:
-            yield step
+            examples = remaining.draw(2 * self.retain_batch_size, [])
+            yield partial(self._repair, classifier, examples, trainer)
+
+    def _repair(
+        self, classifier: Classifier, examples: Sequence[Example], trainer: Trainer
+    ) -> dict[str, Tensor]:
+        trainer.tokens += sum(map(len, examples))
+        encoded = classifier.encode(examples)
+        return {"retain": cross_entropy(encoded.logits.float(), encoded.labels)}
 
     def _terms(
         self, forget: Encoded, retain: Encoded, *, outside: int | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -12,14 +12,15 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from unlearner import functional
+from unlearner import functional, processes
 from unlearner.data.analogous import AnalogousSet
-from unlearner.data.batches import Tensors, collate, join
+from unlearner.data.batches import Tensors, join, owners, share_of
 from unlearner.data.sets import UnlearningData
+from unlearner.data.tokenize import Window
 from unlearner.methods.base import AUTO_RATE_TIMES_WIDTH, Method, resolve_learning_rate
 from unlearner.models import output_head
-from unlearner.refinement import Refinement, RoundState, better
-from unlearner.target import TargetDistribution, logits_at
+from unlearner.refinement import Refinement, RoundState, is_better
+from unlearner.target import TargetDistribution, label_log_probs
 from unlearner.training import Trainer
 
 PAPER: Mapping[str, Any] = {
@@ -128,20 +129,41 @@ class ICU(Method):
     ) -> dict[str, Tensor]:
         kept, forget = batch["analogous"], batch.get("forget")
         both = kept if forget is None else join(kept, forget)
-        num_kept = int(kept["owner"].max()) + 1
-        num_records = int(both["owner"].max()) + 1
-        log_probs, kl = functional.label_log_probs(
-            logits_at(model, head, both), both["labels"], target, len(kept["labels"]),
-            overwrite=head is not None and head.is_linear,
-        )  # fmt: skip
-        owner = both["owner"][both["positions"][:, 0]]
+        num_kept, num_records = int(kept["owner"].max()) + 1, int(both["owner"].max()) + 1
+        said = label_log_probs(model, head, both, target, len(kept["labels"]))
+        return self._weigh(said, num_kept, num_records, bound)
+
+    def _step(
+        self, model: Any, head: Any, kept: Sequence[Window], forget: Sequence[Window],
+        target: Callable[[Sequence[int], Tensors], Any], bound: float | None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The terms of a step of which every process computes its share."""
+        num_kept = max(owners(kept)) + 1
+        num_records = num_kept + (max(owners(forget)) + 1 if forget else 0)
+        mine = processes.share(range(len(kept)))
+        first, second = share_of(kept, model.device), share_of(forget, model.device)
+        both = first or second
+        if first and second:
+            both = join(first, second, num_kept)
+        elif second:
+            both = second | {"owner": second["owner"] + num_kept}
+        wanted = target(mine, first) if first else None
+        said = label_log_probs(model, head, both, wanted, len(first["labels"]) if first else 0)
+        return self._weigh(said, num_kept, num_records, bound)
+
+    def _weigh(
+        self, said: tuple[Tensor, Tensor, Tensor], num_kept: int, num_records: int,
+        bound: float | None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The terms, from what `label_log_probs` gives of kept and then of forget records."""
+        log_probs, kl, owner = said
         loss_R = functional.mean_per_record(-log_probs, owner, num_records)
         kl_R = functional.mean_per_record(kl, owner, num_records)
         terms = {
             "analogous": self.analogous_weight * loss_R[:num_kept].mean(),
             "kl": self.kl_weight * kl_R[:num_kept].mean(),
         }
-        if forget is not None:
+        if num_records > num_kept:
             climb_R = loss_R
             if self.forget_bound == "token" and bound is not None:
                 capped = functional.bounded(-log_probs, bound)
@@ -158,21 +180,21 @@ class ICU(Method):
         model = trainer.start(model, rate, betas=(0.9, 0.98))
         target = TargetDistribution.of(model, analogous.windows)
         refinement, best = Refinement(self, data), None
-        state = refinement.examine(model, 0)
+        first = state = refinement.look(trainer, model)
         trainer.log_round(state.line({}))
         while not self._done(state):
             if state.round == self.max_epochs:
                 break
             losses = self._epoch(model, data, analogous, target, state.active, trainer)
-            state = refinement.examine(model, state.round + 1)
+            state = refinement.look(trainer, model, first)
             trainer.log_round(state.line(losses))
-            if state.kept_ratio <= data.utility_floor:
-                best = better(best, state, model)
+            if state.kept_ratio <= data.utility_floor and is_better(state, best):
+                best = state
+                trainer.keep(model)
         else:
             return model
         if best is not None and best.round != state.round:
-            trainer.keep_last(model)
-            model.load_state_dict(best.weights)
+            trainer.restore(model)
             trainer.details["restored_round"] = best.round
         return model
 
@@ -201,17 +223,15 @@ class ICU(Method):
                 indices = analogous.partners_of(records)
             else:
                 indices = analogous.draw(self.fresh_per_step, trainer.generator)
-            kept = collate([analogous.windows[index] for index in indices], model.device)
-            batch = {"analogous": kept}
-            if records:
-                batch["forget"] = collate(data.forget.windows_of(records), model.device)
-            target_logits = target.logits(indices, kept)
-            loss = partial(self._terms, model, head, batch, target_logits, bound)
+            kept = [analogous.windows[index] for index in indices]
+            forget = data.forget.windows_of(records)
+            logits = partial(_target_logits, target, indices)
+            loss = partial(self._step, model, head, kept, forget, logits, bound)
             # A lone record's term would be its own loss, which no file of a run may tell.
             private = ("forget",) if len(records) == 1 else ()
             for name, value in trainer.step(loss, private=private).items():
                 sums[name] += value / len(batches)
-            trainer.tokens += sum(int(part["attention_mask"].sum()) for part in batch.values())
+            trainer.tokens += sum(map(len, [*kept, *forget]))
         return dict(sums)
 
     def _batches(
@@ -225,3 +245,10 @@ class ICU(Method):
             shuffled[start : start + self.batch_size]
             for start in range(0, len(shuffled), self.batch_size)
         ]
+
+
+def _target_logits(
+    target: TargetDistribution, indices: Sequence[int], mine: Sequence[int], batch: Tensors
+) -> Any:
+    """The target's logits of this process's share of the drawn windows."""
+    return target.logits([indices[place] for place in mine], batch)

