@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests of tiny models run on one thread each, two at a time.
 WORKERS ?= 2
 
-.PHONY: demo test lint format bench bench-banking77 bench-wnut17 bench-defaults constraints clean
+.PHONY: demo test lint format bench bench-memory bench-banking77 bench-wnut17 bench-defaults constraints clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
@@ -33,6 +33,9 @@ format: .venv/.ready
 bench: .venv/.ready
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/pools.py
+
+bench-memory: .venv/.ready
+	$(BIN)/python benchmarks/memory.py
 
 # Classifiers beside their retrained models; what was measured is kept in WORK and not done again.
 WORK ?= .bench

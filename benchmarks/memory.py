@@ -37,14 +37,14 @@ class Case:
         layers: Of a GPT-Neo; 0 for the MiniLM classifier.
         width: Its hidden units.
         vocabulary: Its tokens.
-        texts: The classifier's forget records, over 16.
+        texts: The classifier's forget records, over 8.
     """
 
     name: str
     layers: int = 0
     width: int = 0
     vocabulary: int = 50257
-    texts: float = 2
+    texts: float = 4
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -111,6 +111,8 @@ def make_model(case: Case, folder: Path) -> None:
             window_size=256, max_position_embeddings=512, bos_token_id=0, eos_token_id=1,
         )  # fmt: skip
         model = GPTNeoForCausalLM(config)
+        with torch.no_grad():  # so that what was read is what stands out at the end
+            model.transformer.wte.weight.mul_(10)
         words = {f"w{number}": number for number in range(case.vocabulary)}
         plain = Tokenizer(models.WordLevel(words, unk_token="w2"))
         plain.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -128,13 +130,13 @@ def _minilm(package: Path) -> Path:
 def records(case: Case) -> dict[str, list[dict[str, Any]]]:
     """Made-up records of every set.
 
-    A GPT-Neo with random weights goes on with the token that it has just read, for its embeddings
-    are tied; so it knows the forget records, each of one token over and over.
+    The random GPT-Neo goes on with the token that it has just read, for its embeddings are tied; so
+    it knows the forget records, each of one token over and over.
     """
     import numpy as np
 
     draw = np.random.default_rng(0)
-    counts = {"forget": 16, "retain": 48, "holdout": 16}
+    counts = {"forget": 8, "retain": 24, "holdout": 8}
     if case.layers:
         found = {
             role: [{"input_ids": draw.integers(3, case.vocabulary, TOKENS).tolist()}
@@ -156,9 +158,8 @@ def sections(case: Case, folder: Path) -> dict[str, Any]:
     """The settings of the case's run: one epoch of it."""
     found: dict[str, Any] = {
         "model": {"name": str(folder)},
-        "training": {"device": "cpu", "checkpoint_every": "never", "ignore_memory_plan": True}
-        | case.settings,
-        "evaluation": {"resamples": 10, "prompt_start": 0.9, "batch_tokens": 2048},
+        "training": {"device": "cpu", "checkpoint_every": "never"} | case.settings,
+        "evaluation": {"resamples": 10, "prompt_start": 0.95, "batch_tokens": 2048},
     }
     if case.layers:
         found["method"] = {"name": "icu", "batch_size": 4, "fresh_per_step": 8, "max_epochs": 1,
@@ -193,12 +194,14 @@ def run(case: Case, folder: Path) -> tuple[dict[str, int], Any]:
         stage = text
 
     reset_peak()
+    plans = []
+    line.announce = lambda plan, **_: plans.append(plan)  # in place of what says it and may refuse
     prepared = line.start(config, records(case), needs=line.FORGET_NEEDS)
-    plan = line.check(config, prepared).plan
     with tempfile.TemporaryDirectory() as work:
-        line.forget(config, prepared, Path(work), force=True, say=say)
+        outcome = line.forget(config, prepared, Path(work), force=True, say=say)
+    assert outcome.report["cost"]["steps"] > 0, "no step was taken"
     say("")
-    return peaks, plan.memory
+    return peaks, plans[0].memory
 
 
 def measure(case: Case) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def test_check_tells_what_is_known_and_what_a_run_takes_and_writes_nothing(world
     out = " ".join(capsys.readouterr().out.split())
     assert "known: accuracy 1.000, unseen records have 0." in out
     assert "copies of forget records in retain: 0 exact" in out
-    assert re.search(r"about [\d.]+ s an epoch, at most 20 epochs, and about [\d.]+ GiB", out)
+    assert re.search(r"[\d.]+ s an epoch, at most 20 epochs \(.*\), and up to [\d.]+ MiB", out)
     assert sorted(world.rglob("*")) == before
 
 

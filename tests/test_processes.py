@@ -207,7 +207,7 @@ def test_every_method_for_classifiers_takes_the_same_steps(tmp_path, name, famil
     alone, weights = work()
     found = in_processes(2, work)
     assert torch.equal(found[0][1], found[1][1])
-    if name != "scrub":  # it begins where its gradient is nothing but rounding, which Adam scales up
+    if name != "scrub":  # its first gradient is nothing but rounding, which Adam scales up
         same_curves(alone, found[0][0])
         assert torch.allclose(found[0][1], weights, atol=2e-3)
 

@@ -88,6 +88,7 @@ def _models(unlearned: Loaded, target: str, retrained: str) -> dict[str, Loaded]
                 f"--{role} {other.name}: its tokenizer differs from that of {unlearned.name}; "
                 "figures of models that read other tokens cannot be compared"
             )
+        other.model.to(unlearned.model.device)
     return {**models, "unlearned": unlearned}
 
 

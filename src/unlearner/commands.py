@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from unlearner.report import model_card, write_report
 from unlearner.resuming import Resumable, settings_of
 from unlearner.run import RunConfig
 from unlearner.terminal import print_check, print_verdict, quieten
-from unlearner.tracking import check_trackers, tracked
+from unlearner.tracking import Listener, check_trackers, tracked
+from unlearner.training import resolve_device
 
 MET, NOT_MET = 0, 3
 
@@ -55,21 +56,15 @@ def run_forget(
     check_trackers(config.training.trackers)
     prepared = line.start(config, needs=line.FORGET_NEEDS)
     limit_threads(prepared.loaded.model)
+
+    def unlearn(work: Path, listen: Listener) -> Outcome:
+        log = Log(work / "log.jsonl", listen)
+        return line.forget(
+            config, prepared, work, force=force, log=log, say=progress.say, resumable=resumable
+        )
+
     try:
-        with staged(output, resume=resume) as work:
-            with tracked(
-                progress.line, config.training, _told(config), work, main=processes.is_main()
-            ) as listen:
-                log = Log(work / "log.jsonl", listen)
-                outcome = line.forget(
-                    config, prepared, work, force=force, log=log, say=progress.say,
-                    resumable=resumable,
-                )  # fmt: skip
-            if processes.is_main():
-                write_outcome(outcome, config, work)
-            if show_text and processes.is_main():
-                path = work / "before-after-PRIVATE.txt"
-                write_texts(path, outcome.before["forget"], outcome.after["forget"])
+        outcome = _write_run(config, output, unlearn, progress, show_text=show_text, resume=resume)
     except NothingToUnlearn as answer:
         progress.stop()
         if processes.is_main():
@@ -81,6 +76,23 @@ def run_forget(
     if processes.is_main():
         print_verdict(outcome.report, output)
     return MET if outcome.verdict.status == "met" else NOT_MET
+
+
+def _write_run(
+    config: RunConfig, output: Path, unlearn: Callable[[Path, Listener], Outcome],
+    progress: RunProgress, *, show_text: bool, resume: bool,
+) -> Outcome:  # fmt: skip
+    """Everything that a run leaves, in its folder."""
+    with staged(output, resume=resume) as work:
+        main = processes.is_main()
+        with tracked(progress.line, config.training, _told(config), work, main=main) as listen:
+            outcome = unlearn(work, listen)
+        if main:
+            write_outcome(outcome, config, work)
+        if main and show_text:
+            path = work / "before-after-PRIVATE.txt"
+            write_texts(path, outcome.before["forget"], outcome.after["forget"])
+    return outcome
 
 
 def _told(config: RunConfig) -> dict[str, Any]:
@@ -104,7 +116,7 @@ def run_check(sections: Mapping[str, Any]) -> int:
     config, family = read_config(sections)
     line = line_for(family)
     prepared = line.start(config)
-    limit_threads(prepared.loaded.model)
+    limit_threads(prepared.loaded.model.to(resolve_device(config.training)))
     found = line.check(config, prepared)
     if processes.is_main():
         print_check(found)
@@ -122,7 +134,7 @@ def run_evaluate(
     line, assessor = line_for(family), assessor_for(family)
     progress = RunProgress(quiet=quiet, num_rounds=1)
     prepared = line.start(config, needs=assessor.EVALUATE_NEEDS)
-    limit_threads(prepared.loaded.model)
+    limit_threads(prepared.loaded.model.to(resolve_device(config.training)))
     with staged(output) as work:
         verdict, report = assessor.evaluate(
             config, prepared, target=target, retrained=retrained, say=progress.say

@@ -157,6 +157,10 @@ def _teach_classifier(
     model: str, family: str, lesson: Lesson, labels: str, course: Course
 ) -> Taught:
     """Teach a classifier, or an encoder with a new head, labelled records."""
+    if lesson.training.lora_rank:
+        raise UserError(
+            "training.lora_rank: a classifier's new head has to be trained itself; leave it out"
+        )
     columns = lesson.data.columns
     has_head = family in FAMILIES
     known = load_classifier(model) if has_head else None

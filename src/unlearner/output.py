@@ -58,10 +58,18 @@ def staged(folder: Path, *, resume: bool = False) -> Iterator[Path]:
         UserError: See `check_output`.
     """
     processes.together(lambda: check_output(folder, resume=resume))
-    if not processes.is_main():
+    if processes.is_main():
+        with _staged(folder) as work:
+            processes.from_main(str(work))
+            yield work
+            processes.wait()  # until nobody reads from it
+    else:
         yield Path(processes.from_main(""))
         processes.wait()
-        return
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
     target = folder.resolve()
     made = [parent for parent in target.parents if not parent.exists()]
     try:
@@ -74,22 +82,25 @@ def staged(folder: Path, *, resume: bool = False) -> Iterator[Path]:
             f"--output {folder}: cannot be made ({error}); give another folder"
         ) from None
     try:
-        processes.from_main(str(work))
         yield work
-        processes.wait()  # until nobody reads from it
         work.chmod(0o755)
-        old = work / f".{CHECKPOINTS}"
-        if (target / CHECKPOINTS).exists():
-            (target / CHECKPOINTS).rename(old)
-        if target.exists():
-            target.rmdir()
-        work.rename(target)
-        shutil.rmtree(target / old.name, ignore_errors=True)
+        _take_the_place(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
         for parent in made:
             with suppress(OSError):  # not empty: the results are in it, or another run's
                 parent.rmdir()
+
+
+def _take_the_place(work: Path, target: Path) -> None:
+    """Rename the working folder; checkpoints have served their purpose."""
+    old = work / f".{CHECKPOINTS}"
+    if (target / CHECKPOINTS).exists():
+        (target / CHECKPOINTS).rename(old)
+    if target.exists():
+        target.rmdir()
+    work.rename(target)
+    shutil.rmtree(target / old.name, ignore_errors=True)
 
 
 def _remove_left(target: Path) -> None:

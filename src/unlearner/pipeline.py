@@ -169,7 +169,7 @@ def forget(  # noqa: PLR0913 - a run and what surrounds it
     started = time.perf_counter()
     key = provenance.read_key()
     trainer = Trainer(config.training, log or Log(work / "log.jsonl"))
-    prepared.loaded.model.to(trainer.accelerator.device)
+    prepared.loaded.model.to(trainer.device)
     say("measuring the target model")
     tell = partial(announce, config=config, say=say, checkpoints=resumable is not None)
     target = _study_target(config, prepared, tell, force=force)
@@ -184,7 +184,7 @@ def forget(  # noqa: PLR0913 - a run and what surrounds it
 
     say("measuring the saved model")
     unlearned = load_causal_lm(str(work / "model"))
-    unlearned.model.to(trainer.accelerator.device)
+    unlearned.model.to(trainer.device)
     outcome = _conclude(config, prepared, target, unlearned, key, _restored(trainer))
     outcome.report["rounds"] = trainer.rounds
     seconds = time.perf_counter() - started
@@ -192,7 +192,7 @@ def forget(  # noqa: PLR0913 - a run and what surrounds it
         "seconds": seconds,
         "seconds_unlearning": seconds_unlearning,
         "seconds_evaluation": seconds - seconds_unlearning,
-        "peak_memory_bytes": provenance.peak_memory_bytes(trainer.accelerator.device),
+        "peak_memory_bytes": provenance.peak_memory_bytes(trainer.device),
         "steps": trainer.steps,
         "tokens": trainer.tokens,
     }

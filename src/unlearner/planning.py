@@ -35,13 +35,16 @@ CHUNK_BUFFERS = 4
 # forwards, and as many gradients backwards.
 SCORES_ALIVE = 3
 # The C library's heap takes back what is freed and cannot always use it again for something of
-# another size. Measured: with all memory given back at once (MALLOC_MMAP_THRESHOLD_=1048576) what a
-# process holds is what is alive; without, up to 0.6 of the activations more, in a third less time.
-HEAP_GAPS = 0.6
+# another size. Measured on MiniLM, where a process that gives back everything at once
+# (MALLOC_MMAP_THRESHOLD_=1048576) holds just what is alive and takes a third longer: 1.5 times what
+# comes and goes inside one block, and 0.9 of what asking takes.
+BLOCK_GAPS, ASKING_GAPS = 1.5, 0.9
 # Rows that have ended are dropped by copying the others, into gaps that are a little too small.
 ROWS_AGAIN = 2
 # Tensors of the feed-forward part's inner width alive at a time beside those that are kept.
 INNER_ALIVE = 3
+# An adapted layer's own output, its adapter's and the scaled one, before their sum.
+ADAPTER_ALIVE = 3
 # With dropout on attention the CPU has no fused kernel: softmax, mask and their product are kept.
 DROPPED_SCORES = 3
 
@@ -57,7 +60,8 @@ _TRAINS = (*_STAYS, "further models")
 PHASES = {
     "the target model is measured": ("parameters", "evaluation"),
     "a step goes forward": (*_TRAINS, "activations", "logits", "embedding gradient"),
-    "a step goes backward": (*_TRAINS, "gradients", "embedding gradient", "work inside a block"),
+    "a step turns back": (*_TRAINS, "activations", "embedding gradient", "work inside a block"),
+    "a step ends": (*_TRAINS, "gradients", "embedding gradient", "work inside a block"),
     "the model is examined": (*_TRAINS, "gradients", "evaluation"),
     "a checkpoint is saved": (*_TRAINS, "gradients", "checkpoint"),
     "the saved model is measured": (*_STAYS, "gradients", "saved model", "evaluation"),
@@ -199,11 +203,11 @@ def _score_bytes(shape: Shape, step: Step, *, lower: bool, cpu: bool) -> int:
     return HALF if lower else FLOAT  # the mask alone, which all heads share
 
 
-def working_bytes(shape: Shape, step: Step, *, cpu: bool) -> int:
+def working_bytes(shape: Shape, step: Step, *, cpu: bool, adapters: bool = False) -> int:
     """What is alive for a moment inside one block, forwards or backwards, beside what is kept."""
     plain = shape.plain_scores or (cpu and step.dropout and shape.drops_scores)
     scores = SCORES_ALIVE * shape.heads * step.square if plain else 0
-    inside = INNER_ALIVE * shape.inner
+    inside = (INNER_ALIVE + (ADAPTER_ALIVE if adapters else 0)) * shape.inner
     return FLOAT * (step.tokens * (inside + 2 * shape.hidden) + scores)
 
 
@@ -276,13 +280,15 @@ def memory(shape: Shape, step: Step, config: RunConfig, *, device: str) -> Memor
         "logits": logits_bytes(shape, step, training),
         # Of the output layer before all others, and of the embeddings, tied to it or not, at last.
         "embedding gradient": embedding,
-        "work inside a block": working_bytes(shape, step, cpu=cpu),
+        "work inside a block": working_bytes(shape, step, cpu=cpu, adapters=lora),
         "evaluation": evaluation_bytes(shape, step, config),
         "checkpoint": 0 if training.checkpoint_every == "never" else CHECKPOINT_COPIES * trained,
         "saved model": step.saved * whole,
     }
     if cpu:
-        parts["gaps in the heap"] = int(HEAP_GAPS * max(parts["activations"], parts["evaluation"]))
+        inside = block_bytes(shape, step, training, cpu=True) + parts["work inside a block"]
+        gaps = max(BLOCK_GAPS * inside, ASKING_GAPS * parts["evaluation"])
+        parts["gaps in the heap"] = int(gaps)
     in_phases = {
         phase: {
             name: parts[name] for name in names if name in parts and (cpu or name not in ON_HOST)

@@ -9,7 +9,8 @@ there were nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -62,6 +63,16 @@ def wait() -> None:
     """Until all have come here."""
     if count() > 1:
         distributed.barrier()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The main process goes through the block before the others do."""
+    if not is_main():
+        wait()
+    yield
+    if is_main():
+        wait()
 
 
 def gather(value: Item) -> list[Item]:

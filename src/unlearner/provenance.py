@@ -1,6 +1,6 @@
 """Seeds, versions, hardware and digests: what a figure needs in order to be believed later.
 
-The only file that reads the environment.
+What the environment says of the machine is read here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from unlearner.errors import UserError
 
 PACKAGES = (
     "torch", "transformers", "accelerate", "tokenizers", "sentence-transformers",
-    "faiss-cpu", "scikit-learn", "sacrebleu", "seqeval", "numpy",
+    "peft", "scikit-learn", "sacrebleu", "seqeval", "numpy",
 )  # fmt: skip
 
 

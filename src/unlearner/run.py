@@ -20,6 +20,7 @@ from unlearner.config import (
     build,
     check_names,
 )
+from unlearner.errors import UserError
 from unlearner.methods.base import Method
 from unlearner.training import TrainingSettings
 
@@ -59,6 +60,11 @@ class RunConfig:
             for section, kind in kinds.items()
         }
         method = build(catalog.load_method(name), chosen, where="method")
+        if method.begins_anew and built["training"].lora_rank:
+            raise UserError(
+                f"training.lora_rank: method {name} makes the model anew from the pretrained one; "
+                "leave it out"
+            )
         return cls(method=method, **built)
 
     def sections(self) -> dict[str, Any]:

@@ -44,6 +44,8 @@ def quieten() -> None:
     # A figure without an interval is printed as such; a line for each of them would drown the rest.
     handler.addFilter(lambda record: record.name != "unlearner.evaluation")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    # Millions of texts take hours, and say how many are done.
+    logging.getLogger("unlearner.data.embeddings").setLevel(logging.INFO)
 
 
 def print_check(result: CheckResult | ClassifierCheckResult) -> None:

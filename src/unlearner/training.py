@@ -99,15 +99,7 @@ class Trainer:
 
     def __init__(self, settings: TrainingSettings, log: Log) -> None:
         self.settings, self.log = settings, log
-        # Its state is one for the process, and refuses a second run on another device.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        cpu = settings.device == "cpu" or not _has_accelerator()
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision="no")
-        if settings.device not in ("auto", self.accelerator.device.type):
-            raise UserError(
-                f"training.device: {settings.device} was asked for, this machine offers "
-                f"{self.accelerator.device.type}; use auto"
-            )
+        self.device = resolve_device(settings)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.draws = torch.Generator()
         self.steps = self.tokens = 0
@@ -152,7 +144,7 @@ class Trainer:
         if self.settings.lora_rank and not adapters.has_adapters(model):
             settings = self.settings
             self.adapter = adapters.attach(model, settings.lora_rank, settings.lora_alpha)
-        model.to(self.accelerator.device).eval()
+        model.to(self.device).eval()
         self.dropout = dropout
         self.max_gradient_norm = self.settings.max_gradient_norm or max_gradient_norm
         if self.settings.gradient_checkpointing:
@@ -177,7 +169,7 @@ class Trainer:
     def arithmetic(self) -> torch.autocast:
         """The context of every forward pass of training, and of the looks between steps."""
         # Accelerate's own mixed precision would stay in the model's forward pass behind training.
-        lower, device = self.settings.precision == "bfloat16", self.accelerator.device.type
+        lower, device = self.settings.precision == "bfloat16", self.device.type
         return torch.autocast(device, torch.bfloat16, enabled=lower)
 
     def step(self, loss: Callable[[], Terms], private: Collection[str] = ()) -> dict[str, float]:
@@ -327,8 +319,22 @@ class Trainer:
             )
 
 
-def _has_accelerator() -> bool:
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+def resolve_device(settings: TrainingSettings) -> torch.device:
+    """Where a run computes.
+
+    Raises:
+        UserError: The machine does not offer what was asked for.
+    """
+    # Its state is one for the process, and refuses a second run on another device.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    has_one = torch.cuda.is_available() or torch.backends.mps.is_available()
+    device = Accelerator(cpu=settings.device == "cpu" or not has_one, mixed_precision="no").device
+    if settings.device not in ("auto", device.type):
+        raise UserError(
+            f"training.device: {settings.device} was asked for, this machine offers {device.type}; "
+            "use auto"
+        )
+    return device
 
 
 def _recompute_activations(model: Any) -> None:

@@ -45,6 +45,8 @@ def evaluate(
     key, loaded = provenance.read_key(), prepared.loaded
     names = {"target": target, "retrained": retrained or config.model.retrained}
     others = {role: load_other(name, role, loaded) for role, name in names.items() if name}
+    for other in others.values():
+        other.model.to(loaded.model.device)
     models = {**others, "unlearned": loaded}
     sets = measured_sets(prepared, config)
     answers = {}

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from unlearner import functional, processes
@@ -158,10 +159,11 @@ class Classifier:
 
 def _last_linear(model: Any) -> nn.Module:
     """The linear map whose output the logits are, found by asking about a few tokens."""
-    candidates = [
+    candidates: list[Any] = [
         module
         for module in model.modules()
-        if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels
+        if isinstance(module, (nn.Linear, BaseTunerLayer))  # the latter has an adapter beside it
+        and getattr(module, "out_features", 0) == model.config.num_labels
     ]
     said: dict[nn.Module, Tensor] = {}
 

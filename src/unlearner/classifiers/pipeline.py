@@ -144,7 +144,7 @@ def forget(  # noqa: PLR0913 - a run and what surrounds it
     started = time.perf_counter()
     key = provenance.read_key()
     trainer = Trainer(config.training, log or Log(work / "log.jsonl"))
-    device = trainer.accelerator.device
+    device = trainer.device
     prepared.loaded.model.to(device)
     retrained = None
     if config.model.retrained:

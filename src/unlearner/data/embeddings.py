@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from unlearner import processes
 from unlearner.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -63,9 +64,11 @@ def embedded(
         return [_vectors(encoder, block) for block in blocks]
     folder, progress = cache_folder(), _Progress(len(texts))
     try:
-        cache = _Cache(folder, encoder)
-        files = [cache.file(block, progress) for block in blocks]
-        cache.remove_others(files)
+        with processes.main_first():  # the others find what it has made
+            cache = _Cache(folder, encoder)
+            files = [cache.file(block, progress) for block in blocks]
+        if processes.is_main():
+            cache.remove_others(files)
     except _KeepingError as error:
         raise UserError(
             f"{folder}: the vectors of a large pool cannot be kept there ({error}); make room or "

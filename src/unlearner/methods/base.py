@@ -34,6 +34,8 @@ class Method(BaseModel, ABC):
 
     families: ClassVar[tuple[str, ...]] = ("causal-lm",)
     needs: ClassVar[tuple[str, ...]] = ("forget",)
+    # It makes the model again from a pretrained one, and so has nothing to put adapters on.
+    begins_anew: ClassVar[bool] = False
 
     learning_rate: LearningRate = "auto"
     batch_size: PositiveInt = 8

@@ -38,6 +38,7 @@ class Retrain(Method):
 
     families: ClassVar[tuple[str, ...]] = CLASSIFIERS
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "holdout")
+    begins_anew: ClassVar[bool] = True
 
     pretrained: str = ""
     learning_rate: LearningRate | None = None  # type: ignore[assignment]  # None: the target's

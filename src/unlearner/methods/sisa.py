@@ -77,6 +77,7 @@ class SISA(Method):
 
     families: ClassVar[tuple[str, ...]] = CLASSIFIERS
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "holdout")
+    begins_anew: ClassVar[bool] = True
 
     num_shards: PositiveInt = 5
     num_slices: PositiveInt = 3
