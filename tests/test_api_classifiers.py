@@ -100,6 +100,9 @@ def test_saving_writes_what_the_command_writes_and_the_run_file_repeats_it(texts
     first, again = (
         json.loads((tmp_path / name / "report.json").read_text()) for name in ("out", "again")
     )
+    files = [report["model"].pop("files") for report in (first, again)]
+    # What was loaded and saved again tells where from in its configuration.
+    assert files[0]["model.safetensors"] == files[1]["model.safetensors"]
     for name in ("results", "verdict", "criteria", "data", "method", "model"):
         assert first[name] == again[name], name
 

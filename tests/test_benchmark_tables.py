@@ -47,8 +47,17 @@ def test_a_row_is_found_by_its_key_and_not_by_another(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("variant", list(deepcut_defaults.VARIANTS))
-def test_every_variant_is_a_setting_of_the_method(variant):
-    assert deepcut_defaults.DeepCUT(**deepcut_defaults.settings(variant))
+@pytest.mark.parametrize("task", list(deepcut_defaults.BASES))
+def test_every_variant_is_a_setting_of_the_method(task, variant):
+    assert deepcut_defaults.DeepCUT(**deepcut_defaults.settings(task, variant))
+
+
+def test_a_weight_is_a_multiple_of_the_familys_own_and_a_base_departs_from_nothing():
+    """Twice 2 for texts, twice 0.3 for tags, which have the gradient stopped by themselves."""
+    for task, weight in (("banking77", 4.0), ("wnut17", 0.6)):
+        assert deepcut_defaults.settings(task, "gamma doubled")["forget_weight"] == weight
+    assert deepcut_defaults.departs("banking77", "stop gradient")
+    assert not deepcut_defaults.departs("wnut17", "stop gradient")
 
 
 @pytest.mark.parametrize("name", list(deepcut_table.METHODS))

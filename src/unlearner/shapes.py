@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from unlearner.adapters import linear_layers
+from unlearner.classifiers.ensemble import ShardEnsemble
 from unlearner.models import num_parameters
 from unlearner.prefix_attention import can_share
 
@@ -69,11 +70,19 @@ class Shape:
 
     @classmethod
     def of(cls, model: Any) -> Shape:
-        """The shape of any of the models that the commands take; not of an ensemble."""
+        """The shape of any of the models that the commands take.
+
+        Shards of an ensemble count as blocks one behind the other.
+        """
+        if isinstance(model, ShardEnsemble):
+            one, count = cls.of(model.shards[0]), len(model.shards)
+            return replace(
+                one, parameters=num_parameters(model), linear=count * one.linear,
+                adapter_ends=count * one.adapter_ends, layers=count * one.layers,
+            )  # fmt: skip
         config = model.config.get_text_config()
-        layers, hidden, heads = (
-            config.num_hidden_layers, config.hidden_size, config.num_attention_heads
-        )  # fmt: skip
+        layers, hidden = config.num_hidden_layers, config.hidden_size
+        heads = getattr(config, "num_attention_heads", None) or 1  # state-space models have none
         head_width = getattr(config, "head_dim", None) or hidden // heads
         keys = (getattr(config, "num_key_value_heads", None) or heads) * head_width
         block = _Block(model, layers)
