@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests of tiny models run on one thread each, two at a time.
 WORKERS ?= 2
 
-.PHONY: demo test lint format bench bench-memory bench-banking77 bench-wnut17 bench-defaults constraints clean
+.PHONY: demo test lint format bench bench-adapters bench-memory bench-banking77 bench-wnut17 bench-defaults constraints clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
@@ -30,15 +30,21 @@ format: .venv/.ready
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# What took long to make is kept in WORK and not done again.
+WORK ?= .bench
+
 bench: .venv/.ready
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/pools.py
+	cd benchmarks && ../$(BIN)/python records.py
+
+bench-adapters: .venv/.ready
+	$(BIN)/python benchmarks/adapters.py --work $(WORK)/adapters
 
 bench-memory: .venv/.ready
 	$(BIN)/python benchmarks/memory.py
 
-# Classifiers beside their retrained models; what was measured is kept in WORK and not done again.
-WORK ?= .bench
+# Classifiers beside their retrained models.
 bench-banking77 bench-wnut17: bench-%: .venv/.ready
 	$(BIN)/python benchmarks/deepcut_table.py --task $* --work $(WORK)
 

@@ -148,14 +148,20 @@ def test_the_largest_step_by_hand():
 
 @pytest.mark.parametrize(
     ("method", "copies", "with_adapters"),
-    [("deepcut", 0, 0), ("scrub", 1, 0), ("bad_teacher", 2, 1), ("sisa", 5 + 3, 5 + 3)],
+    [("deepcut", 0, 0), ("scrub", 1, 0), ("bad_teacher", 2, 1)],
 )
-def test_teachers_and_shards_are_further_models(method, copies, with_adapters):
+def test_teachers_are_further_models(method, copies, with_adapters):
     """With adapters the target is the model itself with its adapters off."""
     some = prepared()
     assert class_checking._largest_step(some, config(method)).copies == copies
     lora = RunConfig.from_sections({"method": {"name": method}, "training": {"lora_rank": 2}})
     assert class_checking._largest_step(some, lora).copies == with_adapters
+
+
+def test_shards_and_the_weights_before_slices_are_further_models():
+    """Five shards and three slices; the saved model is all shards."""
+    found = class_checking._largest_step(prepared(), config("sisa"))
+    assert (found.copies, found.saved) == (5 + 3, 5)
 
 
 # Figures

@@ -89,6 +89,11 @@ def _write_run(
             outcome = unlearn(work, listen)
         if main:
             write_outcome(outcome, config, work)
+        if (work / "adapter").exists():
+            progress.say(
+                f"{output / 'adapter'}: keep it to yourselves; who has it and the model can undo "
+                "the unlearning"
+            )
         if main and show_text:
             path = work / "before-after-PRIVATE.txt"
             write_texts(path, outcome.before["forget"], outcome.after["forget"])
