@@ -10,7 +10,6 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
