@@ -98,6 +98,13 @@ def test_what_is_set_already_is_not_advised(monkeypatch):
     assert "precision" not in told
 
 
+def test_adapters_are_not_advised_to_a_method_that_makes_its_model_anew():
+    settings = [name for name, _ in fitting._candidates(config(method={"name": "sisa"}))]
+    assert "training.gradient_checkpointing" in settings
+    assert "training.lora_rank" not in settings
+    assert "training.lora_rank" in [name for name, _ in fitting._candidates(config())]
+
+
 def test_weights_that_are_loaded_are_not_asked_for_twice(monkeypatch):
     """Available is the peak less the weights: it just fits; a byte less does not."""
     some = config()

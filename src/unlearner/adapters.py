@@ -21,6 +21,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from unlearner import sharding
+
 ADAPTER = "default"
 # peft's own names of the files and of what a weight's name begins with.
 CONFIG_FILE, WEIGHTS_FILE, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model"
@@ -110,17 +112,41 @@ def save_adapter(adapter: LoraModel, base: str, folder: Path) -> None:
 
 
 def trained_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Copies on the CPU of what training changes, by name."""
-    return {
-        name: parameter.detach().cpu().clone()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    """Copies on the CPU of what training changes, by name; of a sharded model, see `collect`."""
+    return collect(model, {name: sharding.own(some) for name, some in _trained(model).items()})
 
 
-@torch.no_grad()
 def set_weights(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Put such copies back."""
+    set_own_weights(model, parts(model, weights))
+
+
+def own_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Copies on the CPU of what this process has of them: all but for a sharded model."""
+    return {name: sharding.own(some).cpu().clone() for name, some in _trained(model).items()}
+
+
+def set_own_weights(model: Any, weights: dict[str, torch.Tensor]) -> None:
     """Put such copies back."""
     parameters = dict(model.named_parameters())
     for name, tensor in weights.items():
-        parameters[name].copy_(tensor)
+        sharding.own(parameters[name]).copy_(tensor)
+
+
+def collect(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Whole weights of what every process has its own of; of a sharded model in the main process.
+
+    The others get tensors without numbers.
+    """
+    parameters = dict(model.named_parameters())
+    return {name: sharding.collect(parameters[name], some) for name, some in weights.items()}
+
+
+def parts(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What this process has of whole weights."""
+    parameters = dict(model.named_parameters())
+    return {name: sharding.part(parameters[name], some) for name, some in weights.items()}
+
+
+def _trained(model: Any) -> dict[str, Any]:
+    return {name: some for name, some in model.named_parameters() if some.requires_grad}

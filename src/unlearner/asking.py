@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from unlearner import functional, processes
+from unlearner import functional, processes, sharding
 from unlearner.answers import Answer, find_breaks
 from unlearner.continuations import (
     Prompt,
@@ -64,17 +65,20 @@ def ask(
     model.eval()
     head = output_head(model)
     answers: dict[int, Answer] = {}
-    for indices in processes.share(length_batches(windows, questions.batch_tokens)):
+    for indices in sharding.share(model, length_batches(windows, questions.batch_tokens)):
         some = [windows[index] for index in indices]
-        batch = collate(some, model.device)
+        batch = collate(some, sharding.device_of(model))
         target_logits = target.logits(indices, batch) if target else None
-        said = _teacher_forced(model, head, batch, target_logits)
+        forward = partial(_teacher_forced, model, head, batch, target_logits)
+        said = forward() if head is None else sharding.inside(model, forward)
+        said = replace(said, windows=sharding.agree(model, said.windows))
         found = _continue(model, head, batch, said, some, questions)
         for row, index in enumerate(indices):
             forced = said.windows[row]
             answers[index] = _answer(model, tokenizer, some[row], forced, found[row], questions)
-    for some in processes.gather(answers):
-        answers |= some
+    if not sharding.is_sharded(model):
+        for some in processes.gather(answers):
+            answers |= some
     return [answers[index] for index in range(len(windows))]
 
 
@@ -169,7 +173,10 @@ def _continue(
         return found
     if has_plain_cache(said.cache, batch["input_ids"].shape[1]):
         room = questions.memory_bytes
-        decoded = decode(model, head, said.cache, prompts, ends, memory_bytes=room)
+        by_steps = partial(
+            decode, model, head, said.cache, prompts, ends, memory_bytes=room
+        )  # fmt: skip
+        decoded = by_steps() if head is None else sharding.inside(model, by_steps)
     else:
         decoded = generate_plainly(model, batch["input_ids"], prompts, ends)
     for (row, length), tokens in decoded.items():
@@ -230,7 +237,7 @@ def beam_continuations(
         by_prefix.setdefault(window.prefix, []).append(index)
     for prefix, indices in by_prefix.items():  # equal lengths: no padding in any architecture
         ids = torch.stack([torch.from_numpy(windows[i].input_ids[:prefix]) for i in indices])
-        ids = ids.to(model.device)
+        ids = ids.to(sharding.device_of(model))
         longest = max(len(windows[index]) for index in indices) - prefix
         out = model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=longest, do_sample=False,

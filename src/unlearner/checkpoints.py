@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unlearner import sharding
 from unlearner.errors import UserError
 
 RUN_FILE, STATE_FILE, LOG_FILE = "run.json", "state.json", "log.jsonl"
@@ -209,7 +210,7 @@ def set_random_state(states: Weights, number: int = 0) -> None:
 def optimiser_state(optimiser: Any) -> tuple[Weights, list[float]]:
     """Copies of an optimiser's tensors on the CPU, as "parameter.name", and its learning rates."""
     tensors = {
-        f"{index}.{name}": value.detach().cpu().clone()
+        f"{index}.{name}": sharding.collect(value, sharding.own(value))
         for index, values in optimiser.state_dict()["state"].items()
         for name, value in values.items()
     }
@@ -220,8 +221,10 @@ def set_optimiser_state(optimiser: Any, tensors: Weights, rates: list[float]) ->
     """Put them back into an optimiser of the same parameters."""
     told = optimiser.state_dict()
     told["state"] = {}
+    parameters = [some for group in optimiser.param_groups for some in group["params"]]
     for name, value in tensors.items():
         index, _, key = name.partition(".")
+        value = sharding.as_part(parameters[int(index)], value)
         told["state"].setdefault(int(index), {})[key] = value
     optimiser.load_state_dict(told)
     for group, rate in zip(optimiser.param_groups, rates, strict=True):

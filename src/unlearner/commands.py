@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unlearner import processes
+from unlearner import processes, sharding
 from unlearner.errors import UserError
 from unlearner.learning import run_finetune
 from unlearner.lines import assessor_for, line_for
@@ -47,6 +47,7 @@ def run_forget(
     check_output(output, resume=resume)
     resumable = Resumable(output, resume)
     config, family = read_config(settings_of(resumable, sections))
+    sharding.check_family(family)
     line = line_for(family)
     if show_text and family != FAMILIES[0]:
         raise UserError("--show-text: for causal language models; a classifier writes no text")

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from unlearner import sharding
 from unlearner.decoding_rows import Prompt, RowBatch, RowCache, Rows, row_batches
 from unlearner.models import OutputHead, argmax, logits_in_parts, takes
 from unlearner.prefix_attention import PrefixAttention, RowGroups, can_share
@@ -73,7 +74,7 @@ def decode(
 def _decode_rows(
     model: Any, head: OutputHead | None, cache: Any, batch: RowBatch, eos_ids: frozenset[int]
 ) -> np.ndarray:
-    device = model.device
+    device = sharding.device_of(model)
     layers: list[Any] = [
         RowCache(layer, batch) if layer.is_initialized else layer for layer in cache.layers
     ]
@@ -113,7 +114,7 @@ def _advance(
     states = asked(**inputs, past_key_values=cache, use_cache=True)[0][:, -1]
     # A row that joins at the next position keeps its own first token.
     following = [argmax(logits) for logits in logits_in_parts(states, head)]
-    rows.tokens[:joined, position + 1] = torch.cat(following)
+    rows.tokens[:joined, position + 1] = sharding.agree(model, torch.cat(following))
 
 
 def _drop_ended(rows: Rows, layers: list[Any], position: int, output: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
-from unlearner import catalog
+from unlearner import catalog, sharding
 from unlearner.asking import Questions, ask
 from unlearner.config import EvaluationSettings
 from unlearner.data.batches import Tensors, share_of
@@ -118,7 +118,7 @@ def finetune(
         order = torch.randperm(len(windows), generator=trainer.generator).tolist()
         for start in range(0, len(order), settings.batch_size):
             some = [windows[i] for i in order[start : start + settings.batch_size]]
-            batch = share_of(some, model.device)
+            batch = share_of(some, sharding.device_of(model))
             trainer.step(lambda batch=batch: {"loss": _mean_loss(model, head, batch)})
             trainer.tokens += sum(map(len, some))
         value = None

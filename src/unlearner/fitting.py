@@ -76,7 +76,7 @@ def _lack(plan: Plan, config: RunConfig) -> str:
         return (
             f"training: beside the accelerator's memory the run is expected to need "
             f"{size(memory.host_bytes)} of the machine's, and {size(machine)} is available; set "
-            "training.lora_rank=16, or training.ignore_memory_plan=true to go on anyway"
+            "training.checkpoint_every=never, or training.ignore_memory_plan=true to go on anyway"
         )
     return ""
 
@@ -121,7 +121,7 @@ def _smaller(plan: Plan, config: RunConfig) -> Iterator[tuple[str, int]]:
 def _candidates(config: RunConfig) -> Iterator[tuple[str, Any]]:
     """Settings that take less, at the price of time, or of another course of the training."""
     training, fields = config.training, config.method.model_dump()
-    if not training.lora_rank:
+    if not training.lora_rank and not config.method.begins_anew:
         yield "training.lora_rank", ADAPTER_RANK
     if training.checkpoint_every != "never":
         yield "training.checkpoint_every", "never"

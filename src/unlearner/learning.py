@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from unlearner import processes
+from unlearner import processes, sharding
 from unlearner.classifiers.finetuning import (
     RECIPE_FILE,
     ClassifierFinetuneSettings,
@@ -80,6 +80,7 @@ def run_finetune(  # noqa: PLR0913, PLR0915 - what the command line has to say
         _settings(settings, columns, FinetuneSettings)
         raise UserError("finetune needs a MODEL and --records FILE")
     family = family_of(read_model_config(model, {}))
+    sharding.check_family(family)
     kind = FinetuneSettings if family == FAMILIES[0] else ClassifierFinetuneSettings
     lesson = Lesson(records, *_settings(settings, columns, kind), goal)
     set_seeds(lesson.training.seed)  # a new head is drawn at random

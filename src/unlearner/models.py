@@ -19,7 +19,7 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from unlearner import processes
+from unlearner import processes, sharding
 from unlearner.errors import UserError
 
 SMALL_MODEL = 10_000_000
@@ -261,15 +261,19 @@ def output_head(model: Any) -> OutputHead | None:
     scale = getattr(config, "logit_scale", None)  # Cohere multiplies, Granite divides
     scale = scale if isinstance(scale, float) else 1 / (getattr(config, "logits_scaling", 1) or 1)
     head = OutputHead(linear, float(scale), getattr(config, "final_logit_softcapping", None))
-    probe = torch.arange(1, 9, device=model.device)[None] % config.vocab_size
-    with torch.no_grad():
+    probe = torch.arange(1, 9, device=sharding.device_of(model))[None] % config.vocab_size
+
+    def apart() -> Tensor | None:
         hidden = model.base_model(input_ids=probe, use_cache=False)[0]
+        try:
+            return head(hidden)
+        except RuntimeError:  # the hidden states have another width than the head takes
+            return None
+
+    with torch.no_grad():
+        found = sharding.inside(model, apart)
         logits = model(input_ids=probe, use_cache=False).logits
-    if hidden.shape[:2] != logits.shape[:2]:
-        return None
-    try:
-        found = head(hidden)
-    except RuntimeError:  # the hidden states have another width than the head takes
+    if found is None:
         return None
     same = found.shape == logits.shape and torch.allclose(found, logits, rtol=1e-4, atol=1e-5)
     return head if same else None

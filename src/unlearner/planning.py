@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from unlearner import processes, sharding
 from unlearner.data.tokenize import CONTINUATION_TOKENS
 from unlearner.functional import TARGET_CHUNK
 from unlearner.models import LOGITS_BYTES
@@ -257,11 +258,13 @@ def evaluation_bytes(shape: Shape, step: Step, config: RunConfig) -> int:
     return int(tokens * token_bytes + working + decoding)
 
 
-def memory(shape: Shape, step: Step, config: RunConfig, *, device: str) -> Memory:
+def memory(shape: Shape, step: Step, config: RunConfig, *, device: str, shards: int = 1) -> Memory:
     """The parts and phases of a run.
 
     Args:
         device: "cpu", or the kind of accelerator.
+        shards: Processes among which the model is divided in training. The target and the saved
+            model are whole, and so the parameters count as whole.
     """
     training, cpu = config.training, device == "cpu"
     trained = FLOAT * trained_numbers(shape, training)
@@ -270,9 +273,9 @@ def memory(shape: Shape, step: Step, config: RunConfig, *, device: str) -> Memor
     embedding = 0 if lora or not shape.has_logits else FLOAT * shape.embedding
     parts = {
         "parameters": whole * (1 + step.others) + (trained if lora else 0),
-        "gradients": trained,
-        "optimiser moments": 2 * trained,
-        "best weights": trained if step.keeps_best else 0,
+        "gradients": trained // shards,
+        "optimiser moments": 2 * trained // shards,
+        "best weights": trained // shards if step.keeps_best else 0,
         "reference outputs": step.outputs * output,
         "reference states": FLOAT * step.states * shape.hidden,
         "further models": step.copies * whole,
@@ -313,7 +316,8 @@ def make_plan(
     shape, device = Shape.of(model), device_of(config.training)
 
     def again(changed: RunConfig) -> Memory:
-        return memory(shape, largest_step(changed), changed, device=device)
+        shards = processes.count() if sharding.wanted() else 1
+        return memory(shape, largest_step(changed), changed, device=device, shards=shards)
 
     return Plan(seconds, max_epochs, again(config), again)
 

@@ -29,11 +29,32 @@ _gathers = 0
 
 
 def begin() -> None:
-    """Join the processes that `accelerate launch` has started."""
+    """Join the processes that `accelerate launch` has started.
+
+    Raises:
+        UserError: They are to work together in a way that is not supported.
+    """
+    _check_launcher()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        # transformers would read the weights in the first process only, and the target is measured
+        # by all of them.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         PartialState._reset_state()  # or one from before the launch would count for this
         # A machine without an accelerator talks by gloo; accelerate would look for others first.
         PartialState(cpu=not torch.cuda.is_available())
+
+
+def _check_launcher() -> None:
+    way_out = "use `accelerate launch --use_fsdp --fsdp_version 2`, or plain processes"
+    if is_set("ACCELERATE_USE_DEEPSPEED"):
+        raise UserError(f"accelerate launch: DeepSpeed is not supported; {way_out}")
+    if is_set("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UserError(f"accelerate launch --use_fsdp: FSDP version 1 is not supported; {way_out}")
+
+
+def is_set(name: str) -> bool:
+    """Whether the launcher has set a switch in the environment."""
+    return os.environ.get(name, "false").lower() in ("true", "1", "yes")
 
 
 def count() -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unlearner import functional, processes
+from unlearner import functional, processes, sharding
 from unlearner.adapters import has_adapters, without_adapters
 from unlearner.data.batches import Tensors, collate, length_batches
 from unlearner.data.tokenize import Window
@@ -41,10 +41,14 @@ class TargetDistribution:
     @classmethod
     @torch.no_grad()
     def of(cls, model: Any, windows: Sequence[Window]) -> TargetDistribution:
-        """The distributions of `model` as it is now, whatever is done to it later."""
+        """The distributions of `model` as it is now, whatever is done to it later.
+
+        It must not be sharded yet.
+        """
         head = output_head(model)
         if head is None:
-            frozen = model if has_adapters(model) else copy.deepcopy(model).requires_grad_(False)
+            shared = has_adapters(model) and not sharding.wanted()
+            frozen = model if shared else copy.deepcopy(model).requires_grad_(False)
             return cls([], None, frozen.eval())
         hidden: dict[int, Tensor] = {}
         for indices in processes.share(length_batches(windows, BATCH_TOKENS)):
@@ -109,16 +113,38 @@ def label_log_probs(
     """Log-probability, KL from the target and owner of each label of all processes' batches, (N,).
 
     Args:
-        batch: This process's share; None where it has none.
+        batch: This process's share; None where it has none. A sharded model is asked all the same.
         target: Gives the target's logits of the first `num_target` label positions.
     """
-    if batch is None:
-        nothing = torch.zeros(0, device=model.device)
+    device = sharding.device_of(model)
+    if batch is None and not sharding.is_sharded(model):
+        nothing = torch.zeros(0, device=device)
         log_probs, kl, owner = nothing, nothing, nothing.long()
     else:
-        log_probs, kl = functional.label_log_probs(
+        batch = _no_labels(device) if batch is None else batch
+        log_probs, kl = _ask_labels(model, head, batch, target, num_target)
+        owner = batch["owner"][batch["positions"][:, 0]]
+    return tuple(map(processes.gather_rows, (log_probs, kl, owner)))  # type: ignore[return-value]
+
+
+def _ask_labels(
+    model: Any, head: OutputHead | None, batch: Tensors,
+    target: Callable[[slice], Tensor] | None, num_target: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def ask() -> tuple[Tensor, Tensor]:
+        return functional.label_log_probs(
             logits_at(model, head, batch), batch["labels"], target, num_target,
             overwrite=head is not None and head.is_linear,
         )  # fmt: skip
-        owner = batch["owner"][batch["positions"][:, 0]]
-    return tuple(map(processes.gather_rows, (log_probs, kl, owner)))  # type: ignore[return-value]
+
+    return ask() if head is None else sharding.inside(model, ask)
+
+
+def _no_labels(device: torch.device) -> Tensors:
+    """A batch of one window without a label: it goes forward and backward and changes nothing."""
+    one, none = torch.zeros(1, 2, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long)
+    batch = {
+        "input_ids": one, "attention_mask": torch.ones_like(one), "positions": none,
+        "labels": none[:, 0], "owner": one[:, 0],
+    }  # fmt: skip
+    return {name: tensor.to(device) for name, tensor in batch.items()}

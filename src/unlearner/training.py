@@ -10,16 +10,16 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 from torch import Tensor
 
-from unlearner import adapters, processes
+from unlearner import adapters, processes, sharding
 from unlearner.checkpoints import (
     State,
     Weights,
@@ -113,6 +113,7 @@ class Trainer:
         self.journal: Journal | None = None
         self._schedule: Any = None
         self._kept: Weights = {}
+        self._skeleton: Any = None
 
     @property
     def seconds_before(self) -> float:
@@ -123,6 +124,16 @@ class Trainer:
     def repeats(self) -> bool:
         """Whether the run is still before the checkpoint that it goes on from."""
         return self.journal is not None and bool(self.journal.past)
+
+    def prepare(self, model: Any) -> Any:
+        """Put the model on its device, with its adapters; `start` does so where it was not done.
+
+        What is asked of the target model can be asked here: it is not sharded yet.
+        """
+        if self.settings.lora_rank and not adapters.has_adapters(model):
+            settings = self.settings
+            self.adapter = adapters.attach(model, settings.lora_rank, settings.lora_alpha)
+        return model.to(self.device).eval()
 
     def start(  # noqa: PLR0913 - what differs between methods
         self, model: Any, learning_rate: float, *, betas: tuple[float, float] = (0.9, 0.999),
@@ -141,18 +152,18 @@ class Trainer:
             last = self.model
             weights = None if last is None else partial(adapters.trained_weights, last)
             self.journal.begin_stage(weights)
-        if self.settings.lora_rank and not adapters.has_adapters(model):
-            settings = self.settings
-            self.adapter = adapters.attach(model, settings.lora_rank, settings.lora_alpha)
-        model.to(self.device).eval()
+        self.prepare(model)
         self.dropout = dropout
         self.max_gradient_norm = self.settings.max_gradient_norm or max_gradient_norm
         if self.settings.gradient_checkpointing:
             _recompute_activations(model)
             if not dropout:
                 _switch_dropout_off(model)
+        processes.same_weights(some for some in model.parameters() if some.requires_grad)
+        if sharding.wanted():
+            self._skeleton = sharding.skeleton(self.adapter or model)
+            sharding.shard(model, self.device)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        processes.same_weights(trained)
         if processes.count() > 1:  # or dropout would leave out the same units of every share
             torch.manual_seed(self.settings.seed * processes.count() + processes.rank())
         # With weight_decay 0 AdamW is Adam. Fused, a step of 22M parameters took 32 ms, not 143.
@@ -170,7 +181,10 @@ class Trainer:
         """The context of every forward pass of training, and of the looks between steps."""
         # Accelerate's own mixed precision would stay in the model's forward pass behind training.
         lower, device = self.settings.precision == "bfloat16", self.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=lower)
+        # Weights of a sharded model are let go as soon as a layer has worked, and so must be what
+        # autocast makes of them.
+        keeps = not sharding.is_sharded(self.model)
+        return torch.autocast(device, torch.bfloat16, enabled=lower, cache_enabled=keeps)
 
     def step(self, loss: Callable[[], Terms], private: Collection[str] = ()) -> dict[str, float]:
         """One optimiser step on the sum of the terms; returns the values of those not private.
@@ -197,9 +211,9 @@ class Trainer:
         trained = [parameter for group in self.optimiser.param_groups
                    for parameter in group["params"]]  # fmt: skip
         alone = processes.gathers() == gathers  # nothing was shared: each has the whole gradient
-        processes.sum_gradients(trained, divide_by=processes.count() if alone else 1)
-        norm = torch.nn.utils.clip_grad_norm_(trained, self.max_gradient_norm or math.inf)
-        self._check_finite({"gradient norm": float(norm)})
+        self._sum_gradients(trained, divide_by=processes.count() if alone else 1)
+        norm = sharding.clip_gradients(trained, self.max_gradient_norm or math.inf)
+        self._check_finite({"gradient norm": norm})
         self.optimiser.step()
         if self._schedule is not None:
             self._schedule.step()
@@ -208,6 +222,13 @@ class Trainer:
         self.log.write({"step": self.steps, "loss": told})
         self._record({"step": told})
         return told
+
+    def _sum_gradients(self, trained: list[Tensor], divide_by: int) -> None:
+        if not sharding.is_sharded(self.model):
+            processes.sum_gradients(trained, divide_by=divide_by)
+            return
+        for gradient in sharding.gradients_of(trained):  # those are sums since the backward pass
+            gradient.div_(divide_by)
 
     def look(self, examine: Callable[[], Any]) -> Any:
         """What `examine` tells of the model as it is now, as plain JSON values.
@@ -218,6 +239,7 @@ class Trainer:
         if self.repeats:
             return self._repeat("look")
         found = json.loads(json.dumps(examine(), default=_plain))
+        found = sharding.agree(self.model, found)
         self._record({"look": found})
         return found
 
@@ -229,33 +251,46 @@ class Trainer:
     def keep(self, model: Any) -> None:
         """Remember the weights as they are, in place of those kept before."""
         if not self.repeats:
-            self._kept = adapters.trained_weights(model)
+            self._kept = adapters.own_weights(model)
 
     def restore(self, model: Any) -> None:
         """Go back to the weights that were kept."""
         if self.repeats:
             return
-        if self.settings.keep_checkpoints and self.log.path is not None:
-            self._save_last(model, self.log.path.parent / "checkpoints" / "last")
-        adapters.set_weights(model, self._kept)
+        if self.settings.keep_checkpoints:
+            self._save_last(*self._whole(model))
+        adapters.set_own_weights(model, self._kept)
 
-    def _save_last(self, model: Any, folder: Path) -> None:
-        if self.adapter is None:
+    def _save_last(self, model: Any, adapter: Any) -> None:
+        if self.log.path is None:
+            return
+        folder = self.log.path.parent / "checkpoints" / "last"
+        if adapter is None:
             model.save_pretrained(folder)
         else:
-            adapters.save_adapter(self.adapter, "", folder)
+            adapters.save_adapter(adapter, "", folder)
+
+    def _whole(self, model: Any) -> tuple[Any, Any]:
+        """The model and its adapter, unsharded; only in the main process do they have weights."""
+        if not sharding.is_sharded(model):
+            return model, self.adapter
+        whole = sharding.filled(self._skeleton, model)
+        return (whole, None) if self.adapter is None else (whole.model, whole)
 
     def finish(self, model: Any, target: str = "") -> Any:
-        """The ordinary model that a method's is: adapters are merged.
+        """The ordinary model that a method's is: adapters are merged, parts are put together.
+
+        Of several processes that trained a sharded model only the main one gets weights.
 
         Args:
             target: The target model's name, for an adapter that is kept.
         """
-        if self.adapter is None:
-            return model
+        whole, adapter = self._whole(model)
+        if adapter is None or (whole is not model and not processes.is_main()):
+            return whole
         if self.settings.keep_adapter and self.log.path is not None:
-            adapters.save_adapter(self.adapter, target, self.log.path.parent / "adapter")
-        return adapters.merge(self.adapter)
+            adapters.save_adapter(adapter, target, self.log.path.parent / "adapter")
+        return adapters.merge(adapter)
 
     def resume(self) -> int:
         """Go on from the last checkpoint; returns its steps, 0 where there is none.
@@ -274,7 +309,8 @@ class Trainer:
             random |= some
         return State(
             tokens=self.tokens, weights=adapters.trained_weights(self.model), optimiser=tensors,
-            rates=rates, random=random, generator=self.generator.get_state(), kept=self._kept,
+            rates=rates, random=random, generator=self.generator.get_state(),
+            kept=adapters.collect(self.model, self._kept),
         )  # fmt: skip
 
     def _go_on(self, state: State) -> None:
@@ -285,7 +321,7 @@ class Trainer:
         adapters.set_weights(self.model, state.weights)
         set_optimiser_state(self.optimiser, state.optimiser, state.rates)
         set_random_state(state.random, processes.rank())
-        self._kept, self.tokens = state.kept, state.tokens
+        self._kept, self.tokens = adapters.parts(self.model, state.kept), state.tokens
         self.log.silent = False
 
     def _repeat(self, kind: str) -> Any:
@@ -328,7 +364,9 @@ def resolve_device(settings: TrainingSettings) -> torch.device:
     # Its state is one for the process, and refuses a second run on another device.
     AcceleratorState._reset_state(reset_partial_state=True)
     has_one = torch.cuda.is_available() or torch.backends.mps.is_available()
-    device = Accelerator(cpu=settings.device == "cpu" or not has_one, mixed_precision="no").device
+    cpu = settings.device == "cpu" or not has_one
+    with patch_environment(accelerate_use_fsdp="false"):  # `sharding` does it, not accelerate
+        device = Accelerator(cpu=cpu, mixed_precision="no").device
     if settings.device not in ("auto", device.type):
         raise UserError(
             f"training.device: {settings.device} was asked for, this machine offers {device.type}; "

@@ -21,7 +21,7 @@ from unlearner.run import RunConfig
 # Further models that a method keeps beside the one in training; and with adapters, with which off
 # that one is the target itself.
 FURTHER = {"bad_teacher": 2, "scrub": 1, "retrain": 1}
-FURTHER_WITH_ADAPTERS = {"bad_teacher": 1, "retrain": 1}
+FURTHER_WITH_ADAPTERS = {"bad_teacher": 1}
 
 
 @dataclass(frozen=True)

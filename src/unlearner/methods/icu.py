@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from unlearner import functional, processes
+from unlearner import functional, processes, sharding
 from unlearner.data.analogous import AnalogousSet
 from unlearner.data.batches import Tensors, join, owners, share_of
 from unlearner.data.sets import UnlearningData
@@ -141,7 +141,8 @@ class ICU(Method):
         num_kept = max(owners(kept)) + 1
         num_records = num_kept + (max(owners(forget)) + 1 if forget else 0)
         mine = processes.share(range(len(kept)))
-        first, second = share_of(kept, model.device), share_of(forget, model.device)
+        device = sharding.device_of(model)
+        first, second = share_of(kept, device), share_of(forget, device)
         both = first or second
         if first and second:
             both = join(first, second, num_kept)
@@ -177,8 +178,8 @@ class ICU(Method):
         analogous = data.analogous
         assert analogous is not None  # named in `needs`
         rate = resolve_learning_rate(self.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
+        target = TargetDistribution.of(trainer.prepare(model), analogous.windows)
         model = trainer.start(model, rate, betas=(0.9, 0.98))
-        target = TargetDistribution.of(model, analogous.windows)
         refinement, best = Refinement(self, data), None
         first = state = refinement.look(trainer, model)
         trainer.log_round(state.line({}))

@@ -1,0 +1,423 @@
+"""A model divided among processes learns, is saved and goes on as a whole one does."""
+
+import json
+import os
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from string import Template
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import classifier_commands
+from classifier_world import tiny_trainer
+from command_world import FINETUNE, FORGET_RUN
+from conftest import tiny_model
+from in_processes import in_processes
+from test_icu import LOW, tokenized, unlearning_data
+from test_processes import LAST, curve, same_curves, world  # noqa: F401 - a fixture
+from unlearner import adapters, planning, processes, sharding
+from unlearner.asking import Questions, ask, beam_continuations
+from unlearner.checkpoints import Checkpoints
+from unlearner.cli import NOT_MET, WRONG_INPUT, run
+from unlearner.finetuning import FinetuneSettings, finetune
+from unlearner.journal import Journal
+from unlearner.log import Log
+from unlearner.methods.icu import ICU
+from unlearner.run import RunConfig
+from unlearner.shapes import Shape
+from unlearner.training import Trainer, TrainingSettings
+
+torch.set_num_threads(1)
+
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}  # fmt: skip
+
+
+@contextmanager
+def environment(**values):
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def sharded(function, count=2, **more):
+    """What a function returns in each of several processes that shard their model."""
+    with environment(**FSDP, **more):
+        return in_processes(count, function)
+
+
+def flat(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+# Parts
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neo", "llama"])  # tied embeddings, and not
+def test_each_process_has_half_of_every_weight_and_of_its_moments(architecture):
+    """All rows of the tiny models' weights are even in number: 2 equal halves."""
+
+    def work():
+        some = tiny_trainer()
+        model = some.start(tiny_model(architecture), 1e-3)
+        some.step(lambda: {"loss": model(input_ids=torch.ones(1, 4).long()).logits.square().mean()})
+        parts = [sharding.own(parameter).numel() for parameter in model.parameters()]
+        moments = [sharding.own(values["exp_avg"]).numel()
+                   for values in some.optimiser.state.values()]  # fmt: skip
+        whole = [parameter.numel() for parameter in model.parameters()]
+        return parts, moments, whole, len(sharding.blocks(model))
+
+    for parts, moments, whole, layers in sharded(work):
+        assert [2 * number for number in parts] == whole == [2 * number for number in moments]
+        assert layers == 2
+
+
+def test_a_part_is_what_torch_gives_a_process_also_where_rows_do_not_divide():
+    """5 rows of 3 processes: 2, 2 and 1; one row: 1, 0 and 0."""
+
+    def work():
+        model = nn.Sequential(nn.Linear(2, 5, bias=False), nn.Linear(2, 1))
+        wholes = [torch.arange(10.0).view(5, 2), torch.ones(1, 2), torch.ones(1)]
+        sharding.shard(model, torch.device("cpu"))
+        lengths, same = [], True
+        for parameter, whole in zip(model.parameters(), wholes, strict=True):
+            mine = sharding.part(parameter, whole)
+            lengths.append((len(mine), len(sharding.own(parameter))))
+            sharding.own(parameter).copy_(mine)
+            back = sharding.collect(parameter, sharding.own(parameter))
+            same &= torch.equal(back, whole) if processes.is_main() else back.numel() == 0
+        return lengths, same
+
+    assert sharded(work, 3) == [
+        ([(2, 2), (1, 1), (1, 1)], True), ([(2, 2), (0, 0), (0, 0)], True),
+        ([(1, 1), (0, 0), (0, 0)], True),
+    ]  # fmt: skip
+
+
+def test_the_norm_that_limits_gradients_is_that_of_all_parts():
+    """Gradients 3 and 4 in two processes: the norm is 5, a limit of 1 leaves 0.6 and 0.8."""
+
+    def work():
+        model = nn.Linear(1, 2, bias=False)
+        sharding.shard(model, torch.device("cpu"))
+        model.weight.grad = torch.zeros_like(model.weight)
+        sharding.own(model.weight.grad).fill_(3.0 + processes.rank())
+        norm = sharding.clip_gradients([model.weight], 1.0)
+        return norm, float(sharding.own(model.weight.grad))
+
+    assert sharded(work) == [(5.0, pytest.approx(0.6)), (5.0, pytest.approx(0.8))]
+
+
+# Training
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neo", "llama"])
+@pytest.mark.parametrize(
+    ("forget", "batch_size", "fresh"), [((14, 9, 20), 3, 5), ((9,), 1, 1)],
+    ids=["odd", "fewer records than processes"],
+)  # fmt: skip
+def test_icu_takes_the_same_steps(tokenizer, architecture, forget, batch_size, fresh):
+    def work():
+        some = tiny_trainer()
+        pool = tokenized("pool", (10, 16, 12, 8, 9), 4)
+        method = ICU(max_epochs=2, learning_rate=1e-3, batch_size=batch_size, fresh_per_step=fresh)
+        data = unlearning_data(tokenizer, tokenized("forget", forget, 3), pool, LOW)
+        model = some.finish(method.unlearn(tiny_model(architecture), data, some))
+        assert sharding.is_sharded(some.model) == (processes.count() > 1)
+        assert not sharding.is_sharded(model)
+        return curve(some), flat(model) if processes.is_main() else None
+
+    alone, weights = work()
+    found = sharded(work)
+    for some, _ in found:
+        same_curves(alone, some)
+    assert torch.allclose(found[0][1], weights, atol=1e-4)
+
+
+def learned(tokenizer, records, architecture, **settings):
+    """Finetune; the trainer, what it told, and the finished model."""
+    lines = []
+    some = tiny_trainer(**settings)
+    some.log.listener = lambda line: lines.append(line.get("loss", {}).get("loss", 0.0))
+    lesson = FinetuneSettings(epochs=2, batch_size=2, learning_rate=1e-3)
+    result = finetune(tiny_model(architecture), tokenizer, records, lesson, some)
+    return some, lines, some.finish(result.model)
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables"),
+    [({}, {}), ({"gradient_checkpointing": True}, {}), ({"lora_rank": 4}, {}),
+     ({"max_gradient_norm": 0.1}, {}), ({}, {"FSDP_OFFLOAD_PARAMS": "true"})],
+    ids=["plain", "checkpointing", "lora", "clipped", "offloaded"],
+)  # fmt: skip
+def test_finetuning_takes_the_same_steps(tokenizer, settings, variables):
+    """Three records in batches of two: in every second step a process has no share."""
+    records = tokenized("records", (9, 7, 8), 3)
+
+    def work():
+        _, lines, model = learned(tokenizer, records, "llama", **settings)
+        return lines, flat(model) if processes.is_main() else None
+
+    alone, weights = work()
+    found = sharded(work, **variables)
+    for lines, _ in found:
+        assert lines == pytest.approx(alone, abs=1e-5)
+    assert torch.allclose(found[0][1], weights, atol=1e-4)
+
+
+def test_in_bfloat16_it_learns_as_a_whole_model_does(tokenizer):
+    """Rounding to 8 bits differs with the batch's shape; the losses are of about 10."""
+    records = tokenized("records", (9, 7, 8), 3)
+
+    def work():
+        return learned(tokenizer, records, "llama", precision="bfloat16")[1]
+
+    alone = work()
+    for lines in sharded(work):
+        assert lines == pytest.approx(alone, rel=0.02)
+
+
+def test_a_loss_that_shares_nothing_is_not_counted_twice():
+    """Every process has the whole gradient 2 w = 2; plain descent by 0.1 gives 0.8."""
+
+    def work():
+        some = tiny_trainer(max_gradient_norm=100.0)
+        one = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(one.weight)
+        some.start(one, 0.1)
+        some.optimiser = torch.optim.SGD(one.parameters(), 0.1)
+        some.step(lambda: {"square": one(torch.ones(1, 1)).square().sum()})
+        return sharding.own(one.weight).flatten().tolist()
+
+    assert sharded(work) == [[pytest.approx(0.8)], []]
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_a_model_whose_logits_no_head_gives_takes_the_same_steps(tokenizer, monkeypatch, lora_rank):
+    """As where something unknown stands behind the head: the whole model is asked each time."""
+    for place in ("asking", "target", "methods.icu"):
+        monkeypatch.setattr(f"unlearner.{place}.output_head", lambda _: None)
+
+    def work():
+        some = tiny_trainer(lora_rank=lora_rank)
+        torch.manual_seed(0)
+        data = unlearning_data(
+            tokenizer, tokenized("forget", (9,), 3), tokenized("pool", (10, 16), 4), LOW
+        )
+        method = ICU(max_epochs=2, learning_rate=1e-3, batch_size=1, fresh_per_step=1)
+        method.unlearn(tiny_model("llama"), data, some)
+        return curve(some)
+
+    alone = work()
+    for found in sharded(work):
+        same_curves(alone, found)
+
+
+# Looks
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neo", "llama", "gemma2"])
+def test_answers_are_those_of_the_whole_model(tokenizer, architecture):
+    some = tokenized("some", (14, 9, 20, 7), 3)
+    questions = Questions(prompt_start=0.5, batch_tokens=24)
+
+    def work():
+        model = tiny_trainer().start(tiny_model(architecture), 1e-3)
+        texts = beam_continuations(model, tokenizer, some.windows[:1], num_beams=2)
+        return ask(model, tokenizer, some.windows, questions), texts
+
+    (alone, texts), found = work(), sharded(work)
+    for answers, said in found:
+        assert said == texts
+        for a, b in zip(alone, answers, strict=True):
+            assert torch.equal(torch.tensor(a.log_probs), torch.tensor(b.log_probs))
+            assert {k: v.tolist() for k, v in a.decoded.items()} == {
+                k: v.tolist() for k, v in b.decoded.items()
+            }
+
+
+# Keeping, saving, going on
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+@pytest.mark.parametrize("architecture", ["gpt_neo", "llama"])
+def test_what_was_kept_comes_back_and_the_saved_model_is_an_ordinary_one(
+    tmp_path, architecture, lora_rank
+):
+    def work():
+        some = tiny_trainer(lora_rank=lora_rank)
+        torch.manual_seed(0)  # LoRA draws
+        model = some.start(tiny_model(architecture), 1e-2)
+        tokens = torch.arange(12).view(2, 6)
+
+        def step():
+            some.step(lambda: {"loss": model(input_ids=tokens).logits.square().mean()})
+
+        step()
+        some.keep(model)
+        before = adapters.trained_weights(model)
+        step()
+        moved = adapters.trained_weights(model)
+        some.restore(model)
+        after = adapters.trained_weights(model)
+        logits = model(input_ids=tokens).logits.detach()
+        whole = some.finish(model)
+        if not processes.is_main():
+            return None
+        whole.save_pretrained(tmp_path / architecture)
+        again = type(whole).from_pretrained(tmp_path / architecture)
+        assert any(not torch.equal(before[name], moved[name]) for name in before)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert torch.allclose(again(input_ids=tokens).logits, logits, atol=1e-4)
+        return whole.config.architectures, type(whole) is type(tiny_model(architecture))
+
+    names = tiny_model(architecture)
+    assert sharded(work) == [([type(names).__name__], True), None]
+
+
+class CutError(Exception):
+    """The run ends here, as if it were killed."""
+
+
+def test_a_run_that_was_cut_off_ends_with_the_bytes_of_one_that_was_not(tokenizer, tmp_path):
+    """Cut in step 4 of 4, when an earlier round's weights are kept; checkpoints are of one form."""
+
+    def work(folder, stop=-1, resume=False):
+        some = tiny_trainer(checkpoint_every=1)
+        some.journal = Journal(Checkpoints(folder, {}), 1, None)
+        if resume:
+            assert some.resume() == 3
+        pool = tokenized("pool", (10, 16, 12, 8, 9), 4)
+        data = unlearning_data(tokenizer, tokenized("forget", (14, 9, 20), 3), pool, LOW)
+        method = ICU(max_epochs=2, learning_rate=1e-3, batch_size=2, fresh_per_step=3)
+
+        def listen(line):
+            if line.get("step") == stop:
+                raise CutError
+
+        some.log.listener = listen
+        try:
+            model = method.unlearn(tiny_model("gpt_neo"), data, some)
+        except CutError:
+            return len(some._kept)
+        kept = torch.cat([value.flatten() for value in some._kept.values()])
+        whole = some.finish(model)
+        return kept, flat(whole) if processes.is_main() else None
+
+    for number in sharded(lambda: work(tmp_path / "cut", stop=4)):
+        assert number > 0
+    went_on = sharded(lambda: work(tmp_path / "cut", resume=True))
+    whole = sharded(lambda: work(tmp_path / "whole"))
+    assert torch.equal(went_on[0][1], whole[0][1])
+    for a, b in zip(went_on, whole, strict=True):
+        assert torch.equal(a[0], b[0])
+    in_processes(2, lambda: work(tmp_path / "plain"))
+    folders = [next((tmp_path / name).glob("step-*")) for name in ("whole", "plain")]
+    for name in ("weights", "optimiser", "kept"):
+        one, two = (load_file(folder / f"{name}.safetensors") for folder in folders)
+        assert one.keys() == two.keys()
+        assert all(one[key].shape == two[key].shape for key in one)
+        assert any(torch.allclose(one[key], two[key], atol=1e-4) for key in one)
+
+
+def test_the_last_rounds_model_and_the_adapter_are_written_whole(tmp_path):
+    def work(rank):
+        folder = tmp_path / str(rank)
+        log = Log(folder / "log.jsonl")
+        folder.mkdir(exist_ok=True)
+        settings = {"keep_checkpoints": True, "keep_adapter": True, "lora_rank": rank}
+        some = Trainer(TrainingSettings(device="cpu", **settings), log)
+        model = some.start(tiny_model("llama"), 1e-2)
+        some.keep(model)
+        some.restore(model)
+        some.finish(model, "target")
+
+    for rank in (0, 4):
+        sharded(partial(work, rank))
+    last = load_file(tmp_path / "0/checkpoints/last/model.safetensors")
+    assert all(
+        torch.equal(last[name], value)
+        for name, value in tiny_model("llama").state_dict().items()
+        if name in last
+    )
+    one, two = (load_file(tmp_path / "4" / folder / "adapter_model.safetensors")
+                for folder in ("adapter", "checkpoints/last"))  # fmt: skip
+    assert one
+    assert all(torch.equal(one[name], two[name]) and one[name].numel() for name in one)
+
+
+# Commands
+
+
+def test_forget_gives_the_result_of_one_process(world):  # noqa: F811
+    command = world(FORGET_RUN.replace("out/run", "two") + LAST)
+    assert sharded(lambda: run(command)) == [NOT_MET] * 2
+    assert run(world(FORGET_RUN.replace("out/run", "one") + LAST)) == NOT_MET
+    one, two = (json.loads(Path(name, "report.json").read_text()) for name in ("one", "two"))
+    assert one["results"]["target"] == two["results"]["target"]
+    assert one["cost"]["tokens"] == two["cost"]["tokens"]
+    logs = [Path(name, "log.jsonl").read_text().splitlines() for name in ("one", "two")]
+    for a, b in zip(*logs, strict=True):
+        assert json.loads(b)["loss"] == pytest.approx(json.loads(a)["loss"], abs=1e-5)
+
+
+def test_finetune_writes_an_ordinary_model(world):  # noqa: F811
+    command = world(FINETUNE + "--quiet epochs=1 training.device=cpu")
+    assert sharded(lambda: run(command)) == [0, 0]
+    config = json.loads(Path("out/run/config.json").read_text())
+    assert config["architectures"] == ["GPTNeoForCausalLM"]
+    assert run(world(FINETUNE.replace("out/run", "one")
+                     + "--quiet epochs=1 training.device=cpu")) == 0  # fmt: skip
+    one, two = (load_file(f"{name}/model.safetensors") for name in ("one", "out/run"))
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[name], two[name], atol=1e-3) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP version 1"),
+     ({"ACCELERATE_USE_FSDP": "true"}, "FSDP version 1"),  # as accelerate takes it
+     ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed")],
+)  # fmt: skip
+def test_other_ways_to_divide_a_model_are_refused_in_one_line(world, capfd, variables, words):  # noqa: F811
+    with environment(**variables):
+        assert run(world(FORGET_RUN + LAST)) == WRONG_INPUT
+        assert run(world(FINETUNE)) == WRONG_INPUT
+    told = capfd.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert all(words in line and "--fsdp_version 2" in line for line in told)
+
+
+@pytest.mark.parametrize("command", [classifier_commands.RUN, classifier_commands.FINETUNE])
+def test_classifiers_are_refused_in_one_line(
+    tmp_path, monkeypatch, classifier_folders, capfd, command
+):
+    monkeypatch.chdir(tmp_path)
+    for name, content in classifier_commands.FILES.items():
+        (tmp_path / name).write_text(content)
+    arguments = Template(command).substitute(classifiers=classifier_folders).split()
+    assert sharded(lambda: run(arguments)) == [WRONG_INPUT] * 2
+    told = [line for line in capfd.readouterr().err.splitlines() if "unlearner: " in line]
+    assert len(told) == 1
+    assert "leave --use_fsdp out" in told[0]
+
+
+def test_the_plan_divides_what_training_adds():
+    """Gradients of 4 bytes, moments of 8 a parameter: of 4 processes each has a quarter."""
+    shape = Shape.of(tiny_model("llama"))
+    step = planning.Step(tokens=8, square=32, labels=4, longest=4, asked=8)
+    config = RunConfig.from_sections({"method": {"name": "icu"}}, family="causal-lm")
+    whole, divided = (planning.memory(shape, step, config, device="cuda", shards=shards).parts
+                      for shards in (1, 4))  # fmt: skip
+    assert whole["gradients"] == 4 * shape.parameters
+    for name in ("gradients", "optimiser moments"):
+        assert divided[name] == whole[name] // 4
+    assert divided["parameters"] == whole["parameters"]  # the target is measured whole
