@@ -235,9 +235,9 @@ class Request:
         settings = TrainingSettings(seed=self.world.seed, precision=PRECISION)
         trainer, started = Trainer(settings, Log()), cpu_seconds()
         model = method.unlearn(target, self.data, trainer)
-        # Of one thread that has a core to itself: SISA tells the wall clock's seconds.
-        seconds = cpu_seconds() - started - trainer.details.get("seconds_preparation", 0.0)
-        return model, trainer, seconds
+        # What SISA did before the request came, by its tokens: it tells the wall clock's seconds.
+        before = trainer.details.get("tokens_preparation", 0) / max(1, trainer.tokens)
+        return model, trainer, (cpu_seconds() - started) * (1 - before)
 
 
 def one_thread() -> None:
