@@ -129,9 +129,9 @@ def agree(model: Any, value: Item) -> Item:
         return value
     if not isinstance(value, Tensor):
         return processes.from_main(value)
-    value = value.to(device_of(model)).contiguous()
-    distributed.broadcast(value, src=0)
-    return value
+    told: Any = value.to(device_of(model)).contiguous()
+    distributed.broadcast(told, src=0)
+    return told
 
 
 # Tensors
