@@ -126,7 +126,7 @@ def test_the_norm_that_limits_gradients_is_that_of_all_parts():
     ("forget", "batch_size", "fresh"), [((14, 9, 20), 3, 5), ((9,), 1, 1)],
     ids=["odd", "fewer records than processes"],
 )  # fmt: skip
-def test_icu_takes_the_same_steps(tokenizer, architecture, lora_rank, forget, batch_size, fresh):  # noqa: PLR0913
+def test_icu_takes_the_same_steps(tokenizer, architecture, lora_rank, forget, batch_size, fresh):
     def work():
         some = tiny_trainer(lora_rank=lora_rank)
         pool = tokenized("pool", (10, 16, 12, 8, 9), 4)
