@@ -119,14 +119,16 @@ def test_the_norm_that_limits_gradients_is_that_of_all_parts():
 # Training
 
 
-@pytest.mark.parametrize("architecture", ["gpt_neo", "llama"])
+@pytest.mark.parametrize(
+    ("architecture", "lora_rank"), [("gpt_neo", 0), ("llama", 0), ("gpt_neo", 4)]
+)
 @pytest.mark.parametrize(
     ("forget", "batch_size", "fresh"), [((14, 9, 20), 3, 5), ((9,), 1, 1)],
     ids=["odd", "fewer records than processes"],
 )  # fmt: skip
-def test_icu_takes_the_same_steps(tokenizer, architecture, forget, batch_size, fresh):
+def test_icu_takes_the_same_steps(tokenizer, architecture, lora_rank, forget, batch_size, fresh):
     def work():
-        some = tiny_trainer()
+        some = tiny_trainer(lora_rank=lora_rank)
         pool = tokenized("pool", (10, 16, 12, 8, 9), 4)
         method = ICU(max_epochs=2, learning_rate=1e-3, batch_size=batch_size, fresh_per_step=fresh)
         data = unlearning_data(tokenizer, tokenized("forget", forget, 3), pool, LOW)
@@ -153,13 +155,13 @@ def learned(tokenizer, records, architecture, **settings):
 
 
 @pytest.mark.parametrize(
-    ("settings", "variables"),
-    [({}, {}), ({"gradient_checkpointing": True}, {}), ({"lora_rank": 4}, {}),
-     ({"max_gradient_norm": 0.1}, {}), ({}, {"FSDP_OFFLOAD_PARAMS": "true"})],
-    ids=["plain", "checkpointing", "lora", "clipped", "offloaded"],
+    ("settings", "variables", "count"),
+    [({}, {}, 2), ({}, {}, 3), ({"gradient_checkpointing": True}, {}, 2), ({"lora_rank": 4}, {}, 2),
+     ({"max_gradient_norm": 0.1}, {}, 2), ({}, {"FSDP_OFFLOAD_PARAMS": "true"}, 2)],
+    ids=["two", "three", "checkpointing", "lora", "clipped", "offloaded"],
 )  # fmt: skip
-def test_finetuning_takes_the_same_steps(tokenizer, settings, variables):
-    """Three records in batches of two: in every second step a process has no share."""
+def test_finetuning_takes_the_same_steps(tokenizer, settings, variables, count):
+    """Three records in batches of two: now and then a process has no share; 32 rows of three."""
     records = tokenized("records", (9, 7, 8), 3)
 
     def work():
@@ -167,7 +169,7 @@ def test_finetuning_takes_the_same_steps(tokenizer, settings, variables):
         return lines, flat(model) if processes.is_main() else None
 
     alone, weights = work()
-    found = sharded(work, **variables)
+    found = sharded(work, count, **variables)
     for lines, _ in found:
         assert lines == pytest.approx(alone, abs=1e-5)
     assert torch.allclose(found[0][1], weights, atol=1e-4)

@@ -242,8 +242,9 @@ class OutputHead(nn.Module):
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def frozen(self) -> OutputHead:
-        """The same map, which training does not touch: a copy if it would."""
-        if not any(parameter.requires_grad for parameter in self.parameters()):
+        """The same map, which training neither changes nor divides: a copy if it would."""
+        trained = any(parameter.requires_grad for parameter in self.parameters())
+        if not trained and not sharding.wanted():
             return self  # as where adapters are trained
         return copy.deepcopy(self).requires_grad_(False)
 

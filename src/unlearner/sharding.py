@@ -129,9 +129,9 @@ def agree(model: Any, value: Item) -> Item:
         return value
     if not isinstance(value, Tensor):
         return processes.from_main(value)
-    same: Any = value.to(device_of(model)).contiguous()
-    distributed.broadcast(same, src=0)
-    return same
+    told: Any = value.to(device_of(model)).contiguous()
+    distributed.broadcast(told, src=0)
+    return told
 
 
 # Tensors
