@@ -44,7 +44,7 @@ class Case:
     layers: int = 0
     width: int = 0
     vocabulary: int = 50257
-    texts: float = 4
+    texts: float = 8
     settings: dict[str, Any] = field(default_factory=dict)
 
 
