@@ -18,7 +18,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,7 +243,7 @@ def main() -> None:
     if arguments.case:
         print(json.dumps(measure(by_name[arguments.case])))
         return
-    rows, started = [], time.perf_counter()
+    rows = []
     for case in CASES:
         if arguments.only and not any(some in case.name for some in arguments.only):
             continue
@@ -255,10 +254,10 @@ def main() -> None:
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(_line(rows[-1]), flush=True)
     if not arguments.only:
-        write(rows, time.perf_counter() - started)
+        write(rows)
 
 
-def write(rows: list[dict[str, Any]], seconds: float) -> None:
+def write(rows: list[dict[str, Any]]) -> None:
     """The page of results and the same as JSON."""
     import torch
     import transformers
@@ -269,7 +268,7 @@ def write(rows: list[dict[str, Any]], seconds: float) -> None:
         "threads": 1,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    found = {"environment": environment, "seconds": seconds, "rows": rows}
+    found = {"environment": environment, "rows": rows}
     (RESULTS / "memory.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "memory.md").write_text(render(found), encoding="utf-8")
 
@@ -282,13 +281,16 @@ def render(found: dict[str, Any]) -> str:
     head = f"""# The memory plan against measured runs
 
 Written by `python benchmarks/memory.py`; do not edit. CPU ({found["environment"]["machine"]}, one
-thread), {versions}; took {found["seconds"] / 60:.0f} minutes.
+thread), {versions}.
 
 Measured is the highest resident memory of a whole run (one epoch) above that of the process before
 the model was loaded; a small run before has loaded the libraries. Expected is the plan's peak.
 Windows have {TOKENS} tokens; a step of GPT-Neo has 12 of them, a step of the classifier 64.
 
-Expected over measured: {min(ratios):.2f} to {max(ratios):.2f}.
+Expected over measured: {min(ratios):.2f} to {max(ratios):.2f}. The constants of the heap's gaps
+and of adapters were chosen on these cases, so this is no test of them on others; the bytes of
+activations are tested against autograd. Each case was measured once, and resident memory is not the
+same each time: MiniLM took 2,228 MiB over 8 steps and up to 2,842 MiB over 16.
 
 | case | expected, MiB | measured, MiB | expected / measured | when it is expected |
 | --- | --- | --- | --- | --- |

@@ -99,10 +99,10 @@ def test_in_bfloat16_the_weights_that_products_read_are_there_a_second_time():
 def test_work_inside_a_block_is_of_one_block():
     """30 * (3 * 32 + 2 * 8) floats; without a fused kernel 3 * 2 heads * 300 pairs more.
 
-    With adapters three outputs of a layer more: 30 * 3 * 32.
+    With adapters four outputs of a layer more: 30 * 4 * 32.
     """
     assert working_bytes(SHAPE, STEP, cpu=True) == 4 * 3_360
-    assert working_bytes(SHAPE, STEP, cpu=True, adapters=True) == 4 * 6_240
+    assert working_bytes(SHAPE, STEP, cpu=True, adapters=True) == 4 * 7_200
     assert working_bytes(shape(plain_scores=1), STEP, cpu=True) == 4 * (3_360 + 1_800)
 
 

@@ -44,8 +44,8 @@ BLOCK_GAPS, ASKING_GAPS = 1.5, 0.9
 ROWS_AGAIN = 2
 # Tensors of the feed-forward part's inner width alive at a time beside those that are kept.
 INNER_ALIVE = 3
-# An adapted layer's own output, its adapter's and the scaled one, before their sum.
-ADAPTER_ALIVE = 3
+# An adapted layer's own output, its adapter's, the scaled one, and their sum.
+ADAPTER_ALIVE = 4
 # With dropout on attention the CPU has no fused kernel: softmax, mask and their product are kept.
 DROPPED_SCORES = 3
 
