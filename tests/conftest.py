@@ -106,6 +106,15 @@ def no_network(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def private_key(monkeypatch, tmp_path_factory):
+def private_key(request, monkeypatch, tmp_path_factory):
     """Digests are keyed by a file of the user's; tests have their own."""
-    monkeypatch.setenv("UNLEARNER_KEY_FILE", str(tmp_path_factory.mktemp("key") / "key"))
+    if "one_key" not in request.fixturenames:
+        monkeypatch.setenv("UNLEARNER_KEY_FILE", str(tmp_path_factory.mktemp("key") / "key"))
+
+
+@pytest.fixture(scope="module")
+def one_key(tmp_path_factory):
+    """One key for all tests of a module: records are known again by digests under the same key."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARNER_KEY_FILE", str(tmp_path_factory.mktemp("key") / "key"))
+        yield

@@ -14,6 +14,7 @@ from promise import leaks
 from unlearner import comparing, pipeline, search
 from unlearner.cli import FAILED, INTERRUPTED, MET, WRONG_INPUT, run
 from unlearner.comparing import SHARES
+from unlearner.journal import TrainingError
 from unlearner.methods.gradient_ascent import GradientAscent
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs/report.schema.json").read_text("utf-8"))
@@ -25,21 +26,8 @@ SHORT = ("--seeds", "2", "search.trials=2", "method.learning_rate=0.005", "metho
 METHODS = "npo,idk,gradient_ascent"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_key(tmp_path_factory):
-    """Digests of two comparisons are equal only under one key."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNLEARNER_KEY_FILE", str(tmp_path_factory.mktemp("key") / "key"))
-        yield
-
-
-@pytest.fixture(autouse=True)
-def private_key():
-    """In place of one key a test."""
-
-
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, model_folders):
+def world(one_key, tmp_path_factory, model_folders):  # noqa: ARG001 - the key comes first
     """A folder of record files, and a whole comparison in `done`."""
     root = tmp_path_factory.mktemp("world")
     for name, content in SETS.items():
@@ -323,11 +311,62 @@ def test_a_method_that_diverges_is_told_as_not_run_and_the_others_go_on(capsys):
     assert compare("diverging", *more, methods="npo,gradient_ascent") == MET
     told = read("diverging")
     assert list(told["methods"]) == ["gradient_ascent"]
-    assert "is not a finite number" in told["not_run"]["npo"]
-    assert "npo: not run: step" in capsys.readouterr().out
+    assert "no seed gave a model: step" in told["not_run"]["npo"]
+    assert "npo was not run: no seed gave a model: step" in capsys.readouterr().out
     assert (
         report("diverging", "gradient_ascent")["results"]["target"]["forget"]["ma"]["value"] > 0.9
     )
+
+
+def test_a_seed_that_diverges_leaves_the_others(monkeypatch, capsys):
+    """The first, which the strength is looked at with; a run that goes on does not repeat it."""
+    carry_out = pipeline.carry_out
+
+    def some_diverge(config, *some, **rest):
+        if config.method.name == "npo" and config.training.seed == 0:
+            raise TrainingError("step 3: the loss is not a finite number")
+        return carry_out(config, *some, **rest)
+
+    more = (*ONE, "--seeds", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "carry_out", some_diverge)
+        assert compare("one-seed", *more, methods="npo,gradient_ascent") == MET
+    told = read("one-seed")
+    entry = told["methods"]["npo"]
+    assert told["seeds"] == [0, 1]
+    assert [run["seed"] for run in entry["seeds"]] == [1]
+    assert entry["diverged"] == [
+        {"seed": 0, "reason": "step 3: the loss is not a finite number"}
+    ]  # fmt: skip
+    assert entry["summary"]["forget"]["ma"]["seeds"] == 1
+    assert entry["strength"]["points"]
+    assert not entry["on_front"]
+    assert told["methods"]["gradient_ascent"]["on_front"]
+    words = "npo gave no model with seed 0, and the figures are those of the others: step 3"
+    assert words in capsys.readouterr().out
+    assert words in Page(Path("one-seed/compare.html").read_text("utf-8")).shown
+    assert words in Path("one-seed/compare.md").read_text("utf-8")
+    done = counted(monkeypatch)
+    assert compare("one-seed", *more, "--resume", methods="npo,gradient_ascent") == MET
+    assert done == {"trials": [], "seeds": []}
+
+
+def test_a_comparison_goes_on_with_the_same_records_and_model_only(capsys):
+    """Nothing of what is there is touched."""
+    folder, records = Path("other-inputs"), Path("mine.jsonl")
+    shutil.copytree("good", "mine")
+    records.write_text(SETS["retain.jsonl"], encoding="utf-8")
+    base = ("compare", "mine", *GIVEN, *ONE, "--retain", str(records), "--output", str(folder))
+    assert run([*base, "--methods", "gradient_ascent"]) == MET
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    records.write_text(SETS["retain.jsonl"].split("\n", 1)[1], encoding="utf-8")
+    shutil.copy("blank/model.safetensors", "mine/model.safetensors")
+    capsys.readouterr()
+    assert run([*base, "--methods", "gradient_ascent,npo", "--resume"]) == WRONG_INPUT
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "the model and the records of retain changed" in err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_method_that_makes_the_model_useless_is_shown_as_such(monkeypatch):

@@ -78,18 +78,25 @@ def test_seeds_that_met_everything_are_counted():
 # Who is better
 
 
-def entry(ma, perplexity):
-    return {"summary": over_seeds([run(ma, perplexity)])}
+def entry(*figures):
+    """Of a seed for each MA and perplexity."""
+    return {"seeds": [{"results": run(*some)["results"]["unlearned"]} for some in figures]}
 
 
 def test_a_place_is_ma_above_the_level_and_perplexity_over_the_targets():
     """22 / 20 = 1.1; below the level 0.4 less MA is not better."""
-    assert place(entry(0.6, 22.0), "retain", 0.4, 20.0) == (0.6, pytest.approx(1.1))
-    assert place(entry(0.3, 22.0), "retain", 0.4, 20.0) == (0.4, pytest.approx(1.1))
+    assert place(entry((0.6, 22.0)), "retain", 0.4, 20.0) == (0.6, pytest.approx(1.1))
+    assert place(entry((0.3, 22.0)), "retain", 0.4, 20.0) == (0.4, pytest.approx(1.1))
+
+
+def test_a_seed_below_what_counts_does_not_make_up_for_one_above():
+    """MA (0.4 + 0.6) / 2, not 0.4 as their mean has it; ratios (1 + 1.1) / 2, not 0.95."""
+    both = entry((0.2, 16.0), (0.6, 22.0))
+    assert place(both, "retain", 0.4, 20.0) == (pytest.approx(0.5), pytest.approx(1.05))
 
 
 def test_a_perplexity_too_large_for_a_number_is_the_worst_damage():
-    assert place(entry(0.3, None), "retain", 0.4, 20.0) == (0.4, math.inf)
+    assert place(entry((0.3, None), (0.3, 22.0)), "retain", 0.4, 20.0) == (0.4, math.inf)
 
 
 def test_a_method_that_made_the_model_useless_is_on_no_front():
@@ -129,6 +136,7 @@ def method(name, ma, perplexity, *, on_front=True, search=None):
         "name": name, "settings": {"name": name, "learning_rate": 1e-3, "stop": "suppressed"},
         "search": search, "met": 1, "summary": over_seeds(runs), "cost": cost_over_seeds(runs),
         "strength": {"points": points, "at_the_floor": points[0]}, "on_front": on_front,
+        "diverged": [],
         "seeds": [{"seed": seed, "status": one["verdict"]["status"], "cost": one["cost"],
                    "results": one["results"]["unlearned"]} for seed, one in enumerate(runs)],
     }  # fmt: skip

@@ -118,6 +118,24 @@ def test_terms_of_a_round_are_finite_numbers_and_one_is_of_the_forget_records(na
     assert torch.tensor(list(terms.values())).isfinite().all()
 
 
+@pytest.mark.parametrize("reads_forget", [True, False])
+def test_the_tokens_of_a_run_are_those_that_its_loss_was_given(monkeypatch, reads_forget):
+    """NPO reads the forget records, IDK their refusals instead."""
+    name, given = ("npo", {"forget", "retain"}) if reads_forget else ("idk", {"refusal", "retain"})
+    kind, seen = CLASSES[name], []
+
+    def loss(method, model, batch, reference):
+        seen.append({key: int(some["attention_mask"].sum()) for key, some in batch.items()})
+        return kind_loss(method, model, batch, reference)
+
+    kind_loss = kind.loss
+    monkeypatch.setattr(kind, "loss", loss)
+    trainer, _ = run(name)
+    assert kind.reads_forget is reads_forget
+    assert all(set(some) == given for some in seen)
+    assert trainer.tokens == sum(count for some in seen for count in some.values())
+
+
 def test_equal_seeds_give_equal_bytes(name):
     _, model = run(name)
     assert torch.equal(weights(model), weights(plain_run(name)[1]))

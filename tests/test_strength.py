@@ -59,8 +59,8 @@ def same(one, other):
 class Reading:
     """In place of `Refinement`: MA is what the weight is below 1, kept text suffers as it falls."""
 
-    def __init__(self, _rules, _data, *, quick):
-        self.quick = quick
+    def __init__(self, _rules, data, *, by_set):
+        self.quick = by_set and data.quick_looks
 
     def examine(self, model, number, first=None):
         weight = model.weight.item()
@@ -91,7 +91,7 @@ def test_each_point_is_what_a_run_would_see_of_that_model(tokenizer, quick):
     before = {name: one.clone() for name, one in target.state_dict().items()}
     found = path(target, before, unlearned.state_dict(), some, (0.5, 1.0))
     assert same(target.state_dict(), before)
-    refinement = Refinement(LevelRules(), some, quick=quick)
+    refinement = Refinement(LevelRules(), some, by_set=True)
     first = refinement.examine(target, 0)
     for point in found:
         mixed = tiny_model("gpt_neo", 2)

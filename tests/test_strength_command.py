@@ -24,21 +24,8 @@ SCHEMA = json.loads((Path(__file__).parents[1] / "docs/report.schema.json").read
 FIGURES = ("ma", "el_10", "es")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_key(tmp_path_factory):
-    """Records are known again by digests under the key of the run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNLEARNER_KEY_FILE", str(tmp_path_factory.mktemp("key") / "key"))
-        yield
-
-
-@pytest.fixture(autouse=True)
-def private_key():
-    """In place of one key a test."""
-
-
 @pytest.fixture(scope="module")
-def world(model_folders, tmp_path_factory):
+def world(one_key, model_folders, tmp_path_factory):  # noqa: ARG001 - the key comes first
     """Records, a target, and `run`, in which it unlearned them by a few epochs of NPO."""
     root = tmp_path_factory.mktemp("world")
     shutil.copytree(model_folders / "good", root / "target")

@@ -15,12 +15,14 @@ from rich.table import Table
 
 from unlearner import catalog, processes
 from unlearner.comparing import (
+    INPUTS_FILE,
     PLAN_FILE,
     RETRAINED_FILE,
     SKIPPED_FILE,
     STRENGTH_FILE,
     Plan,
     check_plan,
+    diverged_file,
     method_folder,
     run_all,
 )
@@ -29,7 +31,7 @@ from unlearner.config import SECTIONS, TrainingSettings, build
 from unlearner.errors import Interrupted, UserError
 from unlearner.models import FAMILIES
 from unlearner.progress import RunProgress
-from unlearner.report.compare import write_comparison
+from unlearner.report.compare import not_run, write_comparison
 from unlearner.report.compare_table import short_headings, short_rows
 from unlearner.terminal import quieten
 
@@ -125,7 +127,8 @@ def _is_begun(output: Path) -> bool:
 
 
 def _remove(output: Path, made: Sequence[Path]) -> None:
-    (output / PLAN_FILE).unlink(missing_ok=True)
+    for name in (PLAN_FILE, INPUTS_FILE):
+        (output / name).unlink(missing_ok=True)
     shutil.rmtree(output / "runs", ignore_errors=True)
     for path in made:
         with suppress(OSError):  # not empty: another's
@@ -169,19 +172,25 @@ def gather(plan: Plan, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: None of the methods could be run.
     """
-    entries, skipped = {}, {}
+    entries, skipped, first = {}, {}, None
     for method in plan.methods:
         own = method_folder(folder, method)
         if (own / SKIPPED_FILE).exists():
             skipped[method] = _read(own / SKIPPED_FILE)
             continue
-        reports = {seed: _read(own / f"seed-{seed}" / "report.json") for seed in plan.seeds}
-        strength = _read(own / f"seed-{plan.seeds[0]}" / STRENGTH_FILE)
-        entries[method] = _entry(method, reports, strength)
-    if not entries:
+        diverged = {seed: _read(diverged_file(own, seed)) for seed in plan.seeds
+                    if diverged_file(own, seed).exists()}  # fmt: skip
+        places = {seed: own / f"seed-{seed}" for seed in plan.seeds if seed not in diverged}
+        if not places:
+            skipped[method] = f"no seed gave a model: {diverged[plan.seeds[0]]}"
+            continue
+        reports = {seed: _read(place / "report.json") for seed, place in places.items()}
+        strength = next(_read(file) for place in places.values()
+                        if (file := place / STRENGTH_FILE).exists())  # fmt: skip
+        entries[method] = _entry(method, reports, strength, diverged)
+        first = first or next(iter(reports.values()))
+    if first is None:
         raise UserError(f"--methods: none could be run: {'; '.join(skipped.values())}")
-    own = method_folder(folder, next(iter(entries)))
-    first = _read(own / f"seed-{plan.seeds[0]}" / "report.json")
     results = {"target": first["results"]["target"]}
     if (folder / RETRAINED_FILE).exists():
         results["retrained"] = _read(folder / RETRAINED_FILE)
@@ -201,8 +210,9 @@ def gather(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def _entry(
-    method: str, reports: Mapping[int, dict[str, Any]], strength: Mapping[str, Any]
-) -> dict[str, Any]:
+    method: str, reports: Mapping[int, dict[str, Any]], strength: Mapping[str, Any],
+    diverged: Mapping[int, str],
+) -> dict[str, Any]:  # fmt: skip
     runs = list(reports.values())
     return {
         "name": method,
@@ -217,11 +227,15 @@ def _entry(
              "results": run["results"]["unlearned"]}
             for seed, run in reports.items()
         ],
+        "diverged": [{"seed": seed, "reason": reason} for seed, reason in diverged.items()],
     }  # fmt: skip
 
 
 def _mark_front(comparison: dict[str, Any]) -> None:
-    """Note of each method whether another is at least as good in both numbers of the picture."""
+    """Note of each method whether another is at least as good in both numbers of the picture.
+
+    One of which a seed gave no model is never on the front: its mean leaves out the worst.
+    """
     limits = {(one["metric"], one["set"]): one["at_most"] for one in comparison["criteria"]}
     kept = next(role for name, role in limits if name == "perplexity")
     target = comparison["results"]["target"][kept]["perplexity"]["value"]
@@ -229,7 +243,8 @@ def _mark_front(comparison: dict[str, Any]) -> None:
     comparison["picture"] = {"set": kept, "level": level, "target": target,
                              "floor": limits["perplexity", kept]}  # fmt: skip
     places = {name: place(entry, kept, level, target)
-              for name, entry in comparison["methods"].items()}  # fmt: skip
+              for name, entry in comparison["methods"].items()
+              if not entry["diverged"]}  # fmt: skip
     best = front(places)
     for name, entry in comparison["methods"].items():
         entry["on_front"] = name in best
@@ -245,6 +260,6 @@ def _print_table(comparison: Mapping[str, Any], output: Path) -> None:
     for row in short_rows(comparison):
         table.add_row(*row)
     console.print(table, soft_wrap=False)
-    for method, reason in comparison["not_run"].items():
-        console.print(f"{method}: not run: {reason}")
+    for line in not_run(comparison):
+        console.print(line)
     console.print(f"comparison: {output / 'compare.html'}")

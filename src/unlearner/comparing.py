@@ -42,7 +42,9 @@ Say = Callable[[str], None]
 
 # Shares of the path from the target to the unlearned model at which it is looked at.
 SHARES = (0.25, 0.5, 0.75, 0.875, 1.0)
-PLAN_FILE, STRENGTH_FILE, SKIPPED_FILE = "compare.yaml", "strength.json", "not-run.json"
+PLAN_FILE, INPUTS_FILE = "compare.yaml", "inputs.json"
+# The second stands in place of a method's seeds: why there are none.
+STRENGTH_FILE, SKIPPED_FILE = "strength.json", "not-run.json"
 # What is done beside the methods, and its result.
 RETRAINED, RETRAINED_FILE = "(retrained)", "retrained.json"
 
@@ -207,8 +209,35 @@ class Work:
         self.model.to(Trainer(config.training, Log(None)).device)
         self.say("measuring the target model")
         self.base = study(config, self.prepared, _silent, force=True)
+        self._check_inputs()
         self.before = {name: some.detach().clone()
                        for name, some in self.model.state_dict().items()}  # fmt: skip
+
+    def _check_inputs(self) -> None:
+        """Refuse to go on with another model or other records than the comparison began with.
+
+        Raises:
+            UserError: They are not the same.
+        """
+        key, path = provenance.read_key(), self.folder / INPUTS_FILE
+        digests = {role: provenance.digest_records(some.records, key)
+                   for role, some in self.prepared.sets.items()}  # fmt: skip
+        inputs = {"model": self.base.digest, "records": digests}
+        if not path.exists():
+            _write_json(path, inputs)
+            return
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        if begun == inputs:
+            return
+        roles = [role for role in sorted({*digests, *begun["records"]})
+                 if digests.get(role) != begun["records"].get(role)]  # fmt: skip
+        differ = [f"the records of {role}" for role in roles]
+        if begun["model"] != inputs["model"]:
+            differ.insert(0, "the model")
+        raise UserError(
+            f"--resume: since the comparison in {self.folder} began, {' and '.join(differ)} changed"
+            f" (or the key of the digests, {provenance.key_path()}); give another folder"
+        )
 
     def run(self, methods: Iterable[str]) -> None:
         """Search and run each method; one that cannot work here is noted as such."""
@@ -219,12 +248,8 @@ class Work:
             config = self.plan.config(method)
             try:
                 config.method.check_sets(self.prepared.sets)
-            except UserError as error:
-                self._skip(method, error)
-                continue
-            try:
                 self._run(config)
-            except TrainingError as error:  # the others go on
+            except UserError as error:  # it cannot work on these records, or on this model
                 self._skip(method, error)
 
     def _skip(self, method: str, error: Exception) -> None:
@@ -250,6 +275,7 @@ class Work:
         name = config.method.name
         say = lambda text: self.say(f"{name}: {text.strip()}")  # noqa: E731
         target = with_analogous(config, self.prepared, self.base)
+        target = replace(target, data=replace(target.data, quick_looks=True))
         own = method_folder(self.folder, name)
         own.mkdir(parents=True, exist_ok=True)
         searched = None
@@ -260,8 +286,13 @@ class Work:
         for seed in self.plan.seeds:
             training = config.training.model_copy(update={"seed": seed})
             place = own / f"seed-{seed}"
-            if not place.exists():
+            if place.exists() or diverged_file(own, seed).exists():
+                continue
+            try:
                 self._run_seed(replace(config, training=training), target, place, searched, say)
+            except TrainingError as error:  # the other seeds go on
+                say(f"seed {seed}: no model: {error}")
+                _write_json(diverged_file(own, seed), str(error))
 
     def _run_seed(
         self, config: RunConfig, target: Study, place: Path, searched: Searched | None,
@@ -282,7 +313,7 @@ class Work:
             if searched is not None:
                 outcome.report["search"] = searched.to_json()
             write_outcome(outcome, config, work)
-            if config.training.seed == self.plan.seeds[0]:
+            if not any(place.parent.glob(f"seed-*/{STRENGTH_FILE}")):  # once for each method
                 self._write_strength(outcome.unlearned.model, target, work)
             if not self.plan.keep_models:
                 shutil.rmtree(work / "model")
@@ -291,9 +322,8 @@ class Work:
         say(f"seed {config.training.seed}: {verdict}, unlearned in {seconds:.0f} s")
 
     def _write_strength(self, unlearned: Any, target: Study, work: Path) -> None:
-        data = replace(target.data, quick_looks=True)
-        points = path(self.model, self.before, unlearned.state_dict(), data, SHARES)
-        best = largest_keeping(points, data.utility_floor)
+        points = path(self.model, self.before, unlearned.state_dict(), target.data, SHARES)
+        best = largest_keeping(points, target.data.utility_floor)
         _write_json(work / STRENGTH_FILE, {
             "points": [point.to_json() for point in points],
             "at_the_floor": None if best is None else best.to_json(),
@@ -314,13 +344,22 @@ def method_folder(folder: Path, method: str) -> Path:
     return folder / "runs" / method
 
 
+def diverged_file(own: Path, seed: int) -> Path:
+    """Why a seed of a method whose folder is `own` gave no model."""
+    return own / f"diverged-{seed}.json"
+
+
 def is_finished(plan: Plan, folder: Path, method: str) -> bool:
     """Whether a method has been run for every seed, or cannot be."""
     own = method_folder(folder, method)
-    done = all((own / f"seed-{seed}").exists() for seed in plan.seeds)
+    done = all((own / f"seed-{seed}").exists() or diverged_file(own, seed).exists()
+               for seed in plan.seeds)  # fmt: skip
     return done or (own / SKIPPED_FILE).exists()
 
 
 def _write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    # Of this process alone: several may write the same at a time.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -67,6 +67,10 @@ def is_met(reports: Iterable[Mapping[str, Any]]) -> int:
 def place(method: Mapping[str, Any], kept: str, level: float, target: float) -> tuple[float, float]:
     """Where a method stands: what it left above the level, and the damage; less is better for both.
 
+    Both are means over the seeds, of figures that are cut off where less would not be better: a
+    seed that went too far does not make up for one that remembers, and kept text known better than
+    the target knows it is no less damage.
+
     Args:
         method: Its entry of the comparison.
         kept: The set whose perplexity is looked at.
@@ -77,9 +81,11 @@ def place(method: Mapping[str, Any], kept: str, level: float, target: float) -> 
         MA of the forget set, the level at least, and the perplexity as a multiple of the target's,
         infinite where it was too large for a number.
     """
-    summary = method["summary"]
-    remembered = max(summary["forget"]["ma"]["value"], level)
-    return remembered, summary[kept].get("perplexity", {}).get("value", math.inf) / target
+    runs = [run["results"] for run in method["seeds"]]
+    remembered = statistics.fmean(max(run["forget"]["ma"]["value"], level) for run in runs)
+    perplexities = (run[kept].get("perplexity", {}).get("value") for run in runs)
+    ratios = (math.inf if some is None else max(some / target, 1.0) for some in perplexities)
+    return remembered, statistics.fmean(ratios)
 
 
 def front(places: Mapping[str, tuple[float, float]]) -> set[str]:

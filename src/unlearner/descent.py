@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,7 @@ from unlearner.data.sets import UnlearningData
 from unlearner.data.tokenize import TokenizedSet, Window
 from unlearner.methods.base import AUTO_RATE_TIMES_WIDTH, Method, resolve_learning_rate
 from unlearner.reference import KeptReference
-from unlearner.refinement import Refinement, RoundState, is_better
+from unlearner.refinement import RECOVERED_AT, Refinement, RoundState, is_better
 from unlearner.training import Trainer
 
 # When a run ends before its last epoch: once the forget set's MA, EL_10 and ES, and each single
@@ -60,7 +61,9 @@ class Drawing:
     ) -> None:  # fmt: skip
         self.batch_size, self.kept_per_step = method.batch_size, method.kept_per_step
         self.generator, self.deck = generator, Deck()
-        self.aligned = {"forget": data.forget, **companions}
+        own = {"forget": data.forget} if method.reads_forget else {}
+        self.num_records = len(data.forget)
+        self.aligned: dict[str, TokenizedSet] = {**own, **companions}
         self.windows: dict[str, Sequence[Window]] = {
             name: some.windows for name, some in self.aligned.items()
         }
@@ -71,6 +74,8 @@ class Drawing:
         assert data.pool is not None  # the pipeline refuses a run without
         windows = data.pool.windows
         kept = method.asks.get("retain") in ("logits", "states")
+        # A window wholly within a prompt has no label that counts, and a step of such no mean.
+        windows = [window for window in windows if window.scored.any()]
         if not kept or len(windows) <= MAX_COMPARED:
             return windows
         order = torch.randperm(len(windows), generator=self.generator)[:MAX_COMPARED]
@@ -78,7 +83,7 @@ class Drawing:
 
     def epoch(self) -> list[dict[str, list[int]]]:
         """Every step of one pass over the forget records: which windows of each set it has."""
-        order = torch.randperm(len(self.aligned["forget"]), generator=self.generator).tolist()
+        order = torch.randperm(self.num_records, generator=self.generator).tolist()
         steps = []
         for start in range(0, len(order), self.batch_size):
             wanted = set(order[start : start + self.batch_size])
@@ -91,6 +96,11 @@ class Drawing:
                 places["retain"] = self.deck.draw(self.kept_per_step, size, self.generator)
             steps.append(places)
         return steps
+
+    def records(self, places: Mapping[str, Sequence[int]]) -> set[int]:
+        """The forget records of a step."""
+        name = next(iter(self.aligned))
+        return {self.windows[name][place].record for place in places[name]}
 
 
 def descend(method: Method, model: Any, data: UnlearningData, trainer: Trainer) -> Any:
@@ -127,19 +137,17 @@ def take_epoch(
     drawing: Drawing, trainer: Trainer,
     terms: Callable[[Mapping[str, Sequence[int]]], Mapping[str, Tensor]],
 ) -> dict[str, float]:  # fmt: skip
-    """A step for each draw of an epoch; returns the mean of each term."""
-    sums: dict[str, float] = defaultdict(float)
-    steps = drawing.epoch()
-    for places in steps:
-        records = {drawing.windows["forget"][place].record for place in places["forget"]}
+    """A step for each draw of an epoch; returns each term's mean over the steps that told it."""
+    told: dict[str, list[float]] = defaultdict(list)
+    for places in drawing.epoch():
         # A lone record's term would be its own loss, which no file of a run may tell.
-        private = ("forget",) if len(records) == 1 else ()
+        private = ("forget",) if len(drawing.records(places)) == 1 else ()
         for name, value in trainer.step(partial(terms, places), private=private).items():
-            sums[name] += value / len(steps)
+            told[name].append(value)
         trainer.tokens += sum(
             len(drawing.windows[name][place]) for name, some in places.items() for place in some
         )
-    return dict(sums)
+    return {name: fmean(values) for name, values in told.items()}
 
 
 def train_to_level(
@@ -159,7 +167,7 @@ def train_to_level(
     bound = method.model_dump().get("loss_bound") or math.inf
     learns = method.kept_per_step > 0
     floor = data.utility_floor if learns and stop == "suppressed" else None
-    refinement = Refinement(LevelRules(), data, quick=data.quick_looks, floor=floor)
+    refinement = Refinement(LevelRules(), data, by_set=True, floor=floor)
     best = None
     first = state = refinement.look(trainer, model)
     trainer.log_round(state.line({}))
@@ -186,4 +194,5 @@ def _done(stop: Stop, state: RoundState, data: UnlearningData, *, learns: bool) 
         return False
     if stop == "level":
         return state.at_level
-    return state.suppressed and (state.kept_ratio <= data.utility_floor or not learns)
+    recovered = state.kept_ratio <= min(RECOVERED_AT, data.utility_floor)
+    return state.suppressed and (recovered or not learns)

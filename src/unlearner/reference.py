@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearner import functional, processes
+from unlearner.adapters import without_adapters
 from unlearner.data.batches import Tensors, collate, length_batches
 from unlearner.data.tokenize import Window
 from unlearner.likelihoods import likelihoods
@@ -41,7 +42,7 @@ class AskedReference:
         self.model, self.batch = model, batch
 
     def log_probs(self, name: str) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), without_adapters(self.model):
             return likelihoods(self.model, self.batch[name]).log_probs
 
     def logits(self, name: str) -> Callable[[slice], Tensor]:

@@ -24,6 +24,9 @@ from unlearner.training import Trainer
 
 # Kept text whose perplexity is watched between epochs; the report measures all of it.
 WATCHED_RECORDS = 256
+# Its perplexity, as a multiple of the target's, at which a run that learns on kept text may end:
+# below the utility floor, since the verdict is about more kept text than is watched.
+RECOVERED_AT = 1.05
 
 SET_METRICS = {"ma": ma.metric, "el_10": el_10.metric, "es": es.metric, "loss": loss.metric}
 
@@ -60,7 +63,8 @@ class RoundState:
         suppressed: So is its ES, and each single record is at or below the largest figures of
             unseen records.
         kept_ratio: `kept_perplexity` over the target's.
-        excess: How far the forget set is above the level, 0 when it is at or below it.
+        excess: How far the forget set is above the level, 0 when it is at or below it; an EL_10
+            that decides nothing counts as 1.
         seconds: Time of this examination.
     """
 
@@ -102,17 +106,18 @@ class Refinement:
     Args:
         rules: When a record counts as forgotten.
         data: The sets.
-        quick: Leave EL_10 out as long as MA is above its level: for a loop that does not look at
-            single records.
-        floor: Also as long as the kept text's perplexity ratio is above this: for a loop that does
-            not end there.
+        by_set: The loop does not work on single records, so that EL_10 decides nothing as long as
+            MA is above its level: it counts as 1 there, and with `data.quick_looks` it is not
+            asked for.
+        floor: With `by_set`, EL_10 decides nothing either as long as the kept text's perplexity
+            ratio is above this: for a loop that does not end there.
     """
 
     def __init__(
-        self, rules: Rules, data: UnlearningData, *, quick: bool = False,
+        self, rules: Rules, data: UnlearningData, *, by_set: bool = False,
         floor: float | None = None,
     ) -> None:  # fmt: skip
-        self.rules, self.data, self.quick = rules, data, quick
+        self.rules, self.data, self.by_set = rules, data, by_set
         self.floor = math.inf if floor is None else floor
         self.watched = data.kept.windows_of(range(WATCHED_RECORDS))
         name = rules.bertscore_model
@@ -139,6 +144,8 @@ class Refinement:
         else:
             active = {r for r, v in record_values(answers, ma.metric).items() if v > level.ma}
         low = figures["ma"] <= level.ma and figures.get("el_10", 0.0) <= level.el_10
+        # The same whether EL_10 was asked for or not.
+        ranked = figures | {"el_10": 1.0} if self._is_ruled_out(figures, ratio) else figures
         return RoundState(
             round=number,
             active=tuple(sorted(active)),
@@ -147,22 +154,26 @@ class Refinement:
             kept_ratio=ratio,
             at_level=whole and low,
             suppressed=whole and excess(figures, level) == 0 and not above_worst(answers, level),
-            excess=excess(figures, level),
+            excess=excess(ranked, level),
             seconds=time.perf_counter() - started,
         )
 
     def _ask_forget(self, model: Any, ratio: float) -> tuple[list[Answer], dict[str, float], bool]:
         """The answers, their figures, and whether EL_10 is among what was asked."""
         forget, questions = self.data.forget, self.data.questions
-        if self.quick:
+        if self.by_set and self.data.quick_looks:
             forced = replace(questions, continuations="none")
             answers = ask(model, self.data.tokenizer, forget.windows, forced)
             told = {name: metric for name, metric in SET_METRICS.items() if name != "el_10"}
             figures = _values(answers, told, forget.groups)
-            if figures["ma"] > self.data.level.ma or ratio > self.floor:
+            if self._is_ruled_out(figures, ratio):
                 return answers, figures, False
         answers = ask(model, self.data.tokenizer, forget.windows, questions)
         return answers, _values(answers, SET_METRICS, forget.groups), True
+
+    def _is_ruled_out(self, figures: Mapping[str, float], ratio: float) -> bool:
+        """Whether a loop that works on the whole set goes on, whatever EL_10 is."""
+        return self.by_set and (figures["ma"] > self.data.level.ma or ratio > self.floor)
 
     def _perplexity(self, model: Any) -> float:
         asked = replace(self.data.questions, continuations="none")

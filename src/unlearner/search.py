@@ -241,7 +241,7 @@ def _is_same(asked: Mapping[str, float], settings: Mapping[str, float]) -> bool:
 
 def _told(score: float) -> float:
     """A score as the sampler gets it: on one scale, on which no failure hides what differs."""
-    return math.log(score) if score < NOT_REACHED else 1.0 + min(score - NOT_REACHED, 5.0)
+    return min(math.log(score), 0.9) if score < NOT_REACHED else 1.0 + min(score - NOT_REACHED, 5.0)
 
 
 def _try(
@@ -287,7 +287,9 @@ class _TrialTrainer(Trainer):
     def __init__(self, config: RunConfig, data: UnlearningData) -> None:
         super().__init__(config.training, Log(None))
         self.level, self.floor = data.level, data.utility_floor
-        self.patience = config.search.patience
+        # A run that never stops by itself gives its last round, whatever it was before.
+        never = config.method.model_dump().get("stop") == "never"
+        self.patience = config.method.max_epochs + 1 if never else config.search.patience
         self.looks: list[dict[str, Any]] = []
 
     def look(self, examine: Callable[[], Any]) -> Any:
@@ -330,14 +332,15 @@ def score_of(
     """How good a round's model is; lower is better.
 
     One that is suppressed and whose kept text is under the floor has that text's perplexity as a
-    multiple of the target model's. Any other has 100, and on top what is left to forget, as the sum
-    over MA, EL_10 and ES of the share of the first distance to the level that remains, and the
-    logarithm of the perplexity ratio over the floor. An EL_10 that was left out counts as far from
-    its level as MA is; where the first look left it out, it is taken to have been 1.
+    multiple of the target model's, 1 at least: kept text is also learned, and to know it better
+    than the target does is no less damage. Any other has 100, and on top what is left to forget, as
+    the sum over MA, EL_10 and ES of the share of the first distance to the level that remains, and
+    the logarithm of the perplexity ratio over the floor. An EL_10 that was left out counts as far
+    from its level as MA is; where the first look left it out, it is taken to have been 1.
     """
     ratio = look["kept_ratio"]
     if look["suppressed"] and ratio <= floor:
-        return ratio
+        return max(ratio, 1.0)
     limits = {"ma": level.ma, "el_10": level.el_10, "es": level.es}
     left = 0.0
     for name, limit in limits.items():

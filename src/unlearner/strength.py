@@ -67,7 +67,7 @@ def path(
     Args:
         shares: In any order; 0 is looked at first in any case.
     """
-    refinement = Refinement(LevelRules(), data, quick=data.quick_looks)
+    refinement = Refinement(LevelRules(), data, by_set=True)
     mix(model, target, unlearned, 0.0)
     first = refinement.examine(model, 0)
     points = []

@@ -47,8 +47,8 @@ class UnlearningData:
         level: Measured on the holdout set under the target model, before unlearning.
         questions: What to ask of every model of the run; its `prompt_start` is the level's.
         utility_floor: Perplexity of kept text at most, as a multiple of the target's.
-        quick_looks: Between epochs EL_10 may be left out where it does not decide whether the run
-            ends; see `Refinement`.
+        quick_looks: Between epochs EL_10 may be left out where it decides nothing; see
+            `Refinement`.
         layout: How the records of the run became tokens, for those that a method makes itself.
     """
 

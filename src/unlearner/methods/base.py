@@ -40,6 +40,8 @@ class Method(BaseModel, ABC):
     needs: ClassVar[tuple[str, ...]] = ("forget",)
     # It makes the model again from a pretrained one, and so has nothing to put adapters on.
     begins_anew: ClassVar[bool] = False
+    # The forget records' own windows are in the batch of its loss.
+    reads_forget: ClassVar[bool] = True
     # The one or two weights that decide its result, with the range in which a search looks.
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {}
 

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from statistics import fmean
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,7 +20,7 @@ from unlearner.data.sets import UnlearningData
 from unlearner.data.tokenize import Window
 from unlearner.methods.base import AUTO_RATE_TIMES_WIDTH, Method, resolve_learning_rate
 from unlearner.models import output_head
-from unlearner.refinement import Refinement, RoundState, is_better
+from unlearner.refinement import RECOVERED_AT, Refinement, RoundState, is_better
 from unlearner.target import TargetDistribution, label_log_probs
 from unlearner.training import Trainer
 
@@ -79,7 +80,8 @@ class ICU(Method):
         bertscore_baseline: What BERTScore gives to unrelated text; it is then rescaled to 0.
         num_beams: Beams of the continuation compared as text; 1 is greedy.
         recover: Go on learning after the last record is forgotten until utility is back.
-        recovered_at: Perplexity of kept text, as a multiple of the target's, that counts as back.
+        recovered_at: Perplexity of kept text, as a multiple of the target's, that counts as back;
+            no more than the utility floor.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("forget", "analogous")
@@ -103,7 +105,7 @@ class ICU(Method):
     bertscore_baseline: float = Field(default=0.0, ge=0.0, lt=1.0)
     num_beams: PositiveInt = 1
     recover: bool = True
-    recovered_at: float = Field(default=1.05, ge=1.0)
+    recovered_at: float = Field(default=RECOVERED_AT, ge=1.0)
 
     @property
     def kept_per_step(self) -> int:
@@ -192,7 +194,7 @@ class ICU(Method):
         refinement, best = Refinement(self, data), None
         first = state = refinement.look(trainer, model)
         trainer.log_round(state.line({}))
-        while not self._done(state):
+        while not self._done(state, data.utility_floor):
             if state.round == self.max_epochs:
                 break
             losses = self._epoch(model, data, analogous, target, state.active, trainer)
@@ -208,10 +210,10 @@ class ICU(Method):
             trainer.details["restored_round"] = best.round
         return model
 
-    def _done(self, state: RoundState) -> bool:
+    def _done(self, state: RoundState, floor: float) -> bool:
         """At the level of unseen text, for the paper on average, or else in every record too."""
         if self.recover:
-            return state.suppressed and state.kept_ratio <= self.recovered_at
+            return state.suppressed and state.kept_ratio <= min(self.recovered_at, floor)
         return state.at_level or not state.active
 
     def _epoch(
@@ -223,12 +225,14 @@ class ICU(Method):
         active: Sequence[int],
         trainer: Trainer,
     ) -> dict[str, float]:
-        """One pass over the active records, or as many steps of learning alone; mean terms."""
+        """One pass over the active records, or as many steps of learning alone.
+
+        Returns each term's mean over the steps that told it.
+        """
         head = output_head(model)
         bound = data.level.loss if self.forget_bound != "none" else None
-        sums: dict[str, float] = defaultdict(float)
-        batches = self._batches(active, len(data.forget), trainer.generator)
-        for records in batches:
+        told: dict[str, list[float]] = defaultdict(list)
+        for records in self._batches(active, len(data.forget), trainer.generator):
             if self.pairs == "fixed" and records:
                 indices = analogous.partners_of(records)
             else:
@@ -240,9 +244,9 @@ class ICU(Method):
             # A lone record's term would be its own loss, which no file of a run may tell.
             private = ("forget",) if len(records) == 1 else ()
             for name, value in trainer.step(loss, private=private).items():
-                sums[name] += value / len(batches)
+                told[name].append(value)
             trainer.tokens += sum(map(len, [*kept, *forget]))
-        return dict(sums)
+        return {name: fmean(values) for name, values in told.items()}
 
     def _batches(
         self, active: Sequence[int], num_records: int, generator: torch.Generator

@@ -42,6 +42,7 @@ class IDK(Method):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
+    reads_forget: ClassVar[bool] = False
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"retain_weight": (0.25, 8.0)}
 
     retain_batch_size: PositiveInt = 8
@@ -62,8 +63,7 @@ class IDK(Method):
         """The weighted terms of one step; their sum is the objective.
 
         Args:
-            batch: "refusal" and "retain", each as `data.batches.collate` makes it; "forget" is not
-                read.
+            batch: "refusal" and "retain", each as `data.batches.collate` makes it.
             reference: Not used.
         """
         refused = likelihoods(model, batch["refusal"]).loss()

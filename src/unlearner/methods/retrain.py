@@ -84,7 +84,7 @@ class Retrain(Method):
         if isinstance(data, ClassifierData):
             return self._retrain_classifier(model, data, trainer)
         settings = self.for_family("causal-lm")._settings_of(model)
-        refinement = Refinement(LevelRules(), data, quick=data.quick_looks)
+        refinement = Refinement(LevelRules(), data, by_set=True)
         first = refinement.look(trainer, model)
         trainer.log_round(first.line({}))
         retrained = self._pretrained(data)

@@ -54,7 +54,7 @@ class TaskArithmetic(Method):
         rate = resolve_learning_rate(self.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
         model = trainer.start(model, rate)
         before = own_weights(model)
-        refinement, best = Refinement(LevelRules(), data, quick=data.quick_looks), None
+        refinement, best = Refinement(LevelRules(), data, by_set=True), None
         first = state = refinement.look(trainer, model)
         trainer.log_round(state.line({}))
         losses = {} if state.suppressed else self._learn(model, data, trainer)

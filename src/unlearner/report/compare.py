@@ -26,7 +26,7 @@ def write_comparison(comparison: Mapping[str, Any], folder: Path) -> None:
     files = {
         "compare.json": json.dumps(comparison, indent=1, allow_nan=False) + "\n",
         "compare.html": render(comparison, lines),
-        "compare.md": markdown(comparison, lines),
+        "compare.md": markdown(comparison, [*lines, *not_run(comparison)]),
         "compare.csv": as_csv(comparison),
     }
     for name, content in files.items():
@@ -51,8 +51,17 @@ def render(comparison: Mapping[str, Any], lines: list[str]) -> str:
         pareto=compare_plots.pareto(comparison), strengths=compare_plots.strengths(comparison),
         at_the_floor=_at_the_floor(comparison), settings=_settings(comparison),
         trials=_trials(comparison),
-        not_run=[(name, visible(why)) for name, why in comparison["not_run"].items()],
+        not_run=not_run(comparison),
     ) + "\n"  # fmt: skip
+
+
+def not_run(comparison: Mapping[str, Any]) -> list[str]:
+    """A line for each method, and each seed of one, of which there is no model."""
+    lines = [f"{name} was not run: {visible(why)}" for name, why in comparison["not_run"].items()]
+    for name, entry in comparison["methods"].items():
+        lines += [f"{name} gave no model with seed {one['seed']}, and the figures are those of the "
+                  f"others: {visible(one['reason'])}" for one in entry["diverged"]]  # fmt: skip
+    return lines
 
 
 def in_words(comparison: Mapping[str, Any]) -> list[str]:
@@ -80,7 +89,9 @@ def in_words(comparison: Mapping[str, Any]) -> list[str]:
         f"Every criterion met with every seed: {', '.join(met) if met else 'by no method'}.",
         f"On the front (*), where no other method leaves less and damages less: "
         f"{', '.join(best) or 'none'}. Below the level of unseen text less MA does not count as "
-        "better.",
+        "better, nor does a perplexity of kept text below the target's.",
+        "Times are by the clock, without the search, of runs that may have shared the machine."
+        + (" The first seed is the one that the search saw." if searched else ""),
         "These are figures of this model and these records. Met means suppressed on the tests "
         "run; it is no proof that a model forgot.",
     ]

@@ -66,7 +66,7 @@ def _draw(axes: Any, number: int, name: str, entry: Mapping[str, Any], picture: 
         axes.plot([x], [y], marker=marker, color=colour, markersize=3.5, linestyle="",
                   markerfacecolor=colour if met else svg.PAPER)  # fmt: skip
     x, y = (sum(point[i] for point in points) / len(points) for i in (0, 1))
-    met = entry["met"] == len(points)
+    met = entry["met"] == len(points) and not entry["diverged"]
     axes.plot([x], [y], marker=marker, color=colour, markersize=8, linestyle="",
               markerfacecolor=colour if met else svg.PAPER,
               label=name + (" *" if entry["on_front"] else ""))  # fmt: skip

@@ -102,7 +102,7 @@ def as_csv(comparison: Mapping[str, Any]) -> str:
     """`compare.csv`: a line for each model, set and metric, of every seed and over all."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("model", "seed", "set", "metric", "value", "low", "high", "records"))
+    writer.writerow(("model", "seed", "set", "metric", "value", "low", "high", "records", "seeds"))
     for name, figures in comparison["results"].items():
         _write(writer, name, "", figures)
     for name, entry in comparison["methods"].items():
@@ -115,5 +115,6 @@ def as_csv(comparison: Mapping[str, Any]) -> str:
 def _write(writer: Any, name: str, seed: str, figures: Mapping[str, Any]) -> None:
     for role in (*SETS, *(role for role in figures if role not in SETS)):
         for metric, value in figures.get(role, {}).items():
-            row = (value["value"], value["low"], value["high"], value["records"])
+            row = (value["value"], value["low"], value["high"], value["records"],
+                   value.get("seeds", ""))  # fmt: skip
             writer.writerow((name, seed, role, metric, *row))
