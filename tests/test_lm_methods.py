@@ -6,6 +6,7 @@ ICU, which has sets and a loop of its own, is in `test_icu.py`.
 import functools
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from unlearner.config import TrainingSettings
 from unlearner.data.base import Record, RecordSet
 from unlearner.data.sets import Level, UnlearningData
 from unlearner.data.tokenize import Layout, tokenize_set
+from unlearner.descent import Drawing
 from unlearner.log import Log
 from unlearner.methods.base import Method
 from unlearner.training import Trainer
@@ -51,9 +53,10 @@ OTHER = (
 )
 
 
-def tokenized(name, pairs):
+def tokenized(name, pairs, scope=LAYOUT.scope):
     records = [Record(str(i), prompt=one, response=two) for i, (one, two) in enumerate(pairs)]
-    return tokenize_set(RecordSet(name, tuple(records), "memory"), tiny_tokenizer(), LAYOUT)
+    layout = replace(LAYOUT, scope=scope)
+    return tokenize_set(RecordSet(name, tuple(records), "memory"), tiny_tokenizer(), layout)
 
 
 class NotToBeRead:
@@ -156,6 +159,35 @@ def test_the_pool_is_learned_by_those_that_need_kept_text_alone(name):
 def test_watched_text_is_not_learned(name):
     _, model = run(name, watched=OTHER)
     assert torch.equal(weights(model), weights(plain_run(name)[1]))
+
+
+def test_a_kept_window_within_a_prompt_is_not_drawn(name):
+    """A step of nothing else would have a mean over no label."""
+    method = made(name)
+    pool = tokenized("pool", (("it is " * 40, "so"), *POOL), scope="response")
+    assert not pool.windows[0].scored.any()
+    data = UnlearningData(
+        tiny_tokenizer(), tokenized("forget", QUESTIONS), pool, None, None, LOW, Questions(), 1.0
+    )
+    drawing = Drawing(method, data, {}, torch.Generator().manual_seed(0))
+    assert all(window.scored.any() for window in drawing.windows.get("retain", ()))
+
+
+def test_a_mean_is_over_the_steps_that_told_the_term(monkeypatch):
+    """Three records two at a time: the term of the last, which is alone, is not told."""
+    forgotten = []
+    take_step = Trainer.step
+
+    def step(trainer, *some, **rest):
+        found = take_step(trainer, *some, **rest)
+        forgotten.append(found.get("forget"))
+        return found
+
+    monkeypatch.setattr(Trainer, "step", step)
+    trainer, _ = run("npo")
+    first, second = forgotten[:2]
+    assert second is None
+    assert trainer.rounds[1]["loss"]["forget"] == first
 
 
 def test_the_loss_of_a_lone_forget_record_is_not_written_down(name, tmp_path):

@@ -83,6 +83,43 @@ def examine(monkeypatch, answers, rules=None, level=LEVEL, kept_nats=1.0):
     return Refinement(rules or Rules(), data(forget, level=level)).examine(None, 0)
 
 
+# Rounds of a loop that works on the whole set
+
+
+def worked_on_whole(monkeypatch, hits, quick, floor=None):
+    """The state of a loop by the set: MA `hits` of 20, of which the late ones make EL_10."""
+    answers = [answer(0, argmax=np.where(np.arange(20) >= 20 - hits, np.arange(1, 21), 99))]
+    forget = tokenized("forget", 1, [0])
+    asked = []
+
+    def said(_model, _tokenizer, windows, questions):
+        asked.append(questions.continuations)
+        if windows is forget.windows:
+            return list(answers)
+        return [answer(window.record, log_probs=np.full(20, -1.0)) for window in windows]
+
+    monkeypatch.setattr(refinement, "ask", said)
+    some = replace(data(forget, level=replace(LEVEL, ma=0.7)), quick_looks=quick)
+    return Refinement(Rules(), some, by_set=True, floor=floor).examine(None, 0), asked
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_an_el_10_that_decides_nothing_counts_as_1_asked_for_or_not(monkeypatch, quick):
+    """MA 0.75 above 0.7, or kept text above the floor: a quick look and a full one rank alike."""
+    level = replace(LEVEL, ma=0.7)
+    above, asked = worked_on_whole(monkeypatch, 15, quick)
+    assert ("el_10" in above.values) is not quick
+    assert above.excess == pytest.approx(refinement.excess({**above.values, "el_10": 1.0}, level))
+    assert asked.count("none") == (2 if quick else 1)
+    damaged, _ = worked_on_whole(monkeypatch, 13, quick, floor=0.5)
+    assert damaged.excess == pytest.approx(
+        refinement.excess({**damaged.values, "el_10": 1.0}, level)
+    )
+    below, _ = worked_on_whole(monkeypatch, 13, quick)
+    assert below.excess == refinement.excess(below.values, level)
+    assert 0.0 < below.values["el_10"] < 1.0
+
+
 # By the level
 
 

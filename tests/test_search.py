@@ -220,6 +220,17 @@ def test_a_trial_that_brings_nothing_for_some_rounds_is_cut_short_and_judged_by_
     assert (trial.status, trial.ma, trial.rounds) == ("hopeless", 0.499, 3)
 
 
+def test_a_trial_of_a_run_that_never_stops_is_judged_by_its_last_round_as_the_run_is():
+    """Suppressed in the second round and ruined since: that run gives the ruin."""
+    rounds = [look(), look(0.3, 1.02, True, el_10=0.0, es=0.0), *[look(0.0, 3.0)] * 4]
+
+    class Never(scripted(lambda _: rounds)):
+        stop: str = "never"
+
+    trial = one_trial(method=Never, patience=2)
+    assert (trial.status, trial.kept_ratio, trial.rounds) == ("not reached", 3.0, 5)
+
+
 def test_a_gain_within_the_patience_lets_it_go_on():
     """0.48 is a gain over 0.5 in the last of the two rounds."""
     rounds = [look(ma) for ma in (0.9, 0.5, 0.6, 0.48, 0.6)]

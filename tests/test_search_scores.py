@@ -26,6 +26,10 @@ def test_a_round_that_reached_it_has_its_damage_as_score():
     assert score(look(0.3, FLOOR, suppressed=True, el_10=0.0, es=0.1)) == FLOOR
 
 
+def test_kept_text_known_better_than_the_target_knows_it_is_no_less_damage():
+    assert score(look(0.3, 0.7, suppressed=True, el_10=0.0, es=0.1)) == 1.0
+
+
 def test_of_others_the_shares_of_the_way_that_are_left_are_added_up():
     """MA has 0.25 of 0.5 left, EL_10 0.25 of 0.5, ES 0.125 of 0.5: 0.5 + 0.5 + 0.25."""
     assert score(look(0.65, 1.0, el_10=0.35, es=0.325)) == pytest.approx(101.25)

@@ -34,6 +34,21 @@ def test_kept_logits_are_the_models_own_after_the_model_has_changed(architecture
     torch.testing.assert_close(found, torch.cat([wanted[i] for i in order]), rtol=1e-4, atol=1e-4)
 
 
+def test_the_target_is_asked_in_the_forward_passs_arithmetic_in_the_backward_too():
+    """Else the gradient would be that of another divergence than the one that is told."""
+    model, some = tiny_model("llama"), windows()
+    target = TargetDistribution.of(model, some)
+    batch = collate(some)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = target.logits([0, 1, 2], batch)
+        forward = low(slice(None))
+    assert forward.dtype == torch.bfloat16
+    assert torch.equal(low(slice(None)), forward)  # behind the block, as backward asks
+    full = target.logits([0, 1, 2], batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert full(slice(None)).dtype == torch.float32
+
+
 def test_bytes_kept_are_positions_times_width_times_four():
     """Scored labels of the three windows, 32 hidden units of 4 bytes each."""
     some = windows()

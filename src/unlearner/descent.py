@@ -31,7 +31,7 @@ from unlearner.training import Trainer
 # or never.
 Stop = Literal["suppressed", "level", "never"]
 
-# Kept text whose hidden states under the target model are kept, in windows.
+# Kept text at most, in windows, where its hidden states under the target model are kept.
 MAX_COMPARED = 4096
 
 

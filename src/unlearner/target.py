@@ -81,8 +81,13 @@ class TargetDistribution:
         head = self.head
         states = torch.cat([self.hidden[index] for index in indices]).to(device)
 
+        # Asked again in the backward pass, which runs outside the forward's autocast: the gradient
+        # must be that of the divergence that was told.
+        enabled = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type)
+
         def of_rows(rows: slice) -> Tensor:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=enabled):
                 return head(states[rows])
 
         return of_rows

@@ -14,7 +14,7 @@ from unlearner.datasets.tofu import Question
 from unlearner.models import Loaded
 from unlearner.tofu_metrics import TofuAnswer
 
-# TOFU and open-unlearning let a model answer in 200 tokens at most.
+# open-unlearning lets a model answer in so many tokens; TOFU ends question and answer there.
 ANSWER_TOKENS = 200
 
 

@@ -13,7 +13,9 @@ and open-unlearning everywhere; the paper's formula, and the model utility that 
 prints at once, take the arithmetic mean, which is never smaller. R is above 1 where the model finds
 the wrong answers more likely.
 
-Departures from open-unlearning: no 1e-10 is added to denominators.
+Departures from open-unlearning: no 1e-10 is added to denominators; answers are decoded without its
+cleaning of spaces; each set is measured on its first 300 rows (`tofu_records`), as in TOFU, so that
+p-values of forget10, 400 rows, are of fewer; of the retain rows those that the run was given count.
 
 Reference: Maini et al. (2024), "TOFU: A Task of Fictitious Unlearning for LLMs", arXiv:2401.06121.
 """

@@ -26,7 +26,8 @@ class KLMinimization(Method):
 
     Reference: "KL minimization" of Maini et al. (2024), arXiv:2401.06121.
     Differs from the paper: its code averages the divergence over padding as well; the learning
-    rate, and the rule to stop, for which the paper takes a fixed number of epochs (`stop: never`).
+    rate, and the rule to stop, for which the paper takes a fixed number of epochs (`stop: never`);
+    of kept text 4,096 windows at most are learned from, drawn once.
 
     Args:
         retain_batch_size: Windows of kept text of a step.

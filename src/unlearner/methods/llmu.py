@@ -36,7 +36,10 @@ class LLMU(Method):
     Differs from the paper and its code: the learning rate (theirs is 2e-6) and the rule to stop
     (1000 batches, or a loss of 100, for which there is `loss_bound`); each window has one random
     answer, drawn once from the kept records, where the code draws five anew for each batch from
-    another data set; the random answers' NLL is a mean over the tokens of the step.
+    another data set. Means are over the tokens of the step, where the code takes each record's own
+    first and, of a forget record, scores the answer alone (`data.scope: response`); its divergence
+    is a cross-entropy, of the same gradient, over prompts and padding too. Of kept text 4,096
+    windows at most are learned from, drawn once.
 
     Args:
         retain_batch_size: Windows of kept text of a step.
