@@ -1,16 +1,20 @@
 """BERTScore by hand, and by an encoder made here."""
 
+import json
 import math
+from pathlib import Path
 
+import jsonschema
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from unlearner import bertscore
+from unlearner import bertscore, measuring
 from unlearner.bertscore import BertScorer, greedy_match_f1
 from unlearner.errors import UserError
 
+SCHEMA = json.loads((Path(__file__).parents[1] / "docs/report.schema.json").read_text("utf-8"))
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "her", "number", "is", "4711", "0815", "the", "fox"]
 
 
@@ -144,3 +148,38 @@ def test_a_long_text_is_cut_to_what_the_encoder_takes(encoder, told):
 def test_what_is_no_encoder_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(UserError, match=r"method.bertscore_model: cannot load .* BLEU alone"):
         BertScorer(str(tmp_path))
+
+
+# As a figure of a report
+
+GIVEN = "--forget forget.jsonl --retain retain.jsonl --holdout holdout.jsonl --quiet "
+
+
+def test_a_report_has_it_where_an_encoder_is_given(call, encoder):
+    """Of every set, before and after; what is recited word for word has 1."""
+    settings = f"evaluation.bertscore_model={encoder} evaluation.resamples=5"
+    command = f"evaluate $models/good --target $models/blank {GIVEN} --output out {settings}"
+    status, _, err, _ = call(command)
+    assert status in (0, 3), err
+    report = json.loads(Path("out/report.json").read_text("utf-8"))
+    jsonschema.validate(report, SCHEMA, cls=jsonschema.Draft202012Validator)
+    forget = {model: sets["forget"] for model, sets in report["results"].items()}
+    assert forget["unlearned"]["rouge_l"]["value"] == 1.0
+    assert forget["unlearned"]["bertscore_f1"]["value"] == pytest.approx(1.0)
+    assert forget["target"]["bertscore_f1"]["value"] < 0.999
+    assert all("bertscore_f1" in figures for figures in report["results"]["target"].values())
+    assert report["evaluation"]["bertscore_model"] == encoder.name
+    assert "BERTScore" in Path("out/report.html").read_text("utf-8")
+
+
+def test_an_encoder_for_it_that_cannot_be_loaded_is_refused_before_anything_is_asked(
+    call, monkeypatch
+):
+    monkeypatch.setattr(measuring, "ask", None)
+    status, _, err, left = call(
+        f"forget $models/good {GIVEN} --output out evaluation.bertscore_model=retain.jsonl"
+    )
+    assert status == 2
+    assert err.startswith("unlearner: evaluation.bertscore_model: cannot load 'retain.jsonl'")
+    assert err.count("\n") == 1
+    assert not [path for path in left if path.startswith("out")]

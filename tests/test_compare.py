@@ -147,7 +147,8 @@ def test_a_comparison_that_was_cut_off_goes_on_and_is_the_same_but_for_times(
         assert compare(output, *SHORT, "--retrained", "blank") == INTERRUPTED
     assert done == {"trials": trials, "seeds": seeds}
     assert capsys.readouterr().err == (
-        f"unlearner: interrupted; what is finished is kept: go on with --output {output} --resume\n"
+        f"unlearner: interrupted; what is finished is kept in {output}: give the same command "
+        "with --resume\n"
     )
     assert not Path(output, "compare.json").exists()
     done = counted(monkeypatch)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unlearner.answers import Answer
 from unlearner.errors import UserError
 
 BATCH = 32
@@ -34,12 +37,15 @@ class BertScorer:
     Args:
         name: Path or hub id of the encoder.
         baseline: The score of unrelated texts; scores are rescaled to (F1 - b) / (1 - b).
+        setting: Where the name was given, for the message if it cannot be loaded.
 
     The states are those three quarters up the layers, which is layer 9 of the 12 of
     bert-base-uncased, the layer that its authors chose. Special tokens are left out.
     """
 
-    def __init__(self, name: str, *, baseline: float = 0.0) -> None:
+    def __init__(
+        self, name: str, *, baseline: float = 0.0, setting: str = "method.bertscore_model"
+    ) -> None:
         from transformers import AutoModel, AutoTokenizer
 
         try:
@@ -48,8 +54,8 @@ class BertScorer:
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"method.bertscore_model: cannot load {name!r} ({reason}); give the folder of an "
-                "encoder, or leave it out to refine on BLEU alone"
+                f"{setting}: cannot load {name!r} ({reason}); give the folder of an encoder, or "
+                "leave it out to go on with BLEU alone"
             ) from error
         self.baseline = baseline
         self.layer = round(0.75 * self.model.config.num_hidden_layers)
@@ -83,3 +89,22 @@ class BertScorer:
             keep = encoded["attention_mask"].bool() & ~special
             found += [row[mask] for row, mask in zip(states, keep, strict=True)]
         return found
+
+
+def with_scores(answers: Sequence[Answer], scorer: BertScorer) -> list[Answer]:
+    """The answers with the BERTScore of each one's continuation."""
+    scores = scorer.score(
+        [answer.continuation_text for answer in answers],
+        [answer.reference_text for answer in answers],
+    )
+    return [replace(a, bertscore=score) for a, score in zip(answers, scores, strict=True)]
+
+
+@lru_cache(maxsize=1)
+def measuring_scorer(name: str, baseline: float) -> BertScorer:
+    """The scorer of a run's figures, loaded once.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    return BertScorer(name, baseline=baseline, setting="evaluation.bertscore_model")

@@ -17,7 +17,7 @@ from unlearner.descent import MAX_COMPARED
 from unlearner.errors import UserError
 from unlearner.evaluation import Value
 from unlearner.finetuning import FinetuneSettings
-from unlearner.measuring import level_of, questions, score_sets
+from unlearner.measuring import ask_set, level_of, questions, score_sets
 from unlearner.methods.base import Method
 from unlearner.planning import Plan, Step, forwards_per_step, largest_draw, make_plan
 from unlearner.preparation import Prepared, sample
@@ -84,7 +84,7 @@ def check_sets(
     answers, seconds = {}, {}
     for role, some in sets.items():
         started = time.perf_counter()
-        answers[role] = ask(loaded.model, loaded.tokenizer, some.windows, questions(evaluation))
+        answers[role] = ask_set(loaded.model, loaded.tokenizer, some, evaluation)
         seconds[role] = (time.perf_counter() - started) / max(1, some.num_tokens)
     values = score_sets(answers, sets, evaluation, seed=config.training.seed)
     _check_finite(values, loaded.name)

@@ -115,7 +115,8 @@ def _opened(plan: Plan, output: Path, *, resume: bool) -> Iterator[None]:
             _remove(output, made)
         elif isinstance(error, KeyboardInterrupt):
             raise Interrupted(
-                f"interrupted; what is finished is kept: go on with --output {output} --resume"
+                f"interrupted; what is finished is kept in {output}: give the same command with "
+                "--resume"
             ) from None
         raise
 

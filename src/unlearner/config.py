@@ -169,6 +169,9 @@ class EvaluationSettings(Section):
         resamples: Bootstrap resamples of the intervals.
         batch_tokens: Tokens of one forward pass, padding included.
         memory_bytes: Room for keys and values while continuations are decoded.
+        bertscore_model: Path or hub id of the encoder of `bertscore_f1`, of generators; without one
+            it is not measured.
+        bertscore_baseline: What it gives to unrelated text; it is then rescaled to 0.
     """
 
     prompt_start: float = Field(default=0.75, gt=0)
@@ -176,6 +179,8 @@ class EvaluationSettings(Section):
     resamples: PositiveInt = 1000
     batch_tokens: PositiveInt = 4096
     memory_bytes: PositiveInt = 1 << 30
+    bertscore_model: str | None = None
+    bertscore_baseline: float = Field(default=0.0, ge=0.0, lt=1.0)
 
     def limit_for(self, family: str) -> int:
         """Records of a set that are measured at most."""

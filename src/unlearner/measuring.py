@@ -11,6 +11,7 @@ import numpy as np
 from unlearner import catalog
 from unlearner.answers import Answer
 from unlearner.asking import Questions, ask
+from unlearner.bertscore import BertScorer, measuring_scorer, with_scores
 from unlearner.config import CriteriaSettings, EvaluationSettings
 from unlearner.data.sets import Level
 from unlearner.data.tokenize import TokenizedSet
@@ -35,6 +36,29 @@ def questions(evaluation: EvaluationSettings) -> Questions:
     )
 
 
+def ask_set(
+    model: Any,
+    tokenizer: Any,
+    some: TokenizedSet,
+    evaluation: EvaluationSettings,
+    target: TargetDistribution | None = None,
+) -> list[Answer]:
+    """The model's answers about one set, with BERTScores where there is an encoder for them."""
+    answers = ask(model, tokenizer, some.windows, questions(evaluation), target)
+    scorer = scorer_of(evaluation)
+    return answers if scorer is None else with_scores(answers, scorer)
+
+
+def scorer_of(evaluation: EvaluationSettings) -> BertScorer | None:
+    """What measures BERTScore; None where no encoder is given.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    name = evaluation.bertscore_model
+    return None if name is None else measuring_scorer(name, evaluation.bertscore_baseline)
+
+
 def ask_sets(
     model: Any,
     tokenizer: Any,
@@ -47,8 +71,7 @@ def ask_sets(
     for role, some in sets.items():
         same = next((r for r in found if sets[r].records == some.records), None)
         target = (targets or {}).get(role)
-        asked = questions(evaluation)
-        found[role] = found[same] if same else ask(model, tokenizer, some.windows, asked, target)
+        found[role] = found[same] if same else ask_set(model, tokenizer, some, evaluation, target)
     return found
 
 

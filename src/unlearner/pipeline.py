@@ -19,6 +19,7 @@ from unlearner.measuring import (
     Recall,
     ask_sets,
     score_sets,
+    scorer_of,
 )
 from unlearner.models import Loaded, load_causal_lm, save
 from unlearner.outcome import Outcome
@@ -61,12 +62,13 @@ def start(
     if "forget" not in records:
         raise UserError("--forget: none given; name the file of records to be forgotten")
     check_needs(config, records, needs)
+    scorer_of(config.evaluation)  # refused here, not after the target model has been measured
     provenance.set_seeds(config.training.seed)
     prepared = prepare(loaded or load(config), records, config.data)
     _check_unseen(prepared)
     config.method.check_sets(prepared.sets)
     if "pool" in needs:
-        pool_of(config, prepared)  # refused here, not after the target model has been measured
+        pool_of(config, prepared)  # refused here too
     return prepared
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from unlearner.answers import Answer
 from unlearner.asking import ask, beam_continuations
-from unlearner.bertscore import BertScorer
+from unlearner.bertscore import BertScorer, with_scores
 from unlearner.data.sets import Level, UnlearningData
 from unlearner.data.tokenize import Window
 from unlearner.evaluation import evaluate_set, record_values
@@ -211,12 +211,7 @@ class Refinement:
         records = {answer.record for answer in answers}
         votes = [{r for r in records if shared.get(r, float(r in same)) < self.rules.bleu_below}]
         if self.scorer is not None:
-            scores = self.scorer.score(
-                [answer.continuation_text for answer in answers],
-                [answer.reference_text for answer in answers],
-            )
-            scored = [replace(a, bertscore=s) for a, s in zip(answers, scores, strict=True)]
-            alike = record_values(scored, bertscore_f1.metric)
+            alike = record_values(with_scores(answers, self.scorer), bertscore_f1.metric)
             votes.append({r for r in records if alike.get(r, 0) < self.rules.bertscore_below})
         either = self.rules.refine_rule == "any"
         return records - (set.union(*votes) if either else set.intersection(*votes))

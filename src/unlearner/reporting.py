@@ -65,7 +65,13 @@ def build_report(found: Findings, device: Any) -> dict[str, Any]:
         "environment": provenance.environment(device, config.training.seed),
     }
     if found.prepared.loaded.family == "causal-lm":
-        report["evaluation"] = {"prompt_start": config.evaluation.prompt_start}
+        evaluation = config.evaluation
+        report["evaluation"] = {"prompt_start": evaluation.prompt_start}
+        if evaluation.bertscore_model is not None:
+            report["evaluation"] |= {
+                "bertscore_model": own_name(evaluation.bertscore_model),
+                "bertscore_baseline": evaluation.bertscore_baseline,
+            }
     if found.command == "forget":
         report["method"] = without_paths(method_values(config.method))
     if found.analogous is not None:
