@@ -1,20 +1,15 @@
 """A model divided among processes learns, is saved and goes on as a whole one does."""
 
-import json
 import os
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from string import Template
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import classifier_commands
 from classifier_world import tiny_trainer
-from command_world import FINETUNE, FORGET_RUN
 from conftest import tiny_model
 from in_processes import in_processes
 from test_icu import LOW, tokenized, unlearning_data
@@ -22,7 +17,6 @@ from test_processes import LAST, curve, same_curves, world  # noqa: F401 - a fix
 from unlearner import adapters, planning, processes, sharding
 from unlearner.asking import Questions, ask, beam_continuations
 from unlearner.checkpoints import Checkpoints
-from unlearner.cli import NOT_MET, WRONG_INPUT, run
 from unlearner.config import TrainingSettings
 from unlearner.finetuning import FinetuneSettings, finetune
 from unlearner.journal import Journal
@@ -355,62 +349,6 @@ def test_the_last_rounds_model_and_the_adapter_are_written_whole(tmp_path):
                 for folder in ("adapter", "checkpoints/last"))  # fmt: skip
     assert one
     assert all(torch.equal(one[name], two[name]) and one[name].numel() for name in one)
-
-
-# Commands
-
-
-def test_forget_gives_the_result_of_one_process(world):  # noqa: F811
-    command = world(FORGET_RUN.replace("out/run", "two") + LAST)
-    assert sharded(lambda: run(command)) == [NOT_MET] * 2
-    assert run(world(FORGET_RUN.replace("out/run", "one") + LAST)) == NOT_MET
-    one, two = (json.loads(Path(name, "report.json").read_text()) for name in ("one", "two"))
-    assert one["results"]["target"] == two["results"]["target"]
-    assert one["cost"]["tokens"] == two["cost"]["tokens"]
-    logs = [Path(name, "log.jsonl").read_text().splitlines() for name in ("one", "two")]
-    for a, b in zip(*logs, strict=True):
-        assert json.loads(b)["loss"] == pytest.approx(json.loads(a)["loss"], abs=1e-5)
-
-
-def test_finetune_writes_an_ordinary_model(world):  # noqa: F811
-    command = world(FINETUNE + "--quiet epochs=1 training.device=cpu")
-    assert sharded(lambda: run(command)) == [0, 0]
-    config = json.loads(Path("out/run/config.json").read_text())
-    assert config["architectures"] == ["GPTNeoForCausalLM"]
-    assert run(world(FINETUNE.replace("out/run", "one")
-                     + "--quiet epochs=1 training.device=cpu")) == 0  # fmt: skip
-    one, two = (load_file(f"{name}/model.safetensors") for name in ("one", "out/run"))
-    assert one.keys() == two.keys()
-    assert all(torch.allclose(one[name], two[name], atol=1e-3) for name in one)
-
-
-@pytest.mark.parametrize(
-    ("variables", "words"),
-    [({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP version 1"),
-     ({"ACCELERATE_USE_FSDP": "true"}, "FSDP version 1"),  # as accelerate takes it
-     ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed")],
-)  # fmt: skip
-def test_other_ways_to_divide_a_model_are_refused_in_one_line(world, capfd, variables, words):  # noqa: F811
-    with environment(**variables):
-        assert run(world(FORGET_RUN + LAST)) == WRONG_INPUT
-        assert run(world(FINETUNE)) == WRONG_INPUT
-    told = capfd.readouterr().err.splitlines()
-    assert len(told) == 2
-    assert all(words in line and "--fsdp_version 2" in line for line in told)
-
-
-@pytest.mark.parametrize("command", [classifier_commands.RUN, classifier_commands.FINETUNE])
-def test_classifiers_are_refused_in_one_line(
-    tmp_path, monkeypatch, classifier_folders, capfd, command
-):
-    monkeypatch.chdir(tmp_path)
-    for name, content in classifier_commands.FILES.items():
-        (tmp_path / name).write_text(content)
-    arguments = Template(command).substitute(classifiers=classifier_folders).split()
-    assert sharded(lambda: run(arguments)) == [WRONG_INPUT] * 2
-    told = [line for line in capfd.readouterr().err.splitlines() if "unlearner: " in line]
-    assert len(told) == 1
-    assert "leave --use_fsdp out" in told[0]
 
 
 def test_the_plan_divides_what_training_adds():
