@@ -8,8 +8,8 @@ import pytest
 
 from compare_world import GIVEN, ONE, compare, counted, read, report
 from page_reader import Page
-from unlearner import pipeline
-from unlearner.cli import MET, run
+from unlearner import fitting, pipeline
+from unlearner.cli import MET, WRONG_INPUT, run
 from unlearner.journal import TrainingError
 from unlearner.methods.gradient_ascent import GradientAscent
 
@@ -82,6 +82,15 @@ def test_a_method_that_diverges_is_told_as_not_run_and_the_others_go_on(capsys):
     assert (
         report("diverging", "gradient_ascent")["results"]["target"]["forget"]["ma"]["value"] > 0.9
     )
+
+
+def test_what_will_not_fit_into_memory_is_refused_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(fitting, "available_bytes", lambda: 1 << 20)
+    assert compare("too-large", *ONE, methods="npo,rmu") == WRONG_INPUT
+    err = capsys.readouterr().err
+    assert err.startswith("unlearner: training: the run is expected to need")
+    assert err.count("\n") == 1
+    assert not Path("too-large").exists()
 
 
 def test_a_method_that_cannot_work_on_the_model_leaves_the_others():

@@ -25,6 +25,7 @@ from unlearner import catalog, pipeline, provenance
 from unlearner.assessing import load_like
 from unlearner.commands import write_outcome
 from unlearner.errors import UserError
+from unlearner.fitting import announce
 from unlearner.journal import TrainingError
 from unlearner.log import Log
 from unlearner.measuring import ask_sets, score_sets
@@ -190,7 +191,8 @@ class Work:
     """The methods' runs in one process, which has measured the target model.
 
     Raises:
-        UserError: The records or the model cannot be used.
+        UserError: The records or the model cannot be used, or a run of the first method will not
+            fit into memory.
     """
 
     def __init__(self, plan: Plan, folder: Path, say: Say) -> None:
@@ -208,7 +210,8 @@ class Work:
         limit_threads(self.model)
         self.model.to(Trainer(config.training, Log(None)).device)
         self.say("measuring the target model")
-        self.base = study(config, self.prepared, _silent, force=True)
+        fits = partial(announce, config=config, say=_silent, checkpoints=False)
+        self.base = study(config, self.prepared, fits, force=True)
         self._check_inputs()
         self.before = {name: some.detach().clone()
                        for name, some in self.model.state_dict().items()}  # fmt: skip
