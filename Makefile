@@ -62,6 +62,7 @@ bench-compare: .venv/.ready
 	$(BIN)/unlearner run benchmarks/tofu_forget01_compare.yaml --output $(WORK)/compare
 	for kind in html md csv json; do \
 	  cp $(WORK)/compare/run/compare.$$kind benchmarks/results/tofu_forget01_compare.$$kind; done
+	$(BIN)/python benchmarks/compared.py
 
 # Every benchmarks/*.yaml of one method whose data are there, and one table of them.
 bench-rows: .venv/.ready

@@ -19,11 +19,12 @@ PAGE = HERE.parent / "docs" / "choosing.md"
 BEGIN, END = "<!-- compared: made by benchmarks/compared.py -->", "<!-- end of compared -->"
 HEADING = (
     "model", "settings found", "met", "MA", "EL_10", "ES", "AUC by loss",
-    "kept perplexity, times the target's", "unseen perplexity, times", "seconds", "search",
+    "kept perplexity, times the target's", "unseen perplexity, times", "drift (KL), kept",
+    "seconds", "search",
 )  # fmt: skip
 FIGURES = ("ma", "el_10", "es", "mia_loss_auc")
 RATIOS = ("retain", "holdout")
-# At three decimals; what a method did beyond is a ruin, whatever its size.
+# A perplexity beyond it is a ruin, whatever its size.
 RUIN = 1000.0
 
 
@@ -89,12 +90,14 @@ def _figures(figures: Mapping[str, Any], target: Mapping[str, Any]) -> Iterator[
     for name in FIGURES:
         yield _number(figures["forget"].get(name))
     for role in RATIOS:
-        yield _number(figures[role].get("perplexity"), target[role]["perplexity"]["value"])
+        before = target.get(role, {}).get("perplexity", {}).get("value", 1.0)
+        yield _number(figures.get(role, {}).get("perplexity"), before)
+    yield _number(figures.get("retain", {}).get("kl_to_target"))
 
 
 def _number(found: Mapping[str, Any] | None, divisor: float = 1.0) -> str:
     if found is None:
-        return "no number"
+        return "-"
     value = found["value"] / divisor
     return f"over {RUIN:.0f}" if value >= RUIN else f"{value:.3f}"
 

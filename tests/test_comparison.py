@@ -11,6 +11,7 @@ import pytest
 from page_reader import Page
 from unlearner.comparison import cost_over_seeds, front, is_met, over_seeds, place
 from unlearner.report.compare import in_words, render, write_comparison
+from unlearner.report.compare_plots import pareto_near
 from unlearner.report.compare_table import HEADINGS, as_csv, markdown, short_headings, short_rows
 
 HOSTILE = 'a"b<script>alert(1)</script>|\u202e</h1>\n# x'
@@ -214,6 +215,17 @@ def test_a_method_that_made_the_model_useless_is_shown_without_a_number():
     )
     row = next(row for row in short_rows(comparison()) if row[0] == "gradient_ascent")
     assert row[short_headings().index("Perplexity, kept")] == "–"
+
+
+def test_methods_near_the_level_have_a_picture_of_their_own_where_one_is_far_off():
+    """MA within 0.06 of the level 0.4, damage within 1.25 of the 0.1 allowed: icu is at 0.5."""
+    assert pareto_near(comparison()) is None
+    far = comparison()
+    far["methods"]["rmu"] = method("rmu", 0.41, 60.0)
+    drawn = pareto_near(far)
+    assert drawn is not None
+    assert "near the level: npo." in drawn
+    assert "near the level" in render(far, in_words(far))
 
 
 def test_markdown_has_a_row_for_each_model_under_the_headings():

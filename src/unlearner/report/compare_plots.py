@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite, nan
 from typing import Any
 
@@ -16,6 +16,8 @@ from unlearner.report.writing import show, significant
 MARKERS = "os^Dv<>pPX*hd8H"
 # A logarithmic scale of less than so many times has no ticks of its own.
 NARROW = 5.0
+# Around the level of unseen text, in MA, on either side.
+NEAR = 0.06
 LEGEND: dict[str, Any] = {
     "loc": "center left", "bbox_to_anchor": (1.02, 0.5), "frameon": False, "labelcolor": svg.INK,
 }  # fmt: skip
@@ -26,34 +28,60 @@ def pareto(comparison: Mapping[str, Any]) -> Markup:
 
     Every seed is a small mark; filled where its verdict is met.
     """
-    picture = comparison["picture"]
     with svg.style():
         figure, axes = svg.canvas(height=4.4, width=6.6)
-        axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
-        axes.axvline(picture["level"], color=svg.LIMIT, linestyle=(0, (4, 3)), linewidth=1.2)
-        ratio = picture["floor"] / picture["target"]
-        axes.axhline(ratio, color=svg.LIMIT, linestyle=(0, (1, 2)), linewidth=1.2)
-        for number, (name, entry) in enumerate(comparison["methods"].items()):
-            _draw(axes, number, name, entry, picture)
-        target = _ma(comparison["results"]["target"])
-        hollow: dict[str, Any] = {
-            "color": svg.BEFORE,
-            "markerfacecolor": svg.PAPER,
-            "label": "target",
-        }
-        axes.plot([target], [1.0], marker="o", markersize=9, linestyle="", **hollow)
-        retrained = comparison["results"].get("retrained")
-        if retrained:
-            axes.plot([_ma(retrained)], [_ratio(retrained, picture)], marker="D", markersize=9,
-                      color=svg.RETRAINED, linestyle="", label="retrained")  # fmt: skip
+        _draw_all(axes, comparison, list(comparison["methods"]))
+        axes.plot([_ma(comparison["results"]["target"])], [1.0], marker="o", markersize=9,
+                  linestyle="", color=svg.BEFORE, markerfacecolor=svg.PAPER,
+                  label="target")  # fmt: skip
+        axes.legend(**LEGEND)
         axes.set_yscale("log")
-        axes.set_xlabel("MA of the records to be forgotten (dashed: text never seen)")
-        axes.set_ylabel("Perplexity of kept text, times the target's\n(dotted: the most allowed)")
         _plain_ticks(axes)
-        axes.legend(
-            loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, labelcolor=svg.INK
-        )
         return svg.inline(figure, "pareto", _pareto_words(comparison))
+
+
+def pareto_near(comparison: Mapping[str, Any]) -> Markup | None:
+    """The same around the most damage allowed and the level; None where the first shows it well.
+
+    Only methods whose mean lies there are drawn.
+    """
+    picture = comparison["picture"]
+    allowed = picture["floor"] / picture["target"] - 1
+    near = {name: (x, y) for name, (x, y) in _places(comparison).items()
+            if y <= 1 + 1.25 * allowed and x <= picture["level"] + NEAR}  # fmt: skip
+    if not near or not any(y > 1 + 2 * allowed for _, y in _places(comparison).values()):
+        return None  # one without a number is in no picture
+    with svg.style():
+        figure, axes = svg.canvas(height=4.4, width=6.6)
+        _draw_all(axes, comparison, list(near))
+        lowest = min(1.0, *(y for _, y in near.values()))
+        axes.set_ylim(lowest - 0.25 * allowed, 1 + 1.25 * allowed)
+        axes.set_xlim(min(x for x, _ in near.values()) - NEAR, picture["level"] + NEAR)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: significant(value, 3)))
+        axes.legend(**LEGEND)
+        words = f"Forgetting against damage, near the level: {', '.join(near)}."
+        return svg.inline(figure, "pareto-near", words)
+
+
+def _draw_all(axes: Any, comparison: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Methods, limits, and the models beside them."""
+    picture = comparison["picture"]
+    axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
+    axes.axvline(picture["level"], color=svg.LIMIT, linestyle=(0, (4, 3)), linewidth=1.2)
+    ratio = picture["floor"] / picture["target"]
+    axes.axhline(ratio, color=svg.LIMIT, linestyle=(0, (1, 2)), linewidth=1.2)
+    for number, (name, entry) in enumerate(comparison["methods"].items()):
+        if name in names:
+            _draw(axes, number, name, entry, picture)
+    retrained = comparison["results"].get("retrained")
+    if retrained:
+        axes.plot([_ma(retrained)], [_ratio(retrained, picture)], marker="D", markersize=9,
+                  color=svg.RETRAINED, linestyle="", label="retrained")  # fmt: skip
+    axes.set_xlabel("MA of the records to be forgotten (dashed: text never seen)")
+    axes.set_ylabel("Perplexity of kept text, times the target's\n(dotted: the most allowed)")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show("ma", value, 2)))
 
 
 def _draw(axes: Any, number: int, name: str, entry: Mapping[str, Any], picture: Any) -> None:
@@ -78,7 +106,6 @@ def _plain_ticks(axes: Any) -> None:
     axes.yaxis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0)) if wide else MaxNLocator(6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: significant(value, 3)))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show("ma", value, 2)))
 
 
 def _pareto_words(comparison: Mapping[str, Any]) -> str:
@@ -118,9 +145,7 @@ def strengths(comparison: Mapping[str, Any]) -> Markup:
         axes.set_xlabel("MA of the records to be forgotten")
         axes.set_ylabel("Perplexity of kept text, times the target's")
         _plain_ticks(axes)
-        axes.legend(
-            loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, labelcolor=svg.INK
-        )
+        axes.legend(**LEGEND)
         words = "Each method from the target model to its own result, a share of the way at a time."
         return svg.inline(figure, "strength", words)
 
