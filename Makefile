@@ -67,6 +67,7 @@ bench-compare: .venv/.ready
 # Every benchmarks/*.yaml of one method whose data are there, and one table of them.
 bench-rows: .venv/.ready
 	$(BIN)/python benchmarks/rows.py --work $(WORK)/rows
+	$(BIN)/python benchmarks/readme_table.py --work $(WORK)/rows
 
 # The exact versions that the tests run with, from a fresh environment.
 constraints:

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import compared
 import deepcut_defaults
 import deepcut_table
+import readme_table
 from real_classifiers import Rows
 from test_comparison import comparison
 
@@ -77,6 +78,33 @@ def test_the_table_of_a_comparison_has_means_settings_and_what_a_search_took():
     assert found["`npo` *"][7:] == ["1.050", "-", "-", "1", "1 of 2 reached, 4 s"]
     assert found["`icu` *"][1] == "as given"
     assert found["`gradient_ascent`"][7] == "-"
+
+
+def test_the_readme_has_the_table_of_the_finished_rows():
+    measured = json.loads(readme_table.RESULTS.read_text("utf-8"))
+    page = readme_table.README.read_text("utf-8")
+    assert readme_table.with_table(page, measured) == page
+
+
+def test_a_line_of_the_readmes_table_is_the_reports_own_figure(tmp_path):
+    """Perplexity 2441.3 has no places, 1.049 three digits; unseen text is beside the forget set."""
+    value = lambda number: {"value": number}  # noqa: E731
+    sets = {
+        "forget": {"ma": value(0.25), "perplexity": value(2441.3), "mia_loss_auc": value(0.04)},
+        "retain": {"perplexity": value(1.049)},
+        "holdout": {"ma": value(0.38), "perplexity": value(158.4), "el_10": value(0.00034)},
+    }
+    report = {
+        "verdict": {"status": "met"}, "rounds": [{}, {}, {}], "environment": {},
+        "cost": {"seconds_unlearning": 12.4}, "results": {"target": sets, "unlearned": sets},
+    }  # fmt: skip
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    found = list(readme_table.lines({"TOFU": readme_table.figures(tmp_path / "report.json")}))
+    assert found[2] == ["MA of forgotten records", "0.250", "0.250", "0.380"]
+    assert found[3] == ["EL_10 of forgotten records", "-", "-", "0.0003"]
+    assert found[4][1:] == ["2441", "2441", "158"]
+    assert found[5][1:] == ["1.05", "1.05", ""]
+    assert found[-1] == ["epochs, seconds; verdict", "", "2, 12", "met"]
 
 
 def test_the_page_on_choosing_has_the_table_of_the_committed_comparison():
