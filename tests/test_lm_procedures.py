@@ -19,6 +19,7 @@ from torch import nn
 
 from conftest import ARCHITECTURES, tiny_model
 from test_icu import tokenized
+from test_lm_methods_numbers import REFERENCE, Table
 from unlearner import adapters, functional, sharding
 from unlearner.data.batches import collate
 from unlearner.data.tokenize import Window
@@ -34,24 +35,6 @@ from unlearner.metrics.base import CLASSIFIERS
 from unlearner.training import _switch_dropout_off
 
 torch.set_num_threads(1)
-
-MODEL = ((3 / 4, 1 / 4), (1 / 2, 1 / 2))
-REFERENCE = ((1 / 2, 1 / 2), (1 / 2, 1 / 2))
-
-
-class Table(nn.Module):
-    """Gives the logits of a row of a table for each token."""
-
-    def __init__(self, rows=MODEL):
-        super().__init__()
-        self.logits = nn.Parameter(torch.tensor(rows, dtype=torch.float64).log())
-        self.device = torch.device("cpu")
-
-    def get_output_embeddings(self):
-        return None
-
-    def forward(self, input_ids, **_ignored):
-        return SimpleNamespace(logits=self.logits[input_ids])
 
 
 class Walk(nn.Module):

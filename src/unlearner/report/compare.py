@@ -115,7 +115,7 @@ def _settings(comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (name, ", ".join(
             f"{key} {_setting(value)}" for key, value in entry["settings"].items()
-            if key != "name"))
+            if key != "name" and value not in (None, "")))
         for name, entry in comparison["methods"].items()
     ]  # fmt: skip
 
