@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import tiny_model, tiny_tokenizer
-from unlearner import checking
+from unlearner import checking, measuring
 from unlearner.answers import Answer
 from unlearner.checking import check_sets, measured_sets
 from unlearner.config import DataSettings
@@ -50,11 +50,12 @@ def checked(monkeypatch, hits, **sections):
     """The check of sets in which the model knows so many of each record's 20 labels."""
     some = prepared(**{role: (len(each), LABELS + 1) for role, each in hits.items()})
 
-    def ask(_model, _tokenizer, windows, _questions):
+    def ask(_model, _tokenizer, windows, _questions, _target=None):
         role = windows[0].id.rstrip("0123456789")
         return [said(window, hits[role][window.record]) for window in windows]
 
-    monkeypatch.setattr(checking, "ask", ask)
+    for place in (checking, measuring):
+        monkeypatch.setattr(place, "ask", ask)
     chosen = config(**sections)
     return check_sets(some, measured_sets(some, chosen), chosen)
 
@@ -145,12 +146,13 @@ def plan(monkeypatch, sizes, training=None, **method):
     """The plan when a forward pass takes 0.01 s a token and asking for continuations 0.02 s."""
     some, clock = prepared(**sizes), [0.0]
 
-    def ask(_model, _tokenizer, windows, questions):
+    def ask(_model, _tokenizer, windows, questions, _target=None):
         each = 0.01 if questions.continuations == "none" else 0.02
         clock[0] += each * sum(map(len, windows))
         return [said(window, 0) for window in windows]
 
-    monkeypatch.setattr(checking, "ask", ask)
+    for place in (checking, measuring):
+        monkeypatch.setattr(place, "ask", ask)
     monkeypatch.setattr(checking, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     chosen = config(
         method={"name": "icu", "batch_size": 2, **method},
