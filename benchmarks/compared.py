@@ -43,7 +43,7 @@ def with_table(page: str, comparison: Mapping[str, Any]) -> str:
 
 
 def table(comparison: Mapping[str, Any]) -> str:
-    """A line for the target, the retrained model, and each method, those on the front first."""
+    """A line for the target, the retrained model, and each method, in the order of `_order`."""
     lines = [HEADING, ["---"] * len(HEADING), *rows(comparison)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
