@@ -103,6 +103,42 @@ def test_what_stops_the_main_process_stops_all(tmp_path):
     assert in_processes(2, work) == ["stopped"] * 2
 
 
+# Threads
+
+
+@pytest.mark.parametrize(
+    ("variables", "alone", "each"),
+    [
+        ({}, 1, 1),
+        ({}, 6, 3),
+        ({"LOCAL_WORLD_SIZE": "1"}, 6, 6),  # a machine for each
+        ({"OMP_NUM_THREADS": "1"}, 1, 1),
+        ({"OMP_NUM_THREADS": "2"}, 2, 2),
+        ({"MKL_NUM_THREADS": "2"}, 2, 2),
+    ],
+)
+def test_every_process_computes_on_its_share_of_threads_or_on_what_was_asked(
+    monkeypatch, variables, alone, each
+):
+    """`alone` is what torch has where it starts: the processors, or what the variable says."""
+    for name in processes.THREADS_SET_BY:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    torch.set_num_threads(alone)
+    try:
+        found = in_processes(2, lambda: (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]))
+        assert torch.get_num_threads() == alone
+    finally:
+        torch.set_num_threads(1)
+    assert found == [(each, str(each))] * 2
+
+
+def test_machines_that_differ_compute_on_the_fewest_threads_of_them(monkeypatch):
+    monkeypatch.setattr(processes, "_own_threads", lambda: 3 - int(os.environ["RANK"]))
+    assert in_processes(2, torch.get_num_threads) == [2, 2]
+
+
 # Asking
 
 
@@ -117,7 +153,7 @@ def same_answers(a, b):
 
 @pytest.mark.parametrize("lengths", [(14, 9, 20, 7, 11), (9,)], ids=["odd", "fewer than processes"])
 def test_answers_are_bit_for_bit_those_of_one_process(tokenizer, lengths):
-    """Batches are those of one process, and each is computed by one: nothing can differ."""
+    """Batches are those of one process, and each is computed by one, on as many threads."""
     some = tokenized("some", lengths, 3)
     questions = Questions(prompt_start=0.5, batch_tokens=24)
 
@@ -147,6 +183,15 @@ def test_a_classifiers_answers_are_bit_for_bit_those_of_one_process(count):
 
 # Training
 
+# Another split of a batch is another shape, for which kernels may sum in another order, and Adam
+# scales up what a gradient has of rounding. Seen over all methods: terms that differed by 2e-6 at
+# most, by 2e-5 where the processes also computed on other numbers of threads. Where gradients were
+# not summed, or the other process's were taken, they differed by 1e-3 at the least.
+ROUNDING = 1e-4
+# Up to 0.5 % of the weights were seen to differ by more than ROUNDING; with those faults at the
+# least 25 % of them.
+DIFFERING = 0.02
+
 
 def curve(some):
     """The terms of every step and round, and the counts."""
@@ -157,7 +202,12 @@ def curve(some):
 def same_curves(alone, found):
     assert found[1:] == alone[1:]
     for a, b in zip(alone[0], found[0], strict=True):
-        assert b == pytest.approx(a, abs=1e-5)
+        assert b == pytest.approx(a, abs=ROUNDING)
+
+
+def same_weights(alone, found):
+    """Adam moves some weights by what is nothing but rounding, so all of them are counted."""
+    assert ((found - alone).abs() > ROUNDING).float().mean() < DIFFERING
 
 
 def flat(model):
@@ -184,7 +234,7 @@ def test_icu_takes_the_same_steps(tokenizer, forget, batch_size, fresh, precisio
     if precision == "float32":
         for some in found:
             same_curves(alone, some[0])
-        assert torch.allclose(found[0][1], weights, atol=1e-4)
+        same_weights(weights, found[0][1])
 
 
 @pytest.mark.parametrize("family", [SEQUENCE, TOKEN])
@@ -209,7 +259,7 @@ def test_every_method_for_classifiers_takes_the_same_steps(tmp_path, name, famil
     assert torch.equal(found[0][1], found[1][1])
     if name != "scrub":  # its first gradient is nothing but rounding, which Adam scales up
         same_curves(alone, found[0][0])
-        assert torch.allclose(found[0][1], weights, atol=2e-3)
+        same_weights(weights, found[0][1])
 
 
 def test_finetuning_takes_the_same_steps(tokenizer):
@@ -225,7 +275,7 @@ def test_finetuning_takes_the_same_steps(tokenizer):
     alone = work()
     assert len(alone) == 3 * 2 + 3
     for found in in_processes(2, work):
-        assert found == pytest.approx(alone, abs=1e-5)
+        assert found == pytest.approx(alone, abs=ROUNDING)
 
 
 def test_dropout_leaves_out_other_units_in_every_process():
@@ -266,11 +316,12 @@ def test_forget_and_evaluate_give_one_result_equal_to_that_of_one_process(world,
     assert run(world(FORGET_RUN.replace("out/run", "one") + LAST)) == NOT_MET
     one, two = (json.loads(Path(name, "report.json").read_text()) for name in ("one", "two"))
     assert (one["environment"]["processes"], two["environment"]["processes"]) == (1, 2)
+    assert one["environment"]["hardware"] == two["environment"]["hardware"]  # threads too
     assert one["results"]["target"] == two["results"]["target"]
     assert one["cost"]["tokens"] == two["cost"]["tokens"]
     logs = [Path(name, "log.jsonl").read_text().splitlines() for name in ("one", "two")]
     for a, b in zip(*logs, strict=True):
-        assert json.loads(b)["loss"] == pytest.approx(json.loads(a)["loss"], abs=1e-5)
+        assert json.loads(b)["loss"] == pytest.approx(json.loads(a)["loss"], abs=ROUNDING)
     command = world("evaluate two/model --forget forget.jsonl --holdout holdout.jsonl --quiet "
                     "--target $models/good evaluation.resamples=20 --output ")  # fmt: skip
     assert in_processes(2, lambda: run([*command, "e2"])) == [NOT_MET] * 2

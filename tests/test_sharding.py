@@ -13,7 +13,13 @@ from classifier_world import tiny_trainer
 from conftest import tiny_model
 from in_processes import in_processes
 from test_icu import LOW, tokenized, unlearning_data
-from test_processes import LAST, curve, same_curves, world  # noqa: F401 - a fixture
+from test_processes import (
+    ROUNDING,
+    curve,
+    same_curves,
+    same_weights,
+    world,  # noqa: F401 - a fixture
+)
 from unlearner import adapters, planning, processes, sharding
 from unlearner.asking import Questions, ask, beam_continuations
 from unlearner.checkpoints import Checkpoints
@@ -136,7 +142,7 @@ def test_icu_takes_the_same_steps(tokenizer, architecture, lora_rank, forget, ba
     found = sharded(work)
     for some, _ in found:
         same_curves(alone, some)
-    assert torch.allclose(found[0][1], weights, atol=1e-4)
+    same_weights(weights, found[0][1])
 
 
 def learned(tokenizer, records, architecture, **settings):
@@ -166,8 +172,8 @@ def test_finetuning_takes_the_same_steps(tokenizer, settings, variables, count):
     alone, weights = work()
     found = sharded(work, count, **variables)
     for lines, _ in found:
-        assert lines == pytest.approx(alone, abs=1e-5)
-    assert torch.allclose(found[0][1], weights, atol=1e-4)
+        assert lines == pytest.approx(alone, abs=ROUNDING)
+    same_weights(weights, found[0][1])
 
 
 def test_in_bfloat16_it_learns_as_a_whole_model_does(tokenizer):
@@ -223,6 +229,11 @@ def test_a_model_whose_logits_no_head_gives_takes_the_same_steps(tokenizer, monk
 
 @pytest.mark.parametrize("architecture", ["gpt_neo", "llama", "gemma2"])
 def test_answers_are_those_of_the_whole_model(tokenizer, architecture):
+    """To rounding: the weights lie elsewhere in memory, by which a kernel may choose its way.
+
+    Where the halves of one weight of the last layer changed places, or one was zero, some
+    log-probability differed by 1.4 at the least.
+    """
     some = tokenized("some", (14, 9, 20, 7), 3)
     questions = Questions(prompt_start=0.5, batch_tokens=24)
 
@@ -235,7 +246,7 @@ def test_answers_are_those_of_the_whole_model(tokenizer, architecture):
     for answers, said in found:
         assert said == texts
         for a, b in zip(alone, answers, strict=True):
-            assert torch.equal(torch.tensor(a.log_probs), torch.tensor(b.log_probs))
+            assert b.log_probs == pytest.approx(a.log_probs, abs=ROUNDING)
             assert {k: v.tolist() for k, v in a.decoded.items()} == {
                 k: v.tolist() for k, v in b.decoded.items()
             }

@@ -4,6 +4,12 @@ Every process runs the same program. What is slow, the model's forward and backw
 divided; its results are gathered, and everything behind them is computed by all alike, so that no
 process ever has to be told what another has decided. One process alone passes through here as if
 there were nothing.
+
+Threads: how a sum is divided among threads decides its last bits, so all processes of a run compute
+on the same number of them. Where OMP_NUM_THREADS or MKL_NUM_THREADS is set, by the user or by the
+launcher, that is the number; else each process has its share of the threads that one process alone
+would have, at least one. Small models are computed on one thread in any case
+(`models.limit_threads`), by one process as by several.
 """
 
 from __future__ import annotations
@@ -25,6 +31,9 @@ Item = TypeVar("Item")
 # Gradients are summed in parts of so many numbers: few messages, little memory beside.
 SUMMED_AT_ONCE = 1 << 24
 
+# Where one of them is set, torch has read its number of threads from it.
+THREADS_SET_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
 _gathers = 0
 
 
@@ -36,12 +45,29 @@ def begin() -> None:
     """
     _check_launcher()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        _set_threads(_own_threads())  # or accelerate would set as many as there are processors
         # transformers would read the weights in the first process only, and the target is measured
         # by all of them.
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         PartialState._reset_state()  # or one from before the launch would count for this
         # A machine without an accelerator talks by gloo; accelerate would look for others first.
         PartialState(cpu=not torch.cuda.is_available())
+        _set_threads(min(gather(torch.get_num_threads())))  # machines may differ
+
+
+def _own_threads() -> int:
+    """How many threads each process of this machine may have."""
+    number = torch.get_num_threads()
+    if any(os.environ.get(name) for name in THREADS_SET_BY):
+        return number
+    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    return max(1, number // processes_here)
+
+
+def _set_threads(number: int) -> None:
+    """Compute on so many threads, and let accelerate and processes started later know it."""
+    torch.set_num_threads(number)
+    os.environ["OMP_NUM_THREADS"] = str(number)
 
 
 def _check_launcher() -> None:
