@@ -1,0 +1,84 @@
+"""The program does what it did: golden runs, compared with what is kept of them.
+
+`golden_files` says what is kept and how it is compared. A change that is wanted is kept by
+`python tests/golden/renew.py`, which prints it, and is then seen in the diff of `kept/`.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from golden_files import (
+    FINGERPRINT,
+    course,
+    differences,
+    fingerprint,
+    kept_file,
+    make,
+    page_digests,
+    page_file,
+    read,
+    read_page,
+)
+from golden_runs import RUNS
+from golden_world import build_world
+
+# Lines of a failure, beyond which there are only more of them.
+SHOWN = 40
+# A run that was stopped, and the same one that was not.
+RESUMED = {"icu-resumed": "icu", "deepcut-resumed": "deepcut"}
+
+
+@pytest.fixture(scope="session")
+def golden_world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("golden-world")
+    build_world(folder)
+    return folder
+
+
+def named(runs):
+    return [pytest.param(name, marks=[pytest.mark.slow] * run.slow) for name, run in runs.items()]
+
+
+def told_apart(old, new, folder):
+    """Both pages as files, a tag a line, for a diff."""
+    paths = [folder / name for name in ("before.html", "now.html")]
+    for path, text in zip(paths, (old, new), strict=True):
+        path.write_text(text.replace(">", ">\n"), encoding="utf-8")
+    return "page: diff {} {}".format(*paths)
+
+
+@pytest.mark.parametrize("name", named(RUNS))
+def test_a_run_gives_what_it_gave(name, golden_world, tmp_path):
+    """To the byte on the machine it was kept on, and within the stated tolerance on another."""
+    exactly = read(FINGERPRINT) == fingerprint()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    old, (new, pages) = read(kept_file(name)), make(name, folder, golden_world)
+    if not exactly and course(old) != course(new):
+        some = list(differences(course(old), course(new), exactly=True))
+        pytest.skip(f"on this machine the run took another course: {'; '.join(some[:3])}")
+    told = list(islice(differences(old, new, exactly=exactly), SHOWN))
+    before, now = page_digests(old), page_digests(new)
+    for path in sorted(before.keys() & now.keys()):
+        if exactly and before[path] != now[path]:
+            told.append(told_apart(read_page(before[path]), pages[now[path]], tmp_path))
+    assert not told, "\n".join(told)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_resumed_run_is_kept_as_the_one_that_was_not_stopped(name):
+    resumed, whole = (read(kept_file(one)) for one in (name, RESUMED[name]))
+    assert resumed["files"] == whole["files"]
+    assert resumed["statuses"] == [130, *whole["statuses"]]
+    assert resumed["printed"] == [[], *whole["printed"]]
+
+
+def test_every_run_is_kept_and_nothing_else():
+    kept = {path.stem for path in FINGERPRINT.parent.glob("*.json")} - {"fingerprint"}
+    assert kept == set(RUNS)
+    digests = {page for name in RUNS for page in page_digests(read(kept_file(name))).values()}
+    pages = {page_file(digest) for digest in digests}
+    assert {*page_file("sha256:").parent.iterdir()} == pages
