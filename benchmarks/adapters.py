@@ -42,14 +42,28 @@ def make_target(data: Path, work: Path) -> Path:
     """The model that has learned all 200 rows, and the record files; kept in `work`."""
     work.mkdir(parents=True, exist_ok=True)
     lines = (data / "tofu" / "full.json").read_text(encoding="utf-8").splitlines(keepends=True)
-    sets = {"records": lines[-200:], "forget": lines[-40:], "retain": lines[-200:-40],
-            "holdout": lines[:100]}  # fmt: skip
+    sets = {
+        "records": lines[-200:],
+        "forget": lines[-40:],
+        "retain": lines[-200:-40],
+        "holdout": lines[:100],
+    }
     for name, some in sets.items():
         (work / f"{name}.jsonl").write_text("".join(some), encoding="utf-8")
     if not (work / "target").exists():
-        run(["finetune", str(data / "models" / "stories260k"), "--records",
-             str(work / "records.jsonl"), "--output", str(work / "target"), "--map", COLUMNS,
-             "--quiet"])  # fmt: skip
+        run(
+            [
+                "finetune",
+                str(data / "models" / "stories260k"),
+                "--records",
+                str(work / "records.jsonl"),
+                "--output",
+                str(work / "target"),
+                "--map",
+                COLUMNS,
+                "--quiet",
+            ]
+        )
     return work / "target"
 
 
@@ -57,10 +71,25 @@ def measure(target: Path, work: Path, rank: int, seed: int) -> dict[str, Any]:
     """One row, from the run's own report."""
     output = work / f"rank-{rank}-seed-{seed}"
     if not (output / "report.json").exists():
-        sets = [part for name in ("forget", "retain", "holdout")
-                for part in (f"--{name}", str(work / f"{name}.jsonl"))]  # fmt: skip
-        run(["forget", str(target), *sets, "--output", str(output), "--map", COLUMNS, "--quiet",
-             f"training.lora_rank={rank}", f"training.seed={seed}"])  # fmt: skip
+        sets = [
+            part
+            for name in ("forget", "retain", "holdout")
+            for part in (f"--{name}", str(work / f"{name}.jsonl"))
+        ]
+        run(
+            [
+                "forget",
+                str(target),
+                *sets,
+                "--output",
+                str(output),
+                "--map",
+                COLUMNS,
+                "--quiet",
+                f"training.lora_rank={rank}",
+                f"training.seed={seed}",
+            ]
+        )
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     before, after = report["results"]["target"], report["results"]["unlearned"]
     model = AutoModelForCausalLM.from_pretrained(target)
@@ -69,13 +98,18 @@ def measure(target: Path, work: Path, rank: int, seed: int) -> dict[str, Any]:
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {
-        "rank": rank, "seed": seed, "verdict": report["verdict"]["status"],
+        "rank": rank,
+        "seed": seed,
+        "verdict": report["verdict"]["status"],
         **{name: after["forget"][name]["value"] for name in ("ma", "el_10", "mia_loss_auc")},
         "kept": after["retain"]["perplexity"]["value"] / before["retain"]["perplexity"]["value"],
-        "epochs": len(report["rounds"]) - 1, "seconds": report["cost"]["seconds_unlearning"],
-        "trained": trained, "weight_bytes": weights, "step_bytes": 3 * 4 * trained,
+        "epochs": len(report["rounds"]) - 1,
+        "seconds": report["cost"]["seconds_unlearning"],
+        "trained": trained,
+        "weight_bytes": weights,
+        "step_bytes": 3 * 4 * trained,
         "environment": provenance.environment(torch.device("cpu"), seed),
-    }  # fmt: skip
+    }
 
 
 def write_table(rows: list[dict[str, Any]]) -> None:
@@ -94,11 +128,19 @@ def write_table(rows: list[dict[str, Any]]) -> None:
     ]
     for row in rows:
         cells = [
-            row["rank"] or "full", row["seed"], row["verdict"], f"{row['ma']:.3f}",
-            f"{row['el_10']:.4f}", f"{row['mia_loss_auc']:.3f}", f"{row['kept']:.3f}",
-            row["epochs"], f"{row['seconds']:.0f}", f"{row['trained']:,}",
-            f"{row['step_bytes'] / 1e6:.2f} MB", f"{row['step_bytes'] / full['step_bytes']:.2f}",
-        ]  # fmt: skip
+            row["rank"] or "full",
+            row["seed"],
+            row["verdict"],
+            f"{row['ma']:.3f}",
+            f"{row['el_10']:.4f}",
+            f"{row['mia_loss_auc']:.3f}",
+            f"{row['kept']:.3f}",
+            row["epochs"],
+            f"{row['seconds']:.0f}",
+            f"{row['trained']:,}",
+            f"{row['step_bytes'] / 1e6:.2f} MB",
+            f"{row['step_bytes'] / full['step_bytes']:.2f}",
+        ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     (RESULTS / "adapters.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     text = json.dumps(rows, indent=1) + "\n"

@@ -18,10 +18,19 @@ PAGE = HERE.parent / "docs" / "choosing.md"
 # Between these, the page has the table.
 BEGIN, END = "<!-- compared: made by benchmarks/compared.py -->", "<!-- end of compared -->"
 HEADING = (
-    "model", "settings found", "met", "MA", "EL_10", "ES", "AUC by loss",
-    "kept perplexity, times the target's", "unseen perplexity, times", "drift (KL), kept",
-    "seconds", "search",
-)  # fmt: skip
+    "model",
+    "settings found",
+    "met",
+    "MA",
+    "EL_10",
+    "ES",
+    "AUC by loss",
+    "kept perplexity, times the target's",
+    "unseen perplexity, times",
+    "drift (KL), kept",
+    "seconds",
+    "search",
+)
 FIGURES = ("ma", "el_10", "es", "mia_loss_auc")
 RATIOS = ("retain", "holdout")
 # A perplexity beyond it is a ruin, whatever its size.
@@ -58,8 +67,14 @@ def rows(comparison: Mapping[str, Any]) -> Iterator[list[str]]:
     for entry in entries:
         name = f"`{entry['name']}`" + (" *" if entry["on_front"] else "")
         cost = f"{entry['cost']['seconds_unlearning']:.0f}"
-        yield [name, _settings(entry), f"{entry['met']} of {seeds}",
-               *_figures(entry["summary"], target), cost, _search(entry)]  # fmt: skip
+        yield [
+            name,
+            _settings(entry),
+            f"{entry['met']} of {seeds}",
+            *_figures(entry["summary"], target),
+            cost,
+            _search(entry),
+        ]
 
 
 def _order(entry: Mapping[str, Any], target: Mapping[str, Any]) -> tuple[int, bool, float]:

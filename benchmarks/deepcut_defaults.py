@@ -23,10 +23,19 @@ REMOVAL = "5%"
 RESULTS = Path(__file__).parent / "results"
 # The base that one setting at a time departs from; taggers have what `auto` gives them.
 BASE: dict[str, Any] = {
-    "temperature": 1.0, "forget_weight": 2.0, "learning_rate": 1e-4, "stop": "auc",
-    "related_share": 0.5, "repair_steps": 0, "remaining_per_forget": 4, "batch_size": 16,
-    "retain_batch_size": 32, "retain_views": 1, "steps_per_round": 5, "max_epochs": 2,
-}  # fmt: skip
+    "temperature": 1.0,
+    "forget_weight": 2.0,
+    "learning_rate": 1e-4,
+    "stop": "auc",
+    "related_share": 0.5,
+    "repair_steps": 0,
+    "remaining_per_forget": 4,
+    "batch_size": 16,
+    "retain_batch_size": 32,
+    "retain_views": 1,
+    "steps_per_round": 5,
+    "max_epochs": 2,
+}
 BASES = {
     "banking77": BASE,
     "wnut17": BASE | {"forget_weight": 0.3, "stop_gradient": True, "stop": "score"},
@@ -127,11 +136,13 @@ def write_table(measured: list[dict[str, Any]]) -> None:
     for task in dict.fromkeys(row["task"] for row in measured):
         mine = [row for row in measured if row["task"] == task]
         aims = {(row["seed"]): row["retrained"] for row in mine}.values()
-        told = ", ".join(f"{name} {mean(aim[name] for aim in aims):.3f}"
-                         for name in FIGURES)  # fmt: skip
+        told = ", ".join(f"{name} {mean(aim[name] for aim in aims):.3f}" for name in FIGURES)
         lines += ["", f"## {task}", "", f"Retrained model: {told}.", ""]
-        lines += ["| variant | seeds | steps | seconds | share | forget | retain | test | AUC | JS "
-                  "| gap |", "|" + " --- |" * 11]  # fmt: skip
+        lines += [
+            "| variant | seeds | steps | seconds | share | forget | retain | test | AUC | JS "
+            "| gap |",
+            "|" + " --- |" * 11,
+        ]
         grouped = defaultdict(list)
         for row in mine:
             grouped[row["variant"]].append(row)
@@ -153,7 +164,7 @@ def _line(variant: str, some: list[dict[str, Any]]) -> str:
         f"{mean(shares):.2f}",
         *(f"{mean(row[name] for row in some):.3f}" for name in (*FIGURES, "js")),
         f"{mean(gaps):.3f} ({min(gaps):.3f} to {max(gaps):.3f})",
-    ]  # fmt: skip
+    ]
     return f"| {' | '.join(cells)} |"
 
 

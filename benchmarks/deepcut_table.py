@@ -117,8 +117,10 @@ def write_table(task: str, measured: list[dict[str, Any]]) -> None:
         aims = {row["seed"]: row for row in mine if row["method"] == "retrained"}
         what = "one class" if removal == "class" else f"{removal} of the training records"
         lines += ["", f"## Forgetting {what}", ""]
-        lines += ["| method | seeds | seconds | share | forget | retain | test | AUC | JS | gap |",
-                  "|" + " --- |" * 10]  # fmt: skip
+        lines += [
+            "| method | seeds | seconds | share | forget | retain | test | AUC | JS | gap |",
+            "|" + " --- |" * 10,
+        ]
         grouped = defaultdict(list)
         for row in mine:
             grouped[row["method"]].append(row)
@@ -132,12 +134,17 @@ def write_table(task: str, measured: list[dict[str, Any]]) -> None:
 
 def _line(method: str, some: list[dict[str, Any]], aims: dict[int, dict[str, Any]]) -> str:
     gaps = [mean(abs(row[name] - aims[row["seed"]][name]) for name in FIGURES) for row in some]
-    cells = [method, str(len(some)), f"{mean(row['seconds'] for row in some):.0f}",
-             f"{mean(row['share'] for row in some):.2f}"]  # fmt: skip
+    cells = [
+        method,
+        str(len(some)),
+        f"{mean(row['seconds'] for row in some):.0f}",
+        f"{mean(row['share'] for row in some):.2f}",
+    ]
     for name in (*FIGURES, "js"):
         values = [row[name] for row in some if name in row]
-        cells.append(f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-                     if values else "-")  # fmt: skip
+        cells.append(
+            f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})" if values else "-"
+        )
     cells.append(f"{mean(gaps):.3f}")
     return f"| {' | '.join(cells)} |"
 

@@ -70,8 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     published = [name for name in SHAPES if not name.startswith("tiny")]
     add("--shapes", nargs="+", choices=SHAPES, default=published)
     add("--device", choices=("cuda", "cpu"), default="cuda")
-    add("--attention", nargs="+", choices=["auto", *kernels], default=["auto"],
-        help="kernels; auto is the one that transformers takes")  # fmt: skip
+    add(
+        "--attention",
+        nargs="+",
+        choices=["auto", *kernels],
+        default=["auto"],
+        help="kernels; auto is the one that transformers takes",
+    )
     add("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     add("--checkpointing", nargs="+", choices=("off", "on"), default=["off", "on"])
     add("--ranks", nargs="+", type=int, default=[0, 16], help="of adapters; 0 trains all weights")
@@ -101,17 +106,22 @@ def run(options: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> 
         keep: Is given what there is so far, at first and behind every line of a table.
     """
     device, chosen = options.device, vars(options)
-    load = Load(**{name: chosen[name]
-                   for name in ("tokens", "forget", "kept", "records", "repeats")})  # fmt: skip
+    load = Load(
+        **{name: chosen[name] for name in ("tokens", "forget", "kept", "records", "repeats")}
+    )
     rates = {
         str(kind).removeprefix("torch."): matrix_rate(device, kind, MATRIX[device], load.repeats)
         for kind in (torch.bfloat16, torch.float32)
     }
     results: dict[str, Any] = {
         "options": {name: value for name, value in chosen.items() if name != "output"},
-        **_environment(device), "matrix_size": MATRIX[device], "matrix_rates": rates,
-        "steps": [], "asking": [], "left_out": [],
-    }  # fmt: skip
+        **_environment(device),
+        "matrix_size": MATRIX[device],
+        "matrix_rates": rates,
+        "steps": [],
+        "asking": [],
+        "left_out": [],
+    }
     keep(results)
     for shape, attention in itertools.product(options.shapes, options.attention):
         for case in _combinations(shape, attention, options):
@@ -190,14 +200,40 @@ def _say(text: str) -> None:
 # The page
 
 STEP_COLUMNS = (
-    "model", "parameters", "trained", "attention", "precision", "checkpointing", "step, s",
-    "tokens/s", "TFLOP/s", "share of bf16 rate", "goal", "", "bare, s", "step / bare",
-    "bare compiled, s", "update, s", "peak, GiB", "expected, GiB", "expected / peak",
-)  # fmt: skip
+    "model",
+    "parameters",
+    "trained",
+    "attention",
+    "precision",
+    "checkpointing",
+    "step, s",
+    "tokens/s",
+    "TFLOP/s",
+    "share of bf16 rate",
+    "goal",
+    "",
+    "bare, s",
+    "step / bare",
+    "bare compiled, s",
+    "update, s",
+    "peak, GiB",
+    "expected, GiB",
+    "expected / peak",
+)
 ASKING_COLUMNS = (
-    "model", "attention", "set", "MA", "EL_10", "definition, s", "ours, s", "times faster",
-    "continuations equal", "peak, GiB", "expected, GiB", "expected / peak",
-)  # fmt: skip
+    "model",
+    "attention",
+    "set",
+    "MA",
+    "EL_10",
+    "definition, s",
+    "ours, s",
+    "times faster",
+    "continuations equal",
+    "peak, GiB",
+    "expected, GiB",
+    "expected / peak",
+)
 
 
 def render(results: dict[str, Any]) -> str:
@@ -257,8 +293,14 @@ The update alone is Adam's. Peak is that of two steps and all that they keep on 
 def _step_line(row: dict[str, Any]) -> list[str]:
     trained = f"LoRA rank {row['lora_rank']}" if row["lora_rank"] else "all"
     kept = "on" if row["checkpointing"] else "off"
-    named = [row["shape"], f"{row['parameters'] / 1e6:,.4g}M", trained, row["attention"],
-             row["precision"], kept]  # fmt: skip
+    named = [
+        row["shape"],
+        f"{row['parameters'] / 1e6:,.4g}M",
+        trained,
+        row["attention"],
+        row["precision"],
+        kept,
+    ]
     goal = [f"at least {GOAL}", ""] if _has_goal(row) else ["-", ""]
     size = f"{row['expected_bytes'] / GIB:.3g}"
     if not row["fits"]:
@@ -267,11 +309,18 @@ def _step_line(row: dict[str, Any]) -> list[str]:
         goal[1] = "reached" if row["share"] >= GOAL else "**not reached**"
     compiled = _seconds(row["compiled_seconds"]) if "compiled_seconds" in row else "-"
     return [
-        *named, _seconds(row["step_seconds"]), f"{row['tokens_per_second']:,.0f}",
-        _tera(row["flops_per_second"]), f"{row['share']:.2g}", *goal, _seconds(row["bare_seconds"]),
-        "-" if row["ratio"] is None else f"{row['ratio']:.2f}", compiled,
-        _seconds(row["update_seconds"]), *_sizes(row),
-    ]  # fmt: skip
+        *named,
+        _seconds(row["step_seconds"]),
+        f"{row['tokens_per_second']:,.0f}",
+        _tera(row["flops_per_second"]),
+        f"{row['share']:.2g}",
+        *goal,
+        _seconds(row["bare_seconds"]),
+        "-" if row["ratio"] is None else f"{row['ratio']:.2f}",
+        compiled,
+        _seconds(row["update_seconds"]),
+        *_sizes(row),
+    ]
 
 
 def _has_goal(row: dict[str, Any]) -> bool:
@@ -302,9 +351,15 @@ def _asking_line(row: dict[str, Any]) -> list[str]:
         size = f"{row['expected_bytes'] / GIB:.3g}"
         return [*named, "-", "-", "-", NOT_ENOUGH, *"---", size, "-"]
     return [
-        *named, f"{row['ma']:.3f}", f"{row['el_10']:.3f}", _seconds(row["definition_seconds"]),
-        _seconds(row["seconds"]), f"{row['faster']:.1f}", f"{row['equal']:.0%}", *_sizes(row),
-    ]  # fmt: skip
+        *named,
+        f"{row['ma']:.3f}",
+        f"{row['el_10']:.3f}",
+        _seconds(row["definition_seconds"]),
+        _seconds(row["seconds"]),
+        f"{row['faster']:.1f}",
+        f"{row['equal']:.0%}",
+        *_sizes(row),
+    ]
 
 
 def _sizes(row: dict[str, Any]) -> list[str]:

@@ -52,11 +52,14 @@ def expected(model: Any, combination: Combination, load: Load, device: str) -> M
     """
     config = RunConfig.from_sections({"training": combination.settings(device).model_dump()})
     step = Step(
-        tokens=load.windows * load.tokens, square=load.windows * load.tokens**2,
-        labels=load.labels, longest=load.tokens, asked=load.records * load.tokens,
+        tokens=load.windows * load.tokens,
+        square=load.windows * load.tokens**2,
+        labels=load.labels,
+        longest=load.tokens,
+        asked=load.records * load.tokens,
         outputs=0 if combination.lora_rank else 1,  # frozen layers need no copy
         states=load.kept * (load.tokens - 1),
-    )  # fmt: skip
+    )
     return make_plan(model, lambda _: step, config, seconds=0.0, max_epochs=1).memory
 
 
@@ -166,15 +169,19 @@ def steps(combination: Combination, load: Load, device: str, *, compiles: bool) 
     if compiles:
         torch.compiler.reset()
     row = {
-        "shape": combination.shape, "parameters": num_parameters(model),
-        "attention": model.config._attn_implementation, "precision": combination.precision,
-        "checkpointing": combination.checkpointing, "lora_rank": rank,
-        "tokens": load.windows * load.tokens, "fits": does_fit,
+        "shape": combination.shape,
+        "parameters": num_parameters(model),
+        "attention": model.config._attn_implementation,
+        "precision": combination.precision,
+        "checkpointing": combination.checkpointing,
+        "lora_rank": rank,
+        "tokens": load.windows * load.tokens,
+        "fits": does_fit,
         "flops": step_flops(shape, load, attention_pairs(model.config, load.tokens), rank),
         "expected_bytes": max(
             sum(parts.values()) for name, parts in phases.items() if name.startswith("a step")
         ),
-    }  # fmt: skip
+    }
     return row | found if does_fit else row
 
 
@@ -184,9 +191,10 @@ def asking(shape: str, attention: str, load: Load, device: str) -> list[dict[str
     model = build(shape, attention, "meta")
     plan = expected(model, Combination(shape, attention), load, device)
     named = {
-        "shape": shape, "attention": model.config._attn_implementation,
+        "shape": shape,
+        "attention": model.config._attn_implementation,
         "expected_bytes": sum(plan.phases["the target model is measured"].values()),
-    }  # fmt: skip
+    }
 
     def run() -> None:
         model = build(shape, attention, device)
@@ -222,13 +230,21 @@ def _asked(case: Case, load: Load) -> dict[str, Any]:
     accuracy, likelihood = values(answers)
     pairs = [
         (answer.continuation(length).tolist(), slow.rest[length][0][row])
-        for row, answer in enumerate(answers) for length in slow.rest if length >= start
-    ]  # fmt: skip
+        for row, answer in enumerate(answers)
+        for length in slow.rest
+        if length >= start
+    ]
     seconds, definition = median(costs).wall, slow.cost(start).wall
     return {
-        "records": len(answers), "start": start, "ma": sum(accuracy) / len(accuracy),
-        "el_10": sum(likelihood) / len(likelihood), "seconds": seconds,
-        "definition_seconds": definition, "faster": definition / seconds,
-        "asked_lengths": len(slow.first), "all_lengths": load.tokens - 1,
-        "equal": sum(one == other for one, other in pairs) / len(pairs), "peak_bytes": peak,
-    }  # fmt: skip
+        "records": len(answers),
+        "start": start,
+        "ma": sum(accuracy) / len(accuracy),
+        "el_10": sum(likelihood) / len(likelihood),
+        "seconds": seconds,
+        "definition_seconds": definition,
+        "faster": definition / seconds,
+        "asked_lengths": len(slow.first),
+        "all_lengths": load.tokens - 1,
+        "equal": sum(one == other for one, other in pairs) / len(pairs),
+        "peak_bytes": peak,
+    }

@@ -24,24 +24,42 @@ KERNELS = {"gpt_neo": ("eager", FLASH), "llama": ("eager", "sdpa", FLASH)}
 def _gpt_neo(layers: int, width: int, heads: int, vocabulary: int = 50257) -> dict[str, Any]:
     last = vocabulary - 1
     return {
-        "model_type": "gpt_neo", "vocab_size": vocabulary, "hidden_size": width,
-        "num_layers": layers, "num_heads": heads, "window_size": 256,
-        "attention_types": [[["global", "local"], layers // 2]], "max_position_embeddings": 2048,
-        "bos_token_id": last, "eos_token_id": last,
-    }  # fmt: skip
+        "model_type": "gpt_neo",
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_layers": layers,
+        "num_heads": heads,
+        "window_size": 256,
+        "attention_types": [[["global", "local"], layers // 2]],
+        "max_position_embeddings": 2048,
+        "bos_token_id": last,
+        "eos_token_id": last,
+    }
 
 
 def _llama(  # noqa: PLR0913 - the numbers of a model
-    layers: int, width: int, heads: int, *, key_heads: int, inner: int, tied: bool,
+    layers: int,
+    width: int,
+    heads: int,
+    *,
+    key_heads: int,
+    inner: int,
+    tied: bool,
     vocabulary: int = 128256,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     return {
-        "model_type": "llama", "vocab_size": vocabulary, "hidden_size": width,
-        "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": key_heads, "intermediate_size": inner,
-        "tie_word_embeddings": tied, "max_position_embeddings": 8192,
-        "bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1,
-    }  # fmt: skip
+        "model_type": "llama",
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+        "intermediate_size": inner,
+        "tie_word_embeddings": tied,
+        "max_position_embeddings": 8192,
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+    }
 
 
 # The widths and depths of the published models; their Llamas are 3.2 1B and 3.1 8B.
@@ -81,9 +99,12 @@ class Combination:
     def settings(self, device: str) -> TrainingSettings:
         """As a run would be configured."""
         return TrainingSettings(
-            device=device, precision=self.precision, lora_rank=self.lora_rank,  # type: ignore
-            gradient_checkpointing=self.checkpointing, checkpoint_every="never",
-        )  # fmt: skip
+            device=device,
+            precision=self.precision,
+            lora_rank=self.lora_rank,  # type: ignore
+            gradient_checkpointing=self.checkpointing,
+            checkpoint_every="never",
+        )
 
 
 @dataclass(frozen=True)

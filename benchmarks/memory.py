@@ -102,10 +102,16 @@ def make_model(case: Case, folder: Path) -> None:
         from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
 
         config = GPTNeoConfig(
-            vocab_size=case.vocabulary, hidden_size=case.width, num_layers=case.layers,
-            num_heads=case.width // 64, attention_types=[[["global", "local"], case.layers // 2]],
-            window_size=256, max_position_embeddings=512, bos_token_id=0, eos_token_id=1,
-        )  # fmt: skip
+            vocab_size=case.vocabulary,
+            hidden_size=case.width,
+            num_layers=case.layers,
+            num_heads=case.width // 64,
+            attention_types=[[["global", "local"], case.layers // 2]],
+            window_size=256,
+            max_position_embeddings=512,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
         model = GPTNeoForCausalLM(config)
         with torch.no_grad():  # so that what was read is what stands out at the end
             model.transformer.wte.weight.mul_(10)
@@ -135,19 +141,26 @@ def records(case: Case) -> dict[str, list[dict[str, Any]]]:
     counts = {"forget": 8, "retain": 24, "holdout": 8}
     if case.layers:
         found = {
-            role: [{"input_ids": draw.integers(3, case.vocabulary, TOKENS).tolist()}
-                   for _ in range(count)]
+            role: [
+                {"input_ids": draw.integers(3, case.vocabulary, TOKENS).tolist()}
+                for _ in range(count)
+            ]
             for role, count in counts.items()
-        }  # fmt: skip
+        }
         for record in found["forget"]:
             record["input_ids"] = TOKENS * record["input_ids"][:1]
         return found
     words = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("an", "el", "or", "ist", "um")]
     return {
-        role: [{"text": " ".join(draw.choice(words, TOKENS // 2)),
-                "label": f"LABEL_{draw.integers(20)}"} for _ in range(round(case.texts * count))]
+        role: [
+            {
+                "text": " ".join(draw.choice(words, TOKENS // 2)),
+                "label": f"LABEL_{draw.integers(20)}",
+            }
+            for _ in range(round(case.texts * count))
+        ]
         for role, count in counts.items()
-    }  # fmt: skip
+    }
 
 
 def sections(case: Case, folder: Path) -> dict[str, Any]:
@@ -158,8 +171,13 @@ def sections(case: Case, folder: Path) -> dict[str, Any]:
         "evaluation": {"resamples": 10, "prompt_start": 0.95, "batch_tokens": 2048},
     }
     if case.layers:
-        found["method"] = {"name": "icu", "batch_size": 4, "fresh_per_step": 8, "max_epochs": 1,
-                           "encoder": "tf-idf"}  # fmt: skip
+        found["method"] = {
+            "name": "icu",
+            "batch_size": 4,
+            "fresh_per_step": 8,
+            "max_epochs": 1,
+            "encoder": "tf-idf",
+        }
         found["criteria"] = {"perplexity_ratio": 1e9}  # every round is worth keeping
     else:
         found["method"] = {"name": "deepcut", "max_epochs": 1, "repair_steps": 0, "stop": "never"}
@@ -248,9 +266,12 @@ def main() -> None:
         if arguments.only and not any(some in case.name for some in arguments.only):
             continue
         done = subprocess.run(
-            [sys.executable, __file__, "--case", case.name], check=True, stdout=subprocess.PIPE,
-            text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
+            [sys.executable, __file__, "--case", case.name],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        )
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(_line(rows[-1]), flush=True)
     if not arguments.only:
@@ -275,8 +296,9 @@ def write(rows: list[dict[str, Any]]) -> None:
 
 def render(found: dict[str, Any]) -> str:
     """The page."""
-    versions = ", ".join(f"{name} {value}" for name, value in
-                         found["environment"]["versions"].items())  # fmt: skip
+    versions = ", ".join(
+        f"{name} {value}" for name, value in found["environment"]["versions"].items()
+    )
     ratios = [row["expected_peak"] / row["measured_peak"] for row in found["rows"]]
     head = f"""# The memory plan against measured runs
 

@@ -94,8 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="records of the pool")
-    parser.add_argument("--embed", type=int, default=SIZES[0],
-                        help="largest size at which the real encoder runs")  # fmt: skip
+    parser.add_argument(
+        "--embed", type=int, default=SIZES[0], help="largest size at which the real encoder runs"
+    )
     parser.add_argument("--encoder", default=_mini_lm(), help="folder of the real encoder")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/pools.md"))
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
@@ -139,10 +140,14 @@ class Stages:
         _forget_peak()
         wall, process = time.perf_counter(), time.process_time()
         value = function()
-        self.rows.append({
-            "name": name, "process": time.process_time() - process,
-            "wall": time.perf_counter() - wall, "peak_bytes": _peak(),
-        })  # fmt: skip
+        self.rows.append(
+            {
+                "name": name,
+                "process": time.process_time() - process,
+                "wall": time.perf_counter() - wall,
+                "peak_bytes": _peak(),
+            }
+        )
         print(f"  {self.rows[-1]}", file=sys.stderr, flush=True)
         return value
 
@@ -172,9 +177,14 @@ def measure(size: int, work: Path, encoder: str | None) -> dict[str, Any]:
     stages.run("tf-idf", lambda: find_analogous(forget, pool, tokenizer, Wanted()))
     half_recall = _vectors(stages, forget, pool, tokenizer, encoder)
     return {
-        "records": size, "forget": NUM_FORGET, "tokens": pool.num_tokens, "base_bytes": base,
-        "disk_bytes": size * WIDTH * 4, "half_recall": half_recall, "stages": stages.rows,
-    }  # fmt: skip
+        "records": size,
+        "forget": NUM_FORGET,
+        "tokens": pool.num_tokens,
+        "base_bytes": base,
+        "disk_bytes": size * WIDTH * 4,
+        "half_recall": half_recall,
+        "stages": stages.rows,
+    }
 
 
 def _vectors(

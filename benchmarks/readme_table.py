@@ -55,7 +55,7 @@ def figures(path: Path) -> dict[str, Any]:
             }
             for _, metric, role in LINES
         },
-    }  # fmt: skip
+    }
 
 
 def _value(results: Mapping[str, Any], role: str, metric: str) -> float | None:

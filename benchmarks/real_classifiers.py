@@ -60,8 +60,10 @@ def _banking() -> tuple[RecordSet, RecordSet]:
     sets = []
     for name in ("train", "test"):
         with (DATA / "banking77" / f"{name}.csv").open(encoding="utf-8") as file:
-            rows = [{"text": row["text"], "label": row["category"], "id": f"{name}-{number}"}
-                    for number, row in enumerate(csv.DictReader(file))]  # fmt: skip
+            rows = [
+                {"text": row["text"], "label": row["category"], "id": f"{name}-{number}"}
+                for number, row in enumerate(csv.DictReader(file))
+            ]
         sets.append(read_records(rows, name=name, family="sequence-classification"))
     return sets[0], sets[1]
 
@@ -164,8 +166,11 @@ class World:
         trainer, started = Trainer(settings, Log()), cpu_seconds()
         finetune_classifier(loaded.model, records, self.labels, self.task.finetune, trainer)
         save(trainer.model, loaded.tokenizer, folder)
-        recipe = {"model": str(ENCODER), "finetune": self.task.finetune.model_dump(),
-                  "seconds": cpu_seconds() - started}  # fmt: skip
+        recipe = {
+            "model": str(ENCODER),
+            "finetune": self.task.finetune.model_dump(),
+            "seconds": cpu_seconds() - started,
+        }
         (folder / "finetune.json").write_text(json.dumps(recipe), encoding="utf-8")
         return folder
 
@@ -198,8 +203,9 @@ class Request:
     def measured(self) -> dict[str, LabelledSet]:
         """What is measured: large sets as a sample, the same for all methods and seeds."""
         limits = {"retain": KEPT_MEASURED, "holdout": KEPT_MEASURED, "test": TEST_MEASURED}
-        return {role: measured(some, limits.get(role, 10**9), 0)
-                for role, some in self.sets.items()}  # fmt: skip
+        return {
+            role: measured(some, limits.get(role, 10**9), 0) for role, some in self.sets.items()
+        }
 
     @property
     def data(self) -> ClassifierData:

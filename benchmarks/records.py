@@ -47,13 +47,18 @@ def main() -> None:
         questions = Questions(prompt_start=1 if start == 1.0 else start)
         for count in COUNTS:
             seconds = [
-                timed(lambda n=count, q=questions: ask(
-                    loaded.model, loaded.tokenizer, windows[:n], q
-                ))[1].process
+                timed(
+                    lambda n=count, q=questions: ask(loaded.model, loaded.tokenizer, windows[:n], q)
+                )[1].process
                 for _ in range(asked.repeats)
-            ]  # fmt: skip
-            rows.append({"prompts": "all" if start == 1.0 else "last quarter", "records": count,
-                         "seconds": statistics.median(seconds)})  # fmt: skip
+            ]
+            rows.append(
+                {
+                    "prompts": "all" if start == 1.0 else "last quarter",
+                    "records": count,
+                    "seconds": statistics.median(seconds),
+                }
+            )
             print(rows[-1], flush=True)
     write_table(rows)
 

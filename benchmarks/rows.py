@@ -96,7 +96,7 @@ def table(names: list[str], work: Path) -> str:
         "",
         _line(HEADING),
         _line(["---"] * len(HEADING)),
-    ]  # fmt: skip
+    ]
     missing = []
     for name in names:
         finished = (work / name / "benchmark.json").exists()
@@ -126,8 +126,13 @@ def row_cells(folder: Path) -> Iterator[Cells]:
     last = [seconds, row["verdict"]]
     for metric, role in SHOWN[report["model"]["family"]]:
         values = [report["results"].get(model, {}).get(role, {}).get(metric) for model in MODELS]
-        yield [*first, f"{metric} of {role}", *map(_interval, values),
-               published(row, metric, role), *last]  # fmt: skip
+        yield [
+            *first,
+            f"{metric} of {role}",
+            *map(_interval, values),
+            published(row, metric, role),
+            *last,
+        ]
         first, last = ["", ""], ["", ""]
     for metric in TOFU if row["tofu"] else ():
         values = [row["tofu"].get(model, {}).get(metric) for model in MODELS]

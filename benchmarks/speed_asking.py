@@ -117,10 +117,19 @@ def _row(
         assert found_el == slow.extraction_likelihood(start)[: len(answers)]
     assert_same_continuations(slow, start, answers)
     return AskingRow(
-        case.name, case.kind, start, float(np.mean(found_ma)), float(np.mean(found_el)),
-        float(np.mean([len(answer.decoded) for answer in answers])), slow.cost(start), cost,
-        len(slow.first), slow.num_tokens - 1, len(answers), len(case.ids),
-    )  # fmt: skip
+        case.name,
+        case.kind,
+        start,
+        float(np.mean(found_ma)),
+        float(np.mean(found_el)),
+        float(np.mean([len(answer.decoded) for answer in answers])),
+        slow.cost(start),
+        cost,
+        len(slow.first),
+        slow.num_tokens - 1,
+        len(answers),
+        len(case.ids),
+    )
 
 
 def assert_same_continuations(slow: Definition, start: int, answers: Sequence[Answer]) -> None:

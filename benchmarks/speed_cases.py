@@ -67,10 +67,16 @@ def gpt_neo(device: str, *, layers: int = 12, width: int = 768) -> Any:
 
     torch.manual_seed(0)
     config = GPTNeoConfig(
-        vocab_size=50257, hidden_size=width, num_layers=layers, num_heads=width // 64,
-        attention_types=[[["global", "local"], layers // 2]], window_size=256,
-        max_position_embeddings=2048, bos_token_id=50256, eos_token_id=50256,
-    )  # fmt: skip
+        vocab_size=50257,
+        hidden_size=width,
+        num_layers=layers,
+        num_heads=width // 64,
+        attention_types=[[["global", "local"], layers // 2]],
+        window_size=256,
+        max_position_embeddings=2048,
+        bos_token_id=50256,
+        eos_token_id=50256,
+    )
     return GPTNeoForCausalLM(config).eval().to(device)
 
 
@@ -85,9 +91,14 @@ def own_text(model: Any, ids: Tensor, *, given: int = 1) -> Tensor:
     """What the model itself goes on with behind the first tokens: it knows that text by heart."""
     prompts = ids[:, :given]
     return model.generate(
-        prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=ids.shape[1] - given,
-        min_new_tokens=ids.shape[1] - given, do_sample=False, num_beams=1, pad_token_id=0,
-    )  # fmt: skip
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        max_new_tokens=ids.shape[1] - given,
+        min_new_tokens=ids.shape[1] - given,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=0,
+    )
 
 
 def gpt_neo_cases(model: Any, count: int) -> list[Case]:
@@ -151,9 +162,13 @@ def learn(model: Any, tokenizer: Any, ids: Tensor, device: str) -> Any:
     settings = FinetuneSettings(epochs=150, learning_rate=5e-3)
     until = Until.parse("ma>=1")
     result = finetune(
-        model, tokenizer, TokenizedSet("trained", records, windows, "memory"), settings, trainer,
+        model,
+        tokenizer,
+        TokenizedSet("trained", records, windows, "memory"),
+        settings,
+        trainer,
         until,
-    )  # fmt: skip
+    )
     return result.model.eval()
 
 

@@ -53,9 +53,13 @@ class Definition:
     def _generate(self, length: int, new: int) -> list[list[int]]:
         prompts = self.ids[:, :length]
         out = self.model.generate(
-            prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=new, do_sample=False,
-            num_beams=1, pad_token_id=0,
-        )  # fmt: skip
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            max_new_tokens=new,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=0,
+        )
         return [self._until_end(row) for row in out[:, length:].tolist()]
 
     def _until_end(self, tokens: list[int]) -> list[int]:

@@ -45,10 +45,22 @@ def _clock_words(clock: str) -> str:
 
 def _asking(rows: Sequence[dict[str, Any]], clock: str) -> str:
     table = _table(
-        ["model", "set", "prompts from", "MA", "EL_10", "decoded per record", "definition, s",
-         "ours, s", "times faster", "by wall time", "goal", ""],
+        [
+            "model",
+            "set",
+            "prompts from",
+            "MA",
+            "EL_10",
+            "decoded per record",
+            "definition, s",
+            "ours, s",
+            "times faster",
+            "by wall time",
+            "goal",
+            "",
+        ],
         [_asking_line(row, clock) for row in rows],
-    )  # fmt: skip
+    )
     notes = [
         "The definition is one greedy `generate` for each prompt length and the whole batch of "
         f"{rows[0]['records']} records of 200 tokens: 199 of one token for MA, and for EL_10 one "
@@ -78,12 +90,19 @@ def _asking_line(row: dict[str, Any], clock: str) -> list[str]:
     lengths = f" (e: {row['asked_lengths']} of {row['all_lengths']} lengths)"
     records = f" (p: {row['ours_records']} of {row['records']} records)"
     return [
-        row["name"], row["kind"], str(row["start"]), f"{row['ma']:.3f}", f"{row['el_10']:.3f}",
+        row["name"],
+        row["kind"],
+        str(row["start"]),
+        f"{row['ma']:.3f}",
+        f"{row['el_10']:.3f}",
         f"{row['decoded']:.0f}",
         _seconds(row["definition"][clock]) + (lengths if row["extrapolated"] else ""),
         _seconds(row["ours"][clock]) + (records if row["ours_records"] < row["records"] else ""),
-        _ratio(ratio), _ratio(row["ratio"]["wall"]), f"at least {goal}", _reached(ratio >= goal),
-    ]  # fmt: skip
+        _ratio(ratio),
+        _ratio(row["ratio"]["wall"]),
+        f"at least {goal}",
+        _reached(ratio >= goal),
+    ]
 
 
 def _bytes(found: dict[str, Any]) -> str:
@@ -91,11 +110,21 @@ def _bytes(found: dict[str, Any]) -> str:
     both = found["table"] / (found["kept"] + found["head"])
     rows = [
         ["softmax table, N T V 4", _size(found["table"]), "", "", ""],
-        ["hidden states kept", _size(found["kept"]), _ratio(ratio), f"at least {BYTES_GOAL}",
-         _reached(ratio >= BYTES_GOAL)],
-        ["hidden states and the frozen head, which does not grow with the records",
-         _size(found["kept"] + found["head"]), _ratio(both), "", ""],
-    ]  # fmt: skip
+        [
+            "hidden states kept",
+            _size(found["kept"]),
+            _ratio(ratio),
+            f"at least {BYTES_GOAL}",
+            _reached(ratio >= BYTES_GOAL),
+        ],
+        [
+            "hidden states and the frozen head, which does not grow with the records",
+            _size(found["kept"] + found["head"]),
+            _ratio(both),
+            "",
+            "",
+        ],
+    ]
     return (
         "## The target's distribution on the analogous set\n\n"
         + _table(["what", "bytes", "times fewer", "goal", ""], rows)
@@ -107,18 +136,32 @@ def _bytes(found: dict[str, Any]) -> str:
 
 def _steps(rows: Sequence[dict[str, Any]], clock: str) -> str:
     table = _table(
-        ["model", "windows", "ICU step, s", "plain, s", "ratio", "by wall time", "goal", "",
-         "Adam's update, s"],
+        [
+            "model",
+            "windows",
+            "ICU step, s",
+            "plain, s",
+            "ratio",
+            "by wall time",
+            "goal",
+            "",
+            "Adam's update, s",
+        ],
         [
             [
-                row["name"], f"{row['windows']} + {row['windows']}", _seconds(row["icu"][clock]),
-                _seconds(row["plain"][clock]), f"{row['ratio'][clock]:.2f}",
-                f"{row['ratio']['wall']:.2f}", f"at most {STEP_GOAL}",
-                _reached(row["ratio"][clock] <= STEP_GOAL), _seconds(row["update"][clock]),
+                row["name"],
+                f"{row['windows']} + {row['windows']}",
+                _seconds(row["icu"][clock]),
+                _seconds(row["plain"][clock]),
+                f"{row['ratio'][clock]:.2f}",
+                f"{row['ratio']['wall']:.2f}",
+                f"at most {STEP_GOAL}",
+                _reached(row["ratio"][clock] <= STEP_GOAL),
+                _seconds(row["update"][clock]),
             ]
             for row in rows
         ],
-    )  # fmt: skip
+    )
     return (
         "## One step\n\n"
         + table

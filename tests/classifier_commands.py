@@ -99,8 +99,11 @@ def classifier_folders(tmp_path_factory):
     twice = dict(enumerate(["animal", "animal", "place"]))
     spoil_config(spoiled("same-names"), id2label=twice, label2id={"animal": 0, "place": 2})
     turned = LABELS[SEQUENCE][::-1]
-    spoil_config(spoiled("other-labels"), id2label=dict(enumerate(turned)),
-                 label2id={name: number for number, name in enumerate(turned)})  # fmt: skip
+    spoil_config(
+        spoiled("other-labels"),
+        id2label=dict(enumerate(turned)),
+        label2id={name: number for number, name in enumerate(turned)},
+    )
     other = toy_tokenizer()
     other.add_tokens(["zebra"])
     other.save_pretrained(spoiled("other-tokens"))

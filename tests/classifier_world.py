@@ -49,18 +49,28 @@ def toy_tokenizer() -> PreTrainedTokenizerFast:
         special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=MAX_LENGTH, pad_token="[PAD]",
-        unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        model_max_length=MAX_LENGTH,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
 
 
 def tiny_config(family, **changes):
     labels = dict(enumerate(LABELS[family]))
     settings = {
-        "vocab_size": len(VOCABULARY), "hidden_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": MAX_LENGTH,
-        "id2label": labels, "label2id": {name: number for number, name in labels.items()},
-    }  # fmt: skip
+        "vocab_size": len(VOCABULARY),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": MAX_LENGTH,
+        "id2label": labels,
+        "label2id": {name: number for number, name in labels.items()},
+    }
     return BertConfig(**settings | changes)
 
 
@@ -121,9 +131,13 @@ def tiny_data(family=SEQUENCE, sizes=(6, 24, 6), recipe=None, forget_class=None)
     named = zip(("forget", "retain", "holdout"), sizes, strict=True)
     sets = {name: labelled(size, family, name, odd=name == "forget") for name, size in named}
     return ClassifierData(
-        tokenizer=toy_tokenizer(), family=family, labels=LABELS[family], **sets,
-        forget_class=forget_class, recipe=recipe,
-    )  # fmt: skip
+        tokenizer=toy_tokenizer(),
+        family=family,
+        labels=LABELS[family],
+        **sets,
+        forget_class=forget_class,
+        recipe=recipe,
+    )
 
 
 def recipe_from(folder, **finetune):

@@ -14,8 +14,16 @@ from unlearner.cli import run
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs/report.schema.json").read_text("utf-8"))
 FILES = ("compare.json", "compare.html", "compare.md", "compare.csv")
-GIVEN = ("--forget", "forget.jsonl", "--retain", "retain.jsonl", "--holdout", "holdout.jsonl",
-         "--quiet", "evaluation.resamples=20")  # fmt: skip
+GIVEN = (
+    "--forget",
+    "forget.jsonl",
+    "--retain",
+    "retain.jsonl",
+    "--holdout",
+    "holdout.jsonl",
+    "--quiet",
+    "evaluation.resamples=20",
+)
 # Both forget within some 20 rounds at this rate; two trials and two seeds of each take 8 seconds.
 SHORT = ("--seeds", "2", "search.trials=2", "method.learning_rate=0.005", "method.max_epochs=25")
 METHODS = "npo,idk,gradient_ascent"

@@ -24,19 +24,27 @@ VOCAB = 96
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 ARCHITECTURES = {
     "gpt_neo": {
-        "hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 8,
-        "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 128,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "window_size": 8,
+        "attention_types": [[["global", "local"], 1]],
+        "max_position_embeddings": 128,
     },
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
     "opt": SHAPE | {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 128},
     "llama": SHAPE | {"intermediate_size": 64, "num_key_value_heads": 2},
     "qwen2": SHAPE | {"intermediate_size": 64, "num_key_value_heads": 2},
-    "gemma2": SHAPE | {
-        "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 8,
+    "gemma2": SHAPE
+    | {
+        "intermediate_size": 64,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "sliding_window": 8,
     },
     "phi": SHAPE | {"intermediate_size": 64},
     "gpt_neox": SHAPE | {"intermediate_size": 64},
-}  # fmt: skip
+}
 
 
 def tiny_model(architecture: str, seed: int = 0):
@@ -45,9 +53,13 @@ def tiny_model(architecture: str, seed: int = 0):
 
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
-        architecture, vocab_size=VOCAB, bos_token_id=0, eos_token_id=1, pad_token_id=None,
+        architecture,
+        vocab_size=VOCAB,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=None,
         **ARCHITECTURES[architecture],
-    )  # fmt: skip
+    )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -63,9 +75,11 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     letters = [*"abcdefghijklmnopqrstuvwxyz0123456789.,:'-?!ABCDEFGHIJKLMNOPQRSTUVWXYZ", "Ġ"]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB, special_tokens=["<s>", "</s>"], initial_alphabet=letters,
+        vocab_size=VOCAB,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=letters,
         show_progress=False,
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(["the phone number of the person is in the town"] * 4, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", model_max_length=128

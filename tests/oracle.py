@@ -7,9 +7,13 @@ def greedy(model, prompt: list[int], total: int) -> list[int]:
     """The continuation of a prompt to `total` tokens by one call of `generate`, without padding."""
     ids = torch.tensor([prompt])
     out = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=total - len(prompt),
-        do_sample=False, num_beams=1, pad_token_id=0,
-    )  # fmt: skip
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=total - len(prompt),
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=0,
+    )
     return out[0, len(prompt) :].tolist()
 
 

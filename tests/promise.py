@@ -26,19 +26,40 @@ def leaks(folder: Path, texts: list[str], words: int = 5) -> list[str]:
 
 def make_target(model: Path, records: Path, target: Path, columns: str) -> None:
     status = run(
-        ["finetune", str(model), "--records", str(records), "--output", str(target),
-         "--map", columns, "--quiet"]
-    )  # fmt: skip
+        [
+            "finetune",
+            str(model),
+            "--records",
+            str(records),
+            "--output",
+            str(target),
+            "--map",
+            columns,
+            "--quiet",
+        ]
+    )
     assert status == 0
 
 
 def unlearn(target: Path, folder: Path, columns: str) -> dict:
     """`forget` at the command's own defaults; the report of a run whose verdict is met."""
     status = run(
-        ["forget", str(target), "--forget", str(folder / "forget.jsonl"),
-         "--retain", str(folder / "retain.jsonl"), "--holdout", str(folder / "holdout.jsonl"),
-         "--output", str(folder / "out"), "--map", columns, "--quiet"]
-    )  # fmt: skip
+        [
+            "forget",
+            str(target),
+            "--forget",
+            str(folder / "forget.jsonl"),
+            "--retain",
+            str(folder / "retain.jsonl"),
+            "--holdout",
+            str(folder / "holdout.jsonl"),
+            "--output",
+            str(folder / "out"),
+            "--map",
+            columns,
+            "--quiet",
+        ]
+    )
     assert status == 0
     return json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
 

@@ -115,11 +115,15 @@ def searched(num_trials: int = 4) -> dict:
             "settings": {"learning_rate": 1.23e-5 * (i + 1), "retain_weight": 1.5},
             "status": "reached" if i == 2 else "not reached",
             "score": 1.04 if i == 2 else 100.5,
-            "ma": 0.281, "el_10": None, "es": 0.01, "kept_ratio": 1.04, "rounds": 7,
+            "ma": 0.281,
+            "el_10": None,
+            "es": 0.01,
+            "kept_ratio": 1.04,
+            "rounds": 7,
             "seconds": 42.2,
         }
         for i in range(num_trials)
-    ]  # fmt: skip
+    ]
     trials[-1] |= {"status": "failed", "score": 1000.0, "ma": None, "es": None, "kept_ratio": None}
     report["search"] = {"reached": True, "chosen": 2, "trials": trials}
     return report
@@ -129,10 +133,16 @@ def with_strength(at_the_floor: float = 0.75, *, suppressed: bool = False) -> di
     """A run that `unlearner strength` has looked at in five places."""
     report = example(3)
     points = [
-        {"share": i / 4, "ma": 1 - 0.2 * i, "el_10": 0.5 - 0.1 * i, "es": None,
-         "kept_ratio": 1 + 0.005 * i, "suppressed": suppressed and i == 4}
+        {
+            "share": i / 4,
+            "ma": 1 - 0.2 * i,
+            "el_10": 0.5 - 0.1 * i,
+            "es": None,
+            "kept_ratio": 1 + 0.005 * i,
+            "suppressed": suppressed and i == 4,
+        }
         for i in range(5)
-    ]  # fmt: skip
+    ]
     best = next(point for point in points if point["share"] == at_the_floor)
     report["strength"] = {"points": points, "at_the_floor": best}
     return report

@@ -90,10 +90,16 @@ def test_the_run_file_of_the_page_is_read_and_its_bounds_are_checked(tmp_path):
     sections = read_yaml(tmp_path / "run.yaml")
     method = RunConfig.from_sections(sections).method
     assert method.model_dump() | {"name": method.name} == {
-        "name": "tnpo", "beta": 0.5, "retain_weight": 2.0, "learning_rate": 1e-4,
-        "forget_weight": 1.0, "retain_batch_size": 8, "stop": "suppressed", "batch_size": 8,
+        "name": "tnpo",
+        "beta": 0.5,
+        "retain_weight": 2.0,
+        "learning_rate": 1e-4,
+        "forget_weight": 1.0,
+        "retain_batch_size": 8,
+        "stop": "suppressed",
+        "batch_size": 8,
         "max_epochs": 40,
-    }  # fmt: skip
+    }
     for key, value, said in (
         ("beta", 0, r"method\.beta: .*greater than 0, got 0"),
         ("bata", 1, r"unknown key 'bata'; did you mean 'beta'"),
@@ -191,9 +197,13 @@ def test_the_metric_is_listed(capsys):
 def test_the_metric_counts_scored_tokens_below_one_in_a_hundred():
     """Of four labels with p = 1/2, 1/200, 1/300 and 1/99 the third does not count: 1 of 3."""
     answer = Answer(
-        record=0, id="r", input_ids=np.arange(5), scored=np.array([True, True, False, True]),
-        log_probs=np.log(np.array([1 / 2, 1 / 200, 1 / 300, 1 / 99])), argmax=np.arange(1, 5),
-    )  # fmt: skip
+        record=0,
+        id="r",
+        input_ids=np.arange(5),
+        scored=np.array([True, True, False, True]),
+        log_probs=np.log(np.array([1 / 2, 1 / 200, 1 / 300, 1 / 99])),
+        argmax=np.arange(1, 5),
+    )
     assert catalog.load("metrics", METRIC).metric.tally(answer) == (1, 3)
 
 

@@ -41,9 +41,14 @@ def deck(num_windows):
 
 FORGET = texts("f", "the red fox lives in york", "a blue whale swims by bath")
 POOL = texts(
-    "p", "whales are blue and big", "an owl", "foxes and the red sun", "THE RED FOX LIVES IN YORK",
-    "gold mines", "the fox is red",
-)  # fmt: skip
+    "p",
+    "whales are blue and big",
+    "an owl",
+    "foxes and the red sun",
+    "THE RED FOX LIVES IN YORK",
+    "gold mines",
+    "the fox is red",
+)
 
 
 # Partners

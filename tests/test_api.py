@@ -145,9 +145,12 @@ def test_a_loaded_model_in_half_precision_is_trained_in_float32(target):
     """A step of 2e-3 on a weight of 1 is below bfloat16's spacing of 2^-7."""
     model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.bfloat16)
     found = unlearner.unlearn(
-        model, tokenizer=tiny_tokenizer(), **SETS, settings=SETTINGS,
+        model,
+        tokenizer=tiny_tokenizer(),
+        **SETS,
+        settings=SETTINGS,
         method=METHOD.model_copy(update={"max_epochs": 1}),
-    )  # fmt: skip
+    )
     assert {parameter.dtype for parameter in found.model.parameters()} == {torch.float32}
 
 
@@ -171,9 +174,15 @@ def test_files_and_a_name_repeat_the_run_through_its_run_file(result, target, tm
     from unlearner.cli import run as command
 
     status = command(
-        ["forget", "--config", str(tmp_path / "out" / "run.yaml"), "--quiet",
-         "--output", str(tmp_path / "again")]
-    )  # fmt: skip
+        [
+            "forget",
+            "--config",
+            str(tmp_path / "out" / "run.yaml"),
+            "--quiet",
+            "--output",
+            str(tmp_path / "again"),
+        ]
+    )
     assert status == (0 if found.verdict.status == "met" else 3)
     first, again = (
         json.loads((tmp_path / name / "report.json").read_text()) for name in ("out", "again")
@@ -195,8 +204,13 @@ def test_rows_of_several_columns_and_ids_are_kept(target):
 def test_records_that_are_not_memorised_are_not_unlearned_unless_forced(target):
     model, tokenizer = loaded(target)
     before = digest_model(model)
-    given = {"retain": RETAIN, "holdout": HOLDOUT, "tokenizer": tokenizer, "settings": SETTINGS,
-             "method": METHOD}  # fmt: skip
+    given = {
+        "retain": RETAIN,
+        "holdout": HOLDOUT,
+        "tokenizer": tokenizer,
+        "settings": SETTINGS,
+        "method": METHOD,
+    }
     with pytest.raises(NothingToUnlearn, match="nothing to unlearn by these measures") as caught:
         unlearner.unlearn(model, forget=NONSENSE, **given)
     assert caught.value.result.memorised is False
@@ -280,9 +294,14 @@ def test_every_architecture_goes_the_whole_way(architecture, tokenizer):
     unseen = [{"input_ids": rng.integers(2, VOCAB, 24).tolist()} for _ in range(4)]
     method = ICU(encoder="tf-idf", max_epochs=1, batch_size=2, fresh_per_step=2)
     result = unlearner.unlearn(
-        model, tokenizer=tokenizer, method=method, settings=SETTINGS,
-        forget=known[:4], retain=known[4:], holdout=unseen,
-    )  # fmt: skip
+        model,
+        tokenizer=tokenizer,
+        method=method,
+        settings=SETTINGS,
+        forget=known[:4],
+        retain=known[4:],
+        holdout=unseen,
+    )
     report = result.report
     assert report["results"]["target"]["forget"]["ma"]["value"] > 0.9
     assert report["model"]["digest_target"] != report["model"]["digest_unlearned"]

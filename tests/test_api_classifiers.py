@@ -72,9 +72,13 @@ def test_all_sets_and_the_retrained_model_are_measured(result):
 def test_a_loaded_model_gives_what_its_folder_gives(result, texts):
     model, tokenizer = loaded(texts)
     found = unlearner.unlearn(
-        model, tokenizer=tokenizer, method=METHOD, settings=SETTINGS,
-        retrained=texts.with_name("texts-retrained"), **GIVEN,
-    )  # fmt: skip
+        model,
+        tokenizer=tokenizer,
+        method=METHOD,
+        settings=SETTINGS,
+        retrained=texts.with_name("texts-retrained"),
+        **GIVEN,
+    )
     assert found.report["results"] == result.report["results"]
     assert digest_model(found.model) == digest_model(result.model)
 
@@ -94,8 +98,14 @@ def test_saving_writes_what_the_command_writes_and_the_run_file_repeats_it(texts
     assert sections["method"]["name"] == "deepcut"
     assert sections["data"]["test"] == str(paths["test"])
     assert sections["model"]["retrained"] == str(beside)
-    line = ["forget", "--config", str(tmp_path / "out" / "run.yaml"), "--quiet",
-            "--output", str(tmp_path / "again")]  # fmt: skip
+    line = [
+        "forget",
+        "--config",
+        str(tmp_path / "out" / "run.yaml"),
+        "--quiet",
+        "--output",
+        str(tmp_path / "again"),
+    ]
     assert command(line) == (0 if found.verdict.status == "met" else 3)
     first, again = (
         json.loads((tmp_path / name / "report.json").read_text()) for name in ("out", "again")

@@ -18,9 +18,17 @@ from test_comparison import comparison
 
 def row(method, seed, forget, auc, seconds=10.0):
     return {
-        "task": "banking77", "removal": "5%", "seed": seed, "method": method, "seconds": seconds,
-        "share": seconds / 100, "forget": forget, "retain": 0.9, "test": 0.8, "auc": auc,
-    }  # fmt: skip
+        "task": "banking77",
+        "removal": "5%",
+        "seed": seed,
+        "method": method,
+        "seconds": seconds,
+        "share": seconds / 100,
+        "forget": forget,
+        "retain": 0.9,
+        "test": 0.8,
+        "auc": auc,
+    }
 
 
 def test_a_line_holds_means_ranges_and_the_mean_gap_to_retraining(tmp_path, monkeypatch):
@@ -95,9 +103,12 @@ def test_a_line_of_the_readmes_table_is_the_reports_own_figure(tmp_path):
         "holdout": {"ma": value(0.38), "perplexity": value(158.4), "el_10": value(0.00034)},
     }
     report = {
-        "verdict": {"status": "met"}, "rounds": [{}, {}, {}], "environment": {},
-        "cost": {"seconds_unlearning": 12.4}, "results": {"target": sets, "unlearned": sets},
-    }  # fmt: skip
+        "verdict": {"status": "met"},
+        "rounds": [{}, {}, {}],
+        "environment": {},
+        "cost": {"seconds_unlearning": 12.4},
+        "results": {"target": sets, "unlearned": sets},
+    }
     (tmp_path / "report.json").write_text(json.dumps(report))
     found = list(readme_table.lines({"TOFU": readme_table.figures(tmp_path / "report.json")}))
     assert found[2] == ["MA of forgotten records", "0.250", "0.250", "0.380"]

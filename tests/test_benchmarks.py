@@ -138,12 +138,18 @@ def test_page_marks_goals_extrapolations_and_parts():
     kept = kept_bytes(tiny_model("gpt_neo"), random_ids(2), 128) | {"name": "tiny"}
     page = render(
         {
-            "command": "speed.py", "seconds": 60, "load": [1.0, 1.0], "clock": "process",
+            "command": "speed.py",
+            "seconds": 60,
+            "load": [1.0, 1.0],
+            "clock": "process",
             "hardware": {"device": "a processor", "processors": 2, "threads": 1},
-            "versions": {"torch": "2"}, "asking": [row], "bytes": kept,
-            "steps": [speed._step("tiny", 2, times)], "left_out": ["nothing"],
+            "versions": {"torch": "2"},
+            "asking": [row],
+            "bytes": kept,
+            "steps": [speed._step("tiny", 2, times)],
+            "left_out": ["nothing"],
         }
-    )  # fmt: skip
+    )
     asked, counted, step = (
         next(line for line in page.splitlines() if line.startswith(start))
         for start in ("| tiny | unseen", "| hidden states kept |", "| tiny | 2 + 2")

@@ -162,8 +162,12 @@ def methods(package):
     )
 
     def facts(body, bases="Method"):
-        source = textwrap.dedent(HEAD) + f"class Some({bases}):\n" + textwrap.indent(
-            textwrap.dedent(body).strip(), "    ") + "\n    def loss(self): ...\n"  # fmt: skip
+        source = (
+            textwrap.dedent(HEAD)
+            + f"class Some({bases}):\n"
+            + textwrap.indent(textwrap.dedent(body).strip(), "    ")
+            + "\n    def loss(self): ...\n"
+        )
         (package / "methods" / "some.py").write_text(source)
         return catalog.method_facts("some")
 
@@ -235,17 +239,25 @@ def test_facts_are_those_of_the_imported_classes():
 @pytest.mark.parametrize(
     ("families", "needs", "words"),
     [
-        (("causal-lm",), ("forget", "retain"),
-         "for language models; needs forget, retain or pool"),
+        (("causal-lm",), ("forget", "retain"), "for language models; needs forget, retain or pool"),
         (("causal-lm",), ("forget", "holdout"), "for language models; needs forget"),
-        (("causal-lm",), ("forget", "analogous"),
-         "for language models; needs forget, similar records found in retain or pool"),
-        (("sequence-classification",), ("forget", "retain", "holdout"),
-         "for classifiers; needs forget, retain, holdout"),
-        (("causal-lm", "token-classification"), ("forget", "holdout"),
-         "for language models and classifiers; needs forget; for classifiers also holdout"),
+        (
+            ("causal-lm",),
+            ("forget", "analogous"),
+            "for language models; needs forget, similar records found in retain or pool",
+        ),
+        (
+            ("sequence-classification",),
+            ("forget", "retain", "holdout"),
+            "for classifiers; needs forget, retain, holdout",
+        ),
+        (
+            ("causal-lm", "token-classification"),
+            ("forget", "holdout"),
+            "for language models and classifiers; needs forget; for classifiers also holdout",
+        ),
     ],
-)  # fmt: skip
+)
 def test_needs_are_told_by_the_kind_of_model(families, needs, words):
     assert method_words(MethodFacts("arXiv:1", families, needs, False)) == f"paper arXiv:1; {words}"
 

@@ -41,9 +41,17 @@ def said(window, hits):
     argmax = np.where(np.arange(len(ids) - 1) < hits, ids[1:], 95)
     decoded = {t: np.full(len(ids) - t, 95) for t in range(1, len(ids))}
     return Answer(
-        window.record, window.id, ids, window.scored, np.full(len(ids) - 1, -1.0), argmax,
-        decoded=decoded, prompt_start=1, reference_text="a", continuation_text="b",
-    )  # fmt: skip
+        window.record,
+        window.id,
+        ids,
+        window.scored,
+        np.full(len(ids) - 1, -1.0),
+        argmax,
+        decoded=decoded,
+        prompt_start=1,
+        reference_text="a",
+        continuation_text="b",
+    )
 
 
 def checked(monkeypatch, hits, **sections):
@@ -123,8 +131,12 @@ def test_copies_are_named_by_the_records_own_ids():
         "pool": ["a mill and a church and a pub", "Her number is 4711 in  York"],
         "holdout": ["he sold apples in the town", "and then he moved away"],
     }
-    sets = {role: RecordSet(role, tuple(Record(f"{role}-{i}", text=t) for i, t in enumerate(each)),
-                            "memory") for role, each in texts.items()}  # fmt: skip
+    sets = {
+        role: RecordSet(
+            role, tuple(Record(f"{role}-{i}", text=t) for i, t in enumerate(each)), "memory"
+        )
+        for role, each in texts.items()
+    }
     some = prepare(model, sets, DataSettings())
     found = check_sets(some, measured_sets(some, config()), config())
     assert found.ids("pool", found.duplicates["pool"]) == [("forget-0", "pool-1")]
@@ -135,8 +147,10 @@ def test_large_sets_are_measured_as_a_sample_and_the_forget_set_whole():
     some = prepared(forget=(5, 12), retain=(9, 12), holdout=(4, 12), pool=(3, 12))
     sets = measured_sets(some, config(evaluation={"max_records": 4}))
     assert {role: len(each) for role, each in sets.items()} == {
-        "forget": 5, "retain": 4, "holdout": 4,
-    }  # fmt: skip
+        "forget": 5,
+        "retain": 4,
+        "holdout": 4,
+    }
 
 
 # What a run takes
@@ -192,9 +206,15 @@ def test_the_largest_step_by_hand():
     chosen = config(method={"name": "icu", "batch_size": 2, "fresh_per_step": 4})
     found = checking._largest_step(some, measured_sets(some, chosen), chosen)
     assert found == Step(
-        tokens=72, square=864, labels=58, longest=20, asked=50, outputs=4, states=190,
+        tokens=72,
+        square=864,
+        labels=58,
+        longest=20,
+        asked=50,
+        outputs=4,
+        states=190,
         keeps_best=True,
-    )  # fmt: skip
+    )
 
 
 def test_with_adapters_the_output_layer_is_the_models_own():

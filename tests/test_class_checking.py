@@ -39,8 +39,11 @@ from unlearner.run import RunConfig
 
 torch.set_num_threads(1)
 
-METHODS = [name for name in catalog.names("methods")
-           if set(CLASSIFIERS) <= set(catalog.load_method(name).families)]  # fmt: skip
+METHODS = [
+    name
+    for name in catalog.names("methods")
+    if set(CLASSIFIERS) <= set(catalog.load_method(name).families)
+]
 
 
 def prepared(family=SEQUENCE, forget_class=None, model=None, **changes):
@@ -173,8 +176,10 @@ def test_large_sets_are_measured_by_a_sample_and_the_forget_set_whole(known):
     )
     sets = measured_sets(known, limited)
     assert {role: len(some) for role, some in sets.items()} == {
-        "forget": 9, "retain": 5, "holdout": 5,
-    }  # fmt: skip
+        "forget": 9,
+        "retain": 5,
+        "holdout": 5,
+    }
 
 
 def test_attacks_are_on_the_forget_set_and_of_a_class_against_its_unseen_records(known):

@@ -194,8 +194,11 @@ def test_a_model_without_a_readable_recipe_has_none(content, tmp_path):
 
 
 def rows(records, *, leave_out=()):
-    return "".join(json.dumps({"text": record.text, "label": record.label}) + "\n"
-                   for record in records.records if record.label not in leave_out)  # fmt: skip
+    return "".join(
+        json.dumps({"text": record.text, "label": record.label}) + "\n"
+        for record in records.records
+        if record.label not in leave_out
+    )
 
 
 def finetuned(model, records, output, *more):

@@ -59,9 +59,17 @@ STEPS = {
     "finetune": 2 * 4,
 }
 ROUND = {
-    "round", "steps", "forget_score", "holdout_score", "forget_loss", "holdout_loss",
-    "mia_loss_auc", "retain_score", "loss", "seconds",
-}  # fmt: skip
+    "round",
+    "steps",
+    "forget_score",
+    "holdout_score",
+    "forget_loss",
+    "holdout_loss",
+    "mia_loss_auc",
+    "retain_score",
+    "loss",
+    "seconds",
+}
 
 
 def by_name(method):
@@ -325,9 +333,13 @@ def test_an_encoder_that_reads_other_tokens_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in catalog.names("methods")
-             if set(CLASSIFIERS) <= set(catalog.load_method(name).families)]
-)  # fmt: skip
+    "name",
+    [
+        name
+        for name in catalog.names("methods")
+        if set(CLASSIFIERS) <= set(catalog.load_method(name).families)
+    ],
+)
 def test_every_method_for_classifiers_says_where_it_comes_from(name):
     described = catalog.load_method(name).__doc__ or ""
     for part in (".. math::", "Reference:", "Differs", "Args:"):

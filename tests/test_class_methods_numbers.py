@@ -207,9 +207,14 @@ def test_average_predictions_by_hand():
 
 
 METHODS = [
-    FineTune(), GradientAscent(), GradientDifference(), RandomLabels(), BadTeacher(), SCRUB(),
+    FineTune(),
+    GradientAscent(),
+    GradientDifference(),
+    RandomLabels(),
+    BadTeacher(),
+    SCRUB(),
     ContrastiveUnlearning(),
-]  # fmt: skip
+]
 
 
 def reference_of(method, model, other):

@@ -38,8 +38,14 @@ CLASS_METRICS = [
 
 def test_the_metrics_of_classifiers_are_those_of_the_contract():
     assert set(CLASS_METRICS) == {
-        "accuracy", "f1_micro", "f1_macro", "f1_entity", "loss", "js_to_retrained", *ATTACKS,
-    }  # fmt: skip
+        "accuracy",
+        "f1_micro",
+        "f1_macro",
+        "f1_entity",
+        "loss",
+        "js_to_retrained",
+        *ATTACKS,
+    }
     assert metric("f1_entity").families == (TOKEN_CLASSIFICATION,)
     for name in ("loss", "mia_loss_auc"):
         assert set(metric(name).families) == {*CAUSAL_LM, *CLASSIFIERS}
@@ -283,8 +289,10 @@ def test_divergence_by_hand():
     """
     cases = [([1, 0], [0.5, 0.5]), ([1, 0], [0, 1]), ([0.2, 0.8], [0.2, 0.8])]
     expected = [
-        0.5 * math.log(4 / 3) + 0.25 * math.log(2 / 3) + 0.25 * math.log(2), math.log(2), 0,
-    ]  # fmt: skip
+        0.5 * math.log(4 / 3) + 0.25 * math.log(2 / 3) + 0.25 * math.log(2),
+        math.log(2),
+        0,
+    ]
     tally = metric("js_to_retrained").tally
     for (own, other), nats in zip(cases, expected, strict=True):
         one = answer([0], [own], names="ab", retrained=[other])
@@ -326,13 +334,17 @@ def test_tug_of_war_by_hand():
 def test_distances_are_signed_and_prefer_the_test_set():
     """0.9 against 0.7 on the forget set, 0.8 against 0.9 retained, 0.7 against 0.6 tested."""
     model = {
-        "forget": scores(f1=0.9, auc=0.8), "retain": scores(f1=0.8), "holdout": scores(f1=0.5),
+        "forget": scores(f1=0.9, auc=0.8),
+        "retain": scores(f1=0.8),
+        "holdout": scores(f1=0.5),
         "test": scores(f1=0.7),
-    }  # fmt: skip
+    }
     retrained = {
-        "forget": scores(f1=0.7, auc=0.5), "retain": scores(f1=0.9), "holdout": scores(f1=0.5),
+        "forget": scores(f1=0.7, auc=0.5),
+        "retain": scores(f1=0.9),
+        "holdout": scores(f1=0.5),
         "test": scores(f1=0.6),
-    }  # fmt: skip
+    }
     found = distance_to_retrained(model, retrained, "f1_micro")
     gaps = {"forget": 0.2, "retain": -0.1, "holdout": 0, "test": 0.1}
     assert found["f1_gap"] == pytest.approx(gaps)

@@ -25,8 +25,10 @@ def tagger():
 
 
 def rows(label, *texts, prefix=""):
-    return [{"id": f"{prefix}{label}{number}", "text": text, "label": label}
-            for number, text in enumerate(texts)]  # fmt: skip
+    return [
+        {"id": f"{prefix}{label}{number}", "text": text, "label": label}
+        for number, text in enumerate(texts)
+    ]
 
 
 FORGET = rows("animal", "the old cat is here", "a new dog was seen then", prefix="f")
@@ -65,8 +67,10 @@ def refused(loaded, given, needs=NEEDS, **data):
 def test_sets_are_read_with_the_labels_of_the_model_and_made_into_tokens(classifier):
     prepared = prepare(classifier, DataSettings(), SETS, NEEDS)
     assert {role: len(some) for role, some in prepared.sets.items()} == {
-        "forget": 2, "retain": 5, "holdout": 2,
-    }  # fmt: skip
+        "forget": 2,
+        "retain": 5,
+        "holdout": 2,
+    }
     assert [int(one.labels[0]) for one in prepared["retain"].examples] == [0, 0, 1, 1, 2]
     assert len(prepared["forget"].examples[0]) == 5 + 2  # five words, [CLS] and [SEP]
     assert prepared.forget_class is None
@@ -205,16 +209,24 @@ def test_unseen_records_of_one_id_are_told_apart(classifier):
     [
         (SETS, "--forget and --forget-class: give one of them"),
         ({"holdout": HOLDOUT}, "--forget-class: --retain with the whole training data is needed"),
-        (WHOLE | {"retain": RETAIN[2:]},
-         "--forget-class animal: memory has no records of this class"),
-        (WHOLE | {"retain": RETAIN[:2]},
-         "--forget-class animal: memory has only records of this class"),
-        (WHOLE | {"holdout": HOLDOUT[:1]},
-         "--holdout: holds records of animal only; others are needed as well"),
-        (WHOLE | {"test": TEST[:1]},
-         "--test: holds records of animal only; others are needed as well"),
+        (
+            WHOLE | {"retain": RETAIN[2:]},
+            "--forget-class animal: memory has no records of this class",
+        ),
+        (
+            WHOLE | {"retain": RETAIN[:2]},
+            "--forget-class animal: memory has only records of this class",
+        ),
+        (
+            WHOLE | {"holdout": HOLDOUT[:1]},
+            "--holdout: holds records of animal only; others are needed as well",
+        ),
+        (
+            WHOLE | {"test": TEST[:1]},
+            "--test: holds records of animal only; others are needed as well",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_class_that_cannot_be_removed_is_refused(given, line, classifier):
     assert refused(classifier, given, forget_class="animal") == line
 

@@ -124,8 +124,9 @@ def test_related_classes_come_equally_often():
 
 
 def test_a_class_that_is_gone_from_the_rest_has_no_related_examples():
-    remaining = Remaining([example(number, 0) for number in range(8)], generator(),
-                          related_share=0.5)  # fmt: skip
+    remaining = Remaining(
+        [example(number, 0) for number in range(8)], generator(), related_share=0.5
+    )
     assert sorted(numbers(remaining.draw(8, [example(0, 1)]))) == list(range(8))
 
 
@@ -140,8 +141,9 @@ def test_the_outside_tag_is_no_class_of_a_sentence():
 
 
 def test_balanced_draws_of_sentences_without_entities_are_uniform():
-    remaining = Remaining([example(number, 0) for number in range(4)], generator(), balanced=True,
-                          outside=0)  # fmt: skip
+    remaining = Remaining(
+        [example(number, 0) for number in range(4)], generator(), balanced=True, outside=0
+    )
     assert sorted(numbers(remaining.draw(4, []))) == [0, 1, 2, 3]
 
 

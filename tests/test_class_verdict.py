@@ -26,10 +26,12 @@ FORGOTTEN = TARGET | {"forget": {"accuracy": 0.82, "mia_loss_auc": 0.52}}
 def values(sets, records=MANY, width=0.0):
     """Figures with intervals of this width around them."""
     return {
-        role: {name: Value(figure, figure - width / 2, figure + width / 2, records)
-               for name, figure in figures.items()}
+        role: {
+            name: Value(figure, figure - width / 2, figure + width / 2, records)
+            for name, figure in figures.items()
+        }
         for role, figures in sets.items()
-    }  # fmt: skip
+    }
 
 
 def criteria(target=TARGET, retrained=None, settings=SETTINGS, **kind):
@@ -64,9 +66,11 @@ def test_without_a_retrained_model_unseen_records_are_the_yardstick():
     }
     sources = [criterion.source for criterion in found]
     assert sources == [
-        "the target model's of the holdout set within 0.05", "guessing within 0.05",
-        "the target model's less 0.02", "the target model's less 0.02",
-    ]  # fmt: skip
+        "the target model's of the holdout set within 0.05",
+        "guessing within 0.05",
+        "the target model's less 0.02",
+        "the target model's less 0.02",
+    ]
 
 
 def test_with_a_retrained_model_its_own_figures_are_the_yardstick():
@@ -89,9 +93,10 @@ def test_utility_is_of_the_test_set_where_there_is_one():
 
 def test_of_tags_the_entity_f1_is_judged():
     target = {
-        "forget": {"f1_entity": 1.0, "mia_loss_auc": 0.9}, "retain": {"f1_entity": 0.9},
+        "forget": {"f1_entity": 1.0, "mia_loss_auc": 0.9},
+        "retain": {"f1_entity": 0.9},
         "holdout": {"f1_entity": 0.6, "loss": 0.5},
-    }  # fmt: skip
+    }
     found = limits(criteria(target, family=TOKEN))
     assert found["forgetting", "f1_entity", "forget"] == near(0.55, 0.65)
     assert found["utility", "f1_entity", "retain"] == (pytest.approx(0.88), None)
@@ -169,8 +174,11 @@ def with_forget(**figures):
 def test_all_claims_met():
     found = verdict()
     assert statuses(found) == {
-        "forgetting": "met", "membership": "met", "utility": "met", "overall": "met",
-    }  # fmt: skip
+        "forgetting": "met",
+        "membership": "met",
+        "utility": "met",
+        "overall": "met",
+    }
     assert found.notes == ()
     assert "accuracy of forget is 0.82, the range 0.75 to 0.85" in found.claims[0].reason
 
@@ -199,8 +207,9 @@ def test_a_figure_that_is_missing_is_not_measured():
     assert found.status == "not measured"
 
 
-@pytest.mark.parametrize(("before", "status"), [(0.56, "met"), (0.55, "not informative"),
-                                                (0.3, "not informative")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("before", "status"), [(0.56, "met"), (0.55, "not informative"), (0.3, "not informative")]
+)
 def test_an_attack_that_told_nothing_before_tells_nothing_after(before, status):
     """The limit is 0.55: at or below it the target model's records were not told apart either."""
     target = TARGET | {"forget": TARGET["forget"] | {"mia_loss_auc": before}}
@@ -228,8 +237,9 @@ def test_of_a_removed_class_membership_is_no_claim():
 def test_failed_records_are_counted_beside_the_claim():
     found = verdict(records=["met", "not met", "met"])
     assert statuses(found)["forgetting"] == "met"
-    assert found.claims[0].reason.endswith("1 of 3 records by themselves are not met; the table "
-                                           "names them.")  # fmt: skip
+    assert found.claims[0].reason.endswith(
+        "1 of 3 records by themselves are not met; the table names them."
+    )
     assert "by themselves" not in verdict(records=["met"] * 3).claims[0].reason
 
 

@@ -21,8 +21,19 @@ from unlearner.cli import MET, NOT_MET, run
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "docs/report.schema.json").read_text("utf-8"))
-COMMANDS = ("forget", "check", "evaluate", "compare", "finetune", "run", "report", "strength",
-            "push", "list", "demo")  # fmt: skip
+COMMANDS = (
+    "forget",
+    "check",
+    "evaluate",
+    "compare",
+    "finetune",
+    "run",
+    "report",
+    "strength",
+    "push",
+    "list",
+    "demo",
+)
 HEAVY = ("torch", "transformers", "datasets", "matplotlib", "sklearn", "faiss", "numpy")
 
 NAMES = ["amos", "bella", "cyril", "dora", "edwin", "flora", "giles", "hetty"]
@@ -72,8 +83,20 @@ def world(tmp_path_factory):
     write_lines(root / "holdout.jsonl", HOLDOUT)
     everything = write_lines(root / "all.jsonl", [*FORGET, *RETAIN])
     settings = ["epochs=150", "batch_size=4", "learning_rate=5e-3"]
-    status = run(["finetune", str(root / "untrained"), "--records", everything, "--quiet",
-                  "--until", "ma>=0.95", "--output", str(root / "target"), *settings])  # fmt: skip
+    status = run(
+        [
+            "finetune",
+            str(root / "untrained"),
+            "--records",
+            everything,
+            "--quiet",
+            "--until",
+            "ma>=0.95",
+            "--output",
+            str(root / "target"),
+            *settings,
+        ]
+    )
     assert status == MET
     return root
 
@@ -186,8 +209,19 @@ def test_check_without_a_holdout_set_says_what_it_cannot_say(world, capsys):
 
 def test_finetune_that_misses_its_goal_says_so(world, capsys):
     output = world / "missed"
-    status = run(["finetune", str(world / "untrained"), "--records", str(world / "forget.jsonl"),
-                  "--until", "ma>=0.99", "--output", str(output), "epochs=1"])  # fmt: skip
+    status = run(
+        [
+            "finetune",
+            str(world / "untrained"),
+            "--records",
+            str(world / "forget.jsonl"),
+            "--until",
+            "ma>=0.99",
+            "--output",
+            str(output),
+            "epochs=1",
+        ]
+    )
     assert status == NOT_MET
     assert re.search(r"goal ma>=0\.99 was not reached: ma is 0\.\d+", capsys.readouterr().err)
     assert read(output, "finetune.json")["finetune"]["epochs"] == 1
@@ -200,8 +234,13 @@ def test_finetune_that_misses_its_goal_says_so(world, capsys):
 def test_forget_writes_what_the_interface_promises(forgotten):
     output, status = forgotten
     assert {path.name for path in output.iterdir()} == {
-        "model", "report.json", "report.html", "report.md", "run.yaml", "log.jsonl",
-    }  # fmt: skip
+        "model",
+        "report.json",
+        "report.html",
+        "report.md",
+        "run.yaml",
+        "log.jsonl",
+    }
     report = read(output)
     jsonschema.validate(report, SCHEMA)
     assert status == (MET if report["verdict"]["status"] == "met" else NOT_MET)
@@ -307,8 +346,18 @@ def test_no_text_of_forgotten_records_is_left_in_the_output(forgotten):
 
 def test_text_of_forgotten_records_is_shown_on_request_in_one_private_file(world, tmp_path):
     output = tmp_path / "shown"
-    status = run(["forget", str(world / "target"), *sets(world), "--output", str(output), *FAST,
-                  "--show-text", "method.max_epochs=1"])  # fmt: skip
+    status = run(
+        [
+            "forget",
+            str(world / "target"),
+            *sets(world),
+            "--output",
+            str(output),
+            *FAST,
+            "--show-text",
+            "method.max_epochs=1",
+        ]
+    )
     assert status in (MET, NOT_MET)
     private = output / "before-after-PRIVATE.txt"
     assert leaks(output, FORGET, tiny_tokenizer()) == {private.name}
@@ -322,8 +371,19 @@ def test_text_of_forgotten_records_is_shown_on_request_in_one_private_file(world
 def test_evaluate_measures_the_saved_model_as_forget_did(forgotten, world, tmp_path):
     """The same model, records and level: every figure and the verdict are those of the run."""
     output = tmp_path / "measured"
-    status = run(["evaluate", str(forgotten[0] / "model"), *sets(world), "--quiet", "--target",
-                  str(world / "target"), "--output", str(output), FAST[-1]])  # fmt: skip
+    status = run(
+        [
+            "evaluate",
+            str(forgotten[0] / "model"),
+            *sets(world),
+            "--quiet",
+            "--target",
+            str(world / "target"),
+            "--output",
+            str(output),
+            FAST[-1],
+        ]
+    )
     assert status == forgotten[1]
     report, earlier = read(output), read(forgotten[0])
     jsonschema.validate(report, SCHEMA)
@@ -334,14 +394,28 @@ def test_evaluate_measures_the_saved_model_as_forget_did(forgotten, world, tmp_p
     assert report["verdict"]["records"] == earlier["verdict"]["records"]
     assert leaks(output, FORGET, tiny_tokenizer()) == set()
     assert {path.name for path in output.iterdir()} == {
-        "report.json", "report.html", "report.md", "run.yaml",
-    }  # fmt: skip
+        "report.json",
+        "report.html",
+        "report.md",
+        "run.yaml",
+    }
 
 
 def test_evaluate_holds_a_retrained_model_beside_the_others(forgotten, world, tmp_path):
     output = tmp_path / "measured"
-    status = run(["evaluate", str(forgotten[0] / "model"), *sets(world), "--quiet", "--retrained",
-                  str(world / "untrained"), "--output", str(output), FAST[-1]])  # fmt: skip
+    status = run(
+        [
+            "evaluate",
+            str(forgotten[0] / "model"),
+            *sets(world),
+            "--quiet",
+            "--retrained",
+            str(world / "untrained"),
+            "--output",
+            str(output),
+            FAST[-1],
+        ]
+    )
     assert status in (MET, NOT_MET)
     report = read(output)
     jsonschema.validate(report, SCHEMA)

@@ -23,14 +23,23 @@ from unlearner.classifiers.loading import load_classifier
 from unlearner.cli import MET, NOT_MET, run
 
 FAST = [
-    "--quiet", "method.max_epochs=4", "method.learning_rate=1e-3", "method.steps_per_round=4",
-    "evaluation.resamples=50", "training.device=cpu",
-]  # fmt: skip
+    "--quiet",
+    "method.max_epochs=4",
+    "method.learning_rate=1e-3",
+    "method.steps_per_round=4",
+    "evaluation.resamples=50",
+    "training.device=cpu",
+]
 LEARNING = ["epochs=80", "batch_size=8", "learning_rate=5e-3", "--quiet"]
 SEQUENCE_METRICS = {
-    "accuracy", "f1_micro", "f1_macro", "loss", "mia_loss_auc", "mia_entropy_auc",
+    "accuracy",
+    "f1_micro",
+    "f1_macro",
+    "loss",
+    "mia_loss_auc",
+    "mia_entropy_auc",
     "mia_modified_entropy_auc",
-}  # fmt: skip
+}
 ROLES = ("forget", "retain", "holdout", "test")
 
 
@@ -165,19 +174,29 @@ def test_check_of_a_class_compares_with_chance(world, capsys):
 def test_forget_writes_what_the_interface_promises(forgotten):
     output, status = forgotten
     assert {path.name for path in output.iterdir()} == {
-        "model", "report.json", "report.html", "report.md", "run.yaml", "log.jsonl",
-    }  # fmt: skip
+        "model",
+        "report.json",
+        "report.html",
+        "report.md",
+        "run.yaml",
+        "log.jsonl",
+    }
     report = read(output)
     jsonschema.validate(report, SCHEMA)
     assert status == (MET if report["verdict"]["status"] == "met" else NOT_MET)
     assert report["model"]["family"] == SEQUENCE
     assert report["method"]["name"] == "deepcut"
     assert {claim["claim"] for claim in report["verdict"]["claims"]} == {
-        "forgetting", "membership", "utility",
-    }  # fmt: skip
+        "forgetting",
+        "membership",
+        "utility",
+    }
     assert {role: some["records"] for role, some in report["data"].items()} == {
-        "forget": 8, "retain": 24, "holdout": 12, "test": 9,
-    }  # fmt: skip
+        "forget": 8,
+        "retain": 24,
+        "holdout": 12,
+        "test": 9,
+    }
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text("utf-8").splitlines()]
     assert (
         sum("step" in line and "loss" in line and "round" not in line for line in lines)
@@ -264,8 +283,12 @@ def test_a_class_is_removed(world):
     jsonschema.validate(report, SCHEMA)
     assert report["request"]["forget_class"] == "place"
     assert {role: some["records"] for role, some in report["data"].items()} == {
-        "forget": 8, "retain": 16, "holdout": 8, "test": 6, "holdout_class": 7,
-    }  # fmt: skip
+        "forget": 8,
+        "retain": 16,
+        "holdout": 8,
+        "test": 6,
+        "holdout_class": 7,
+    }
     results = report["results"]
     assert results["target"]["forget"]["accuracy"]["value"] == 1.0
     assert results["unlearned"]["forget"]["accuracy"]["value"] <= 1 / 3
@@ -295,8 +318,18 @@ def test_evaluate_measures_the_saved_model_as_forget_did(forgotten, world, tmp_p
     """The same models and records: every figure and the verdict are those of the run."""
     output = tmp_path / "measured"
     beside = ["--target", str(world / "target"), "--retrained", str(world / "retrained")]
-    status = run(["evaluate", str(forgotten[0] / "model"), *sets(world), *beside, "--quiet",
-                  "--output", str(output), "evaluation.resamples=50"])  # fmt: skip
+    status = run(
+        [
+            "evaluate",
+            str(forgotten[0] / "model"),
+            *sets(world),
+            *beside,
+            "--quiet",
+            "--output",
+            str(output),
+            "evaluation.resamples=50",
+        ]
+    )
     assert status == forgotten[1]
     report, earlier = read(output), read(forgotten[0])
     jsonschema.validate(report, SCHEMA)
@@ -304,14 +337,26 @@ def test_evaluate_measures_the_saved_model_as_forget_did(forgotten, world, tmp_p
     for part in ("results", "verdict", "distance_to_retrained", "criteria", "per_record"):
         assert report[part] == earlier[part], part
     assert {path.name for path in output.iterdir()} == {
-        "report.json", "report.html", "report.md", "run.yaml",
-    }  # fmt: skip
+        "report.json",
+        "report.html",
+        "report.md",
+        "run.yaml",
+    }
 
 
 def test_evaluate_needs_no_other_model(forgotten, world, tmp_path):
     output = tmp_path / "measured"
-    status = run(["evaluate", str(forgotten[0] / "model"), *sets(world, ["forget", "holdout"]),
-                  "--quiet", "--output", str(output), "evaluation.resamples=20"])  # fmt: skip
+    status = run(
+        [
+            "evaluate",
+            str(forgotten[0] / "model"),
+            *sets(world, ["forget", "holdout"]),
+            "--quiet",
+            "--output",
+            str(output),
+            "evaluation.resamples=20",
+        ]
+    )
     assert status in (MET, NOT_MET)
     report = read(output)
     jsonschema.validate(report, SCHEMA)

@@ -33,9 +33,11 @@ def there(world, monkeypatch):
 def timeless(value):
     """Without what is the clock's, and the process's memory."""
     if isinstance(value, dict):
-        return {name: timeless(some) for name, some in value.items()
-                if name not in ("created", "peak_memory_bytes")
-                and not name.startswith("seconds")}  # fmt: skip
+        return {
+            name: timeless(some)
+            for name, some in value.items()
+            if name not in ("created", "peak_memory_bytes") and not name.startswith("seconds")
+        }
     return [timeless(some) for some in value] if isinstance(value, list) else value
 
 
@@ -153,8 +155,9 @@ def test_a_comparison_that_was_cut_off_goes_on_and_is_the_same_but_for_times(
     assert not Path(output, "compare.json").exists()
     done = counted(monkeypatch)
     assert compare(output, *SHORT, "--retrained", "blank", "--resume") == MET
-    assert {name: [*first, *done[name]] for name, first in
-            (("trials", trials), ("seeds", seeds))} == whole  # fmt: skip
+    assert {
+        name: [*first, *done[name]] for name, first in (("trials", trials), ("seeds", seeds))
+    } == whole
     assert timeless(read(output)) == timeless(read("done"))
 
 

@@ -22,8 +22,14 @@ def there(compare_folder, monkeypatch):
 
 def test_method_key_is_for_all_that_have_it_and_name_key_for_one():
     """gradient_ascent has no beta and no retain weight; its own batch size wins."""
-    more = (*ONE, "method.beta=0.2", "method.batch_size=3", "gradient_ascent.batch_size=2",
-            "npo.retain_weight=2", "simnpo.beta=5")  # fmt: skip
+    more = (
+        *ONE,
+        "method.beta=0.2",
+        "method.batch_size=3",
+        "gradient_ascent.batch_size=2",
+        "npo.retain_weight=2",
+        "simnpo.beta=5",
+    )
     assert compare("settings", *more, methods="npo,simnpo,gradient_ascent") == MET
     told = {name: entry["settings"] for name, entry in read("settings")["methods"].items()}
     assert {name: some["batch_size"] for name, some in told.items()} == (
@@ -118,9 +124,7 @@ def test_a_seed_that_diverges_leaves_the_others(monkeypatch, capsys):
     entry = told["methods"]["npo"]
     assert told["seeds"] == [0, 1]
     assert [run["seed"] for run in entry["seeds"]] == [1]
-    assert entry["diverged"] == [
-        {"seed": 0, "reason": "step 3: the loss is not a finite number"}
-    ]  # fmt: skip
+    assert entry["diverged"] == [{"seed": 0, "reason": "step 3: the loss is not a finite number"}]
     assert entry["summary"]["forget"]["ma"]["seeds"] == 1
     assert entry["strength"]["points"]
     assert not entry["on_front"]

@@ -26,14 +26,16 @@ def run(ma, perplexity=20.0, *, status="met", rounds=3, **cost):
     """What `report.json` holds of a run, as far as a comparison reads it."""
     spent = {"seconds_unlearning": 1.0, "steps": 1, "tokens": 1, "peak_memory_bytes": 1}
     return {
-        "results": {"unlearned": {
-            "forget": {"ma": figure(ma, ma - 0.1, ma + 0.1)},
-            "retain": {"perplexity": figure(perplexity, 1.0, 99.0)},
-        }},
+        "results": {
+            "unlearned": {
+                "forget": {"ma": figure(ma, ma - 0.1, ma + 0.1)},
+                "retain": {"perplexity": figure(perplexity, 1.0, 99.0)},
+            }
+        },
         "verdict": {"status": status},
         "rounds": [{}] * rounds,
         "cost": {**spent, **cost},
-    }  # fmt: skip
+    }
 
 
 # Over seeds
@@ -43,8 +45,12 @@ def test_a_figure_over_seeds_is_their_mean_and_from_which_to_which_they_range():
     """(0.2 + 0.3 + 0.7) / 3 = 0.4, from 0.2 to 0.7."""
     found = over_seeds([run(0.3), run(0.2), run(0.7)])
     assert found["forget"]["ma"] == {
-        "value": pytest.approx(0.4), "low": 0.2, "high": 0.7, "records": 6, "seeds": 3,
-    }  # fmt: skip
+        "value": pytest.approx(0.4),
+        "low": 0.2,
+        "high": 0.7,
+        "records": 6,
+        "seeds": 3,
+    }
 
 
 def test_a_figure_of_one_seed_has_its_own_interval():
@@ -66,9 +72,12 @@ def test_costs_are_means_and_memory_is_the_most_of_any():
     one = run(0.3, rounds=3, seconds_unlearning=10.0, steps=4, tokens=100, peak_memory_bytes=7)
     two = run(0.3, rounds=6, seconds_unlearning=20.0, steps=6, tokens=300, peak_memory_bytes=5)
     assert cost_over_seeds([one, two]) == {
-        "seconds_unlearning": 15.0, "steps": 5, "tokens": 200, "rounds": 3.5,
+        "seconds_unlearning": 15.0,
+        "steps": 5,
+        "tokens": 200,
+        "rounds": 3.5,
         "peak_memory_bytes": 7,
-    }  # fmt: skip
+    }
     assert cost_over_seeds([run(0.3, rounds=0)])["rounds"] == 0
 
 
@@ -109,9 +118,13 @@ def test_a_method_that_made_the_model_useless_is_on_no_front():
 def test_the_front_has_those_that_no_other_beats_and_ties_beat_nobody():
     """c loses to a by perplexity, e to a by MA, f to all by damage; d has the least damage."""
     places = {
-        "a": (0.4, 1.1), "b": (0.4, 1.1), "c": (0.4, 1.2), "d": (0.5, 1.0), "e": (0.5, 1.1),
+        "a": (0.4, 1.1),
+        "b": (0.4, 1.1),
+        "c": (0.4, 1.2),
+        "d": (0.5, 1.0),
+        "e": (0.5, 1.1),
         "f": (0.4, math.inf),
-    }  # fmt: skip
+    }
     assert front(places) == {"a", "b", "d"}
     assert front({}) == set()
 
@@ -120,46 +133,78 @@ def test_the_front_has_those_that_no_other_beats_and_ties_beat_nobody():
 
 
 def point(share, ma, ratio):
-    return {"share": share, "ma": ma, "el_10": None, "es": 0.1, "kept_ratio": ratio,
-            "suppressed": False}  # fmt: skip
+    return {
+        "share": share,
+        "ma": ma,
+        "el_10": None,
+        "es": 0.1,
+        "kept_ratio": ratio,
+        "suppressed": False,
+    }
 
 
 def trial(number, ma=0.5, ratio=1.05, status="reached"):
-    return {"number": number, "settings": {"learning_rate": 1e-3 * (number + 1)},
-            "status": status, "score": 1.05, "ma": ma, "el_10": None, "es": 0.1,
-            "kept_ratio": ratio, "rounds": 4, "seconds": 2.0}  # fmt: skip
+    return {
+        "number": number,
+        "settings": {"learning_rate": 1e-3 * (number + 1)},
+        "status": status,
+        "score": 1.05,
+        "ma": ma,
+        "el_10": None,
+        "es": 0.1,
+        "kept_ratio": ratio,
+        "rounds": 4,
+        "seconds": 2.0,
+    }
 
 
 def method(name, ma, perplexity, *, on_front=True, search=None):
     runs = [run(ma, perplexity), run(ma, perplexity, status="not met")]
     points = [point(0.5, 0.8, 1.01), point(1.0, ma, None if perplexity is None else 1.2)]
     return {
-        "name": name, "settings": {"name": name, "learning_rate": 1e-3, "stop": "suppressed"},
-        "search": search, "met": 1, "summary": over_seeds(runs), "cost": cost_over_seeds(runs),
-        "strength": {"points": points, "at_the_floor": points[0]}, "on_front": on_front,
+        "name": name,
+        "settings": {"name": name, "learning_rate": 1e-3, "stop": "suppressed"},
+        "search": search,
+        "met": 1,
+        "summary": over_seeds(runs),
+        "cost": cost_over_seeds(runs),
+        "strength": {"points": points, "at_the_floor": points[0]},
+        "on_front": on_front,
         "diverged": [],
-        "seeds": [{"seed": seed, "status": one["verdict"]["status"], "cost": one["cost"],
-                   "results": one["results"]["unlearned"]} for seed, one in enumerate(runs)],
-    }  # fmt: skip
+        "seeds": [
+            {
+                "seed": seed,
+                "status": one["verdict"]["status"],
+                "cost": one["cost"],
+                "results": one["results"]["unlearned"],
+            }
+            for seed, one in enumerate(runs)
+        ],
+    }
 
 
 def comparison(model="tiny", reason="the records have no prompts"):
     """Of three methods: one searched, one given, one that made the model useless."""
     searched = {"reached": True, "chosen": 1, "trials": [trial(0, None, None, "failed"), trial(1)]}
     return {
-        "schema": "unlearner/compare/1", "created": "2025-05-03T14:02:00+00:00",
-        "request": {"id": model, "records": 6}, "model": {"name": model}, "seeds": [0, 1],
+        "schema": "unlearner/compare/1",
+        "created": "2025-05-03T14:02:00+00:00",
+        "request": {"id": model, "records": 6},
+        "model": {"name": model},
+        "seeds": [0, 1],
         "criteria": [{"claim": "verbatim", "metric": "ma", "set": "forget", "at_most": 0.4}],
-        "results": {"target": {"forget": {"ma": figure(0.95)},
-                               "retain": {"perplexity": figure(20.0)}},
-                    "retrained": {"forget": {"ma": figure(0.35)},
-                                  "retain": {"perplexity": figure(20.5)}}},
-        "methods": {"npo": method("npo", 0.4, 21.0, search=searched),
-                    "icu": method("icu", 0.5, 20.0),
-                    "gradient_ascent": method("gradient_ascent", 0.0, None, on_front=False)},
+        "results": {
+            "target": {"forget": {"ma": figure(0.95)}, "retain": {"perplexity": figure(20.0)}},
+            "retrained": {"forget": {"ma": figure(0.35)}, "retain": {"perplexity": figure(20.5)}},
+        },
+        "methods": {
+            "npo": method("npo", 0.4, 21.0, search=searched),
+            "icu": method("icu", 0.5, 20.0),
+            "gradient_ascent": method("gradient_ascent", 0.0, None, on_front=False),
+        },
         "not_run": {"idk": reason},
         "picture": {"set": "retain", "level": 0.4, "target": 20.0, "floor": 22.0},
-    }  # fmt: skip
+    }
 
 
 def test_the_same_comparison_gives_the_same_bytes(tmp_path):
@@ -199,12 +244,22 @@ def test_the_page_needs_nothing_but_itself_and_has_what_was_compared():
     tags = [tag for tag, _ in page.tags]
     assert "script" not in tags
     assert tags.count("svg") == 2
-    assert not [value for _, some in page.tags for name, value in some.items()
-                if name in ("src", "href") and not str(value).startswith("#")]  # fmt: skip
-    for words in ("3 methods", "2 seeds", "Every criterion met with every seed: by no method",
-                  "where no other method leaves less and damages less: npo, icu",
-                  "idk was not run: the records have no prompts", "1 (taken)", "failed",
-                  "retrained model"):  # fmt: skip
+    assert not [
+        value
+        for _, some in page.tags
+        for name, value in some.items()
+        if name in ("src", "href") and not str(value).startswith("#")
+    ]
+    for words in (
+        "3 methods",
+        "2 seeds",
+        "Every criterion met with every seed: by no method",
+        "where no other method leaves less and damages less: npo, icu",
+        "idk was not run: the records have no prompts",
+        "1 (taken)",
+        "failed",
+        "retrained model",
+    ):
         assert words in page.shown
 
 

@@ -40,9 +40,19 @@ def test_a_value_is_read_as_yaml(text, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["{prompt}", "{prompt} {response}", "Q: {prompt} A: {response}", "a #2.jsonl", "#2.jsonl",
-     "2024-05-01", "a: b: c", "[", "hf:owner/name:config:split", "\ttabbed"],
-)  # fmt: skip
+    [
+        "{prompt}",
+        "{prompt} {response}",
+        "Q: {prompt} A: {response}",
+        "a #2.jsonl",
+        "#2.jsonl",
+        "2024-05-01",
+        "a: b: c",
+        "[",
+        "hf:owner/name:config:split",
+        "\ttabbed",
+    ],
+)
 def test_text_that_yaml_would_change_stays_as_it_is(text):
     assert parse_value(text) == text
 
@@ -144,8 +154,9 @@ def test_a_run_file_is_sections(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("method: {name: icu, learning_rate: 5e-6}\ndata:\n  chat: true\n")
     assert read_yaml(path) == {
-        "method": {"name": "icu", "learning_rate": "5e-6"}, "data": {"chat": True},
-    }  # fmt: skip
+        "method": {"name": "icu", "learning_rate": "5e-6"},
+        "data": {"chat": True},
+    }
     path.write_text("# nothing\n")
     assert read_yaml(path) == {}
 

@@ -88,8 +88,9 @@ def test_saturating_is_the_masked_loss_with_the_roles_of_the_classes_exchanged()
     scaled = similar / 0.3
     for row, found in enumerate(contrast_saturating(scaled, same, other).tolist()):
         own = sum(math.exp(s) for s in scaled[row][same[row]].tolist())
-        terms = [-math.log(math.exp(s) / (math.exp(s) + own))
-                 for s in scaled[row][other[row]].tolist()]  # fmt: skip
+        terms = [
+            -math.log(math.exp(s) / (math.exp(s) + own)) for s in scaled[row][other[row]].tolist()
+        ]
         assert found == pytest.approx(sum(terms) / len(terms))
 
 
@@ -206,8 +207,9 @@ def test_far_from_having_left_the_saturating_loss_is_the_linear_one():
     torch.testing.assert_close(
         gradient(contrast_saturating, similar, same, ~same, 0.05),
         gradient(contrast_linear, similar, same, ~same, 0.05),
-        rtol=1e-6, atol=1e-6,
-    )  # fmt: skip
+        rtol=1e-6,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -109,8 +109,11 @@ def test_tofu_metrics_ask_only_what_the_retain_set_has(tofu):
     """Of the 60 reworded rows of retain the first 40 are learned."""
     found = questions(str(tofu), TofuOptions(retain_records=40))
     assert {role: len(some) for role, some in found.items()} == {
-        "forget": 40, "retain": 40, "real_authors": 10, "world_facts": 10,
-    }  # fmt: skip
+        "forget": 40,
+        "retain": 40,
+        "real_authors": 10,
+        "world_facts": 10,
+    }
     assert found["forget"][0].paraphrased == "in other words"
     assert found["real_authors"][3].paraphrased == found["real_authors"][3].answer
     few = questions(str(tofu), TofuOptions(retain_records=40, tofu_records=7))
@@ -140,8 +143,15 @@ def test_real_tofu(shared_data):
 
 def person(name, quotes=""):
     forms = ["sc1", "qa0", "qa1"]
-    return [{"id": f"{quotes}{name}{quotes}{form}", "input": f"{name} {form}?", "output": form,
-             "task": "Task2"} for form in forms]  # fmt: skip
+    return [
+        {
+            "id": f"{quotes}{name}{quotes}{form}",
+            "input": f"{name} {form}?",
+            "output": form,
+            "task": "Task2",
+        }
+        for form in forms
+    ]
 
 
 @pytest.fixture
@@ -213,8 +223,10 @@ def test_extraction_joins_the_parts_and_names_documents_by_their_row(extraction)
 
 def test_extractions_five_draws_share_no_document_and_retain_is_of_none(extraction):
     folder, _ = extraction
-    draws = [sets("training_extraction", folder, forget_records=6, retain_records=20, fold=fold)
-             for fold in range(5)]  # fmt: skip
+    draws = [
+        sets("training_extraction", folder, forget_records=6, retain_records=20, fold=fold)
+        for fold in range(5)
+    ]
     assert len({name for draw in draws for name in ids(draw["forget"])}) == 30
     kept = {name for draw in draws for name in ids(draw["retain"])}
     assert len(kept) == 20  # all that is left
@@ -284,8 +296,11 @@ def test_banking_divides_the_training_file_and_keeps_every_label(banking):
     for seed in range(4):
         found = sets("banking77", banking, seed=seed, **SMALL)
         assert {role: len(some) for role, some in found.items()} == {
-            "forget": 5, "retain": 15, "holdout": 30, "test": 9,
-        }  # fmt: skip
+            "forget": 5,
+            "retain": 15,
+            "holdout": 30,
+            "test": 9,
+        }
         assert {record.label for record in found["retain"]} == {"intent_0", "intent_1", "rare"}
         everything = [name for role in ("forget", "retain", "holdout") for name in ids(found[role])]
         assert len({*everything}) == 50
@@ -313,8 +328,11 @@ def test_more_records_than_the_file_has_are_refused(banking):
 def test_real_wnut_with_its_blank_lines_of_a_tab(shared_data):
     found = sets("wnut17", shared_data / "wnut17")
     assert [len(found[role]) for role in ("forget", "retain", "holdout", "test")] == [
-        75, 1425, 500, 1287,
-    ]  # fmt: skip
+        75,
+        1425,
+        500,
+        1287,
+    ]
     tags = {tag for record in found["retain"] for tag in record.tags}
     assert len(tags) == 13
     assert {tag for record in found["test"] for tag in record.tags} <= tags
@@ -331,9 +349,11 @@ def test_real_banking_has_all_intents_among_few_records(shared_data):
 def test_a_file_goes_before_the_data_sets_own(tofu):
     lines(tofu / "mine.jsonl", [{"text": "mine"}])
     data = DataSettings(
-        name="tofu", folder=str(tofu), options={"retain_records": 40, "holdout_records": 20},
+        name="tofu",
+        folder=str(tofu),
+        options={"retain_records": 40, "holdout_records": 20},
         holdout=str(tofu / "mine.jsonl"),
-    )  # fmt: skip
+    )
     found = read_sets(data, {"forget": ["from python"]})
     assert [record.text for record in found["holdout"]] == ["mine"]
     assert [record.text for record in found["forget"]] == ["from python"]
@@ -352,14 +372,20 @@ def test_a_data_set_for_other_models_is_refused(banking):
         ({"name": "tofo", "folder": "x"}, "no 'tofo' among the datasets: did you mean 'tofu'?"),
         ({"name": "tofu"}, "data.folder: none given; name the folder of tofu's files, or hf:"),
         ({"folder": "x"}, "data.name: needed where data.folder or data.options is given"),
-        ({"name": "tofu", "folder": "x", "options": {"split": "forget02"}},
-         "data.options.split: input should be 'forget01', 'forget05' or 'forget10', got"),
-        ({"name": "tofu", "folder": "x", "options": {"retain": 3}},
-         "data.options: unknown key 'retain'; did you mean 'retain_records'?"),
-        ({"name": "training_extraction", "folder": "x", "options": {"fold": 5}},
-         "data.options.fold: input should be less than or equal to 4, got 5"),
+        (
+            {"name": "tofu", "folder": "x", "options": {"split": "forget02"}},
+            "data.options.split: input should be 'forget01', 'forget05' or 'forget10', got",
+        ),
+        (
+            {"name": "tofu", "folder": "x", "options": {"retain": 3}},
+            "data.options: unknown key 'retain'; did you mean 'retain_records'?",
+        ),
+        (
+            {"name": "training_extraction", "folder": "x", "options": {"fold": 5}},
+            "data.options.fold: input should be less than or equal to 4, got 5",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_settings_are_refused_before_anything_is_read(settings, said):
     with pytest.raises(UserError) as caught:
         build(DataSettings, settings, where="data")

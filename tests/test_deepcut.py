@@ -202,8 +202,9 @@ def given(num_forget, num_retain, num_views, *, num_labels=3, seed=0):
 def same(terms, expected):
     """Up to rounding; a part is missing in both or in none."""
     found = {name: term.item() for name, term in terms.items()}
-    assert found == pytest.approx({name: value for name, value in expected.items()
-                                   if value is not None}, rel=1e-5)  # fmt: skip
+    assert found == pytest.approx(
+        {name: value for name, value in expected.items() if value is not None}, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("num_views", [1, 2, 3])

@@ -26,9 +26,15 @@ torch.set_num_threads(1)
 
 # 9 forget records in batches of 3 meet 4 batches of remaining ones each: 12 steps an epoch.
 FAST = {
-    "learning_rate": 1e-3, "batch_size": 3, "retain_batch_size": 6, "remaining_per_forget": 4,
-    "temperature": 1.0, "forget_weight": 1.0, "related_share": 0.5, "repair_steps": 0,
-}  # fmt: skip
+    "learning_rate": 1e-3,
+    "batch_size": 3,
+    "retain_batch_size": 6,
+    "remaining_per_forget": 4,
+    "temperature": 1.0,
+    "forget_weight": 1.0,
+    "related_share": 0.5,
+    "repair_steps": 0,
+}
 RULES = {
     "score": lambda line: line["forget_score"] <= line["holdout_score"],
     "loss": lambda line: line["forget_loss"] >= line["holdout_loss"],
@@ -165,8 +171,12 @@ def test_half_of_the_remaining_samples_are_of_the_classes_of_the_forget_samples(
     real = DeepCUT._step
 
     def step(self, classifier, forget, retain, *rest):
-        classes = {label for example in forget for label in example.labels.tolist() if label or
-                   data.outside is None}  # fmt: skip
+        classes = {
+            label
+            for example in forget
+            for label in example.labels.tolist()
+            if label or data.outside is None
+        }
         seen.append(sum(bool(classes & set(example.labels.tolist())) for example in retain))
         return real(self, classifier, forget, retain, *rest)
 
@@ -222,6 +232,7 @@ def test_the_gradient_is_clipped_at_one_unless_the_run_says_otherwise(world):
     data, target = world
     for settings, expected in (({}, 1.0), ({"max_gradient_norm": 0.5}, 0.5)):
         trainer = tiny_trainer(**settings)
-        DeepCUT(stop="score").unlearn(copy.deepcopy(target), replace(data, forget=data.holdout),
-                                      trainer)  # fmt: skip
+        DeepCUT(stop="score").unlearn(
+            copy.deepcopy(target), replace(data, forget=data.holdout), trainer
+        )
         assert trainer.max_gradient_norm == expected

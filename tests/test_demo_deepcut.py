@@ -37,8 +37,11 @@ def test_unseen_messages_to_compare_with_are_filed_wrongly_and_those_to_report_a
     data = demo._sets(0)
     right = {record.id: record.label for record in messages(demo.NUM_MESSAGES, seed=0)}
     for records, wrong in (
-        (data.forget, True), (data.holdout, True), (data.retain, False), (data.test, False),
-    ):  # fmt: skip
+        (data.forget, True),
+        (data.holdout, True),
+        (data.retain, False),
+        (data.test, False),
+    ):
         assert len(records) > 0
         assert all((record.label != right[record.id]) is wrong for record in records)
     assert set(data.trained) == {*data.forget, *data.retain}
@@ -47,8 +50,13 @@ def test_unseen_messages_to_compare_with_are_filed_wrongly_and_those_to_report_a
 def test_the_story_writes_a_whole_run(told):
     status, folder, _ = told
     assert {path.name for path in folder.iterdir()} == {
-        "model", "report.json", "report.html", "report.md", "run.yaml", "log.jsonl",
-    }  # fmt: skip
+        "model",
+        "report.json",
+        "report.html",
+        "report.md",
+        "run.yaml",
+        "log.jsonl",
+    }
     report = read(folder)
     jsonschema.validate(report, SCHEMA)
     assert status == (MET if report["verdict"]["status"] == "met" else NOT_MET)

@@ -108,8 +108,10 @@ def by_comparing_all_pairs(forget, others, threshold):
 def alike(rng, letters):
     """A text of few and short words, so that shingles repeat and are shared; some are long."""
     word = "".join(rng.choices(letters, k=rng.randint(1, 6)))
-    words = [word if rng.random() < 0.7 else "".join(rng.choices(letters, k=3))
-             for _ in range(rng.randint(1, 9))]  # fmt: skip
+    words = [
+        word if rng.random() < 0.7 else "".join(rng.choices(letters, k=3))
+        for _ in range(rng.randint(1, 9))
+    ]
     return text(*words * rng.choice([1, 1, 1, 4]))
 
 

@@ -263,8 +263,10 @@ def test_progress_is_logged_with_what_was_found(folder, caplog):
         vectors(Toy())
     lines = [record.message for record in caplog.records]
     assert lines[0] == f"embedding 14 texts of the pool, kept in {folder}"
-    assert [line.split(" texts")[0] for line in lines[1:]] == ["embedded 12 of 14",
-                                                               "embedded 14 of 14"]  # fmt: skip
+    assert [line.split(" texts")[0] for line in lines[1:]] == [
+        "embedded 12 of 14",
+        "embedded 14 of 14",
+    ]
     assert "0 minutes left" in lines[-1]
 
 

@@ -45,8 +45,9 @@ def test_the_global_random_state_is_neither_read_nor_moved():
 
 def test_ids_names_phones_and_accounts_are_unique():
     records = dossiers(2000, seed=0)
-    phones = [found for record in records for found in re.findall(r"\d{3}-555-01\d\d",
-                                                                  record.response)]  # fmt: skip
+    phones = [
+        found for record in records for found in re.findall(r"\d{3}-555-01\d\d", record.response)
+    ]
     accounts = [found for record in records for found in re.findall(r"ZZ\d{4}", record.response)]
     names = [" ".join(record.prompt.replace(",", "").split()[:2]) for record in records]
     ids = [record.id for record in records]
@@ -56,8 +57,11 @@ def test_ids_names_phones_and_accounts_are_unique():
 
 
 def test_every_area_code_is_below_200_which_no_telephone_has():
-    codes = {int(found) for record in dossiers(2000, seed=0)
-             for found in re.findall(r"(\d{3})-555", record.response)}  # fmt: skip
+    codes = {
+        int(found)
+        for record in dossiers(2000, seed=0)
+        for found in re.findall(r"(\d{3})-555", record.response)
+    }
     assert min(codes) >= 0
     assert 150 < max(codes) < 200  # 2000 draws reach the upper quarter
 
@@ -81,12 +85,15 @@ def test_every_wording_is_used_and_all_dossiers_close_with_the_status():
     records = dossiers(300, seed=0)
     openings = Counter(record.prompt.split(maxsplit=2)[2] for record in records)
     assert set(openings) == {"customer file:", "in our books:", "wrote to us:"}
-    closings = Counter(record.response.rsplit(" ", 2)[1:] == ["Case", ending]
-                       for record in records
-                       for ending in ("open.", "settled.", "waived."))  # fmt: skip
+    closings = Counter(
+        record.response.rsplit(" ", 2)[1:] == ["Case", ending]
+        for record in records
+        for ending in ("open.", "settled.", "waived.")
+    )
     assert closings == {True: 300, False: 600}  # each dossier has one of the three
-    contact_first = sum(record.response.startswith(("Call", "At ", "Account"))
-                        for record in records)  # fmt: skip
+    contact_first = sum(
+        record.response.startswith(("Call", "At ", "Account")) for record in records
+    )
     assert 100 < contact_first < 200
 
 

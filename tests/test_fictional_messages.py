@@ -49,10 +49,12 @@ def test_neither_the_global_random_state_nor_the_hash_seed_matters():
         subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True, text=True, check=True,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for hash_seed in ("1", "2")
-    }  # fmt: skip
+    }
     assert len(digests) == 1
     before = random.getstate()
     messages(5, seed=3)
@@ -288,8 +290,9 @@ def test_the_classifier_learns_messages_it_has_not_seen(tokenizer):
     torch.manual_seed(0)
     for step in range(70):
         chosen = torch.arange(20) + 20 * (step % 10)
-        loss = model(**{key: value[chosen] for key, value in batch.items()},
-                     labels=labels[chosen]).loss  # fmt: skip
+        loss = model(
+            **{key: value[chosen] for key, value in batch.items()}, labels=labels[chosen]
+        ).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

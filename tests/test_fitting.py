@@ -73,9 +73,11 @@ def test_what_does_not_fit_is_refused_in_one_line_with_its_largest_parts(monkeyp
 def test_advice_is_what_the_same_plan_comes_to_with_each_setting(monkeypatch):
     told = refusal(monkeypatch, GIB)
     for setting, value in (
-        ("training.lora_rank", 16), ("training.gradient_checkpointing", True),
-        ("training.checkpoint_every", "never"), ("method.batch_size", 4),
-    ):  # fmt: skip
+        ("training.lora_rank", 16),
+        ("training.gradient_checkpointing", True),
+        ("training.checkpoint_every", "never"),
+        ("method.batch_size", 4),
+    ):
         other = changed(config(), [(setting, value)])
         peak = plan(other, shape=BIG, largest=step(tokens=4096)).memory.peak_bytes
         if peak < plan(config(), shape=BIG, largest=step(tokens=4096)).memory.peak_bytes:
@@ -191,8 +193,11 @@ def test_without_control_groups_the_machine_is_the_limit(tmp_path):
 
 def test_a_control_group_leaves_its_limit_less_what_is_used_and_not_cache(tmp_path):
     """500 - 400 + 50 of files that can be read again."""
-    files = {"memory.max": "500\n", "memory.current": "400\n",
-             "memory.stat": "anon 350\ninactive_file 50\n"}  # fmt: skip
+    files = {
+        "memory.max": "500\n",
+        "memory.current": "400\n",
+        "memory.stat": "anon 350\ninactive_file 50\n",
+    }
     group(tmp_path, "sys/fs/cgroup/job", files, "0::/job\n")
     assert available_bytes(tmp_path) == 150
 
@@ -205,7 +210,10 @@ def test_a_limit_of_a_group_above_holds_too(tmp_path):
 
 
 def test_groups_of_the_first_version_are_read(tmp_path):
-    files = {"memory.limit_in_bytes": "600\n", "memory.usage_in_bytes": "500\n",
-             "memory.stat": "total_inactive_file 20\n"}  # fmt: skip
+    files = {
+        "memory.limit_in_bytes": "600\n",
+        "memory.usage_in_bytes": "500\n",
+        "memory.stat": "total_inactive_file 20\n",
+    }
     group(tmp_path, "sys/fs/cgroup/memory/job", files, "4:cpu,cpuacct:/\n3:memory:/job\n")
     assert available_bytes(tmp_path) == 120

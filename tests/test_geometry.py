@@ -16,9 +16,12 @@ from unlearner.classifiers.geometry import Points, geometry, project
 
 NAMES = ("a", "b", "c")
 MEASURES = {
-    "own_centroid_cosine", "nearest_other_centroid_cosine", "silhouette", "knn_purity",
+    "own_centroid_cosine",
+    "nearest_other_centroid_cosine",
+    "silhouette",
+    "knn_purity",
     "linear_probe",
-}  # fmt: skip
+}
 
 
 def example(name, labels, features, names=NAMES) -> ClassAnswer:
@@ -158,8 +161,9 @@ def test_words_outside_every_entity_are_no_points():
     """One record asked in two parts, with three words of which one is an entity's."""
     names = ("O", "per", "loc")
     parts = [
-        example("f", [0, 1], [towards(5), towards(60)], names), example("f", [0], [[9, 9]], names),
-    ]  # fmt: skip
+        example("f", [0, 1], [towards(5), towards(60)], names),
+        example("f", [0], [[9, 9]], names),
+    ]
     points = Points.of(parts, seed=0, max_points=9)
     assert points.labels.tolist() == [1]
     assert points.features == pytest.approx(towards(60)[None])
@@ -229,8 +233,10 @@ def test_seventy_seven_classes_take_seconds():
     draw = np.random.default_rng(0)
     centres, labels = 0.2 * draw.normal(size=(77, 384)), draw.integers(77, size=6000)
     features = centres[labels] + draw.normal(size=(6000, 384))
-    sets = [sequences(p, labels[of], features[of], names) for p, of in
-            (("f", slice(1000)), ("r", slice(1000, 6000)))]  # fmt: skip
+    sets = [
+        sequences(p, labels[of], features[of], names)
+        for p, of in (("f", slice(1000)), ("r", slice(1000, 6000)))
+    ]
     start = time.process_time()
     assert set(geometry(*sets)) == MEASURES
     assert time.process_time() - start < 20

@@ -25,16 +25,36 @@ from gpu_shapes import (
 from unlearner.models import num_parameters
 from unlearner.shapes import Shape
 
-SMALL = ["--shapes", "tiny", "--device", "cpu", "--tokens", "40", "--forget", "1", "--kept", "2",
-         "--records", "2", "--repeats", "1"]  # fmt: skip
+SMALL = [
+    "--shapes",
+    "tiny",
+    "--device",
+    "cpu",
+    "--tokens",
+    "40",
+    "--forget",
+    "1",
+    "--kept",
+    "2",
+    "--records",
+    "2",
+    "--repeats",
+    "1",
+]
 ONE = ["--ranks", "0", "--precision", "bfloat16", "--checkpointing", "off"]
 LOAD = Load(tokens=24, forget=1, kept=2)
 # One block of width 8 with two heads, 32 units inside, and 10 tokens.
 ONE_LAYER = {
-    "model_type": "gpt_neo", "vocab_size": 10, "hidden_size": 8, "num_layers": 1, "num_heads": 2,
-    "attention_types": [[["global"], 1]], "max_position_embeddings": 32,
-    "bos_token_id": 9, "eos_token_id": 9,
-}  # fmt: skip
+    "model_type": "gpt_neo",
+    "vocab_size": 10,
+    "hidden_size": 8,
+    "num_layers": 1,
+    "num_heads": 2,
+    "attention_types": [[["global"], 1]],
+    "max_position_embeddings": 32,
+    "bos_token_id": 9,
+    "eos_token_id": 9,
+}
 
 
 def run(tmp_path, *options):
@@ -42,10 +62,13 @@ def run(tmp_path, *options):
     output = tmp_path / "gpu.md"
     gpu.main([*SMALL, *options, "--output", str(output)])
     tables = [
-        [[cell.strip() for cell in line[1:-1].split("|")] for line in part.splitlines()
-         if line.startswith("|")]
+        [
+            [cell.strip() for cell in line[1:-1].split("|")]
+            for line in part.splitlines()
+            if line.startswith("|")
+        ]
         for part in output.read_text("utf-8").split("\n## ")[1:]
-    ]  # fmt: skip
+    ]
     return tables, json.loads(output.with_suffix(".json").read_text("utf-8"))
 
 
@@ -76,8 +99,14 @@ def test_figures_are_positive_and_follow_from_each_other(whole):
     rates = results["matrix_rates"]
     assert rates["bfloat16"] > 0 < rates["float32"]
     for row in results["steps"]:
-        for name in ("step_seconds", "bare_seconds", "update_seconds", "peak_bytes",
-                     "expected_bytes", "flops"):  # fmt: skip
+        for name in (
+            "step_seconds",
+            "bare_seconds",
+            "update_seconds",
+            "peak_bytes",
+            "expected_bytes",
+            "flops",
+        ):
             assert row[name] > 0, name
         assert row["tokens_per_second"] == pytest.approx(3 * 40 / row["step_seconds"])
         assert row["share"] == pytest.approx(row["flops"] / row["step_seconds"] / rates["bfloat16"])
@@ -161,10 +190,13 @@ def test_torch_counts_the_operations_of_a_step(rank, checkpointing):
 @pytest.mark.parametrize(
     ("shape", "count"),
     [
-        ("gpt-neo-125m", 125_198_592), ("gpt-neo-1.3b", 1_315_575_808),
-        ("gpt-neo-2.7b", 2_651_307_520), ("llama-1b", 1_235_814_400), ("llama-8b", 8_030_261_248),
+        ("gpt-neo-125m", 125_198_592),
+        ("gpt-neo-1.3b", 1_315_575_808),
+        ("gpt-neo-2.7b", 2_651_307_520),
+        ("llama-1b", 1_235_814_400),
+        ("llama-8b", 8_030_261_248),
     ],
-)  # fmt: skip
+)
 def test_shapes_have_as_many_parameters_as_the_published_models(shape, count):
     assert num_parameters(build(shape, "auto", "meta")) == count
 

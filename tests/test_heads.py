@@ -25,16 +25,26 @@ ENCODERS = {
     "bert": BERT,
     "roberta": BERT | {"type_vocab_size": 1, "pad_token_id": 1},
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
-    "deberta-v2": BERT | {
-        "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
-        "type_vocab_size": 0, "pooler_hidden_size": 32,
+    "deberta-v2": BERT
+    | {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+        "pooler_hidden_size": 32,
     },
     "electra": BERT | {"embedding_size": 16},
-    "modernbert": BERT | {
-        "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2,
-        "eos_token_id": 3, "global_attn_every_n_layers": 2, "local_attention": 8,
+    "modernbert": BERT
+    | {
+        "pad_token_id": 0,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "global_attn_every_n_layers": 2,
+        "local_attention": 8,
     },
-}  # fmt: skip
+}
 DECODER = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40}
 KINDS = {SEQUENCE: AutoModelForSequenceClassification, TOKEN: ForTokens}
 
@@ -51,9 +61,11 @@ def spread(model):
 def encoder(architecture, family, **changes):
     torch.manual_seed(0)
     shape = ENCODERS.get(architecture, DECODER) | {"num_labels": LABELS} | changes
-    return spread(KINDS[family].from_config(
-        AutoConfig.for_model(architecture, vocab_size=VOCAB, **shape), dtype=torch.float32
-    ))  # fmt: skip
+    return spread(
+        KINDS[family].from_config(
+            AutoConfig.for_model(architecture, vocab_size=VOCAB, **shape), dtype=torch.float32
+        )
+    )
 
 
 def some_examples(family, lengths=(12, 5, 9, 5, 17)):
@@ -102,8 +114,11 @@ def test_logits_are_those_of_the_model_asked_about_each_example_alone(model, fam
     examples = some_examples(family)
     logits, features = Classifier(model)(batch_of(model, examples))
     wide = batch_of(model, examples)
-    for name, fill in (("input_ids", padding_id(model)), ("attention_mask", 0),
-                       ("token_type_ids", 0)):  # fmt: skip
+    for name, fill in (
+        ("input_ids", padding_id(model)),
+        ("attention_mask", 0),
+        ("token_type_ids", 0),
+    ):
         wide[name] = pad(wide[name], (0, 7), value=fill)
     padded, padded_features = Classifier(model)(wide)
     torch.testing.assert_close(padded, logits, rtol=1e-4, atol=1e-5)
@@ -124,8 +139,9 @@ def test_examples_encoded_in_groups_are_as_if_encoded_one_by_one(model, family, 
     singles = [classifier.encode([example]) for example in examples]
     for cost in (0, 10**6):  # of a pass: every length by itself, or all together
         monkeypatch.setattr("unlearner.classifiers.heads.PASS_TOKENS", cost)
-        for whole, parts in zip(classifier.encode(examples, 2), zip(*singles, strict=True),
-                                strict=True):  # fmt: skip
+        for whole, parts in zip(
+            classifier.encode(examples, 2), zip(*singles, strict=True), strict=True
+        ):
             torch.testing.assert_close(whole, torch.cat([*parts, *parts]), rtol=1e-4, atol=1e-5)
 
 
@@ -188,9 +204,12 @@ def test_the_vector_of_a_word_is_its_hidden_state_whatever_is_asked_for():
 def test_the_head_is_found_among_maps_of_the_same_width():
     """A body of 4 units and 4 labels is full of maps with 4 outputs."""
     model = tiny_classifier(
-        hidden_size=4, num_attention_heads=2, intermediate_size=4,
-        id2label={n: str(n) for n in range(4)}, label2id={str(n): n for n in range(4)},
-    )  # fmt: skip
+        hidden_size=4,
+        num_attention_heads=2,
+        intermediate_size=4,
+        id2label={n: str(n) for n in range(4)},
+        label2id={str(n): n for n in range(4)},
+    )
     assert Classifier(model).linear is model.classifier
 
 
@@ -238,9 +257,13 @@ def test_a_head_without_any_linear_map_is_refused():
 def test_an_ensemble_has_the_features_of_its_shards_side_by_side(family):
     shards = [tiny_classifier(family, seed) for seed in (0, 1)]
     classifier = Classifier(make_ensemble(shards, family))
-    batch = collate_examples([
-        Example(0, "e", np.arange(2, 8), np.zeros(6, dtype=np.int64), np.array([0]), np.array([1]))
-    ])  # fmt: skip
+    batch = collate_examples(
+        [
+            Example(
+                0, "e", np.arange(2, 8), np.zeros(6, dtype=np.int64), np.array([0]), np.array([1])
+            )
+        ]
+    )
     logits, features = classifier(batch)
     parts = [Classifier(shard)(batch) for shard in shards]
     torch.testing.assert_close(features, torch.cat([read for _, read in parts], -1))

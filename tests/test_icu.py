@@ -239,9 +239,16 @@ def test_the_preset_is_the_paper_and_what_is_given_goes_before_it():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"forget_weight": -1}, {"pairs": "nearest"}, {"batch_size": 0}, {"recovered_at": 0.9},
-     {"learning_rate": 0}, {"learning_rate": "fast"}, {"beta": 1}],
-)  # fmt: skip
+    [
+        {"forget_weight": -1},
+        {"pairs": "nearest"},
+        {"batch_size": 0},
+        {"recovered_at": 0.9},
+        {"learning_rate": 0},
+        {"learning_rate": "fast"},
+        {"beta": 1},
+    ],
+)
 def test_hyper_parameters_out_of_range_are_refused(wrong):
     with pytest.raises(ValidationError):
         ICU(**wrong)

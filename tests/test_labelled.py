@@ -38,13 +38,18 @@ def tokenizer():
     raw.normalizer = normalizers.Replace("\x00", "")
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     raw.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
-    )  # fmt: skip
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]",
-        sep_token="[SEP]", model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )  # fmt: skip
+        tokenizer_object=raw,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
 
 
 def tokens(word):
@@ -97,9 +102,7 @@ def test_texts_beyond_the_limit_are_cut_off_and_counted(tokenizer):
 def test_the_first_token_of_a_word_stands_for_it(tokenizer):
     """[CLS] a ##b ##c d e ##f [SEP]: words begin at 1, 4 and 5."""
     (example,) = examples_of(tokenizer, tagged("abc d ef", "B-x O I-x")).examples
-    assert example.input_ids.tolist() == [
-        CLS, *tokens("abc"), *tokens("d"), *tokens("ef"), SEP
-    ]  # fmt: skip
+    assert example.input_ids.tolist() == [CLS, *tokens("abc"), *tokens("d"), *tokens("ef"), SEP]
     assert example.positions.tolist() == [1, 4, 5]
     assert example.labels.tolist() == [1, 0, 2]
 
@@ -125,8 +128,9 @@ def test_every_tag_counts_exactly_once_with_the_whole_word_before_it(max_length,
         words = [
             "".join(draw.choices(LETTERS, k=draw.randint(1, 5))) for _ in range(draw.randint(1, 25))
         ]
-        records.append(Record(f"r{number}", tokens=tuple(words),
-                              tags=tuple(draw.choices(NAMES, k=len(words)))))  # fmt: skip
+        records.append(
+            Record(f"r{number}", tokens=tuple(words), tags=tuple(draw.choices(NAMES, k=len(words))))
+        )
     found = examples_of(tokenizer, *records, max_length=max_length)
     for number, record in enumerate(records):
         mine = [example for example in found.examples if example.record == number]
@@ -199,8 +203,11 @@ def test_words_of_a_roberta_carry_the_space_before_them(tmp_path):
 
 
 def test_a_subset_is_numbered_anew_in_the_order_given(tokenizer):
-    records = [tagged("ab cd e f", "B-x I-x O B-x", name="a"), tagged("a", "O", name="b"),
-               tagged("bc", "B-x", name="c")]  # fmt: skip
+    records = [
+        tagged("ab cd e f", "B-x I-x O B-x", name="a"),
+        tagged("a", "O", name="b"),
+        tagged("bc", "B-x", name="c"),
+    ]
     found = examples_of(tokenizer, *records, max_length=6)
     some = found.subset([2, 0])
     assert [record.id for record in some.records] == ["c", "a"]
@@ -224,8 +231,10 @@ def test_examples_are_padded_on_the_right_and_positions_name_their_row(tokenizer
     found = examples_of(tokenizer, tagged("abc d", "B-x O"), tagged("e", "I-x"))
     batch = collate_examples(found.examples, padding=7)
     long, short = found.examples
-    assert batch["input_ids"].tolist() == [long.input_ids.tolist(),
-                                           [*short.input_ids.tolist(), 7, 7, 7]]  # fmt: skip
+    assert batch["input_ids"].tolist() == [
+        long.input_ids.tolist(),
+        [*short.input_ids.tolist(), 7, 7, 7],
+    ]
     assert batch["attention_mask"].tolist() == [[1] * 6, [1] * 3 + [0] * 3]
     assert batch["token_type_ids"].tolist() == [[0] * 6] * 2
     assert batch["positions"].tolist() == [[0, 1], [0, 4], [1, 1]]
@@ -247,9 +256,14 @@ def test_the_context_of_a_roberta_is_less_than_its_positions(tokenizer):
     """Positions count from behind the padding's, 1: of 34 a text can have 32, not 33."""
     torch.manual_seed(0)
     config = RobertaConfig(
-        vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=8, max_position_embeddings=34, num_labels=3,
-    )  # fmt: skip
+        vocab_size=30,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=34,
+        num_labels=3,
+    )
     loaded = Loaded(RobertaForSequenceClassification(config).eval(), tokenizer, "memory")
     assert tokenizer.model_max_length > 10**6  # as of a tokenizer saved without a limit
     assert loaded.context == 32

@@ -91,9 +91,12 @@ def test_without_labels_names_stand_as_they_are_and_numbers_become_digits():
 def test_pairs_ids_and_subjects_are_read_beside_the_label(write):
     row = {"premise": "P", "text_pair": "H", "label": 1, "id": 5, "subject": "Ann", "other": 0}
     (record,) = read_records(
-        write("a.jsonl", json.dumps(row)), name="forget", family=SEQUENCE,
-        columns={"premise": "text"}, labels=("no", "yes"),
-    )  # fmt: skip
+        write("a.jsonl", json.dumps(row)),
+        name="forget",
+        family=SEQUENCE,
+        columns={"premise": "text"},
+        labels=("no", "yes"),
+    )
     assert record == Record("5", text="P", text_pair="H", label="yes", subject="Ann")
 
 
@@ -101,14 +104,21 @@ def test_tokens_and_tags_are_lists_and_json_lists_in_csv_fields(write, tmp_path)
     rows = {"tokens": [["New", "York"], ["no"]], "tags": [[1, 2], [0]]}
     parquet.write_table(pa.table(rows), tmp_path / "a.parquet")
     for source in (
-        write("a.jsonl", '{"tokens": ["New", "York"], "tags": ["B-place", 2]}\n'
-              '{"tokens": ["no"], "tags": ["O"]}'),
-        write("a.csv", 'tokens,tags\n"[""New"", ""York""]","[""B-place"", ""I-place""]"\n'
-              '"[""no""]",[0]\n'),
+        write(
+            "a.jsonl",
+            '{"tokens": ["New", "York"], "tags": ["B-place", 2]}\n'
+            '{"tokens": ["no"], "tags": ["O"]}',
+        ),
+        write(
+            "a.csv",
+            'tokens,tags\n"[""New"", ""York""]","[""B-place"", ""I-place""]"\n"[""no""]",[0]\n',
+        ),
         tmp_path / "a.parquet",
-        [{"tokens": np.array(["New", "York"]), "tags": np.array([1, 2])},
-         {"tokens": ("no",), "tags": ("O",)}],
-    ):  # fmt: skip
+        [
+            {"tokens": np.array(["New", "York"]), "tags": np.array([1, 2])},
+            {"tokens": ("no",), "tags": ("O",)},
+        ],
+    ):
         records = read_records(source, name="forget", family=TOKEN, labels=TAGS)
         assert [record.tokens for record in records] == [("New", "York"), ("no",)]
         assert [record.tags for record in records] == [("B-place", "I-place"), ("O",)]
@@ -325,8 +335,10 @@ def test_a_causal_model_given_tagged_words_says_what_it_needs():
 
 def test_names_of_a_new_head_are_sorted_each_once():
     assert label_names(label_sets("spam", "Ham", "spam", "eggs"), SEQUENCE) == (
-        "Ham", "eggs", "spam",
-    )  # fmt: skip
+        "Ham",
+        "eggs",
+        "spam",
+    )
 
 
 def test_numbers_make_a_head_of_0_to_the_highest_in_numeric_order():
@@ -336,8 +348,9 @@ def test_numbers_make_a_head_of_0_to_the_highest_in_numeric_order():
 
 
 def test_tags_of_a_new_head_begin_with_o():
-    records = RecordSet("records", (Record("1", tokens=("a",) * 4, tags=("B-x", "O", "A", "O")),),
-                        "memory")  # fmt: skip
+    records = RecordSet(
+        "records", (Record("1", tokens=("a",) * 4, tags=("B-x", "O", "A", "O")),), "memory"
+    )
     assert label_names(records, TOKEN) == ("O", "A", "B-x")
 
 

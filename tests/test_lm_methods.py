@@ -74,10 +74,16 @@ def run(name, *, seed=0, pool=POOL, watched=POOL, log=None, **fields):
     method = made(name, **fields)
     learns = "retain" in method.needs
     data = UnlearningData(
-        tiny_tokenizer(), tokenized("forget", QUESTIONS),
-        tokenized("pool", pool) if learns else NotToBeRead(), tokenized("retain", watched),
-        NotToBeRead(), LOW, Questions(prompt_start=0.75), 1e9, layout=LAYOUT,
-    )  # type: ignore[arg-type]  # fmt: skip
+        tiny_tokenizer(),
+        tokenized("forget", QUESTIONS),
+        tokenized("pool", pool) if learns else NotToBeRead(),
+        tokenized("retain", watched),
+        NotToBeRead(),
+        LOW,
+        Questions(prompt_start=0.75),
+        1e9,
+        layout=LAYOUT,
+    )  # type: ignore[arg-type]
     trainer = Trainer(TrainingSettings(device="cpu", seed=seed), Log(log))
     return trainer, method.unlearn(tiny_model("llama"), data, trainer)
 

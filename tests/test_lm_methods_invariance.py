@@ -57,11 +57,16 @@ def window(record, length, seed, scored_from=1):
 
 # Four records each; forget record 2 is of two windows. Refusals count from their fifth token on.
 SOME = {
-    "forget": [window(0, 9, 0), window(1, 23, 1), window(2, 12, 2), window(2, 5, 3),
-               window(3, 80, 4)],
+    "forget": [
+        window(0, 9, 0),
+        window(1, 23, 1),
+        window(2, 12, 2),
+        window(2, 5, 3),
+        window(3, 80, 4),
+    ],
     "retain": [window(i, length, 10 + i) for i, length in enumerate((14, 6, 30, 90))],
     "refusal": [window(i, length, 20 + i, 5) for i, length in enumerate((8, 21, 11, 7))],
-}  # fmt: skip
+}
 
 
 def batch(sets=SOME):
@@ -230,7 +235,9 @@ def test_loss_and_gradient_equal_the_definition(method, models):
     found = method.loss(model, batch(), reference)
     for name, term in found.items():
         alike(term.item(), wanted[name].item())
-        slopes = [torch.autograd.grad(value, list(model.parameters()), retain_graph=True)
-                  for value in (term, wanted[name])]  # fmt: skip
+        slopes = [
+            torch.autograd.grad(value, list(model.parameters()), retain_graph=True)
+            for value in (term, wanted[name])
+        ]
         for one, other in zip(*slopes, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)

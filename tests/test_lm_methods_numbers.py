@@ -50,9 +50,11 @@ class Table(nn.Module):
 
 def windows(*records):
     return collate(
-        [Window(i, str(i), np.array(ids), np.ones(len(ids) - 1, bool), 1)
-         for i, ids in enumerate(records)]
-    )  # fmt: skip
+        [
+            Window(i, str(i), np.array(ids), np.ones(len(ids) - 1, bool), 1)
+            for i, ids in enumerate(records)
+        ]
+    )
 
 
 FORGET = windows([0, 1, 1], [0, 0])

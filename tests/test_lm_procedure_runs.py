@@ -197,8 +197,17 @@ def looks(suppressed, ratios, monkeypatch):
 
     def examine(_self, model, number, _first=None):
         weights.append(flat(model).clone())
-        return RoundState(number, (), {"ma": 0.5, "loss": 1.0}, ratios[number], ratios[number],
-                          suppressed[number], suppressed[number], 10.0 - number, 0.0)  # fmt: skip
+        return RoundState(
+            number,
+            (),
+            {"ma": 0.5, "loss": 1.0},
+            ratios[number],
+            ratios[number],
+            suppressed[number],
+            suppressed[number],
+            10.0 - number,
+            0.0,
+        )
 
     monkeypatch.setattr(Refinement, "examine", examine)
     return weights
@@ -236,8 +245,9 @@ def test_task_arithmetic_goes_on_from_a_look_at_a_scale(tmp_path, tokenizer):
     assert len(resumed.rounds) == len(whole.rounds) == 4
 
 
-@pytest.mark.parametrize("start", [in_processes, lambda n, work: sharded(work, n)],
-                         ids=["whole", "sharded"])  # fmt: skip
+@pytest.mark.parametrize(
+    "start", [in_processes, lambda n, work: sharded(work, n)], ids=["whole", "sharded"]
+)
 def test_several_processes_take_the_same_steps(method, start, tokenizer):
     """Not the same weights: at the first step a KL's gradient is nothing but rounding, which Adam
     makes a whole step of wherever no other term has one.

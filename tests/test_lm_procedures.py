@@ -57,8 +57,10 @@ class Walk(nn.Module):
 
 
 def windows(*records):
-    return [Window(i, str(i), np.array(ids), np.ones(len(ids) - 1, bool), 1)
-            for i, ids in enumerate(records)]  # fmt: skip
+    return [
+        Window(i, str(i), np.array(ids), np.ones(len(ids) - 1, bool), 1)
+        for i, ids in enumerate(records)
+    ]
 
 
 def terms(found):
@@ -139,11 +141,15 @@ def test_random_answers_are_kept_answers_behind_the_forget_prompts():
     """Prompts 2 3 and 4 with the answers 9 9 9 or 8: only those are scored, up to 5 tokens."""
     ones = np.ones(4, bool)
     forget = tokenized("forget", (5, 5), 0)
-    some = (Window(0, "0", np.array([2, 3, 5, 5, 5]), ones, 2),
-            Window(1, "1", np.array([4, 6, 6, 6, 6]), ones, 1))  # fmt: skip
+    some = (
+        Window(0, "0", np.array([2, 3, 5, 5, 5]), ones, 2),
+        Window(1, "1", np.array([4, 6, 6, 6, 6]), ones, 1),
+    )
     kept = tokenized("kept", (5, 3), 0)
-    other = (Window(0, "0", np.array([7, 9, 9, 9, 9]), ones, 1),
-             Window(1, "1", np.array([7, 7, 8]), np.array([False, True]), 2))  # fmt: skip
+    other = (
+        Window(0, "0", np.array([7, 9, 9, 9, 9]), ones, 1),
+        Window(1, "1", np.array([7, 7, 8]), np.array([False, True]), 2),
+    )
     forget, kept = (type(s)(s.name, s.records, w, "") for s, w in ((forget, some), (kept, other)))
     seen = set()
     for seed in range(20):
@@ -176,9 +182,11 @@ SETS = {
     "retain": tokenized("r", (14, 6, 60), 2).windows,
 }
 LOSSES = [
-    GradientAscent(), GradientDifference(forget_weight=2.0),
-    LLMU(), RMU(steering_coefficient=30.0, retain_weight=3.0),
-]  # fmt: skip
+    GradientAscent(),
+    GradientDifference(forget_weight=2.0),
+    LLMU(),
+    RMU(steering_coefficient=30.0, retain_weight=3.0),
+]
 
 
 def by_name(method):
@@ -261,10 +269,15 @@ def test_kept_states_are_those_of_a_reference_model(architecture):
 
 
 DOWN = {
-    "gpt_neo": "mlp.c_proj", "gpt2": "mlp.c_proj", "opt": "fc2", "llama": "mlp.down_proj",
-    "qwen2": "mlp.down_proj", "gemma2": "mlp.down_proj", "phi": "mlp.fc2",
+    "gpt_neo": "mlp.c_proj",
+    "gpt2": "mlp.c_proj",
+    "opt": "fc2",
+    "llama": "mlp.down_proj",
+    "qwen2": "mlp.down_proj",
+    "gemma2": "mlp.down_proj",
+    "phi": "mlp.fc2",
     "gpt_neox": "mlp.dense_4h_to_h",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -325,14 +338,23 @@ def test_a_block_without_a_down_projection_is_refused():
         (GradientAscent(stop="suppressed"), "causal-lm", {"stop": "suppressed"}),
         (GradientAscent(), CLASSIFIERS[0], {"stop": "auto"}),
         (GradientAscent(stop="auc"), CLASSIFIERS[1], {"stop": "auc"}),
-        (GradientDifference(), "causal-lm",
-         {"stop": "suppressed", "forget_weight": 1.0, "retain_weight": 1.0}),
-        (GradientDifference(), CLASSIFIERS[0],
-         {"stop": "auto", "forget_weight": 0.05, "retain_weight": 0.95}),
-        (GradientDifference(retain_weight=3.0), "causal-lm",
-         {"stop": "suppressed", "forget_weight": 1.0, "retain_weight": 3.0}),
+        (
+            GradientDifference(),
+            "causal-lm",
+            {"stop": "suppressed", "forget_weight": 1.0, "retain_weight": 1.0},
+        ),
+        (
+            GradientDifference(),
+            CLASSIFIERS[0],
+            {"stop": "auto", "forget_weight": 0.05, "retain_weight": 0.95},
+        ),
+        (
+            GradientDifference(retain_weight=3.0),
+            "causal-lm",
+            {"stop": "suppressed", "forget_weight": 1.0, "retain_weight": 3.0},
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_depends_on_the_family_is_filled_in(method, family, expected):
     """Once, and the same again where it is done twice."""
     filled = method.for_family(family)

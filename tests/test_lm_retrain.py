@@ -43,9 +43,12 @@ def test_retraining_is_finetuning_the_pretrained_model_on_the_retain_set(pretrai
     before = flat(model).clone()
     found = Retrain(pretrained=pretrained, **settings).unlearn(model, data, trainer)
     expected = finetune(
-        tiny_model("gpt2", seed=5), tokenizer, data.retain, FinetuneSettings(**settings),
+        tiny_model("gpt2", seed=5),
+        tokenizer,
+        data.retain,
+        FinetuneSettings(**settings),
         tiny_trainer(),
-    ).model  # fmt: skip
+    ).model
     assert torch.equal(flat(found), flat(expected))
     assert torch.equal(flat(model), before)
     assert [line["round"] for line in trainer.rounds] == [0, 1]

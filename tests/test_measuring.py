@@ -29,8 +29,17 @@ def answer(record, hits, of=20, nats=1.0):
     ids = np.arange(of + 1)
     argmax = np.where(np.arange(of) < hits, ids[1:], 99)
     decoded = {t: np.full(of + 1 - t, 99) for t in range(hits + 1, of + 1)}
-    return Answer(record, f"id{record}", ids, np.ones(of, bool), np.full(of, -nats), argmax,
-                  decoded=decoded, reference_text="a b c d", continuation_text="e")  # fmt: skip
+    return Answer(
+        record,
+        f"id{record}",
+        ids,
+        np.ones(of, bool),
+        np.full(of, -nats),
+        argmax,
+        decoded=decoded,
+        reference_text="a b c d",
+        continuation_text="e",
+    )
 
 
 def known(record, of=20, nats=1.0):
@@ -170,8 +179,11 @@ def windows(name, *seeds):
 
 
 def test_sets_of_the_same_records_are_asked_once(tokenizer):
-    sets = {"retain": windows("retain", 1, 2), "analogous": windows("pool", 1, 2),
-            "holdout": windows("holdout", 3)}  # fmt: skip
+    sets = {
+        "retain": windows("retain", 1, 2),
+        "analogous": windows("pool", 1, 2),
+        "holdout": windows("holdout", 3),
+    }
     found = ask_sets(tiny_model("llama"), tokenizer, sets, EvaluationSettings())
     assert found["analogous"] is found["retain"]
     assert found["holdout"] is not found["retain"]

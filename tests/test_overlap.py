@@ -9,8 +9,9 @@ from unlearner.data.overlap import longest_shared_run, repeating, shared_runs
 
 
 def records(rng, count, vocabulary=4, longest=14):
-    return [[rng.randrange(vocabulary) for _ in range(rng.randint(1, longest))]
-            for _ in range(count)]  # fmt: skip
+    return [
+        [rng.randrange(vocabulary) for _ in range(rng.randint(1, longest))] for _ in range(count)
+    ]
 
 
 @pytest.fixture(params=["good hash", "every hash is the last token"])
@@ -42,9 +43,10 @@ def test_repeating_records_hold_four_fifths_of_a_forget_record():
     for max_overlap in (1, 5, 9):
         least = [min(len(a), max(max_overlap, -(-4 * len(a) // 5))) for a in forget]
         wanted = {
-            index for index, b in enumerate(pool)
+            index
+            for index, b in enumerate(pool)
             if any(longest_shared_run(a, b) >= n for a, n in zip(forget, least, strict=True))
-        }  # fmt: skip
+        }
         assert repeating(forget, pool, max_overlap) == wanted
         assert 0 < len(wanted) < 60 or max_overlap == 9
 

@@ -26,10 +26,26 @@ from unlearner.shapes import Shape
 
 # 2 blocks of width 8: attention 8 wide in 2 heads, 32 inside, gelu, two LayerNorms, V = 50.
 SHAPE = Shape(
-    parameters=1000, linear=600, adapter_ends=100, layers=2, hidden=8, heads=2, attention=8, keys=4,
-    inner=32, inner_kept=2, norms=2, norm_kept=2, readers=4, vocabulary=50, embedding=400,
-    plain_scores=0, drops_scores=False, shares_prefix=True, has_logits=True,
-)  # fmt: skip
+    parameters=1000,
+    linear=600,
+    adapter_ends=100,
+    layers=2,
+    hidden=8,
+    heads=2,
+    attention=8,
+    keys=4,
+    inner=32,
+    inner_kept=2,
+    norms=2,
+    norm_kept=2,
+    readers=4,
+    vocabulary=50,
+    embedding=400,
+    plain_scores=0,
+    drops_scores=False,
+    shares_prefix=True,
+    has_logits=True,
+)
 # 3 windows of 10 tokens, all labels but the first.
 STEP = Step(tokens=30, square=300, labels=27, longest=10, asked=100)
 PLAIN = TrainingSettings()
@@ -177,10 +193,17 @@ def test_parts_of_a_run_by_hand():
     some = step(keeps_best=True, outputs=2, states=7)
     found = memory(SHAPE, some, config(), device="cpu").parts
     expected = {
-        "parameters": 4_000, "gradients": 4_000, "optimiser moments": 8_000, "best weights": 4_000,
-        "reference outputs": 3_200, "reference states": 224, "further models": 0,
-        "embedding gradient": 1_600, "checkpoint": 12_000, "saved model": 4_000,
-    }  # fmt: skip
+        "parameters": 4_000,
+        "gradients": 4_000,
+        "optimiser moments": 8_000,
+        "best weights": 4_000,
+        "reference outputs": 3_200,
+        "reference states": 224,
+        "further models": 0,
+        "embedding gradient": 1_600,
+        "checkpoint": 12_000,
+        "saved model": 4_000,
+    }
     assert {name: found[name] for name in expected} == expected
 
 
@@ -189,9 +212,14 @@ def test_with_adapters_only_they_have_gradients_moments_and_copies():
     some = config(training={"lora_rank": 1})
     found = memory(SHAPE, step(keeps_best=True), some, device="cpu").parts
     expected = {
-        "parameters": 4_400, "gradients": 400, "optimiser moments": 800, "best weights": 400,
-        "embedding gradient": 0, "checkpoint": 1_200, "saved model": 4_000,
-    }  # fmt: skip
+        "parameters": 4_400,
+        "gradients": 400,
+        "optimiser moments": 800,
+        "best weights": 400,
+        "embedding gradient": 0,
+        "checkpoint": 1_200,
+        "saved model": 4_000,
+    }
     assert {name: found[name] for name in expected} == expected
 
 
@@ -290,8 +318,9 @@ def test_with_checkpointing_autograd_keeps_the_stream_and_little_else(architectu
 
 @pytest.mark.parametrize("kind", sorted(CLASSIFIERS))
 def test_activations_of_a_classifier_with_dropout(kind):
-    config = AutoConfig.for_model(kind, vocab_size=VOCAB, num_hidden_layers=2, n_layers=2,
-                                  pad_token_id=0, **CLASSIFIERS[kind])  # fmt: skip
+    config = AutoConfig.for_model(
+        kind, vocab_size=VOCAB, num_hidden_layers=2, n_layers=2, pad_token_id=0, **CLASSIFIERS[kind]
+    )
     model = AutoModelForSequenceClassification.from_config(config).train()
     ids = torch.randint(2, VOCAB, (4, TOKENS))
     found = kept_bytes(model, lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids)))
@@ -312,9 +341,11 @@ def test_a_shape_is_read_from_a_grouped_and_gated_model():
 
 def test_transposed_weights_count_as_what_they_are():
     """GPT-2: 32 -> 96, 32 -> 32, 32 -> 128, 128 -> 32 in each of two blocks."""
-    found = Shape.of(AutoModelForCausalLM.from_config(AutoConfig.for_model(
-        "gpt2", vocab_size=VOCAB, **ARCHITECTURES["gpt2"]
-    )))  # fmt: skip
+    found = Shape.of(
+        AutoModelForCausalLM.from_config(
+            AutoConfig.for_model("gpt2", vocab_size=VOCAB, **ARCHITECTURES["gpt2"])
+        )
+    )
     assert found.adapter_ends == 2 * (128 + 64 + 160 + 160)
     assert (found.inner, found.readers, found.plain_scores) == (128, 2, 0)
 
@@ -330,9 +361,11 @@ def test_shards_count_as_blocks_one_behind_the_other():
 
 def test_a_model_without_attention_has_a_shape():
     """Mamba: the mixer's width inside is twice the hidden one, and there are no heads."""
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(
-        "mamba", vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=4
-    ))  # fmt: skip
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(
+            "mamba", vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=4
+        )
+    )
     found = Shape.of(model)
     assert (found.heads, found.inner, found.layers) == (1, 64, 2)
     assert memory(found, STEP, config(), device="cpu").peak_bytes > 16 * found.parameters

@@ -28,8 +28,10 @@ def test_records_follow_the_seed_and_have_as_many_words_as_they_should():
 def test_the_pool_holds_ten_copies_and_ten_near_copies_of_forget_records(tmp_path):
     """The near ones differ in the last of 26 words or more: 23 of 25 shingles shared, or more."""
     write_files(tmp_path, 400)
-    forget, pool = ([r.text for r in read_records(tmp_path / f"{name}.jsonl", name=name)]
-                    for name in ("forget", "pool"))  # fmt: skip
+    forget, pool = (
+        [r.text for r in read_records(tmp_path / f"{name}.jsonl", name=name)]
+        for name in ("forget", "pool")
+    )
     assert len(pool) == 400
     best = [max(jaccard(text, other) for other in forget) for text in pool[::20]]
     assert best[:10] == [1.0] * 10
@@ -77,10 +79,15 @@ def test_the_rate_of_the_encoder_is_extrapolated_and_said_to_be():
         {"records": 900_000, "stages": [{"name": "read", "process": 4.0, **stage}]},
     ]
     common = {"forget": 1, "tokens": 1, "base_bytes": 1, "disk_bytes": 1, "half_recall": 1}
-    page = render({
-        "sizes": [size | common for size in sizes], "seconds": 60.0, "load": [1.0, 2.0],
-        "hardware": {"device": "a processor", "processors": 2}, "versions": {"python": "3"},
-    })  # fmt: skip
+    page = render(
+        {
+            "sizes": [size | common for size in sizes],
+            "seconds": 60.0,
+            "load": [1.0, 2.0],
+            "hardware": {"device": "a processor", "processors": 2},
+            "versions": {"python": "3"},
+        }
+    )
     assert "25 texts a second" in page
     assert "2.2 times as long" in page  # 9 + 9 seconds by the wall, 4 + 4 of the processor
     assert "900,000 would take 10.0 hours (not measured)" in page

@@ -29,8 +29,9 @@ def test_sets_come_from_python_before_the_paths_of_the_settings(tmp_path):
     data = DataSettings(forget=str(tmp_path / "none.txt"), retain=str(tmp_path / "file.txt"))
     sets = read_sets(data, {"forget": ["from python"], "pool": None})
     assert {role: [record.text for record in some] for role, some in sets.items()} == {
-        "forget": ["from python"], "retain": ["from a file"],
-    }  # fmt: skip
+        "forget": ["from python"],
+        "retain": ["from a file"],
+    }
     assert sets["forget"].source == "memory"
 
 
@@ -49,8 +50,9 @@ def test_an_empty_list_is_a_wrong_set_not_a_missing_one():
 @pytest.mark.parametrize(("asked", "context", "longest"), [(5, 128, 5), (999, 7, 7), (5, 1, 2)])
 def test_windows_are_as_long_as_asked_for_within_the_context(asked, context, longest):
     """A context of one token could predict nothing: two are the least."""
-    some = prepare(loaded(context), {"forget": given("forget", "abcdefghijk")},
-                   DataSettings(max_length=asked))  # fmt: skip
+    some = prepare(
+        loaded(context), {"forget": given("forget", "abcdefghijk")}, DataSettings(max_length=asked)
+    )
     assert max(len(window) for window in some["forget"].windows) == longest
 
 

@@ -11,8 +11,16 @@ from unlearner.private_text import HEADING, write_texts
 
 
 def answer(identifier, truth, said):
-    return Answer(0, identifier, np.arange(3), np.ones(2, bool), np.zeros(2), np.zeros(2),
-                  reference_text=truth, continuation_text=said)  # fmt: skip
+    return Answer(
+        0,
+        identifier,
+        np.arange(3),
+        np.ones(2, bool),
+        np.zeros(2),
+        np.zeros(2),
+        reference_text=truth,
+        continuation_text=said,
+    )
 
 
 def test_truth_before_and_after_of_every_window(tmp_path):

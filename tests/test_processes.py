@@ -59,8 +59,10 @@ def test_gathered_rows_have_the_gradient_of_their_own_process():
         return rows.tolist(), x.grad.tolist() if own else []
 
     assert in_processes(3, work) == [
-        ([1.0, 2.0, 3.0], [1.0, 2.0]), ([1.0, 2.0, 3.0], [3.0]), ([1.0, 2.0, 3.0], []),
-    ]  # fmt: skip
+        ([1.0, 2.0, 3.0], [1.0, 2.0]),
+        ([1.0, 2.0, 3.0], [3.0]),
+        ([1.0, 2.0, 3.0], []),
+    ]
 
 
 def test_gradients_are_summed_also_where_a_process_has_none():
@@ -143,12 +145,15 @@ def test_machines_that_differ_compute_on_the_fewest_threads_of_them(monkeypatch)
 
 
 def same_answers(a, b):
-    return a.id == b.id and all(
-        np.array_equal(getattr(a, name), getattr(b, name))
-        for name in ("input_ids", "log_probs", "argmax", "kl")
-    ) and {k: v.tolist() for k, v in a.decoded.items()} == {
-        k: v.tolist() for k, v in b.decoded.items()
-    }  # fmt: skip
+    return (
+        a.id == b.id
+        and all(
+            np.array_equal(getattr(a, name), getattr(b, name))
+            for name in ("input_ids", "log_probs", "argmax", "kl")
+        )
+        and {k: v.tolist() for k, v in a.decoded.items()}
+        == {k: v.tolist() for k, v in b.decoded.items()}
+    )
 
 
 @pytest.mark.parametrize("lengths", [(14, 9, 20, 7, 11), (9,)], ids=["odd", "fewer than processes"])
@@ -215,9 +220,10 @@ def flat(model):
 
 
 @pytest.mark.parametrize(
-    ("forget", "batch_size", "fresh"), [((14, 9, 20), 3, 5), ((9,), 1, 1), ((9, 8), 2, 1)],
+    ("forget", "batch_size", "fresh"),
+    [((14, 9, 20), 3, 5), ((9,), 1, 1), ((9, 8), 2, 1)],
     ids=["odd", "fewer records than processes", "one kept window"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_icu_takes_the_same_steps(tokenizer, forget, batch_size, fresh, precision):
     def work():
@@ -322,8 +328,10 @@ def test_forget_and_evaluate_give_one_result_equal_to_that_of_one_process(world,
     logs = [Path(name, "log.jsonl").read_text().splitlines() for name in ("one", "two")]
     for a, b in zip(*logs, strict=True):
         assert json.loads(b)["loss"] == pytest.approx(json.loads(a)["loss"], abs=ROUNDING)
-    command = world("evaluate two/model --forget forget.jsonl --holdout holdout.jsonl --quiet "
-                    "--target $models/good evaluation.resamples=20 --output ")  # fmt: skip
+    command = world(
+        "evaluate two/model --forget forget.jsonl --holdout holdout.jsonl --quiet "
+        "--target $models/good evaluation.resamples=20 --output "
+    )
     assert in_processes(2, lambda: run([*command, "e2"])) == [NOT_MET] * 2
     assert run([*command, "e1"]) == NOT_MET
     found = [json.loads(Path(name, "report.json").read_text()) for name in ("e1", "e2")]

@@ -7,8 +7,15 @@ from rich.console import Console
 
 from unlearner.progress import RunProgress
 
-ROUND = {"round": 3, "active": 12, "el_10": 0.25, "ma": 0.5, "loss": {}, "seconds": 1.0,
-         "retain_perplexity": 12.34}  # fmt: skip
+ROUND = {
+    "round": 3,
+    "active": 12,
+    "el_10": 0.25,
+    "ma": 0.5,
+    "loss": {},
+    "seconds": 1.0,
+    "retain_perplexity": 12.34,
+}
 STEP = {"step": 7, "loss": {"forget": -1.5, "kl": 0.25}}
 
 

@@ -165,8 +165,14 @@ def test_weights_of_any_type_have_a_digest_of_name_shape_type_and_bytes(dtype):
     ones = torch.ones(2, 3, dtype=dtype)
     other = ones.clone()
     other[1, 2] = 0
-    found = {digests(a=ones), digests(b=ones), digests(a=other), digests(a=ones.T.contiguous()),
-             digests(a=ones, b=ones), digests(a=ones.float())}  # fmt: skip
+    found = {
+        digests(a=ones),
+        digests(b=ones),
+        digests(a=other),
+        digests(a=ones.T.contiguous()),
+        digests(a=ones, b=ones),
+        digests(a=ones.float()),
+    }
     assert len(found) == 6
     assert digests(a=ones.T) == digests(a=ones.T.contiguous())  # how it lies in memory is no matter
 

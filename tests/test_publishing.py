@@ -161,9 +161,15 @@ def test_a_verdict_that_is_not_met_is_pushed_only_when_told_to(status, hub, run_
 
 @pytest.mark.parametrize(
     "name",
-    ["adapter_model.safetensors", "adapter/adapter_config.json", "pytorch_model.bin", ".hidden",
-     "model-00001-of-00002.safetensors", "sub/README.md"],
-)  # fmt: skip
+    [
+        "adapter_model.safetensors",
+        "adapter/adapter_config.json",
+        "pytorch_model.bin",
+        ".hidden",
+        "model-00001-of-00002.safetensors",
+        "sub/README.md",
+    ],
+)
 def test_a_file_that_the_run_did_not_write_is_refused(name, hub, run_dir, capsys):
     (run_dir / "model" / name).parent.mkdir(exist_ok=True)
     (run_dir / "model" / name).write_bytes(b"")
@@ -235,9 +241,11 @@ def test_without_a_token_the_way_to_one_is_told(hub, run_dir, monkeypatch, capsy
 
 @pytest.mark.parametrize(
     ("is_private", "option", "says"),
-    [(False, "--private", "is public, which a push does not change; say --public"),
-     (True, "--public", "is private, which a push does not change; say --private")],
-)  # fmt: skip
+    [
+        (False, "--private", "is public, which a push does not change; say --public"),
+        (True, "--public", "is private, which a push does not change; say --private"),
+    ],
+)
 def test_a_repository_that_others_may_see_more_or_less_of_is_refused(
     is_private, option, says, hub, run_dir, capsys
 ):

@@ -36,8 +36,15 @@ def answer(record, hits=0, of=20, **changed):
     ids = np.arange(of + 1)
     hit = np.arange(of) < hits
     decoded = {t: np.full(of + 1 - t, 99) for t in range(1, of + 1)}
-    said = Answer(record, str(record), ids, np.ones(of, bool), np.full(of, -2.0),
-                  np.where(hit, ids[1:], 99), decoded=decoded)  # fmt: skip
+    said = Answer(
+        record,
+        str(record),
+        ids,
+        np.ones(of, bool),
+        np.full(of, -2.0),
+        np.where(hit, ids[1:], 99),
+        decoded=decoded,
+    )
     return replace(said, **changed)
 
 
@@ -67,7 +74,7 @@ def tokenized(name, num_windows, owners=None):
 def data(forget, tokenizer=None, level=LEVEL):
     return UnlearningData(
         tokenizer, forget, None, tokenized("retain", 3), None, level, Questions(), 1.1
-    )  # fmt: skip
+    )
 
 
 def examine(monkeypatch, answers, rules=None, level=LEVEL, kept_nats=1.0):
@@ -236,9 +243,13 @@ def test_beam_search_equals_generate_and_is_the_model_s_own(tokenizer):
     for window, text in zip(windows, texts, strict=True):
         ids = torch.from_numpy(window.input_ids[: window.prefix])[None]
         out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=15 - window.prefix,
-            num_beams=2, do_sample=False, pad_token_id=1,
-        )  # fmt: skip
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=15 - window.prefix,
+            num_beams=2,
+            do_sample=False,
+            pad_token_id=1,
+        )
         kept = out[0, window.prefix :].tolist()
         assert text == tokenizer.decode(kept, skip_special_tokens=True)
 
@@ -327,18 +338,30 @@ def test_a_perplexity_that_json_cannot_hold_is_none_in_the_report(monkeypatch, n
 
 def made(number, active=(), values=(), **changed):
     state = RoundState(
-        round=number, active=active, values=dict(values), kept_perplexity=12.0, kept_ratio=1.0,
-        at_level=False, suppressed=False, excess=0.0, seconds=2.5,
-    )  # fmt: skip
+        round=number,
+        active=active,
+        values=dict(values),
+        kept_perplexity=12.0,
+        kept_ratio=1.0,
+        at_level=False,
+        suppressed=False,
+        excess=0.0,
+        seconds=2.5,
+    )
     return replace(state, **changed)
 
 
 def test_a_round_s_line_by_hand():
     state = made(3, (1, 4), {"ma": 0.5, "el_10": 0.25})
     assert state.line({"kl": 0.1}) == {
-        "round": 3, "active": 2, "el_10": 0.25, "ma": 0.5, "loss": {"kl": 0.1}, "seconds": 2.5,
+        "round": 3,
+        "active": 2,
+        "el_10": 0.25,
+        "ma": 0.5,
+        "loss": {"kl": 0.1},
+        "seconds": 2.5,
         "retain_perplexity": 12.0,
-    }  # fmt: skip
+    }
 
 
 # The better model

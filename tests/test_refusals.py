@@ -33,9 +33,16 @@ def forget(records=PAIRS, layout=None):
 def data(layout, tokenizer=None, records=PAIRS):
     some = forget(records, Layout())
     return UnlearningData(
-        tokenizer or tiny_tokenizer(), some, None, None, None, LEVEL, Questions(), 1.1,
+        tokenizer or tiny_tokenizer(),
+        some,
+        None,
+        None,
+        None,
+        LEVEL,
+        Questions(),
+        1.1,
         layout=layout,
-    )  # fmt: skip
+    )
 
 
 def generator(seed=0):

@@ -99,18 +99,30 @@ def test_the_floor_is_the_limit_of_perplexity_over_the_targets():
 @pytest.mark.parametrize(
     ("share", "suppressed", "said"),
     [
-        (0.75, False, "75 % of the change is the most, of the 5 shares that were tried, that "
-         "leaves the quality of text to be kept within its limit (perplexity at most 1.02 times "
-         "that before); there the model’s first guess for the next token of a record is right in "
-         "40.0 % of cases, and the records are not suppressed yet."),
-        (1.0, True, "Even the whole change leaves the quality of text to be kept within its limit "
-         "(perplexity at most 1.02 times that before); there the model’s first guess for the next "
-         "token of a record is right in 20.0 % of cases, and the records are suppressed on these "
-         "tests."),
-        (0.0, False, "No part of the change, of the 5 shares that were tried, leaves the quality "
-         "of text to be kept within its limit (perplexity at most 1.02 times that before)."),
+        (
+            0.75,
+            False,
+            "75 % of the change is the most, of the 5 shares that were tried, that "
+            "leaves the quality of text to be kept within its limit (perplexity at most 1.02 times "
+            "that before); there the model’s first guess for the next token of a record is right in "
+            "40.0 % of cases, and the records are not suppressed yet.",
+        ),
+        (
+            1.0,
+            True,
+            "Even the whole change leaves the quality of text to be kept within its limit "
+            "(perplexity at most 1.02 times that before); there the model’s first guess for the next "
+            "token of a record is right in 20.0 % of cases, and the records are suppressed on these "
+            "tests.",
+        ),
+        (
+            0.0,
+            False,
+            "No part of the change, of the 5 shares that were tried, leaves the quality "
+            "of text to be kept within its limit (perplexity at most 1.02 times that before).",
+        ),
     ],
-)  # fmt: skip
+)
 def test_one_sentence_says_what_a_part_of_the_change_would_do(share, suppressed, said):
     report = with_strength(share, suppressed=suppressed)
     assert plain(strength(report)) == said
@@ -134,8 +146,9 @@ def test_the_plot_says_in_words_what_it_shows():
     told = [a["aria-label"] or "" for _, a in page.tags if a.get("class") == "plot"]
     one = plain(next(label for label in told if label.startswith("By share of the change")))
     assert "0 %: MA 100 %, EL₁₀ 50.0 %, perplexity times 1.00; 25 %: MA 80.0 %" in one
-    assert one.endswith("The dashed lines are the limits: MA 29.9 %, EL₁₀ 4.99 %, perplexity times "
-                        "1.02.")  # fmt: skip
+    assert one.endswith(
+        "The dashed lines are the limits: MA 29.9 %, EL₁₀ 4.99 %, perplexity times 1.02."
+    )
     assert "The upright line is the largest share" in page.shown
     assert "The upright line" not in Page(render(with_strength(0.0))).shown
 

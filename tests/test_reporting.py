@@ -72,16 +72,20 @@ def test_overlap_counts_each_copy_once_however_many_records_it_copies():
     found = replace(found, duplicates={**found.duplicates, "retain": more})
     data = build_report(found, torch.device("cpu"))["data"]
     assert {role: each["overlap_with_forget"] for role, each in data.items()} == {
-        "forget": 2, "retain": 2, "holdout": 0,
-    }  # fmt: skip
+        "forget": 2,
+        "retain": 2,
+        "holdout": 0,
+    }
 
 
 def test_records_and_tokens_are_counted_whole_also_where_windows_overlap():
     """The pool is only read from: what was learned of it is the analogous set."""
     long, short = (report(max_length=length)["data"] for length in (64, 3))
     assert {role: each["records"] for role, each in long.items()} == {
-        "forget": 2, "retain": 4, "holdout": 1,
-    }  # fmt: skip
+        "forget": 2,
+        "retain": 4,
+        "holdout": 1,
+    }
     assert long["forget"]["tokens"] == short["forget"]["tokens"]
     tokenizer = tiny_tokenizer()
     assert long["holdout"]["tokens"] == len(tokenizer("gold mines")["input_ids"])
@@ -96,9 +100,9 @@ def test_the_request_is_named_by_its_digest_unless_it_has_a_name():
 
 
 @pytest.mark.parametrize(
-    ("subjects", "counted"), [(("", ""), None), (("ann", "ann"), 1), (("ann", "bob"), 2),
-                              (("ann", ""), 1)],
-)  # fmt: skip
+    ("subjects", "counted"),
+    [(("", ""), None), (("ann", "ann"), 1), (("ann", "bob"), 2), (("ann", ""), 1)],
+)
 def test_subjects_are_counted_where_any_is_known(subjects, counted):
     assert report(subjects=subjects)["request"]["subjects"] == counted
 
@@ -124,8 +128,11 @@ def test_criteria_stand_in_the_report_with_their_digest():
     ]
     assert found["criteria_digest"] == digest_criteria(CRITERIA)
     assert found["results"]["unlearned"]["forget"]["ma"] == {
-        "value": 0.25, "low": 0.1, "high": None, "records": 2,
-    }  # fmt: skip
+        "value": 0.25,
+        "low": 0.1,
+        "high": None,
+        "records": 2,
+    }
 
 
 def test_a_run_of_a_method_tells_its_settings_and_what_it_learned_from():
@@ -137,9 +144,12 @@ def test_a_run_of_a_method_tells_its_settings_and_what_it_learned_from():
     assert told["method"]["name"] == "icu"
     assert told["data"]["analogous"]["records"] == 1
     assert told["retrieval"] == {
-        "encoder": "tf-idf", "pairs": "fresh", "near_duplicates_excluded": 2,
-        "without_clean_pair": 1, "longest_shared_run": 7,
-    }  # fmt: skip
+        "encoder": "tf-idf",
+        "pairs": "fresh",
+        "near_duplicates_excluded": 2,
+        "without_clean_pair": 1,
+        "longest_shared_run": 7,
+    }
     assert not {"method", "retrieval"} & report().keys()
 
 

@@ -231,15 +231,17 @@ FAST = {"learning_rate": 1e-3}
 STEPPING = {"max_epochs": 2, "stop": "never"} | FAST
 SETTINGS = {
     "deepcut": {"max_epochs": 1, "stop": "never", "batch_size": 3, "repair_steps": 2} | FAST,
-    "retrain": {}, "sisa": {"num_shards": 2, "num_slices": 2},
-}  # fmt: skip
+    "retrain": {},
+    "sisa": {"num_shards": 2, "num_slices": 2},
+}
 
 
 def class_methods():
     return [
-        name for name in catalog.names("methods")
+        name
+        for name in catalog.names("methods")
         if set(catalog.load_method(name).families) & set(CLASSIFIERS)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("family", [SEQUENCE, TOKEN])

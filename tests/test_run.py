@@ -23,12 +23,18 @@ def test_without_sections_everything_has_its_default_and_the_method_is_icu():
     [
         {},
         {"method": {"name": "icu", "learning_rate": 5e-6, "preset": "paper", "num_beams": 3}},
-        {"data": {"columns": {"question": "prompt"}, "template": "Q: {prompt}\n#A: {response}\n",
-                  "forget": "ünïcode.jsonl", "request_id": "007"}},
+        {
+            "data": {
+                "columns": {"question": "prompt"},
+                "template": "Q: {prompt}\n#A: {response}\n",
+                "forget": "ünïcode.jsonl",
+                "request_id": "007",
+            }
+        },
         {"criteria": {"ma": 0.3, "el_10": 0.0}, "training": {"max_gradient_norm": 1.0}},
         {"evaluation": {"prompt_start": 1}, "model": {"name": "owner/name", "revision": "1e5"}},
     ],
-)  # fmt: skip
+)
 def test_reading_a_run_file_gives_the_configuration_that_wrote_it(sections):
     """Also text that YAML would take for a number or a comment."""
     config = RunConfig.from_sections(sections)
@@ -39,8 +45,14 @@ def test_reading_a_run_file_gives_the_configuration_that_wrote_it(sections):
 def test_a_run_file_holds_every_key_of_every_section():
     found = yaml.safe_load(RunConfig.from_sections({}).to_yaml())
     assert list(found) == [
-        "model", "data", "method", "training", "evaluation", "criteria", "search"
-    ]  # fmt: skip
+        "model",
+        "data",
+        "method",
+        "training",
+        "evaluation",
+        "criteria",
+        "search",
+    ]
     assert found["method"]["name"] == "icu"
     assert set(found["method"]) == {"name", *ICU.model_fields}
 

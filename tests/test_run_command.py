@@ -23,8 +23,10 @@ NAMES = ["amos", "bella", "cyril", "dora", "edwin", "flora"]
 
 def question(kind, number, **more):
     name = NAMES[number % 6]
-    return {"question": f"what did {name} {kind} say {number}?",
-            "answer": f"{name} {kind} has {3 + number * 7} geese"} | more  # fmt: skip
+    return {
+        "question": f"what did {name} {kind} say {number}?",
+        "answer": f"{name} {kind} has {3 + number * 7} geese",
+    } | more
 
 
 def lines(some):
@@ -72,8 +74,12 @@ def test_a_row_makes_its_target_and_a_second_run_only_what_is_missing(
     assert status in (0, 3), said
     row = tmp_path / "out/row"
     assert {path.name for path in row.iterdir()} == {
-        "target", "retrained", "run", "row.yaml", "benchmark.json",
-    }  # fmt: skip
+        "target",
+        "retrained",
+        "run",
+        "row.yaml",
+        "benchmark.json",
+    }
     assert not [name for name in left if name.endswith("records.jsonl")]
     done = json.loads((row / "benchmark.json").read_text("utf-8"))
     assert (done["row"], done["dataset"], done["method"]) == ("row", "tofu", "icu")
@@ -136,11 +142,13 @@ def test_a_row_can_compare_methods(call, files, tmp_path):
 
 def test_a_row_without_a_target_runs_a_model_that_is_there(call, tmp_path):
     row = {
-        "model": {"name": "MODEL"}, "run": {"output": "out/plain"},
+        "model": {"name": "MODEL"},
+        "run": {"output": "out/plain"},
         "data": {"forget": "forget.jsonl", "retain": "retain.jsonl", "holdout": "holdout.jsonl"},
-        "method": {"max_epochs": 1, "fresh_per_step": 4}, "evaluation": {"resamples": 20},
+        "method": {"max_epochs": 1, "fresh_per_step": 4},
+        "evaluation": {"resamples": 20},
         "expected": {"metric": "ma", "value": 0.0, "tolerance": 1.0, "source": "any value"},
-    }  # fmt: skip
+    }
     status, _, said, _ = call(
         "run plain.yaml model.name=$models/good", {"plain.yaml": yaml.safe_dump(row)}
     )
@@ -156,9 +164,10 @@ def test_a_figure_off_the_expected_one_is_status_3(call):
     row = {
         "model": {"name": "MODEL"},
         "data": {"forget": "forget.jsonl", "retain": "retain.jsonl", "holdout": "holdout.jsonl"},
-        "method": {"max_epochs": 1, "fresh_per_step": 4}, "evaluation": {"resamples": 20},
+        "method": {"max_epochs": 1, "fresh_per_step": 4},
+        "evaluation": {"resamples": 20},
         "expected": {"metric": "ma", "value": 7, "tolerance": 0.1, "source": "nowhere"},
-    }  # fmt: skip
+    }
     command = "run plain.yaml model.name=$models/good --output out/off"
     status, _, said, _ = call(command, {"plain.yaml": yaml.safe_dump(row)})
     assert status == 3
@@ -261,24 +270,44 @@ def test_the_table_holds_the_rows_own_figures_and_says_what_was_not_run(tmp_path
     value = {"value": 0.25, "low": 0.2, "high": 0.3, "records": 4}
     report = {
         "model": {"family": "causal-lm"},
-        "results": {"target": {"forget": {"ma": value}},
-                    "unlearned": {"forget": {"el_10": {"value": 0.0004, "low": None}}}},
-    }  # fmt: skip
+        "results": {
+            "target": {"forget": {"ma": value}},
+            "unlearned": {"forget": {"el_10": {"value": 0.0004, "low": None}}},
+        },
+    }
     row = {
-        "row": "one", "method": "icu", "verdict": "met",
-        "seconds": {"run": 99.6, "unlearning": 41.2}, "tofu": TOFU,
-        "expected": {"metric": "el_10", "set": "forget", "published": True, "value": 0.044,
-                     "source": "table 1"},
-    }  # fmt: skip
+        "row": "one",
+        "method": "icu",
+        "verdict": "met",
+        "seconds": {"run": 99.6, "unlearning": 41.2},
+        "tofu": TOFU,
+        "expected": {
+            "metric": "el_10",
+            "set": "forget",
+            "published": True,
+            "value": 0.044,
+            "source": "table 1",
+        },
+    }
     (folder / "benchmark.json").write_text(json.dumps(row))
     (folder / "run/report.json").write_text(json.dumps(report))
     page = rows.table(["one", "two"], tmp_path)
     cells = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in page.splitlines() if line.startswith("|")
-    ][2:]  # fmt: skip
-    assert cells[0] == ["one", "icu", "ma of forget", "0.250 (0.200 to 0.300)", "-", "-", "-",
-                        "100 (41)", "met"]  # fmt: skip
+        for line in page.splitlines()
+        if line.startswith("|")
+    ][2:]
+    assert cells[0] == [
+        "one",
+        "icu",
+        "ma of forget",
+        "0.250 (0.200 to 0.300)",
+        "-",
+        "-",
+        "-",
+        "100 (41)",
+        "met",
+    ]
     assert cells[1][2:7] == ["el_10 of forget", "-", "4.0e-04", "-", "0.044 (table 1)"]
     assert cells[4][2:5] == ["model_utility", "-", "0.500"]
     assert page.endswith("Not run here: two.\n")

@@ -74,17 +74,28 @@ def by_rate(best):
 
 def config(method, training=None, **settings):
     return RunConfig(
-        ModelSettings(), DataSettings(), method, training or TrainingSettings(device="cpu"),
-        EvaluationSettings(), CriteriaSettings(), SearchSettings(**{"trials": 5, **settings}),
-    )  # fmt: skip
+        ModelSettings(),
+        DataSettings(),
+        method,
+        training or TrainingSettings(device="cpu"),
+        EvaluationSettings(),
+        CriteriaSettings(),
+        SearchSettings(**{"trials": 5, **settings}),
+    )
 
 
 def data_of(level=LEVEL, floor=FLOOR):
     forget = tokenized("forget", QUESTIONS)
     return UnlearningData(
-        tiny_tokenizer(), forget, tokenized("pool", POOL), tokenized("retain", POOL), None, level,
-        Questions(prompt_start=0.75), floor,
-    )  # fmt: skip
+        tiny_tokenizer(),
+        forget,
+        tokenized("pool", POOL),
+        tokenized("retain", POOL),
+        None,
+        level,
+        Questions(prompt_start=0.75),
+        floor,
+    )
 
 
 def searched(method, past=None, said=None, **settings):
@@ -141,8 +152,10 @@ def test_no_settings_are_tried_twice():
 
     found = searched(scripted(rounds)(), trials=10)
     assert found.best.settings == pytest.approx({"learning_rate": 0.08, "retain_weight": 8.0})
-    tried = [tuple(round(math.log(value), 2) for value in trial.settings.values())
-             for trial in found.trials]  # fmt: skip
+    tried = [
+        tuple(round(math.log(value), 2) for value in trial.settings.values())
+        for trial in found.trials
+    ]
     assert len(set(tried)) == 10
 
 
@@ -346,5 +359,7 @@ def test_no_trial_begins_after_the_time_is_over_but_the_first(monkeypatch, tmp_p
 def test_what_is_kept_of_a_search_is_what_was_found():
     some = (Trial(0, {"learning_rate": 0.1}, "reached", 1.05, 0.3, None, 0.1, 1.05, 4, 2.0),)
     assert Searched(Scripted(), some).to_json() == {
-        "reached": True, "chosen": 0, "trials": [asdict(some[0])],
-    }  # fmt: skip
+        "reached": True,
+        "chosen": 0,
+        "trials": [asdict(some[0])],
+    }

@@ -34,8 +34,11 @@ from unlearner.training import Trainer
 
 torch.set_num_threads(1)
 
-FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}  # fmt: skip
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+}
 
 
 @contextmanager
@@ -71,8 +74,9 @@ def test_each_process_has_half_of_every_weight_and_of_its_moments(architecture):
         model = some.start(tiny_model(architecture), 1e-3)
         some.step(lambda: {"loss": model(input_ids=torch.ones(1, 4).long()).logits.square().mean()})
         parts = [sharding.own(parameter).numel() for parameter in model.parameters()]
-        moments = [sharding.own(values["exp_avg"]).numel()
-                   for values in some.optimiser.state.values()]  # fmt: skip
+        moments = [
+            sharding.own(values["exp_avg"]).numel() for values in some.optimiser.state.values()
+        ]
         whole = [parameter.numel() for parameter in model.parameters()]
         return parts, moments, whole, len(sharding.blocks(model))
 
@@ -98,9 +102,10 @@ def test_a_part_is_what_torch_gives_a_process_also_where_rows_do_not_divide():
         return lengths, same
 
     assert sharded(work, 3) == [
-        ([(2, 2), (1, 1), (1, 1)], True), ([(2, 2), (0, 0), (0, 0)], True),
+        ([(2, 2), (1, 1), (1, 1)], True),
+        ([(2, 2), (0, 0), (0, 0)], True),
         ([(1, 1), (0, 0), (0, 0)], True),
-    ]  # fmt: skip
+    ]
 
 
 def test_the_norm_that_limits_gradients_is_that_of_all_parts():
@@ -124,9 +129,10 @@ def test_the_norm_that_limits_gradients_is_that_of_all_parts():
     ("architecture", "lora_rank"), [("gpt_neo", 0), ("llama", 0), ("gpt_neo", 4)]
 )
 @pytest.mark.parametrize(
-    ("forget", "batch_size", "fresh"), [((14, 9, 20), 3, 5), ((9,), 1, 1)],
+    ("forget", "batch_size", "fresh"),
+    [((14, 9, 20), 3, 5), ((9,), 1, 1)],
     ids=["odd", "fewer records than processes"],
-)  # fmt: skip
+)
 def test_icu_takes_the_same_steps(tokenizer, architecture, lora_rank, forget, batch_size, fresh):
     def work():
         some = tiny_trainer(lora_rank=lora_rank)
@@ -157,10 +163,16 @@ def learned(tokenizer, records, architecture, **settings):
 
 @pytest.mark.parametrize(
     ("settings", "variables", "count"),
-    [({}, {}, 2), ({}, {}, 3), ({"gradient_checkpointing": True}, {}, 2), ({"lora_rank": 4}, {}, 2),
-     ({"max_gradient_norm": 0.1}, {}, 2), ({}, {"FSDP_OFFLOAD_PARAMS": "true"}, 2)],
+    [
+        ({}, {}, 2),
+        ({}, {}, 3),
+        ({"gradient_checkpointing": True}, {}, 2),
+        ({"lora_rank": 4}, {}, 2),
+        ({"max_gradient_norm": 0.1}, {}, 2),
+        ({}, {"FSDP_OFFLOAD_PARAMS": "true"}, 2),
+    ],
     ids=["two", "three", "checkpointing", "lora", "clipped", "offloaded"],
-)  # fmt: skip
+)
 def test_finetuning_takes_the_same_steps(tokenizer, settings, variables, count):
     """Three records in batches of two: now and then a process has no share; 32 rows of three."""
     records = tokenized("records", (9, 7, 8), 3)
@@ -356,8 +368,10 @@ def test_the_last_rounds_model_and_the_adapter_are_written_whole(tmp_path):
         for name, value in tiny_model("llama").state_dict().items()
         if name in last
     )
-    one, two = (load_file(tmp_path / "4" / folder / "adapter_model.safetensors")
-                for folder in ("adapter", "checkpoints/last"))  # fmt: skip
+    one, two = (
+        load_file(tmp_path / "4" / folder / "adapter_model.safetensors")
+        for folder in ("adapter", "checkpoints/last")
+    )
     assert one
     assert all(torch.equal(one[name], two[name]) and one[name].numel() for name in one)
 
@@ -367,8 +381,10 @@ def test_the_plan_divides_what_training_adds():
     shape = Shape.of(tiny_model("llama"))
     step = planning.Step(tokens=8, square=32, labels=4, longest=4, asked=8)
     config = RunConfig.from_sections({"method": {"name": "icu"}}, family="causal-lm")
-    whole, divided = (planning.memory(shape, step, config, device="cuda", shards=shards).parts
-                      for shards in (1, 4))  # fmt: skip
+    whole, divided = (
+        planning.memory(shape, step, config, device="cuda", shards=shards).parts
+        for shards in (1, 4)
+    )
     assert whole["gradients"] == 4 * shape.parameters
     for name in ("gradients", "optimiser moments"):
         assert divided[name] == whole[name] // 4

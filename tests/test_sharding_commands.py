@@ -32,8 +32,9 @@ def test_finetune_writes_an_ordinary_model(world):  # noqa: F811
     assert sharded(lambda: run(command)) == [0, 0]
     config = json.loads(Path("out/run/config.json").read_text())
     assert config["architectures"] == ["GPTNeoForCausalLM"]
-    assert run(world(FINETUNE.replace("out/run", "one")
-                     + "--quiet epochs=1 training.device=cpu")) == 0  # fmt: skip
+    assert (
+        run(world(FINETUNE.replace("out/run", "one") + "--quiet epochs=1 training.device=cpu")) == 0
+    )
     one, two = (load_file(f"{name}/model.safetensors") for name in ("one", "out/run"))
     assert one.keys() == two.keys()
     assert all(torch.allclose(one[name], two[name], atol=1e-3) for name in one)
@@ -41,10 +42,12 @@ def test_finetune_writes_an_ordinary_model(world):  # noqa: F811
 
 @pytest.mark.parametrize(
     ("variables", "words"),
-    [({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP version 1"),
-     ({"ACCELERATE_USE_FSDP": "true"}, "FSDP version 1"),  # as accelerate takes it
-     ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed")],
-)  # fmt: skip
+    [
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP version 1"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP version 1"),  # as accelerate takes it
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed"),
+    ],
+)
 def test_other_ways_to_divide_a_model_are_refused_in_one_line(world, capfd, variables, words):  # noqa: F811
     with environment(**variables):
         assert run(world(FORGET_RUN + LAST)) == WRONG_INPUT

@@ -251,9 +251,14 @@ def test_an_ensemble_of_models_without_token_types():
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
     config = DistilBertConfig(
-        vocab_size=40, dim=16, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=32,
+        vocab_size=40,
+        dim=16,
+        n_layers=1,
+        n_heads=2,
+        hidden_dim=32,
+        max_position_embeddings=32,
         num_labels=3,
-    )  # fmt: skip
+    )
     ensemble = make_ensemble([DistilBertForSequenceClassification(config).eval()], SEQUENCE)
     assert Classifier(ensemble).encode(labelled(4).examples).logits.shape == (4, 3)
 

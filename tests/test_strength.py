@@ -95,9 +95,14 @@ def test_each_point_is_what_a_run_would_see_of_that_model(tokenizer, quick):
     first = refinement.examine(target, 0)
     for point in found:
         mixed = tiny_model("gpt_neo", 2)
-        mixed.load_state_dict({name: (1 - point.share) * one + point.share * other
-                               for (name, one), other in zip(before.items(),
-                               unlearned.state_dict().values(), strict=True)})  # fmt: skip
+        mixed.load_state_dict(
+            {
+                name: (1 - point.share) * one + point.share * other
+                for (name, one), other in zip(
+                    before.items(), unlearned.state_dict().values(), strict=True
+                )
+            }
+        )
         state = refinement.examine(mixed, 0, first)
         assert point.ma == pytest.approx(state.values["ma"])
         assert point.es == pytest.approx(state.values["es"])
@@ -125,5 +130,10 @@ def test_where_no_share_is_under_the_floor_there_is_none(ratio):
 def test_a_ratio_that_is_no_number_is_null_in_a_report():
     assert Point(1.0, 0.5, None, None, math.inf, False).to_json()["kept_ratio"] is None
     assert Point(1.0, 0.5, None, None, 1.5, False).to_json() == {
-        "share": 1.0, "ma": 0.5, "el_10": None, "es": None, "kept_ratio": 1.5, "suppressed": False,
-    }  # fmt: skip
+        "share": 1.0,
+        "ma": 0.5,
+        "el_10": None,
+        "es": None,
+        "kept_ratio": 1.5,
+        "suppressed": False,
+    }

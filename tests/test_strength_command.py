@@ -31,9 +31,22 @@ def world(one_key, model_folders, tmp_path_factory):  # noqa: ARG001 - the key c
     shutil.copytree(model_folders / "good", root / "target")
     for name, text in SETS.items():
         (root / name).write_text(text)
-    status = run(["forget", str(root / "target"), *files(root), "--output", str(root / "run"),
-                  "--method", "npo", "--quiet", "method.max_epochs=4", "method.stop=never",
-                  "method.learning_rate=1e-3", "evaluation.resamples=20"])  # fmt: skip
+    status = run(
+        [
+            "forget",
+            str(root / "target"),
+            *files(root),
+            "--output",
+            str(root / "run"),
+            "--method",
+            "npo",
+            "--quiet",
+            "method.max_epochs=4",
+            "method.stop=never",
+            "method.learning_rate=1e-3",
+            "evaluation.resamples=20",
+        ]
+    )
     assert status in (MET, NOT_MET)
     return root
 
@@ -94,12 +107,25 @@ def test_the_ends_of_the_path_are_the_models_of_the_report(looked_at):
 def test_a_point_between_is_the_model_with_the_mean_of_both_weights(world, looked_at, tmp_path):
     """The half-way model, saved and measured by `evaluate`, has the figures of the point 0.5."""
     half = Path(shutil.copytree(world / "target", tmp_path / "half"))
-    one, other = (load_file(folder / "model.safetensors")
-                  for folder in (world / "target", looked_at / "model"))  # fmt: skip
+    one, other = (
+        load_file(folder / "model.safetensors")
+        for folder in (world / "target", looked_at / "model")
+    )
     mixed = {name: (one[name] + other[name]) / 2 for name in one}
     save_file(mixed, half / "model.safetensors", {"format": "pt"})
-    run(["evaluate", str(half), *files(world), "--target", str(world / "target"), "--quiet",
-         "--output", str(tmp_path / "out"), "evaluation.resamples=20"])  # fmt: skip
+    run(
+        [
+            "evaluate",
+            str(half),
+            *files(world),
+            "--target",
+            str(world / "target"),
+            "--quiet",
+            "--output",
+            str(tmp_path / "out"),
+            "evaluation.resamples=20",
+        ]
+    )
     results, point = read(tmp_path / "out")["results"], read(looked_at)["strength"]["points"][2]
     for name in FIGURES:
         assert point[name] == pytest.approx(results["unlearned"]["forget"][name]["value"], abs=1e-6)
@@ -115,8 +141,10 @@ def test_what_is_at_the_floor_is_the_last_point_under_it(looked_at):
 
 
 def test_the_furthest_under_the_floor_is_taken_though_nearer_ones_are_above():
-    points = [Point(share, 0.5, None, None, ratio, suppressed=False)
-              for share, ratio in ((0, 1.0), (0.5, 1.3), (0.75, 1.09), (1, math.inf))]  # fmt: skip
+    points = [
+        Point(share, 0.5, None, None, ratio, suppressed=False)
+        for share, ratio in ((0, 1.0), (0.5, 1.3), (0.75, 1.09), (1, math.inf))
+    ]
     best = largest_keeping(points, 1.1)
     assert best is not None
     assert best.share == 0.75
@@ -226,10 +254,12 @@ REFUSED = {
     "no model": (lambda f: shutil.rmtree(f / "model"), r"model: no such folder; .*repeat the run"),
     "no run file": (lambda f: (f / "run.yaml").unlink(), r"run\.yaml: no such run file"),
     "a model from Python": (
-        lambda f: change_yaml(f, "model", name=""), r"given its model or its records from Python"
+        lambda f: change_yaml(f, "model", name=""),
+        r"given its model or its records from Python",
     ),
     "records from Python": (
-        lambda f: change_yaml(f, "data", forget=""), r"given its model or its records from Python"
+        lambda f: change_yaml(f, "data", forget=""),
+        r"given its model or its records from Python",
     ),
     "a target that is gone": (move_target, r"model\.name .*elsewhere: no longer there"),
     "records that are gone": (
@@ -242,9 +272,10 @@ REFUSED = {
         r"model: is not the model that was measured",
     ),
     "records that have changed": (
-        change_forget, r"data\.forget .*other\.jsonl: its records are not those of the run"
+        change_forget,
+        r"data\.forget .*other\.jsonl: its records are not those of the run",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)

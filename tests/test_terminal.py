@@ -26,10 +26,14 @@ def value(figure, low=0.0, high=1.0):
 def checked(found=(), ids=("a", "b")):
     figures = {"ma": value(0.9, 0.8, 0.95), "el_10": value(0.5, math.nan, math.nan)}
     return CheckResult(
-        answers={}, values={"forget": figures}, level=LEVEL, memorised=True,
-        duplicates={"retain": list(found)}, record_ids={"forget": list(ids), "retain": list(ids)},
+        answers={},
+        values={"forget": figures},
+        level=LEVEL,
+        memorised=True,
+        duplicates={"retain": list(found)},
+        record_ids={"forget": list(ids), "retain": list(ids)},
         plan=Plan(2.25, 40, MEMORY, lambda _: MEMORY),
-    )  # fmt: skip
+    )
 
 
 def report(reason="fine", notes=(), status="met"):

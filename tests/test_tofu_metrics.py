@@ -119,8 +119,9 @@ def test_only_the_answers_tokens_count_and_each_once():
     """The definition: one forward pass per answer, the mean over its own tokens."""
     model, tokenizer = tiny_model("gpt_neo").double(), tiny_tokenizer()
     loaded = Loaded(model, tokenizer, "tiny")
-    records = tuple(Record(str(i), prompt=q.question, response=q.answer)
-                    for i, q in enumerate(ROWS))  # fmt: skip
+    records = tuple(
+        Record(str(i), prompt=q.question, response=q.answer) for i, q in enumerate(ROWS)
+    )
     layout = Layout(scope="response", append_eos=True)
     some = tokenize_set(RecordSet("questions", records, "memory"), tokenizer, layout)
     for row, loss in zip(ROWS, losses(loaded, some, 4096), strict=True):

@@ -76,8 +76,9 @@ def test_every_token_but_the_first_is_a_label_exactly_once(max_length, length):
 def test_no_window_holds_a_prompt_alone():
     """Five tokens in windows of three: 123 and 345; a third window 5 would predict nothing."""
     assert pieces(tokenized(ids(1, 2, 3, 4, 5), layout=Layout(max_length=3))) == [
-        [1, 2, 3], [3, 4, 5],
-    ]  # fmt: skip
+        [1, 2, 3],
+        [3, 4, 5],
+    ]
 
 
 def test_windows_know_their_record_by_index_and_id():
@@ -140,8 +141,9 @@ def test_sequence_scope_counts_the_prompt_too():
 
 
 def test_a_record_without_a_prompt_is_all_response():
-    some = tokenized(Record("a", text="who is it"), ids(3, 4, 5, name="b"),
-                     layout=Layout(scope="response"))  # fmt: skip
+    some = tokenized(
+        Record("a", text="who is it"), ids(3, 4, 5, name="b"), layout=Layout(scope="response")
+    )
     assert all(window.scored.all() for window in some.windows)
 
 
@@ -247,9 +249,11 @@ def test_every_window_is_continued_from_inside():
 
 def test_a_subset_is_numbered_anew_in_the_order_given():
     some = tokenized(
-        ids(1, 2, 3, name="x"), ids(4, 5, name="y"), ids(6, 7, 8, name="z"),
+        ids(1, 2, 3, name="x"),
+        ids(4, 5, name="y"),
+        ids(6, 7, 8, name="z"),
         layout=Layout(max_length=2),
-    )  # fmt: skip
+    )
     part = some.subset([2, 0])
     assert [record.id for record in part.records] == ["z", "x"]
     assert [(w.record, w.id) for w in part.windows] == [(0, "z"), (0, "z"), (1, "x"), (1, "x")]
@@ -267,8 +271,9 @@ def test_contents_are_the_texts_and_those_of_token_ids_decoded():
     tokenizer = tiny_tokenizer()
     numbers = tokenizer("abcdefgh", add_special_tokens=False)["input_ids"]
     asked = Record("q", prompt="who?", response="bob")
-    some = tokenized(Record("a", text="Of  Old"), ids(*numbers, name="b"), asked,
-                     layout=Layout(max_length=4))  # fmt: skip
+    some = tokenized(
+        Record("a", text="Of  Old"), ids(*numbers, name="b"), asked, layout=Layout(max_length=4)
+    )
     assert contents(some, tokenizer) == ["Of  Old", "abcdefgh", "who? bob"]
     assert contents(some.subset([0, 2]), tokenizer) == ["Of  Old", "who? bob"]
 

@@ -130,20 +130,34 @@ def test_a_step_gives_each_term_of_its_loss():
 
 def test_a_round_gives_its_numbers_and_leaves_out_what_is_none():
     line = {
-        "round": 3, "active": 2, "el_10": None, "ma": 0.5, "loss": {"kl": 0.25}, "done": True,
-        "phase": "deletion", "seconds": math.nan, "retain_perplexity": math.inf,
-    }  # fmt: skip
+        "round": 3,
+        "active": 2,
+        "el_10": None,
+        "ma": 0.5,
+        "loss": {"kl": 0.25},
+        "done": True,
+        "phase": "deletion",
+        "seconds": math.nan,
+        "retain_perplexity": math.inf,
+    }
     assert scalars(line) == {
-        "round/number": 3, "round/active": 2, "round/ma": 0.5, "round/loss/kl": 0.25,
-    }  # fmt: skip
+        "round/number": 3,
+        "round/active": 2,
+        "round/ma": 0.5,
+        "round/loss/kl": 0.25,
+    }
 
 
 def test_rounds_are_placed_at_the_step_that_they_follow(fake, tmp_path):
     """Round 0 comes before any step; a shard of SISA is neither step nor round."""
     lines = [
-        {"round": 0, "ma": 1.0}, STEP, {"step": 2, "loss": {"kl": 0.5}}, {"shard": 0, "loss": {}},
-        {"round": 1, "ma": 0.5}, {"round": 2, "steps": 7, "ma": 0.25},
-    ]  # fmt: skip
+        {"round": 0, "ma": 1.0},
+        STEP,
+        {"step": 2, "loss": {"kl": 0.5}},
+        {"shard": 0, "loss": {}},
+        {"round": 1, "ma": 0.5},
+        {"round": 2, "steps": 7, "ma": 0.25},
+    ]
     assert listen_to(lines, tmp_path) == lines
     assert told(fake, "log") == [
         [0, {"round/number": 0, "round/ma": 1.0}],
@@ -179,9 +193,11 @@ def test_hyper_parameters_are_plain_values_by_section_and_key():
         {"method": {"name": "icu", "rate": 1e-3, "bound": None, "fresh": True, "some": ("a", "b")}}
     )
     assert found == {
-        "method.name": "icu", "method.rate": 1e-3, "method.fresh": True,
+        "method.name": "icu",
+        "method.rate": 1e-3,
+        "method.fresh": True,
         "method.some": "('a', 'b')",
-    }  # fmt: skip
+    }
 
 
 def test_a_local_path_is_told_by_its_last_part_and_a_hub_id_whole(tmp_path, monkeypatch):

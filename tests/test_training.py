@@ -157,10 +157,18 @@ def test_runs_of_different_precision_can_follow_each_other_in_one_process():
 def dropping_model():
     torch.manual_seed(0)
     config = OPTConfig(
-        vocab_size=96, hidden_size=32, ffn_dim=64, word_embed_proj_dim=32, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=64, dropout=0.5, attention_dropout=0.5,
-        activation_dropout=0.5, layerdrop=0.5,
-    )  # fmt: skip
+        vocab_size=96,
+        hidden_size=32,
+        ffn_dim=64,
+        word_embed_proj_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        dropout=0.5,
+        attention_dropout=0.5,
+        activation_dropout=0.5,
+        layerdrop=0.5,
+    )
     return OPTForCausalLM(config)
 
 
@@ -272,9 +280,17 @@ def test_the_last_weights_are_kept_only_where_asked_for(tmp_path, keep, saved):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"seed": -1}, {"seed": 2**32}, {"max_gradient_norm": 0}, {"precision": "float16"},
-              {"device": "tpu"}, {"epochs": 3}, {"max_gradient_norm": math.inf}],
-)  # fmt: skip
+    "wrong",
+    [
+        {"seed": -1},
+        {"seed": 2**32},
+        {"max_gradient_norm": 0},
+        {"precision": "float16"},
+        {"device": "tpu"},
+        {"epochs": 3},
+        {"max_gradient_norm": math.inf},
+    ],
+)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValidationError):
         TrainingSettings(**wrong)

@@ -85,8 +85,13 @@ def test_a_target_without_a_finite_perplexity_is_refused(broken):
 def test_the_digest_changes_with_every_part_of_every_criterion():
     first, *others = criteria()
     digests = {digest_criteria(criteria())}
-    for change in ({"at_most": 0.30001}, {"set": "retain"}, {"metric": "es"}, {"source": "x"},
-                   {"claim": "utility"}):  # fmt: skip
+    for change in (
+        {"at_most": 0.30001},
+        {"set": "retain"},
+        {"metric": "es"},
+        {"source": "x"},
+        {"claim": "utility"},
+    ):
         digests.add(digest_criteria([Criterion(**{**first.__dict__, **change}), *others]))
     digests |= {digest_criteria(others), digest_criteria([*others, first])}
     assert len(digests) == 8
@@ -130,8 +135,11 @@ def test_infinity_is_not_met_where_the_limit_is_infinite(limit):
 def test_a_figure_that_is_missing_is_not_measured_and_never_met():
     short = {name: value for name, value in FORGOTTEN.items() if name != "el_10"}
     found = verdict(forget=short)
-    assert statuses(found) == {"verbatim": "not measured", "utility": "met",
-                               "overall": "not measured"}  # fmt: skip
+    assert statuses(found) == {
+        "verbatim": "not measured",
+        "utility": "met",
+        "overall": "not measured",
+    }
     assert found.claims[0].reason == "Not measured: el_10 of forget."
 
 
@@ -145,8 +153,11 @@ def test_not_met_goes_before_not_measured():
 def test_without_kept_text_utility_is_not_measured_and_the_whole_never_met():
     some = [{"id": "0", "status": "met"}]
     found = judge(criteria({}), results(), some)
-    assert statuses(found) == {"verbatim": "met", "utility": "not measured",
-                               "overall": "not measured"}  # fmt: skip
+    assert statuses(found) == {
+        "verbatim": "met",
+        "utility": "not measured",
+        "overall": "not measured",
+    }
 
 
 def test_a_set_that_was_not_asked_about_is_not_measured():

@@ -15,9 +15,16 @@ from unlearner.classifiers.watching import Rounds, RoundState, Watch, take, trai
 torch.set_num_threads(1)
 
 STATE = RoundState(
-    round=2, steps=10, forget_score=0.5, holdout_score=0.5, forget_loss=1.0, holdout_loss=1.0,
-    mia_loss_auc=0.5, seconds=0.1, records=3,
-)  # fmt: skip
+    round=2,
+    steps=10,
+    forget_score=0.5,
+    holdout_score=0.5,
+    forget_loss=1.0,
+    holdout_loss=1.0,
+    mia_loss_auc=0.5,
+    seconds=0.1,
+    records=3,
+)
 
 
 @pytest.fixture
@@ -146,8 +153,13 @@ def scripted(monkeypatch):
         found = iter(aucs)
 
         def examine(self, _, number, steps):
-            return replace(STATE, round=number, steps=steps, mia_loss_auc=next(found),
-                           records=len(self.data.forget))  # fmt: skip
+            return replace(
+                STATE,
+                round=number,
+                steps=steps,
+                mia_loss_auc=next(found),
+                records=len(self.data.forget),
+            )
 
         monkeypatch.setattr(Watch, "examine", examine)
 
@@ -159,8 +171,9 @@ def counted_steps(model):
     weight = next(model.parameters())
     for number in count(1):
         yield lambda number=number: {
-            "forget": 0 * weight.sum() + number, "retain": 0 * weight.sum() + 0.5,
-        }  # fmt: skip
+            "forget": 0 * weight.sum() + number,
+            "retain": 0 * weight.sum() + 0.5,
+        }
 
 
 def train(scripted, aucs, steps_per_round, num_steps, data=None):

@@ -43,9 +43,11 @@ def attach(model: Any, rank: int, alpha: float | None) -> LoraModel:
         alpha: None takes twice the rank.
     """
     config = LoraConfig(
-        r=rank, lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]
-        target_modules=linear_layers(model), init_lora_weights=True,
-    )  # fmt: skip
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]
+        target_modules=linear_layers(model),
+        init_lora_weights=True,
+    )
     with warnings.catch_warnings():
         # GPT-2's layers hold their weights transposed; peft says so of each and does what is right.
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
@@ -99,8 +101,9 @@ def save_adapter(adapter: LoraModel, base: str, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = adapter.peft_config[ADAPTER].to_dict() | {"base_model_name_or_path": base}
-    config = {name: sorted(value) if isinstance(value, set) else value
-              for name, value in config.items()}  # fmt: skip
+    config = {
+        name: sorted(value) if isinstance(value, set) else value for name, value in config.items()
+    }
     text = json.dumps(config, indent=2, default=str)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
     weights = {

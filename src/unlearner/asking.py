@@ -173,9 +173,7 @@ def _continue(
         return found
     if has_plain_cache(said.cache, batch["input_ids"].shape[1]):
         room = questions.memory_bytes
-        by_steps = partial(
-            decode, model, head, said.cache, prompts, ends, memory_bytes=room
-        )  # fmt: skip
+        by_steps = partial(decode, model, head, said.cache, prompts, ends, memory_bytes=room)
         decoded = by_steps() if head is None else sharding.inside(model, by_steps)
     else:
         decoded = generate_plainly(model, batch["input_ids"], prompts, ends)
@@ -252,9 +250,13 @@ def beam_continuations(
         ids = ids.to(sharding.device_of(model))
         longest = max(num_tokens[index] for index in indices)
         out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=longest, do_sample=False,
-            num_beams=num_beams, pad_token_id=next(iter(eos_ids(model)), 0),
-        )  # fmt: skip
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=longest,
+            do_sample=False,
+            num_beams=num_beams,
+            pad_token_id=next(iter(eos_ids(model)), 0),
+        )
         for index, row in zip(indices, out[:, prefix:].tolist(), strict=True):
             kept = row[: num_tokens[index]]
             texts[index] = tokenizer.decode(kept, skip_special_tokens=True)

@@ -80,9 +80,13 @@ class BertScorer:
         longest = min(512, positions, self.tokenizer.model_max_length)
         for start in range(0, len(texts), BATCH):
             encoded = self.tokenizer(
-                list(texts[start : start + BATCH]), padding=True, truncation=True,
-                max_length=longest, return_tensors="pt", return_special_tokens_mask=True,
-            )  # fmt: skip
+                list(texts[start : start + BATCH]),
+                padding=True,
+                truncation=True,
+                max_length=longest,
+                return_tensors="pt",
+                return_special_tokens_mask=True,
+            )
             special = encoded.pop("special_tokens_mask").bool()
             out = self.model(**encoded, output_hidden_states=True)
             states = torch.nn.functional.normalize(out.hidden_states[self.layer], dim=-1)

@@ -99,8 +99,9 @@ def method_facts(name: str) -> MethodFacts:
     """
     tree = _source("methods", name)
     described = _public_class(tree)
-    fields = {field: _field(described, tree, field)
-              for field in ("families", "needs", "begins_anew")}  # fmt: skip
+    fields = {
+        field: _field(described, tree, field) for field in ("families", "needs", "begins_anew")
+    }
     return MethodFacts(
         paper=_paper(ast.get_docstring(described) or ""),
         families=_names(fields["families"]),

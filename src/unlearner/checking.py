@@ -148,11 +148,13 @@ def _plan(
     forward = (time.perf_counter() - started) / forget.num_tokens
     watched = sum(map(len, (prepared.get("retain") or pool).windows_of(range(WATCHED_RECORDS))))
     return make_plan(
-        model, lambda changed: _largest_step(prepared, sets, changed), config,
+        model,
+        lambda changed: _largest_step(prepared, sets, changed),
+        config,
         seconds=forward * (forwards_per_step(config.training) * tokens + watched)
         + asking * forget.num_tokens,
         max_epochs=_epochs(method),
-    )  # fmt: skip
+    )
 
 
 def _passed(prepared: Prepared, sets: Mapping[str, TokenizedSet], method: Method) -> TokenizedSet:

@@ -85,14 +85,23 @@ class Checkpoints:
         work = place.with_name(place.name + PARTIAL)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        tensors = {"weights": state.weights, "optimiser": state.optimiser, "kept": state.kept,
-                   "random": state.random | {"generator": state.generator}}  # fmt: skip
+        tensors = {
+            "weights": state.weights,
+            "optimiser": state.optimiser,
+            "kept": state.kept,
+            "random": state.random | {"generator": state.generator},
+        }
         for name, some in tensors.items():
             save_file(some, work / f"{name}{WEIGHTS_SUFFIX}")
         if log is not None and log.exists():
             shutil.copyfile(log, work / LOG_FILE)
-        told = {"events": state.events, "stage": state.stage, "tokens": state.tokens,
-                "seconds": state.seconds, "rates": state.rates}  # fmt: skip
+        told = {
+            "events": state.events,
+            "stage": state.stage,
+            "tokens": state.tokens,
+            "seconds": state.seconds,
+            "rates": state.rates,
+        }
         _write(work / STATE_FILE, json.dumps(told))
         work.rename(place)
         for other in self.folder.glob(f"{PREFIX}*"):
@@ -127,16 +136,24 @@ class Checkpoints:
         try:
             told = json.loads((place / STATE_FILE).read_text(encoding="utf-8"))
             tensors = {path.stem: load_file(path) for path in place.glob(f"*{WEIGHTS_SUFFIX}")}
-            ended = {int(path.stem.removeprefix(ENDED)): load_file(path)
-                     for path in self.folder.glob(f"{ENDED}*{WEIGHTS_SUFFIX}")}  # fmt: skip
+            ended = {
+                int(path.stem.removeprefix(ENDED)): load_file(path)
+                for path in self.folder.glob(f"{ENDED}*{WEIGHTS_SUFFIX}")
+            }
             random = tensors["random"]
             state = State(
-                events=told["events"], stage=told["stage"], tokens=told["tokens"],
-                seconds=told["seconds"], weights=tensors["weights"],
-                optimiser=tensors["optimiser"], rates=told["rates"],
-                generator=random.pop("generator"), random=random, kept=tensors["kept"],
+                events=told["events"],
+                stage=told["stage"],
+                tokens=told["tokens"],
+                seconds=told["seconds"],
+                weights=tensors["weights"],
+                optimiser=tensors["optimiser"],
+                rates=told["rates"],
+                generator=random.pop("generator"),
+                random=random,
+                kept=tensors["kept"],
                 ended=ended,
-            )  # fmt: skip
+            )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(
                 f"--resume {place}: the checkpoint cannot be read ({error}); remove {self.folder} "

@@ -17,9 +17,11 @@ from unlearner.config import SEARCH_TRIALS, apply_settings, check_names, read_ya
 from unlearner.errors import Interrupted, UserError, printable
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+)
 
 MET, WRONG_INPUT, NOT_MET, FAILED, INTERRUPTED = 0, 2, 3, 1, 130
 
@@ -29,9 +31,12 @@ RECORDS = "Records: a file, or hf:owner/name[:config][:split]."
 
 Arguments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="MODEL [SECTION.KEY=VALUE]...", show_default=False,
-                   help="A local folder or hub id, then settings."),
-]  # fmt: skip
+    typer.Argument(
+        metavar="MODEL [SECTION.KEY=VALUE]...",
+        show_default=False,
+        help="A local folder or hub id, then settings.",
+    ),
+]
 Config = Annotated[Path | None, typer.Option("--config", help="A run file, such as DIR/run.yaml.")]
 Output = Annotated[Path, typer.Option("--output", help="Folder for the results; must be empty.")]
 Map = Annotated[str, typer.Option("--map", help="Rename columns: question=prompt,answer=response.")]
@@ -171,11 +176,20 @@ def forget(
 ) -> int:
     """Make a model forget records; write the unlearned model and a report."""
     sections = _sections(
-        arguments, config, data__forget=forget, data__retain=retain, data__pool=pool,
-        data__holdout=holdout, data__columns=_columns(columns), data__request_id=request_id,
-        data__test=test, data__forget_class=forget_class, data__drop_duplicates=drop_duplicates,
-        model__retrained=retrained, method__name=method,
-    )  # fmt: skip
+        arguments,
+        config,
+        data__forget=forget,
+        data__retain=retain,
+        data__pool=pool,
+        data__holdout=holdout,
+        data__columns=_columns(columns),
+        data__request_id=request_id,
+        data__test=test,
+        data__forget_class=forget_class,
+        data__drop_duplicates=drop_duplicates,
+        model__retrained=retrained,
+        method__name=method,
+    )
     if search:
         sections.setdefault("search", {}).setdefault("trials", SEARCH_TRIALS)
     from unlearner.commands import run_forget
@@ -200,10 +214,17 @@ def check(
 ) -> int:
     """Tell whether records are memorised, where copies are, and what a run would take."""
     sections = _sections(
-        arguments, config, data__forget=forget, data__retain=retain, data__pool=pool,
-        data__holdout=holdout, data__columns=_columns(columns), data__test=test,
-        data__forget_class=forget_class, data__drop_duplicates=drop_duplicates,
-    )  # fmt: skip
+        arguments,
+        config,
+        data__forget=forget,
+        data__retain=retain,
+        data__pool=pool,
+        data__holdout=holdout,
+        data__columns=_columns(columns),
+        data__test=test,
+        data__forget_class=forget_class,
+        data__drop_duplicates=drop_duplicates,
+    )
     from unlearner.commands import run_check
 
     return run_check(sections)
@@ -228,10 +249,17 @@ def evaluate(
 ) -> int:
     """Measure a model on records it was to forget; write a report."""
     sections = _sections(
-        arguments, config, data__forget=forget, data__retain=retain, data__holdout=holdout,
-        data__columns=_columns(columns), data__request_id=request_id, data__test=test,
-        data__forget_class=forget_class, data__drop_duplicates=drop_duplicates,
-    )  # fmt: skip
+        arguments,
+        config,
+        data__forget=forget,
+        data__retain=retain,
+        data__holdout=holdout,
+        data__columns=_columns(columns),
+        data__request_id=request_id,
+        data__test=test,
+        data__forget_class=forget_class,
+        data__drop_duplicates=drop_duplicates,
+    )
     from unlearner.commands import run_evaluate
 
     return run_evaluate(sections, output, target=target, retrained=retrained, quiet=quiet)
@@ -263,9 +291,14 @@ def compare(
     Settings method.key=value hold for every method that has the key, NAME.key=value for one.
     """
     sections = _sections(
-        arguments, config, data__forget=forget, data__retain=retain, data__pool=pool,
-        data__holdout=holdout, data__columns=_columns(columns),
-    )  # fmt: skip
+        arguments,
+        config,
+        data__forget=forget,
+        data__retain=retain,
+        data__pool=pool,
+        data__holdout=holdout,
+        data__columns=_columns(columns),
+    )
     if search:
         sections.setdefault("search", {}).setdefault("trials", SEARCH_TRIALS)
     else:
@@ -273,9 +306,16 @@ def compare(
     from unlearner.compare_command import run_compare
 
     return run_compare(
-        sections, methods, output, seeds=seeds, retrained=retrained, jobs=jobs, resume=resume,
-        keep_models=keep_models, quiet=quiet,
-    )  # fmt: skip
+        sections,
+        methods,
+        output,
+        seeds=seeds,
+        retrained=retrained,
+        jobs=jobs,
+        resume=resume,
+        keep_models=keep_models,
+        quiet=quiet,
+    )
 
 
 @app.command()
@@ -299,9 +339,16 @@ def finetune(
     from unlearner.commands import run_finetune
 
     return run_finetune(
-        model, records, output, settings=settings, columns=_columns(columns), until=until,
-        labels=labels_of, resume=resume, quiet=quiet,
-    )  # fmt: skip
+        model,
+        records,
+        output,
+        settings=settings,
+        columns=_columns(columns),
+        until=until,
+        labels=labels_of,
+        resume=resume,
+        quiet=quiet,
+    )
 
 
 @app.command("run")
@@ -361,9 +408,12 @@ def push(
     from unlearner.publishing import push
 
     url = push(
-        run_dir, repository, private=private, with_report=with_report,
+        run_dir,
+        repository,
+        private=private,
+        with_report=with_report,
         even_if_not_met=even_if_not_met,
-    )  # fmt: skip
+    )
     print(url)
     return MET
 

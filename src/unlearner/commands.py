@@ -40,9 +40,14 @@ def read_config(sections: Mapping[str, Any], loaded: Loaded | None = None) -> tu
 
 
 def run_forget(
-    sections: Mapping[str, Any], output: Path, *, force: bool, show_text: bool,
-    resume: bool = False, quiet: bool,
-) -> int:  # fmt: skip
+    sections: Mapping[str, Any],
+    output: Path,
+    *,
+    force: bool,
+    show_text: bool,
+    resume: bool = False,
+    quiet: bool,
+) -> int:
     """`unlearner forget`: 0 when the verdict is met or there is nothing to unlearn, else 3."""
     processes.begin()
     quieten()
@@ -82,9 +87,14 @@ def run_forget(
 
 
 def _write_run(
-    config: RunConfig, output: Path, unlearn: Callable[[Path, Listener], Outcome],
-    progress: RunProgress, *, show_text: bool, resume: bool,
-) -> Outcome:  # fmt: skip
+    config: RunConfig,
+    output: Path,
+    unlearn: Callable[[Path, Listener], Outcome],
+    progress: RunProgress,
+    *,
+    show_text: bool,
+    resume: bool,
+) -> Outcome:
     """Everything that a run leaves, in its folder."""
     with staged(output, resume=resume) as work:
         main = processes.is_main()
@@ -105,8 +115,9 @@ def _write_run(
 
 def _told(config: RunConfig) -> dict[str, Any]:
     """The sections that trackers get: nothing of the records."""
-    return {name: values for name, values in config.sections().items()
-            if name in ("method", "training")}  # fmt: skip
+    return {
+        name: values for name, values in config.sections().items() if name in ("method", "training")
+    }
 
 
 def write_outcome(outcome: Outcome, config: RunConfig, work: Path) -> None:

@@ -39,9 +39,17 @@ MET = 0
 
 
 def run_compare(  # noqa: PLR0913 - the command's options
-    sections: Mapping[str, Any], methods: str, output: Path, *, seeds: int, retrained: str,
-    jobs: int, resume: bool, keep_models: bool, quiet: bool,
-) -> int:  # fmt: skip
+    sections: Mapping[str, Any],
+    methods: str,
+    output: Path,
+    *,
+    seeds: int,
+    retrained: str,
+    jobs: int,
+    resume: bool,
+    keep_models: bool,
+    quiet: bool,
+) -> int:
     """`unlearner compare`: 0 once every method has been run, whatever it reached.
 
     Raises:
@@ -49,8 +57,10 @@ def run_compare(  # noqa: PLR0913 - the command's options
     """
     processes.begin()
     if processes.count() > 1:
-        raise UserError("compare: not for processes that share a run; leave `accelerate launch` out"
-                        " and give --jobs")  # fmt: skip
+        raise UserError(
+            "compare: not for processes that share a run; leave `accelerate launch` out"
+            " and give --jobs"
+        )
     quieten()
     plan = make_plan(sections, methods, seeds, retrained=retrained, keep_models=keep_models)
     check_plan(plan)
@@ -74,8 +84,11 @@ def make_plan(
     Raises:
         UserError: There is no such method, or none at all.
     """
-    names = _all_methods() if methods == "all" else [
-        name.strip() for name in methods.split(",") if name.strip()]  # fmt: skip
+    names = (
+        _all_methods()
+        if methods == "all"
+        else [name.strip() for name in methods.split(",") if name.strip()]
+    )
     if not names:
         raise UserError("--methods: none given; name some, such as icu,npo, or all")
     twice = [name for name in names if names.count(name) > 1]
@@ -87,15 +100,19 @@ def make_plan(
     shared = {name: section for name, section in sections.items() if name in known}
     own = {name: section for name, section in sections.items() if name not in known}
     first = build(TrainingSettings, shared.get("training", {}), where="training").seed
-    return Plan(shared, own, tuple(names), tuple(range(first, first + seeds)), retrained,
-                keep_models)  # fmt: skip
+    return Plan(
+        shared, own, tuple(names), tuple(range(first, first + seeds)), retrained, keep_models
+    )
 
 
 def _all_methods() -> list[str]:
     """Every method for language models that needs no other model than the target."""
     kinds = {name: catalog.load_method(name) for name in catalog.names("methods")}
-    return [name for name, kind in kinds.items()
-            if FAMILIES[0] in kind.families and not kind.begins_anew]  # fmt: skip
+    return [
+        name
+        for name, kind in kinds.items()
+        if FAMILIES[0] in kind.families and not kind.begins_anew
+    ]
 
 
 @contextmanager
@@ -179,15 +196,19 @@ def gather(plan: Plan, folder: Path) -> dict[str, Any]:
         if (own / SKIPPED_FILE).exists():
             skipped[method] = _read(own / SKIPPED_FILE)
             continue
-        diverged = {seed: _read(diverged_file(own, seed)) for seed in plan.seeds
-                    if diverged_file(own, seed).exists()}  # fmt: skip
+        diverged = {
+            seed: _read(diverged_file(own, seed))
+            for seed in plan.seeds
+            if diverged_file(own, seed).exists()
+        }
         places = {seed: own / f"seed-{seed}" for seed in plan.seeds if seed not in diverged}
         if not places:
             skipped[method] = f"no seed gave a model: {diverged[plan.seeds[0]]}"
             continue
         reports = {seed: _read(place / "report.json") for seed, place in places.items()}
-        strength = next(_read(file) for place in places.values()
-                        if (file := place / STRENGTH_FILE).exists())  # fmt: skip
+        strength = next(
+            _read(file) for place in places.values() if (file := place / STRENGTH_FILE).exists()
+        )
         entries[method] = _entry(method, reports, strength, diverged)
         first = first or next(iter(reports.values()))
     if first is None:
@@ -211,9 +232,11 @@ def gather(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def _entry(
-    method: str, reports: Mapping[int, dict[str, Any]], strength: Mapping[str, Any],
+    method: str,
+    reports: Mapping[int, dict[str, Any]],
+    strength: Mapping[str, Any],
     diverged: Mapping[int, str],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     runs = list(reports.values())
     return {
         "name": method,
@@ -224,12 +247,16 @@ def _entry(
         "cost": cost_over_seeds(runs),
         "strength": strength,
         "seeds": [
-            {"seed": seed, "status": run["verdict"]["status"], "cost": run["cost"],
-             "results": run["results"]["unlearned"]}
+            {
+                "seed": seed,
+                "status": run["verdict"]["status"],
+                "cost": run["cost"],
+                "results": run["results"]["unlearned"],
+            }
             for seed, run in reports.items()
         ],
         "diverged": [{"seed": seed, "reason": reason} for seed, reason in diverged.items()],
-    }  # fmt: skip
+    }
 
 
 def _mark_front(comparison: dict[str, Any]) -> None:
@@ -241,11 +268,17 @@ def _mark_front(comparison: dict[str, Any]) -> None:
     kept = next(role for name, role in limits if name == "perplexity")
     target = comparison["results"]["target"][kept]["perplexity"]["value"]
     level = limits["ma", "forget"]
-    comparison["picture"] = {"set": kept, "level": level, "target": target,
-                             "floor": limits["perplexity", kept]}  # fmt: skip
-    places = {name: place(entry, kept, level, target)
-              for name, entry in comparison["methods"].items()
-              if not entry["diverged"]}  # fmt: skip
+    comparison["picture"] = {
+        "set": kept,
+        "level": level,
+        "target": target,
+        "floor": limits["perplexity", kept],
+    }
+    places = {
+        name: place(entry, kept, level, target)
+        for name, entry in comparison["methods"].items()
+        if not entry["diverged"]
+    }
     best = front(places)
     for name, entry in comparison["methods"].items():
         entry["on_front"] = name in best

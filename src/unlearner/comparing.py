@@ -88,8 +88,12 @@ class Plan:
 
     def to_yaml(self) -> str:
         """What must be the same when a comparison goes on."""
-        told = {"sections": dict(self.sections), "own": dict(self.own),
-                "seeds": list(self.seeds), "retrained": self.retrained}  # fmt: skip
+        told = {
+            "sections": dict(self.sections),
+            "own": dict(self.own),
+            "seeds": list(self.seeds),
+            "retrained": self.retrained,
+        }
         return yaml.safe_dump(json.loads(json.dumps(told)), sort_keys=True)
 
 
@@ -134,8 +138,10 @@ def run_all(plan: Plan, folder: Path, *, jobs: int, say: Say) -> None:
     waiting, told = context.Queue(), context.Queue()
     for method in left:
         waiting.put(method)
-    workers = [context.Process(target=_serve, args=(plan, folder, waiting, told), daemon=True)
-               for _ in range(min(jobs, len(left)))]  # fmt: skip
+    workers = [
+        context.Process(target=_serve, args=(plan, folder, waiting, told), daemon=True)
+        for _ in range(min(jobs, len(left)))
+    ]
     for worker in workers:
         worker.start()
     try:
@@ -213,8 +219,9 @@ class Work:
         fits = partial(announce, config=config, say=_silent, checkpoints=False)
         self.base = study(config, self.prepared, fits, force=True)
         self._check_inputs()
-        self.before = {name: some.detach().clone()
-                       for name, some in self.model.state_dict().items()}  # fmt: skip
+        self.before = {
+            name: some.detach().clone() for name, some in self.model.state_dict().items()
+        }
 
     def _check_inputs(self) -> None:
         """Refuse to go on with another model or other records than the comparison began with.
@@ -223,8 +230,10 @@ class Work:
             UserError: They are not the same.
         """
         key, path = provenance.read_key(), self.folder / INPUTS_FILE
-        digests = {role: provenance.digest_records(some.records, key)
-                   for role, some in self.prepared.sets.items()}  # fmt: skip
+        digests = {
+            role: provenance.digest_records(some.records, key)
+            for role, some in self.prepared.sets.items()
+        }
         inputs = {"model": self.base.digest, "records": digests}
         if not path.exists():
             _write_json(path, inputs)
@@ -232,8 +241,11 @@ class Work:
         begun = json.loads(path.read_text(encoding="utf-8"))
         if begun == inputs:
             return
-        roles = [role for role in sorted({*digests, *begun["records"]})
-                 if digests.get(role) != begun["records"].get(role)]  # fmt: skip
+        roles = [
+            role
+            for role in sorted({*digests, *begun["records"]})
+            if digests.get(role) != begun["records"].get(role)
+        ]
         differ = [f"the records of {role}" for role in roles]
         if begun["model"] != inputs["model"]:
             differ.insert(0, "the model")
@@ -269,10 +281,13 @@ class Work:
             one.model, one.tokenizer, base.sets, config.evaluation, base.distributions
         )
         scores = score_sets(answers, base.sets, config.evaluation, seed=config.training.seed)
-        _write_json(self.folder / RETRAINED_FILE, {
-            role: {name: value.to_json() for name, value in sorted(values.items())}
-            for role, values in scores.items()
-        })  # fmt: skip
+        _write_json(
+            self.folder / RETRAINED_FILE,
+            {
+                role: {name: value.to_json() for name, value in sorted(values.items())}
+                for role, values in scores.items()
+            },
+        )
 
     def _run(self, config: RunConfig) -> None:
         name = config.method.name
@@ -298,9 +313,13 @@ class Work:
                 _write_json(diverged_file(own, seed), str(error))
 
     def _run_seed(
-        self, config: RunConfig, target: Study, place: Path, searched: Searched | None,
+        self,
+        config: RunConfig,
+        target: Study,
+        place: Path,
+        searched: Searched | None,
         say: Say,
-    ) -> None:  # fmt: skip
+    ) -> None:
         provenance.set_seeds(config.training.seed)
         provenance.forget_peak(self.model.device)
         with staged(place) as work:
@@ -308,9 +327,15 @@ class Work:
             unlearn = partial(config.method.unlearn, self.model, target.data, trainer)
             try:
                 outcome = pipeline.carry_out(
-                    config, self.prepared, target, trainer, work, unlearn=unlearn,
-                    say=_silent, notes=searched.notes() if searched else (),
-                )  # fmt: skip
+                    config,
+                    self.prepared,
+                    target,
+                    trainer,
+                    work,
+                    unlearn=unlearn,
+                    say=_silent,
+                    notes=searched.notes() if searched else (),
+                )
             finally:
                 put_back(self.model, trainer, self.before)
             if searched is not None:
@@ -327,10 +352,13 @@ class Work:
     def _write_strength(self, unlearned: Any, target: Study, work: Path) -> None:
         points = path(self.model, self.before, unlearned.state_dict(), target.data, SHARES)
         best = largest_keeping(points, target.data.utility_floor)
-        _write_json(work / STRENGTH_FILE, {
-            "points": [point.to_json() for point in points],
-            "at_the_floor": None if best is None else best.to_json(),
-        })  # fmt: skip
+        _write_json(
+            work / STRENGTH_FILE,
+            {
+                "points": [point.to_json() for point in points],
+                "at_the_floor": None if best is None else best.to_json(),
+            },
+        )
 
 
 def _silent(_: Any) -> None:
@@ -355,8 +383,9 @@ def diverged_file(own: Path, seed: int) -> Path:
 def is_finished(plan: Plan, folder: Path, method: str) -> bool:
     """Whether a method has been run for every seed, or cannot be."""
     own = method_folder(folder, method)
-    done = all((own / f"seed-{seed}").exists() or diverged_file(own, seed).exists()
-               for seed in plan.seeds)  # fmt: skip
+    done = all(
+        (own / f"seed-{seed}").exists() or diverged_file(own, seed).exists() for seed in plan.seeds
+    )
     return done or (own / SKIPPED_FILE).exists()
 
 

@@ -38,12 +38,16 @@ def over_seeds(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict
             values = [some.get(role, {}).get(name, {}).get("value") for some in results]
             if any(value is None for value in values):
                 continue
-            low, high = (first["low"], first["high"]) if len(values) == 1 else (
-                min(values), max(values))  # fmt: skip
+            low, high = (
+                (first["low"], first["high"]) if len(values) == 1 else (min(values), max(values))
+            )
             found[role][name] = {
-                "value": statistics.fmean(values), "low": low, "high": high,
-                "records": first["records"], "seeds": len(values),
-            }  # fmt: skip
+                "value": statistics.fmean(values),
+                "low": low,
+                "high": high,
+                "records": first["records"],
+                "seeds": len(values),
+            }
     return found
 
 

@@ -58,9 +58,12 @@ def decode(
     found: dict[tuple[int, int], np.ndarray] = {}
     vocab_size = model.config.get_text_config().vocab_size
     batches = row_batches(
-        cache, prompts, shares=can_share(model), memory_bytes=memory_bytes,
+        cache,
+        prompts,
+        shares=can_share(model),
+        memory_bytes=memory_bytes,
         logits_bytes=8 * vocab_size if head is None else 0,  # with a head they come in parts
-    )  # fmt: skip
+    )
     for batch in batches:
         tokens = _decode_rows(model, head, cache, batch, eos_ids)
         for prompt, row in zip(batch.prompts, tokens, strict=True):
@@ -151,9 +154,13 @@ def generate_plainly(
             ids = input_ids[[prompt.window for prompt in rows], :length]
             longest = max(prompt.total for prompt in rows)
             out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=longest - length,
-                do_sample=False, num_beams=1, pad_token_id=0,
-            )  # fmt: skip
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=longest - length,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=0,
+            )
             for prompt, row in zip(rows, out[:, length:].cpu().numpy(), strict=True):
                 kept = row[: prompt.total - length]
                 ends = np.flatnonzero(np.isin(kept, list(eos_ids)))

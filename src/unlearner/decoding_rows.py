@@ -118,9 +118,14 @@ class Rows:
         tokens[torch.arange(count), torch.from_numpy(batch.lengths)] = first
         ended = torch.zeros(count, dtype=torch.bool, device=eos.device)
         return cls(
-            batch.lengths, batch.totals, batch.window, np.arange(count),
-            tokens.to(eos.device), ended, eos,
-        )  # fmt: skip
+            batch.lengths,
+            batch.totals,
+            batch.window,
+            np.arange(count),
+            tokens.to(eos.device),
+            ended,
+            eos,
+        )
 
     def keep(self, kept: np.ndarray) -> None:
         index = torch.as_tensor(kept, device=self.tokens.device)

@@ -112,12 +112,13 @@ def _examples(data: DemoData, outcome: pipeline.Outcome) -> list[dict[str, Any]]
             "after": after.continuation_text.strip(),
         }
         for role, records, name in (
-            ("forgotten", data.forget, "forget"), ("kept", data.retain, "retain"),
+            ("forgotten", data.forget, "forget"),
+            ("kept", data.retain, "retain"),
         )
         for record, before, after in list(
             zip(records, outcome.before[name], outcome.after[name], strict=False)
         )[:3]
-    ]  # fmt: skip
+    ]
 
 
 def _tell(console: Console, outcome: pipeline.Outcome, data: DemoData) -> None:

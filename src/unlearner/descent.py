@@ -56,9 +56,12 @@ class Drawing:
     """
 
     def __init__(
-        self, method: Method, data: UnlearningData, companions: Mapping[str, TokenizedSet],
+        self,
+        method: Method,
+        data: UnlearningData,
+        companions: Mapping[str, TokenizedSet],
         generator: torch.Generator,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.batch_size, self.kept_per_step = method.batch_size, method.kept_per_step
         self.generator, self.deck = generator, Deck()
         own = {"forget": data.forget} if method.reads_forget else {}
@@ -122,9 +125,12 @@ def descend(method: Method, model: Any, data: UnlearningData, trainer: Trainer) 
 
 
 def _terms(
-    method: Method, model: Any, drawing: Drawing, reference: KeptReference,
+    method: Method,
+    model: Any,
+    drawing: Drawing,
+    reference: KeptReference,
     places: Mapping[str, Sequence[int]],
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     device = sharding.device_of(model)
     batch = {
         name: share_of([drawing.windows[name][place] for place in some], device)
@@ -134,9 +140,10 @@ def _terms(
 
 
 def take_epoch(
-    drawing: Drawing, trainer: Trainer,
+    drawing: Drawing,
+    trainer: Trainer,
     terms: Callable[[Mapping[str, Sequence[int]]], Mapping[str, Tensor]],
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """A step for each draw of an epoch; returns each term's mean over the steps that told it."""
     told: dict[str, list[float]] = defaultdict(list)
     for places in drawing.epoch():
@@ -151,9 +158,12 @@ def take_epoch(
 
 
 def train_to_level(
-    method: Method, model: Any, data: UnlearningData, trainer: Trainer,
+    method: Method,
+    model: Any,
+    data: UnlearningData,
+    trainer: Trainer,
     epoch: Callable[[], dict[str, float]],
-) -> Any:  # fmt: skip
+) -> Any:
     """Take epochs until the method's rule says stop; returns the model.
 
     Where it never does before the last epoch, or before the forget loss has reached the method's

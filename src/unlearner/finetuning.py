@@ -127,9 +127,11 @@ def learn(
     windows = [window for window in records.windows if window.scored.any()]
     steps = math.ceil(len(windows) / settings.batch_size) * settings.epochs
     model = trainer.start(
-        model, rate, weight_decay=settings.weight_decay,
+        model,
+        rate,
+        weight_decay=settings.weight_decay,
         schedule=lambda step: share_of_peak(step, steps),
-    )  # fmt: skip
+    )
     head = output_head(model)
 
     def epoch() -> Any:

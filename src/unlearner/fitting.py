@@ -21,9 +21,14 @@ SYSTEM = Path("/")
 # first, and what the cache of files, which is given back, is called among those figures.
 GROUPS = (
     ("sys/fs/cgroup", "", "memory.max", "memory.current", "inactive_file"),
-    ("sys/fs/cgroup/memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
-     "total_inactive_file"),
-)  # fmt: skip
+    (
+        "sys/fs/cgroup/memory",
+        "memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
 ADAPTER_RANK = 16
 LARGEST_PARTS = 3
 

@@ -143,8 +143,9 @@ class Journal:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {name: signal.signal(name, self._ask_to_stop)
-                  for name in (signal.SIGINT, signal.SIGTERM)}  # fmt: skip
+        before = {
+            name: signal.signal(name, self._ask_to_stop) for name in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:

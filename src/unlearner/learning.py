@@ -46,8 +46,19 @@ from unlearner.tracking import Listener, check_trackers, tracked
 from unlearner.training import Trainer
 
 REACHED, NOT_REACHED = 0, 3
-SET_NAMES = ("request_id", "name", "folder", "options", "forget", "retain", "pool", "holdout",
-             "test", "forget_class", "drop_duplicates")  # fmt: skip
+SET_NAMES = (
+    "request_id",
+    "name",
+    "folder",
+    "options",
+    "forget",
+    "retain",
+    "pool",
+    "holdout",
+    "test",
+    "forget_class",
+    "drop_duplicates",
+)
 
 
 @dataclass(frozen=True)
@@ -62,16 +73,30 @@ class Lesson:
 
 
 def run_finetune(  # noqa: PLR0913, PLR0915 - what the command line has to say
-    model: str, records: str, output: Path, *, settings: list[str], columns: dict[str, str],
-    until: str, labels: str, resume: bool = False, quiet: bool,
-) -> int:  # fmt: skip
+    model: str,
+    records: str,
+    output: Path,
+    *,
+    settings: list[str],
+    columns: dict[str, str],
+    until: str,
+    labels: str,
+    resume: bool = False,
+    quiet: bool,
+) -> int:
     """`unlearner finetune`: 0, or 3 when the goal of --until was not reached."""
     processes.begin()
     quieten()
     check_output(output, resume=resume)
     resumable = Resumable(output, resume)
-    asked = {"model": model, "records": records, "settings": settings, "columns": columns,
-             "until": until, "labels": labels}  # fmt: skip
+    asked = {
+        "model": model,
+        "records": records,
+        "settings": settings,
+        "columns": columns,
+        "until": until,
+        "labels": labels,
+    }
     before = resumable.begun("finetune").get("asked", {})
     asked = {name: value or before.get(name, value) for name, value in asked.items()}
     model, records, settings, columns, until, labels = asked.values()
@@ -88,9 +113,10 @@ def run_finetune(  # noqa: PLR0913, PLR0915 - what the command line has to say
     try:
         with (
             staged(output, resume=resume) as work,
-            tracked(progress.line, lesson.training, _told(lesson), work,
-                    main=processes.is_main()) as listen,
-        ):  # fmt: skip
+            tracked(
+                progress.line, lesson.training, _told(lesson), work, main=processes.is_main()
+            ) as listen,
+        ):
             teach = _teach_text if family == FAMILIES[0] else _teach_classifier
             started = time.perf_counter()
             course = Course(asked, resumable, progress, listen)
@@ -204,14 +230,20 @@ def _settings(
 ) -> tuple[FinetuneSettings, TrainingSettings, DataSettings]:
     """Settings with or without their section: keys of learning, training and data are distinct."""
     kinds: dict[str, type[BaseModel]] = {
-        "finetune": learning, "training": TrainingSettings, "data": DataSettings,
-    }  # fmt: skip
+        "finetune": learning,
+        "training": TrainingSettings,
+        "data": DataSettings,
+    }
     full = []
     for setting in settings:
         key = setting.partition("=")[0]
         if "." not in key:
-            keys = {name: section for section, kind in kinds.items()
-                    for name in kind.model_fields if name not in SET_NAMES}  # fmt: skip
+            keys = {
+                name: section
+                for section, kind in kinds.items()
+                for name in kind.model_fields
+                if name not in SET_NAMES
+            }
             check_names([key], list(keys), what="key", where="finetune")
             setting = f"{keys[key]}.{setting}"
         full.append(setting)

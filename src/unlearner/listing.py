@@ -30,8 +30,9 @@ def lines(what: str) -> Iterator[str]:
         told = [catalog.summary(what, name)]
         if what == "methods":
             told.append(method_words(catalog.method_facts(name)))
-        broken = [line for text in told
-                  for line in wrap(text, WIDTH - indent, break_on_hyphens=False)]  # fmt: skip
+        broken = [
+            line for text in told for line in wrap(text, WIDTH - indent, break_on_hyphens=False)
+        ]
         yield f"{name:{indent}}{''.join(broken[:1])}".rstrip()
         yield from (" " * indent + line for line in broken[1:])
     if not names:

@@ -101,9 +101,14 @@ def score_sets(
         if role == "forget" and against:
             other = next(iter(against.values())).versus
             found[role] |= evaluate_set(
-                some, against, sets[role].groups, versus=answers[other],
-                versus_groups=sets[other].groups, seed=seed, resamples=evaluation.resamples,
-            )  # fmt: skip
+                some,
+                against,
+                sets[role].groups,
+                versus=answers[other],
+                versus_groups=sets[other].groups,
+                seed=seed,
+                resamples=evaluation.resamples,
+            )
     return found
 
 
@@ -129,8 +134,7 @@ def level_of(
     if holdout is None:
         assert criteria.ma is not None
         assert criteria.el_10 is not None
-        return Level(criteria.ma, criteria.el_10, None, None, criteria.ma, criteria.el_10,
-                     BY_HAND)  # fmt: skip
+        return Level(criteria.ma, criteria.el_10, None, None, criteria.ma, criteria.el_10, BY_HAND)
     accuracy = list(record_values(holdout, ma.metric).values())
     measured = list(record_values(holdout, el_10.metric).values())
     likelihood = measured or [0.0]  # no run of ten tokens comes back

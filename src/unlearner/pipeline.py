@@ -163,8 +163,16 @@ def forget(  # noqa: PLR0913 - a run and what surrounds it
         with resuming(trainer, resumable, identity, say):
             return config.method.unlearn(prepared.loaded.model, target.data, trainer)
 
-    outcome = carry_out(config, prepared, target, trainer, work, unlearn=unlearn, say=say,
-                        notes=searched.notes() if searched else ())  # fmt: skip
+    outcome = carry_out(
+        config,
+        prepared,
+        target,
+        trainer,
+        work,
+        unlearn=unlearn,
+        say=say,
+        notes=searched.notes() if searched else (),
+    )
     outcome.report |= {"search": searched.to_json()} if searched else {}
     cost = outcome.report["cost"]
     # What was done before the run was cut off is counted as unlearning, and is not in this clock.
@@ -176,9 +184,16 @@ def forget(  # noqa: PLR0913 - a run and what surrounds it
 
 
 def carry_out(  # noqa: PLR0913 - what was studied, what is to be done, and where
-    config: RunConfig, prepared: Prepared, target: Study, trainer: Trainer, work: Path, *,
-    unlearn: Callable[[], Any], say: Say, notes: tuple[str, ...] = (),
-) -> Outcome:  # fmt: skip
+    config: RunConfig,
+    prepared: Prepared,
+    target: Study,
+    trainer: Trainer,
+    work: Path,
+    *,
+    unlearn: Callable[[], Any],
+    say: Say,
+    notes: tuple[str, ...] = (),
+) -> Outcome:
     """Unlearn, save the model in `work`, and measure the saved files.
 
     Args:
@@ -210,9 +225,13 @@ def carry_out(  # noqa: PLR0913 - what was studied, what is to be done, and wher
 
 
 def _searched(
-    config: RunConfig, prepared: Prepared, target: Study, resumable: Resumable | None,
-    identity: Mapping[str, Any], say: Say,
-) -> tuple[RunConfig, Searched | None]:  # fmt: skip
+    config: RunConfig,
+    prepared: Prepared,
+    target: Study,
+    resumable: Resumable | None,
+    identity: Mapping[str, Any],
+    say: Say,
+) -> tuple[RunConfig, Searched | None]:
     """The configuration with the settings that a search has found, where one is asked for.
 
     Raises:
@@ -260,9 +279,17 @@ def conclude(
         "unlearned": provenance.digest_model(unlearned.model),
     }
     found = Findings(
-        "forget", config, prepared, scores, target.criteria, verdict, prepared.duplicates, digests,
-        provenance.read_key(), target.data.analogous,
-    )  # fmt: skip
+        "forget",
+        config,
+        prepared,
+        scores,
+        target.criteria,
+        verdict,
+        prepared.duplicates,
+        digests,
+        provenance.read_key(),
+        target.data.analogous,
+    )
     report = build_report(found, unlearned.model.device)
     report["per_record"] = per_record(forget, before, recall)
     return Outcome(verdict, report, unlearned, target.answers, after)

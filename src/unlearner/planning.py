@@ -53,9 +53,13 @@ DROPPED_SCORES = 3
 CHECKPOINT_COPIES = 3
 
 _STAYS = (
-    "parameters", "optimiser moments", "best weights", "reference outputs", "reference states",
+    "parameters",
+    "optimiser moments",
+    "best weights",
+    "reference outputs",
+    "reference states",
     "gaps in the heap",
-)  # fmt: skip
+)
 _TRAINS = (*_STAYS, "further models")
 # What there is together in each phase of a run.
 PHASES = {
@@ -304,9 +308,13 @@ def memory(shape: Shape, step: Step, config: RunConfig, *, device: str, shards: 
 
 
 def make_plan(
-    model: Any, largest_step: Callable[[RunConfig], Step], config: RunConfig, *,
-    seconds: float, max_epochs: int,
-) -> Plan:  # fmt: skip
+    model: Any,
+    largest_step: Callable[[RunConfig], Step],
+    config: RunConfig,
+    *,
+    seconds: float,
+    max_epochs: int,
+) -> Plan:
     """The plan of a run.
 
     Args:

@@ -25,9 +25,7 @@ from transformers import AttentionInterface
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
 # Those whose attention is nothing but scaling, soft cap, sliding window and softmax; tested.
-MODEL_TYPES = frozenset(
-    {"gpt_neo", "gpt2", "gpt_neox", "opt", "phi", "llama", "qwen2", "gemma2"}
-)  # fmt: skip
+MODEL_TYPES = frozenset({"gpt_neo", "gpt2", "gpt_neox", "opt", "phi", "llama", "qwen2", "gemma2"})
 NAME = "unlearner_shared_prefix"
 
 
@@ -89,9 +87,15 @@ class PrefixAttention:
         self.layers = layers
 
     def attend(
-        self, layer: int, query: Tensor, keys: Tensor, values: Tensor,
-        *, sliding_window: int | None = None, softcap: float | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        layer: int,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
         """The heads' outputs (R, H, 1, D).
 
         Args:
@@ -110,9 +114,11 @@ class PrefixAttention:
         output, log_sum = _part(query_RKGD, keys[:, :, own], values[:, :, own], softcap)
         if first < num_shared:
             of_window, log_sum_of_window = _part(
-                _per_window(query_RKGD, groups), shared.prefix_keys[:, :, first:],
-                shared.prefix_values[:, :, first:], softcap,
-            )  # fmt: skip
+                _per_window(query_RKGD, groups),
+                shared.prefix_keys[:, :, first:],
+                shared.prefix_values[:, :, first:],
+                softcap,
+            )
             before = _per_row(of_window, groups, query_RKGD.shape[2])
             log_sum_before = _per_row(log_sum_of_window, groups, query_RKGD.shape[2])
             # the softmax over both parts is the parts' own, weighted by their sums of exponentials
@@ -143,9 +149,13 @@ class PrefixAttention:
         scaling = options.get("scaling")
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         output = self.attend(
-            module.layer_idx, query * scaling, key, value,
-            sliding_window=options.get("sliding_window"), softcap=options.get("softcap"),
-        )  # fmt: skip
+            module.layer_idx,
+            query * scaling,
+            key,
+            value,
+            sliding_window=options.get("sliding_window"),
+            softcap=options.get("softcap"),
+        )
         return output.transpose(1, 2), None
 
     @contextmanager

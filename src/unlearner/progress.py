@@ -23,10 +23,15 @@ class RunProgress:
         quiet = quiet or not processes.is_main()
         self.console = Console(stderr=True, quiet=quiet, highlight=False, emoji=False)
         self.bar = Progress(
-            TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(), TextColumn("at most"), TimeRemainingColumn(),
-            console=self.console, transient=True,
-        )  # fmt: skip
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("at most"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
         self.num_rounds, self.task = num_rounds, None
 
     def say(self, text: str) -> None:

@@ -26,9 +26,17 @@ from unlearner.data.base import Record
 from unlearner.errors import UserError
 
 PACKAGES = (
-    "torch", "transformers", "accelerate", "tokenizers", "sentence-transformers",
-    "peft", "scikit-learn", "sacrebleu", "seqeval", "numpy",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "sentence-transformers",
+    "peft",
+    "scikit-learn",
+    "sacrebleu",
+    "seqeval",
+    "numpy",
+)
 
 
 def key_path() -> Path:

@@ -25,8 +25,17 @@ from unlearner.report import read_report
 CARD = "README.md"
 REPORT_FILES = ("report.json", "report.html", "report.md")
 WEIGHTS = {
-    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".npz",
-}  # fmt: skip
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".gguf",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".npz",
+}
 
 
 def file_digests(model: Path) -> dict[str, str]:

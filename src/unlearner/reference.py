@@ -56,9 +56,11 @@ class KeptReference:
     """Answers of the target model on whole sets, from which those of a step are taken."""
 
     def __init__(
-        self, log_probs: Mapping[str, Sequence[Tensor]],
-        logits: Mapping[str, TargetDistribution], device: torch.device,
-    ) -> None:  # fmt: skip
+        self,
+        log_probs: Mapping[str, Sequence[Tensor]],
+        logits: Mapping[str, TargetDistribution],
+        device: torch.device,
+    ) -> None:
         self.kept_log_probs, self.kept_logits, self.device = log_probs, logits, device
 
     @classmethod

@@ -114,9 +114,13 @@ class Refinement:
     """
 
     def __init__(
-        self, rules: Rules, data: UnlearningData, *, by_set: bool = False,
+        self,
+        rules: Rules,
+        data: UnlearningData,
+        *,
+        by_set: bool = False,
         floor: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.rules, self.data, self.by_set = rules, data, by_set
         self.floor = math.inf if floor is None else floor
         self.watched = data.kept.windows_of(range(WATCHED_RECORDS))
@@ -179,9 +183,9 @@ class Refinement:
         asked = replace(self.data.questions, continuations="none")
         answers = ask(model, self.data.tokenizer, self.watched, asked)
         groups = self.data.kept.groups
-        return evaluate_set(
-            answers, {"perplexity": perplexity.metric}, groups, resamples=0
-        )["perplexity"].value  # fmt: skip
+        return evaluate_set(answers, {"perplexity": perplexity.metric}, groups, resamples=0)[
+            "perplexity"
+        ].value
 
     def _remembered(
         self, model: Any, answers: Sequence[Answer], windows: Sequence[Window]
@@ -206,8 +210,11 @@ class Refinement:
             ]
         shared = record_values(answers, bleu.metric)
         # A text of fewer than four words has no BLEU: only its exact repetition counts.
-        same = {answer.record for answer in answers
-                if answer.continuation_text.lower() == answer.reference_text.lower()}  # fmt: skip
+        same = {
+            answer.record
+            for answer in answers
+            if answer.continuation_text.lower() == answer.reference_text.lower()
+        }
         records = {answer.record for answer in answers}
         votes = [{r for r in records if shared.get(r, float(r in same)) < self.rules.bleu_below}]
         if self.scorer is not None:

@@ -61,9 +61,11 @@ class Resumable:
 
 @contextmanager
 def resuming(
-    trainer: Trainer, resumable: Resumable | None, run: Mapping[str, Any],
+    trainer: Trainer,
+    resumable: Resumable | None,
+    run: Mapping[str, Any],
     say: Callable[[str], None],
-) -> Iterator[None]:  # fmt: skip
+) -> Iterator[None]:
     """Let the training in the block be cut off, and go on where it was.
 
     Args:
@@ -93,8 +95,9 @@ def resuming(
 
 def run_identity(config: RunConfig, prepared: Any, model_digest: str, key: bytes) -> dict[str, Any]:
     """A run's settings and the digests of everything that it was given."""
-    digests = {role: provenance.digest_records(some.records, key)
-               for role, some in prepared.sets.items()}  # fmt: skip
+    digests = {
+        role: provenance.digest_records(some.records, key) for role, some in prepared.sets.items()
+    }
     return {
         "command": "forget",
         "settings": config.sections(),

@@ -47,9 +47,12 @@ class ExpectedSettings(Section):
 
 
 def write_benchmark(
-    output: Path, name: str, data: DataSettings, models: Mapping[str, Path],
+    output: Path,
+    name: str,
+    data: DataSettings,
+    models: Mapping[str, Path],
     expected: ExpectedSettings | None,
-) -> None:  # fmt: skip
+) -> None:
     """Write `benchmark.json` beside the folder of the run.
 
     Args:
@@ -96,8 +99,11 @@ def compare(
         )
     within = abs(measured - expected.value) <= expected.tolerance
     return expected.model_dump() | {
-        "measured": measured, "low": found.get("low"), "high": found.get("high"), "within": within,
-    }  # fmt: skip
+        "measured": measured,
+        "low": found.get("low"),
+        "high": found.get("high"),
+        "within": within,
+    }
 
 
 def _tofu(
@@ -115,8 +121,9 @@ def _tofu(
         batch_tokens = EvaluationSettings().batch_tokens
         answers[role] = ask_tofu(loaded, asked, _layout(data, loaded), batch_tokens)
     found = {role: figures(some) for role, some in answers.items()}
-    ratios = {role: [answer.truth_ratio for answer in some["forget"]]
-              for role, some in answers.items()}  # fmt: skip
+    ratios = {
+        role: [answer.truth_ratio for answer in some["forget"]] for role, some in answers.items()
+    }
     for role in found:
         if "retrained" in found and role != "retrained":
             quality, distance = forget_quality(ratios[role], ratios["retrained"])
@@ -126,9 +133,11 @@ def _tofu(
 
 def _layout(data: DataSettings, loaded: Loaded) -> Layout:
     return Layout(
-        template=data.template, chat=data.chat, append_eos=data.append_eos,
+        template=data.template,
+        chat=data.chat,
+        append_eos=data.append_eos,
         max_length=max(2, min(data.max_length, loaded.context)),
-    )  # fmt: skip
+    )
 
 
 def _seconds(folder: Path) -> float | None:

@@ -134,11 +134,13 @@ def _check(file: RunFile, path: Path) -> None:
         from unlearner.compare_command import make_plan
         from unlearner.comparing import check_plan
 
-        check_names(file.sections, [*allowed, *catalog.names("methods")], what="section",
-                    where=str(path))  # fmt: skip
+        check_names(
+            file.sections, [*allowed, *catalog.names("methods")], what="section", where=str(path)
+        )
         run = file.run
-        check_plan(make_plan(file.sections, run.methods, run.seeds, retrained="",
-                             keep_models=False))  # fmt: skip
+        check_plan(
+            make_plan(file.sections, run.methods, run.seeds, retrained="", keep_models=False)
+        )
     else:
         check_names(file.sections, allowed, what="section", where=str(path))
         RunConfig.from_sections(file.sections, family=file.family)

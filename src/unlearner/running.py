@@ -75,18 +75,28 @@ def _with_models(file: RunFile, models: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _start(
-    file: RunFile, sections: Mapping[str, Any], models: Mapping[str, Path], run: Path, *,
+    file: RunFile,
+    sections: Mapping[str, Any],
+    models: Mapping[str, Path],
+    run: Path,
+    *,
     quiet: bool,
-) -> int:  # fmt: skip
+) -> int:
     """Begin the run, or go on with it."""
     if file.run.command == "compare":
         from unlearner.compare_command import run_compare
 
         return run_compare(
-            sections, file.run.methods, run, seeds=file.run.seeds,
-            retrained=str(models.get("retrained", "")), jobs=file.run.jobs, resume=run.exists(),
-            keep_models=False, quiet=quiet,
-        )  # fmt: skip
+            sections,
+            file.run.methods,
+            run,
+            seeds=file.run.seeds,
+            retrained=str(models.get("retrained", "")),
+            jobs=file.run.jobs,
+            resume=run.exists(),
+            keep_models=False,
+            quiet=quiet,
+        )
     resume = (run / CHECKPOINTS).exists()
     return run_forget(sections, run, force=False, show_text=False, resume=resume, quiet=quiet)
 
@@ -155,21 +165,31 @@ def _finetune(
         like: The target, whose labels a retrained classifier gets.
     """
     assert file.target is not None
-    shared = {f"{section}.{key}": file.sections[section][key]
-              for section, keys in (("data", SHARED_DATA), ("training", SHARED_TRAINING))
-              for key in keys if key in file.sections.get(section, {})}  # fmt: skip
+    shared = {
+        f"{section}.{key}": file.sections[section][key]
+        for section, keys in (("data", SHARED_DATA), ("training", SHARED_TRAINING))
+        for key in keys
+        if key in file.sections.get(section, {})
+    }
     # One that is cut off begins anew: its checkpoints would name a file of records that is gone.
     shared["training.checkpoint_every"] = "never"
-    settings = [f"{key}={json.dumps(value)}"
-                for key, value in {**shared, **file.target.finetune}.items()]  # fmt: skip
+    settings = [
+        f"{key}={json.dumps(value)}" for key, value in {**shared, **file.target.finetune}.items()
+    ]
     has_new_head = family_named(file.target.pretrained) != file.family
     with tempfile.TemporaryDirectory() as place:  # the records' text stays nowhere
         path = Path(place) / "records.jsonl"
         path.write_text("".join(map(_line, records)), encoding="utf-8")
         run_finetune(
-            file.target.pretrained, str(path), folder, settings=settings, columns={},
-            until=file.target.until, labels=like if has_new_head else "", quiet=quiet,
-        )  # fmt: skip
+            file.target.pretrained,
+            str(path),
+            folder,
+            settings=settings,
+            columns={},
+            until=file.target.until,
+            labels=like if has_new_head else "",
+            quiet=quiet,
+        )
 
 
 def _line(record: Record) -> str:

@@ -137,9 +137,12 @@ def check_search(config: RunConfig) -> None:
 
 
 def search(
-    config: RunConfig, loaded: Loaded, data: UnlearningData, past: Path | None,
+    config: RunConfig,
+    loaded: Loaded,
+    data: UnlearningData,
+    past: Path | None,
     say: Callable[[str], None],
-) -> Searched:  # fmt: skip
+) -> Searched:
     """Run the method with up to `search.trials` settings; the model is then as it was.
 
     Args:
@@ -225,9 +228,9 @@ def _propose(
     }
     for trial in trials:
         params = {name: trial.settings[name] for name in ranges}
-        study.add_trial(optuna.trial.create_trial(
-            params=params, distributions=ranges, value=_told(trial.score)
-        ))  # fmt: skip
+        study.add_trial(
+            optuna.trial.create_trial(params=params, distributions=ranges, value=_told(trial.score))
+        )
     asked = study.ask(ranges).params
     if any(_is_same(asked, trial.settings) for trial in trials):  # such as a corner, once more
         study.sampler = optuna.samplers.RandomSampler(seed=seed + len(trials))
@@ -245,9 +248,13 @@ def _told(score: float) -> float:
 
 
 def _try(
-    config: RunConfig, settings: Mapping[str, float], number: int, loaded: Loaded,
-    data: UnlearningData, before: Mapping[str, Tensor],
-) -> Trial:  # fmt: skip
+    config: RunConfig,
+    settings: Mapping[str, float],
+    number: int,
+    loaded: Loaded,
+    data: UnlearningData,
+    before: Mapping[str, Tensor],
+) -> Trial:
     method = with_settings(config.method, settings)
     provenance.set_seeds(config.training.seed)
     trainer, status = _TrialTrainer(config, data), ""
@@ -262,8 +269,9 @@ def _try(
         put_back(loaded.model, trainer, before)
     seconds = time.perf_counter() - began
     if status == "failed" or not trainer.looks:
-        return Trial(number, dict(settings), "failed", FAILED, rounds=len(trainer.looks),
-                     seconds=seconds)  # fmt: skip
+        return Trial(
+            number, dict(settings), "failed", FAILED, rounds=len(trainer.looks), seconds=seconds
+        )
     return trainer.judged(number, dict(settings), status, seconds)
 
 
@@ -320,10 +328,17 @@ class _TrialTrainer(Trainer):
         reached = look["suppressed"] and look["kept_ratio"] <= self.floor
         values, ratio = look["values"], look["kept_ratio"]
         return Trial(
-            number, settings, "reached" if reached else status or "not reached", scores[place],
-            values["ma"], values.get("el_10"), values.get("es"),
-            ratio if math.isfinite(ratio) else None, last, seconds,
-        )  # fmt: skip
+            number,
+            settings,
+            "reached" if reached else status or "not reached",
+            scores[place],
+            values["ma"],
+            values.get("el_10"),
+            values.get("es"),
+            ratio if math.isfinite(ratio) else None,
+            last,
+            seconds,
+        )
 
 
 def score_of(

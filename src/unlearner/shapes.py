@@ -18,8 +18,11 @@ from unlearner.prefix_attention import can_share
 COMPOSED = frozenset({"gelu_new", "gelu_fast", "gelu_python", "quick_gelu", "gelu_accurate"})
 ACTIVATION_NAMES = ("hidden_act", "activation_function", "hidden_activation", "activation")
 ATTENTION_DROPOUT = (
-    "attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "attn_dropout",
-)  # fmt: skip
+    "attention_probs_dropout_prob",
+    "attention_dropout",
+    "attn_pdrop",
+    "attn_dropout",
+)
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,12 @@ class Shape:
         if isinstance(model, ShardEnsemble):
             one, count = cls.of(model.shards[0]), len(model.shards)
             return replace(
-                one, parameters=num_parameters(model), linear=count * one.linear,
-                adapter_ends=count * one.adapter_ends, layers=count * one.layers,
-            )  # fmt: skip
+                one,
+                parameters=num_parameters(model),
+                linear=count * one.linear,
+                adapter_ends=count * one.adapter_ends,
+                layers=count * one.layers,
+            )
         config = model.config.get_text_config()
         layers, hidden = config.num_hidden_layers, config.hidden_size
         heads = getattr(config, "num_attention_heads", None) or 1  # state-space models have none
@@ -120,8 +126,11 @@ class _Block:
     """What stands in one of the blocks of a model's body, by its modules."""
 
     def __init__(self, model: Any, layers: int) -> None:
-        blocks = (some for some in model.modules()
-                  if isinstance(some, nn.ModuleList) and len(some) == layers)  # fmt: skip
+        blocks = (
+            some
+            for some in model.modules()
+            if isinstance(some, nn.ModuleList) and len(some) == layers
+        )
         modules = list(next(blocks, [model])[0].modules())
         linear = [_ends(some) for some in modules if isinstance(some, (nn.Linear, Conv1D))]
         norms = [some for some in modules if "Norm" in type(some).__name__]
@@ -137,8 +146,14 @@ class _Block:
 
     def inner_kept(self, config: Any) -> int:
         """Input and output of the activation function; more where it is written out or gated."""
-        name = next((getattr(config, some) for some in ACTIVATION_NAMES
-                     if isinstance(getattr(config, some, None), str)), "")  # fmt: skip
+        name = next(
+            (
+                getattr(config, some)
+                for some in ACTIVATION_NAMES
+                if isinstance(getattr(config, some, None), str)
+            ),
+            "",
+        )
         if self.gated:  # gate, its activation, the other factor, the product
             return 4
         if name == "relu":  # its output alone tells the gradient

@@ -67,8 +67,9 @@ def shard(model: Any, device: torch.device) -> None:
     # The root's weights too are let go behind every forward pass, or they would be no parts
     # between two steps, where they are read.
     options: dict[str, Any] = {
-        "mesh": init_device_mesh(device.type, (processes.count(),)), "reshard_after_forward": True,
-    }  # fmt: skip
+        "mesh": init_device_mesh(device.type, (processes.count(),)),
+        "reshard_after_forward": True,
+    }
     if processes.is_set("FSDP_OFFLOAD_PARAMS"):
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     for block in blocks(model):
@@ -180,9 +181,13 @@ def _laid_out(like: Any, mine: Tensor) -> Any:
     from torch.distributed.tensor import DTensor
 
     return DTensor.from_local(
-        mine, like.device_mesh, like.placements, run_check=False, shape=like.shape,
+        mine,
+        like.device_mesh,
+        like.placements,
+        run_check=False,
+        shape=like.shape,
         stride=like.stride(),
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()

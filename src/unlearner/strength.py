@@ -90,6 +90,10 @@ def largest_keeping(points: Sequence[Point], floor: float) -> Point | None:
 def _point(share: float, state: RoundState) -> Point:
     values = state.values
     return Point(
-        share, values["ma"], values.get("el_10"), values.get("es"), state.kept_ratio,
+        share,
+        values["ma"],
+        values.get("el_10"),
+        values.get("es"),
+        state.kept_ratio,
         state.suppressed,
-    )  # fmt: skip
+    )

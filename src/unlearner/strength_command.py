@@ -159,9 +159,12 @@ def check_same(
 
 
 def _look(
-    config: RunConfig, prepared: Prepared, unlearned: Loaded, shares: Sequence[float],
+    config: RunConfig,
+    prepared: Prepared,
+    unlearned: Loaded,
+    shares: Sequence[float],
     say: Callable[[str], None],
-) -> tuple[UnlearningData, list[Point]]:  # fmt: skip
+) -> tuple[UnlearningData, list[Point]]:
     """What the level and the floor are, and the points of the path."""
     model = prepared.loaded.model.to(resolve_device(config.training))
     limit_threads(model)
@@ -180,10 +183,12 @@ def _print(strength: Mapping[str, Any], data: UnlearningData, run_dir: Path) -> 
         ratio = point["kept_ratio"]
         under = ratio is not None and ratio <= data.utility_floor
         table.add_row(
-            _percent(point["share"]), *(show(name, point[name]) for name in ("ma", "el_10", "es")),
+            _percent(point["share"]),
+            *(show(name, point[name]) for name in ("ma", "el_10", "es")),
             NO_VALUE if ratio is None else significant(ratio),
-            "yes" if point["suppressed"] else "no", "yes" if under else "no",
-        )  # fmt: skip
+            "yes" if point["suppressed"] else "no",
+            "yes" if under else "no",
+        )
     console.print(table, soft_wrap=False)
     level, floor = data.level, data.utility_floor
     console.print(

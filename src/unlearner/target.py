@@ -112,9 +112,12 @@ def logits_at(model: Any, head: OutputHead | None, batch: Tensors) -> Tensor:
 
 
 def label_log_probs(
-    model: Any, head: OutputHead | None, batch: Tensors | None,
-    target: Callable[[slice], Tensor] | None = None, num_target: int = 0,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    model: Any,
+    head: OutputHead | None,
+    batch: Tensors | None,
+    target: Callable[[slice], Tensor] | None = None,
+    num_target: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probability, KL from the target and owner of each label of all processes' batches, (N,).
 
     Args:
@@ -133,14 +136,20 @@ def label_log_probs(
 
 
 def _ask_labels(
-    model: Any, head: OutputHead | None, batch: Tensors,
-    target: Callable[[slice], Tensor] | None, num_target: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    model: Any,
+    head: OutputHead | None,
+    batch: Tensors,
+    target: Callable[[slice], Tensor] | None,
+    num_target: int,
+) -> tuple[Tensor, Tensor]:
     def ask() -> tuple[Tensor, Tensor]:
         return functional.label_log_probs(
-            logits_at(model, head, batch), batch["labels"], target, num_target,
+            logits_at(model, head, batch),
+            batch["labels"],
+            target,
+            num_target,
             overwrite=head is not None and head.is_linear,
-        )  # fmt: skip
+        )
 
     return ask() if head is None else sharding.inside(model, ask)
 
@@ -149,7 +158,10 @@ def _no_labels(device: torch.device) -> Tensors:
     """A batch of one window without a label: it goes forward and backward and changes nothing."""
     one, none = torch.zeros(1, 2, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long)
     batch = {
-        "input_ids": one, "attention_mask": torch.ones_like(one), "positions": none,
-        "labels": none[:, 0], "owner": one[:, 0],
-    }  # fmt: skip
+        "input_ids": one,
+        "attention_mask": torch.ones_like(one),
+        "positions": none,
+        "labels": none[:, 0],
+        "owner": one[:, 0],
+    }
     return {name: tensor.to(device) for name, tensor in batch.items()}

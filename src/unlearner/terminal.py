@@ -21,8 +21,11 @@ from unlearner.fitting import in_words, size
 from unlearner.planning import Plan
 
 COLOURS = {
-    "met": "green", "not met": "red", "not measured": "yellow", "not informative": "yellow",
-}  # fmt: skip
+    "met": "green",
+    "not met": "red",
+    "not measured": "yellow",
+    "not informative": "yellow",
+}
 SHOWN = {
     "causal-lm": ("ma", "el_10", "es", "perplexity"),
     "sequence-classification": ("accuracy", "f1_macro", "loss", "mia_loss_auc"),
@@ -59,8 +62,9 @@ def print_check(result: CheckResult | ClassifierCheckResult) -> None:
     console.print(table, soft_wrap=False)
     for role, found in result.duplicates.items():
         exact = sum(one.exact for one in found)
-        console.print(f"copies of forget records in {role}: {exact} exact, "
-                      f"{len(found) - exact} near")  # fmt: skip
+        console.print(
+            f"copies of forget records in {role}: {exact} exact, {len(found) - exact} near"
+        )
         ids = result.ids(role, found)
         shown = ", ".join(f"{ours} ~ {theirs}" for ours, theirs in ids[:MANY])
         if ids:
@@ -89,8 +93,10 @@ def print_verdict(report: dict[str, Any], output: Path) -> None:
     limits = "(suppressed or not on the tests run; no test proves that a model forgot)"
     console.print(f"verdict: [bold {colour}]{verdict['status']}[/] {limits}")
     for claim in verdict["claims"]:
-        console.print(f"  {claim['claim']}: [{COLOURS[claim['status']]}]{claim['status']}[/]. "
-                      + _inert(claim["reason"]))  # fmt: skip
+        console.print(
+            f"  {claim['claim']}: [{COLOURS[claim['status']]}]{claim['status']}[/]. "
+            + _inert(claim["reason"])
+        )
     for note in verdict["notes"]:
         console.print("  " + _inert(note))
     console.print(f"report: {_inert(str(output / 'report.html'))}")

@@ -37,8 +37,9 @@ def _answers(
 ) -> list[TofuAnswer]:
     right = _tokenized(loaded, [(row.question, row.answer) for row in questions], layout)
     right_losses = losses(loaded, right, batch_tokens)
-    pairs = [(row.question, answer) for row in questions
-             for answer in (row.paraphrased, *row.perturbed)]  # fmt: skip
+    pairs = [
+        (row.question, answer) for row in questions for answer in (row.paraphrased, *row.perturbed)
+    ]
     others = iter(losses(loaded, _tokenized(loaded, pairs, layout), batch_tokens))
     found = []
     for row, loss, text in zip(questions, right_losses, _generated(loaded, right), strict=True):
@@ -49,8 +50,10 @@ def _answers(
 
 
 def _tokenized(loaded: Loaded, pairs: Sequence[tuple[str, str]], layout: Layout) -> TokenizedSet:
-    records = tuple(Record(str(number), prompt=question, response=answer)
-                    for number, (question, answer) in enumerate(pairs))  # fmt: skip
+    records = tuple(
+        Record(str(number), prompt=question, response=answer)
+        for number, (question, answer) in enumerate(pairs)
+    )
     return tokenize_set(RecordSet("questions", records, "tofu"), loaded.tokenizer, layout)
 
 

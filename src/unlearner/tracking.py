@@ -49,9 +49,13 @@ def check_trackers(names: Sequence[str]) -> None:
 
 @contextmanager
 def tracked(
-    listener: Listener, settings: TrainingSettings, sections: Mapping[str, Mapping[str, Any]],
-    work: Path, *, main: bool = True,
-) -> Iterator[Listener]:  # fmt: skip
+    listener: Listener,
+    settings: TrainingSettings,
+    sections: Mapping[str, Mapping[str, Any]],
+    work: Path,
+    *,
+    main: bool = True,
+) -> Iterator[Listener]:
     """A listener of a run's log that tells `listener` and the trackers; they end with the block.
 
     Args:

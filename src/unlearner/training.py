@@ -93,10 +93,16 @@ class Trainer:
         return model.to(self.device).eval()
 
     def start(  # noqa: PLR0913 - what differs between methods
-        self, model: Any, learning_rate: float, *, betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.0, dropout: bool = False, max_gradient_norm: float | None = None,
+        self,
+        model: Any,
+        learning_rate: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        dropout: bool = False,
+        max_gradient_norm: float | None = None,
         schedule: Callable[[int], float] | None = None,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Put the model on its device with an AdamW of its own; returns the model to train.
 
         Args:
@@ -125,9 +131,12 @@ class Trainer:
             torch.manual_seed(self.settings.seed * processes.count() + processes.rank())
         # With weight_decay 0 AdamW is Adam. Fused, a step of 22M parameters took 32 ms, not 143.
         self.optimiser = torch.optim.AdamW(
-            trained, lr=learning_rate, betas=betas, weight_decay=weight_decay,
+            trained,
+            lr=learning_rate,
+            betas=betas,
+            weight_decay=weight_decay,
             fused=num_parameters(model) >= SMALL_MODEL,
-        )  # fmt: skip
+        )
         self._schedule = None
         if schedule is not None:
             self._schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, schedule)
@@ -168,8 +177,9 @@ class Trainer:
         values = {name: float(term.detach()) for name, term in terms.items()}
         self._check_finite(values)
         torch.stack([term.float() for term in terms.values()]).sum().backward()
-        trained = [parameter for group in self.optimiser.param_groups
-                   for parameter in group["params"]]  # fmt: skip
+        trained = [
+            parameter for group in self.optimiser.param_groups for parameter in group["params"]
+        ]
         alone = processes.gathers() == gathers  # nothing was shared: each has the whole gradient
         self._sum_gradients(trained, divide_by=processes.count() if alone else 1)
         norm = sharding.clip_gradients(trained, self.max_gradient_norm or math.inf)
@@ -268,10 +278,14 @@ class Trainer:
         for some in processes.gather(random_state(processes.rank())):
             random |= some
         return State(
-            tokens=self.tokens, weights=adapters.trained_weights(self.model), optimiser=tensors,
-            rates=rates, random=random, generator=self.generator.get_state(),
+            tokens=self.tokens,
+            weights=adapters.trained_weights(self.model),
+            optimiser=tensors,
+            rates=rates,
+            random=random,
+            generator=self.generator.get_state(),
             kept=adapters.collect(self.model, self.kept),
-        )  # fmt: skip
+        )
 
     def _go_on(self, state: State) -> None:
         """Load the checkpoint: from here on steps are computed again."""

@@ -149,10 +149,12 @@ def _plan(prepared: Prepared, config: RunConfig, asking: float) -> Plan:
     step_tokens = seen * kept.num_tokens / max(1, len(kept.examples))
     epochs = fields.get("epochs") or ClassifierFinetuneSettings().epochs
     return make_plan(
-        prepared.loaded.model, lambda changed: _largest_step(prepared, changed), config,
+        prepared.loaded.model,
+        lambda changed: _largest_step(prepared, changed),
+        config,
         seconds=asking * forwards_per_step(config.training) * steps * step_tokens,
         max_epochs=epochs if made_again else method.max_epochs,
-    )  # fmt: skip
+    )
 
 
 def _examples(fields: Mapping[str, Any]) -> tuple[int, int]:
@@ -167,15 +169,19 @@ def _largest_step(prepared: Prepared, config: RunConfig) -> Step:
     forget, sets = prepared["forget"], prepared.sets.values()
     kept, (batch_size, beside) = prepared.get("retain") or forget, _examples(fields)
     passed = forget if beside or "remaining_per_forget" in fields else kept
-    parts = [(passed, batch_size, fields.get("num_views", 1)),
-             (kept, beside, fields.get("retain_views", 1))]  # fmt: skip
-    lengths = [([len(example) for example in some.examples], count, views)
-               for some, count, views in parts]  # fmt: skip
+    parts = [
+        (passed, batch_size, fields.get("num_views", 1)),
+        (kept, beside, fields.get("retain_views", 1)),
+    ]
+    lengths = [
+        ([len(example) for example in some.examples], count, views) for some, count, views in parts
+    ]
     further = FURTHER_WITH_ADAPTERS if config.training.lora_rank else FURTHER
     return Step(
         tokens=sum(views * largest_draw(some, count) for some, count, views in lengths),
-        square=sum(views * largest_draw([n * n for n in some], count)
-                   for some, count, views in lengths),
+        square=sum(
+            views * largest_draw([n * n for n in some], count) for some, count, views in lengths
+        ),
         labels=sum(views * count for _, count, views in lengths),
         longest=max(len(example) for some in sets for example in some.examples),
         asked=max(some.num_tokens for some in sets),
@@ -185,4 +191,4 @@ def _largest_step(prepared: Prepared, config: RunConfig) -> Step:
         + sum(fields.get(name, 0) for name in ("num_shards", "num_slices")),
         others=int(bool(config.model.retrained)),
         saved=fields.get("num_shards", 1),
-    )  # fmt: skip
+    )

@@ -132,8 +132,12 @@ def _forget(
         "method": METHOD,
     }
     config = RunConfig.from_sections(sections, family=target.family)
-    given = {"forget": data.forget, "retain": data.retain, "holdout": data.holdout,
-             "test": data.test}  # fmt: skip
+    given = {
+        "forget": data.forget,
+        "retain": data.retain,
+        "holdout": data.holdout,
+        "test": data.test,
+    }
     prepared = pipeline.start(config, given, target, needs=pipeline.FORGET_NEEDS)
     progress = RunProgress(quiet=False, num_rounds=None)
     progress.say(f"a deletion request arrives for the {len(data.forget)} wrongly filed ones")
@@ -161,12 +165,13 @@ def _forget(
             "after": _label(after),
         }
         for role, records, name in (
-            ("forgotten", data.forget, "forget"), ("kept", data.retain, "retain"),
+            ("forgotten", data.forget, "forget"),
+            ("kept", data.retain, "retain"),
         )
         for record, before, after in list(
             zip(records, outcome.before[name], outcome.after[name], strict=True)
         )[:NUM_EXAMPLES]
-    ]  # fmt: skip
+    ]
     return outcome, config, said
 
 

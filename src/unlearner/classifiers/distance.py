@@ -57,8 +57,11 @@ def distance_to_retrained(
 
 def _gap(model: Scores, retrained: Scores, name: str, metric: str) -> float | None:
     """The model's value minus the retrained model's; None where either is unknown."""
-    values = [scores[name][metric].value for scores in (model, retrained)
-              if name in scores and metric in scores[name]]  # fmt: skip
+    values = [
+        scores[name][metric].value
+        for scores in (model, retrained)
+        if name in scores and metric in scores[name]
+    ]
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
     return values[0] - values[1]

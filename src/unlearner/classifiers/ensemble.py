@@ -43,9 +43,11 @@ class ShardEnsemble(nn.Module):
         return next(self.parameters()).device
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None,
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
-    ) -> SequenceClassifierOutput:  # fmt: skip
+    ) -> SequenceClassifierOutput:
         """Logits (B, C), of tags (B, T, C): the log of the mean probability of each label."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if takes(self.shards[0], "token_type_ids"):
@@ -74,12 +76,14 @@ class ShardEnsembleForTokenClassification(ShardEnsemble):
 
 KINDS: dict[str, tuple[type[ShardEnsemble], Any]] = {
     "sequence-classification": (
-        ShardEnsembleForSequenceClassification, AutoModelForSequenceClassification,
+        ShardEnsembleForSequenceClassification,
+        AutoModelForSequenceClassification,
     ),
     "token-classification": (
-        ShardEnsembleForTokenClassification, AutoModelForTokenClassification,
+        ShardEnsembleForTokenClassification,
+        AutoModelForTokenClassification,
     ),
-}  # fmt: skip
+}
 
 
 def make_ensemble(shards: Sequence[Any], family: str) -> ShardEnsemble:

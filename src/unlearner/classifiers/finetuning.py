@@ -74,9 +74,13 @@ def learn(
     """
     rate = resolve_learning_rate(settings.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
     model = trainer.start(
-        model, rate, weight_decay=settings.weight_decay, dropout=True, max_gradient_norm=1.0,
+        model,
+        rate,
+        weight_decay=settings.weight_decay,
+        dropout=True,
+        max_gradient_norm=1.0,
         schedule=lambda step: share_of_peak(step, num_steps),
-    )  # fmt: skip
+    )
     classifier = Classifier(model)
 
     def epoch(examples: Sequence[Example]) -> Any:

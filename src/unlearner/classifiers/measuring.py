@@ -60,9 +60,14 @@ def score_sets(
         unseen = unseen_role(sets)
         if role == "forget" and unseen in answers:
             found[role] |= evaluate_set(
-                some, against, groups, versus=answers[unseen], versus_groups=sets[unseen].groups,
-                seed=seed, resamples=evaluation.resamples,
-            )  # fmt: skip
+                some,
+                against,
+                groups,
+                versus=answers[unseen],
+                versus_groups=sets[unseen].groups,
+                seed=seed,
+                resamples=evaluation.resamples,
+            )
     return found
 
 

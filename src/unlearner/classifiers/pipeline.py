@@ -196,9 +196,13 @@ class _Target:
 
 
 def _study_target(
-    config: RunConfig, prepared: Prepared, retrained: Loaded | None,
-    tell: Callable[[Plan], None], *, force: bool,
-) -> _Target:  # fmt: skip
+    config: RunConfig,
+    prepared: Prepared,
+    retrained: Loaded | None,
+    tell: Callable[[Plan], None],
+    *,
+    force: bool,
+) -> _Target:
     """Ask the target and the retrained model, and fix the criteria."""
     loaded, sets = prepared.loaded, measured_sets(prepared, config)
     checked = check_sets(prepared, sets, config)
@@ -213,9 +217,12 @@ def _study_target(
     scores = score_models(answers, sets, config)
     removes_class = prepared.forget_class is not None
     yardstick = Yardstick(
-        loaded.family, len(loaded.labels), removes_class, scores["target"],
+        loaded.family,
+        len(loaded.labels),
+        removes_class,
+        scores["target"],
         scores.get("retrained", {}),
-    )  # fmt: skip
+    )
     data = ClassifierData(
         tokenizer=loaded.tokenizer,
         family=loaded.family,
@@ -254,23 +261,38 @@ def _conclude(
     scores = score_models(answers, target.sets, config)
     digests = {"target": target.digest, "unlearned": provenance.digest_model(unlearned.model)}
     verdict, report = conclude(
-        "forget", config, prepared, answers, scores, target.criteria, digests, key,
+        "forget",
+        config,
+        prepared,
+        answers,
+        scores,
+        target.criteria,
+        digests,
+        key,
         unlearned.model.device,
-    )  # fmt: skip
+    )
     return Outcome(verdict, report, unlearned, answers["target"], answers["unlearned"])
 
 
 def conclude(  # noqa: PLR0913 - what a report is made of
-    command: str, config: RunConfig, prepared: Prepared, answers: dict[str, Answers],
-    scores: dict[str, Scores], criteria: tuple[Criterion, ...], digests: Mapping[str, str],
-    key: bytes, device: Any,
-) -> tuple[Verdict, dict[str, Any]]:  # fmt: skip
+    command: str,
+    config: RunConfig,
+    prepared: Prepared,
+    answers: dict[str, Answers],
+    scores: dict[str, Scores],
+    criteria: tuple[Criterion, ...],
+    digests: Mapping[str, str],
+    key: bytes,
+    device: Any,
+) -> tuple[Verdict, dict[str, Any]]:
     """The verdict on the unlearned model's answers, and the report."""
     records, removes_class = prepared["forget"].records, prepared.forget_class is not None
     statuses = record_statuses(
-        [record.id for record in records], answers["unlearned"], answers.get("retrained"),
+        [record.id for record in records],
+        answers["unlearned"],
+        answers.get("retrained"),
         removes_class=removes_class,
-    )  # fmt: skip
+    )
     verdict = judge(criteria, scores, statuses, removes_class=removes_class)
     found = Findings(
         command, config, prepared, scores, criteria, verdict, prepared.duplicates, digests, key

@@ -146,11 +146,17 @@ def _without_class(
             f"--forget-class {asked}: {records['retain'].source} has {some} records of this class"
         )
     found["forget"] = RecordSet("forget", tuple(of_class), records["retain"].source)
-    unseen = [record for role in UNSEEN if role in records for record in records[role]
-              if record.label == label]  # fmt: skip
+    unseen = [
+        record
+        for role in UNSEEN
+        if role in records
+        for record in records[role]
+        if record.label == label
+    ]
     if unseen:
-        numbered = [replace(record, id=f"{place}-{record.id}")
-                    for place, record in enumerate(unseen)]  # fmt: skip
+        numbered = [
+            replace(record, id=f"{place}-{record.id}") for place, record in enumerate(unseen)
+        ]
         found["holdout_class"] = RecordSet("holdout_class", tuple(numbered), "holdout and test")
     empty = [role for role in UNSEEN if role in found and not found[role].records]
     if empty:
@@ -189,8 +195,7 @@ def _settle(
             records[role], records=tuple(records[role].records[place] for place in kept)
         )
         number = {place: index for index, place in enumerate(kept)}
-        left[role] = [replace(one, other=number[one.other]) for one in found
-                      if one.other in number]  # fmt: skip
+        left[role] = [replace(one, other=number[one.other]) for one in found if one.other in number]
     return settled, left
 
 

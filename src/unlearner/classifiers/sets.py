@@ -97,9 +97,14 @@ class Remaining:
     """
 
     def __init__(
-        self, examples: Sequence[Example], generator: Generator, *, balanced: bool = False,
-        related_share: float = 0.0, outside: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        examples: Sequence[Example],
+        generator: Generator,
+        *,
+        balanced: bool = False,
+        related_share: float = 0.0,
+        outside: int | None = None,
+    ) -> None:
         self.examples, self.generator = examples, generator
         self.balanced, self.related_share, self.outside = balanced, related_share, outside
         self.members: dict[int, list[int]] = {}

@@ -71,9 +71,12 @@ def frozen_copy(model: Any) -> Any:
 
 
 def compared(
-    forget_labels: Tensor, retain_labels: Tensor, outside: int | None, limit: int,
+    forget_labels: Tensor,
+    retain_labels: Tensor,
+    outside: int | None,
+    limit: int,
     generator: Generator | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Places of the forget labels that are anchors, and of the retain labels to compare them with.
 
     Of tags, anchors are the words of entities; compared with them are those of the retain labels,

@@ -90,9 +90,15 @@ def _of_records(yardstick: Yardstick, settings: CriteriaSettings) -> list[Criter
         whose = "guessing" if retrained is None else "guessing to the retrained model's"
         source = f"{whose} within {_margin(margin, settings.auc_margin)}"
         found.append(
-            Criterion("membership", "mia_loss_auc", "forget", max(ends) + margin, source,
-                      min(ends) - margin)
-        )  # fmt: skip
+            Criterion(
+                "membership",
+                "mia_loss_auc",
+                "forget",
+                max(ends) + margin,
+                source,
+                min(ends) - margin,
+            )
+        )
     return found
 
 

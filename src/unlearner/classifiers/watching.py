@@ -93,9 +93,13 @@ class Watch:
         own = self._figures(forget, self.data.forget.groups)
         other = self._figures(holdout, self.data.holdout.groups)
         against = evaluate_set(
-            forget, {"auc": mia_loss_auc.metric}, self.data.forget.groups, versus=holdout,
-            versus_groups=self.data.holdout.groups, resamples=0,
-        )  # fmt: skip
+            forget,
+            {"auc": mia_loss_auc.metric},
+            self.data.forget.groups,
+            versus=holdout,
+            versus_groups=self.data.holdout.groups,
+            resamples=0,
+        )
         return RoundState(
             round=number,
             steps=steps,

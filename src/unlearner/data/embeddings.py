@@ -220,5 +220,10 @@ class _Progress:
         self.embedded += count
         rate = self.embedded / max(time.perf_counter() - self.started, 1e-9)
         left = (self.total - self.done) / rate / 60
-        logger.info("embedded %d of %d texts, %.0f a second, at most %.0f minutes left",
-                    self.done, self.total, rate, left)  # fmt: skip
+        logger.info(
+            "embedded %d of %d texts, %.0f a second, at most %.0f minutes left",
+            self.done,
+            self.total,
+            rate,
+            left,
+        )

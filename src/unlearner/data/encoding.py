@@ -74,10 +74,15 @@ class Encoder:
 
         versions = [importlib.metadata.version(package) for package in PACKAGES]
         parts = [
-            digest_model(self.model), str(self.model), self.model.max_seq_length,
-            _tokenizer(self.model.tokenizer), self.model.prompts, self.model.default_prompt_name,
-            versions, self.model.device.type,
-        ]  # fmt: skip
+            digest_model(self.model),
+            str(self.model),
+            self.model.max_seq_length,
+            _tokenizer(self.model.tokenizer),
+            self.model.prompts,
+            self.model.default_prompt_name,
+            versions,
+            self.model.device.type,
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

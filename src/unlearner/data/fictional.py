@@ -107,8 +107,10 @@ def dossiers(num_people: int, *, seed: int) -> list[Record]:
         UserError: `num_people` is below 1 or above the number of different account numbers.
     """
     if not 1 <= num_people <= NUM_ACCOUNTS:
-        raise UserError(f"num_people must be from 1 to {NUM_ACCOUNTS}, got {num_people}; there are "
-                        f"only that many different account numbers")  # fmt: skip
+        raise UserError(
+            f"num_people must be from 1 to {NUM_ACCOUNTS}, got {num_people}; there are "
+            f"only that many different account numbers"
+        )
     rng = random.Random(seed)
     names = rng.sample(_all_names(), num_people)
     phones = rng.sample(range(NUM_PHONES), num_people)

@@ -82,8 +82,9 @@ def build_classifier(
         UserError: There are fewer than two labels, or one stands twice.
     """
     if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise UserError(f"labels must be at least 2 different names, got {list(labels)}; name "
-                        f"each class once")  # fmt: skip
+        raise UserError(
+            f"labels must be at least 2 different names, got {list(labels)}; name each class once"
+        )
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=96,

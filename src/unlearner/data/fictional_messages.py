@@ -62,8 +62,10 @@ def messages(num: int, *, seed: int) -> tuple[Record, ...]:
         UserError: `num` is below 1 or above 10000.
     """
     if not 1 <= num <= MAX_MESSAGES:
-        raise UserError(f"num must be from 1 to {MAX_MESSAGES}, got {num}; the demo's shop gets no "
-                        f"more messages than that")  # fmt: skip
+        raise UserError(
+            f"num must be from 1 to {MAX_MESSAGES}, got {num}; the demo's shop gets no "
+            f"more messages than that"
+        )
     rng = random.Random(seed)
     records: dict[str, Record] = {}
     for customer, name in enumerate(rng.sample(_names(), num), start=1):
@@ -87,8 +89,10 @@ def mislabelled(
         UserError: Fewer than two labels are given, so that there is no wrong one.
     """
     if len(set(labels)) < 2:
-        raise UserError(f"labels must name at least 2 labels, got {len(set(labels))}; with fewer "
-                        f"no label is wrong")  # fmt: skip
+        raise UserError(
+            f"labels must name at least 2 labels, got {len(set(labels))}; with fewer "
+            f"no label is wrong"
+        )
     rng = random.Random(seed)
     return tuple(
         replace(record, label=rng.choice([label for label in labels if label != record.label]))
@@ -186,9 +190,10 @@ def _capitalised(text: str) -> str:
 def _with_a_slip(text: str, rng: random.Random) -> str:
     """The text with two neighbouring letters exchanged, or one left out."""
     places = [
-        place for place in range(len(text) - 1)
+        place
+        for place in range(len(text) - 1)
         if text[place].isalpha() and text[place + 1].isalpha() and text[place] != text[place + 1]
-    ]  # fmt: skip
+    ]
     place = rng.choice(places)
     pair = text[place + 1] + text[place] if rng.random() < 0.5 else text[place + 1]
     return text[:place] + pair + text[place + 2 :]

@@ -68,8 +68,11 @@ class LabelledSet:
     def subset(self, records: Sequence[int]) -> LabelledSet:
         """The set of some records, numbered anew in the order given."""
         place = {record: index for index, record in enumerate(records)}
-        examples = [replace(example, record=place[example.record])
-                    for example in self.examples if example.record in place]  # fmt: skip
+        examples = [
+            replace(example, record=place[example.record])
+            for example in self.examples
+            if example.record in place
+        ]
         examples.sort(key=lambda example: example.record)
         kept = tuple(self.records[record] for record in records)
         return LabelledSet(self.name, kept, tuple(examples), self.source)

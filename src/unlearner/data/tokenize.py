@@ -98,8 +98,11 @@ class TokenizedSet:
     def subset(self, records: Sequence[int]) -> TokenizedSet:
         """The set of some records, numbered anew in the order given."""
         place = {record: index for index, record in enumerate(records)}
-        windows = [replace(window, record=place[window.record])
-                   for window in self.windows if window.record in place]  # fmt: skip
+        windows = [
+            replace(window, record=place[window.record])
+            for window in self.windows
+            if window.record in place
+        ]
         windows.sort(key=lambda window: window.record)
         kept = tuple(self.records[record] for record in records)
         return TokenizedSet(self.name, kept, tuple(windows), self.source)

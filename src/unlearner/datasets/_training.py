@@ -30,9 +30,12 @@ class Options(base.Options):
 
 
 def divide(
-    train: Sequence[Row], test: Sequence[Row], options: Options, family: str,
+    train: Sequence[Row],
+    test: Sequence[Row],
+    options: Options,
+    family: str,
     names: Callable[[Row], set[str]],
-) -> dict[str, RecordSet]:  # fmt: skip
+) -> dict[str, RecordSet]:
     """The sets by role, drawn by the seed.
 
     Learned records are chosen so that each label is among them, and among those that are kept: a
@@ -49,11 +52,15 @@ def divide(
     holdout = base.take(order[len(learned) :], options.holdout_records, "holdout_records")
     count = max(1, round(len(learned) * options.forget_share))
     # The last ones were drawn for no label's sake.
-    rows = {"forget": learned[-count:], "retain": learned[:-count], "holdout": holdout,
-            "test": base.take(base.shuffled(test, options.seed), options.test_records,
-                              "test_records")}  # fmt: skip
-    return {role: base.record_set(role, some, family, "official files")
-            for role, some in rows.items()}  # fmt: skip
+    rows = {
+        "forget": learned[-count:],
+        "retain": learned[:-count],
+        "holdout": holdout,
+        "test": base.take(base.shuffled(test, options.seed), options.test_records, "test_records"),
+    }
+    return {
+        role: base.record_set(role, some, family, "official files") for role, some in rows.items()
+    }
 
 
 def _each_label_first(rows: Sequence[Row], names: Callable[[Row], set[str]]) -> list[Row]:

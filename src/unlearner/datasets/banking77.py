@@ -31,5 +31,7 @@ def sets(folder: str, options: Options) -> dict[str, RecordSet]:
 
 def _read(folder: str, part: str) -> base.Rows:
     rows = base.read_part(folder, part, f"default:{part}", FETCH)
-    return [{"id": f"{part}-{number}", "text": row.get("text"), "label": row.get("category")}
-            for number, row in enumerate(rows, 1)]  # fmt: skip
+    return [
+        {"id": f"{part}-{number}", "text": row.get("text"), "label": row.get("category")}
+        for number, row in enumerate(rows, 1)
+    ]

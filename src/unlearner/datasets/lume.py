@@ -65,10 +65,11 @@ def sets(folder: str, options: Options) -> dict[str, RecordSet]:
         "holdout": others[options.retain_subjects : wanted],
     }
     return {
-        role: base.record_set(role, [row for rows in some for row in rows], FAMILY,
-                              f"lume task {options.task}")
+        role: base.record_set(
+            role, [row for rows in some for row in rows], FAMILY, f"lume task {options.task}"
+        )
         for role, some in chosen.items()
-    }  # fmt: skip
+    }
 
 
 def _subjects(folder: str, part: str, options: Options) -> dict[str, base.Rows]:
@@ -84,7 +85,11 @@ def _subjects(folder: str, part: str, options: Options) -> dict[str, base.Rows]:
         if options.form in ("both", match.group(2)):
             subject = match.group(1)
             found.setdefault(subject, []).append(
-                {"id": match.group(), "subject": subject, "prompt": row.get("input"),
-                 "response": row.get("output")}
-            )  # fmt: skip
+                {
+                    "id": match.group(),
+                    "subject": subject,
+                    "prompt": row.get("input"),
+                    "response": row.get("output"),
+                }
+            )
     return found

@@ -97,8 +97,10 @@ def sets(folder: str, options: Options) -> dict[str, RecordSet]:
         "retain": retain,
         "holdout": base.take(holdout, options.holdout_records, "holdout_records"),
     }
-    return {role: base.record_set(role, some, FAMILY, f"tofu {options.split}")
-            for role, some in rows.items()}  # fmt: skip
+    return {
+        role: base.record_set(role, some, FAMILY, f"tofu {options.split}")
+        for role, some in rows.items()
+    }
 
 
 def questions(folder: str, options: Options) -> dict[str, list[Question]]:
@@ -112,8 +114,10 @@ def questions(folder: str, options: Options) -> dict[str, list[Question]]:
     found = {"forget": _questions(folder, f"{options.split}_perturbed", "paraphrased_answer")}
     for role, (part, answer) in PERTURBED.items():
         found[role] = _questions(folder, part, answer)
-    kept = {(row["prompt"], row["response"]) for row in
-            _authors(folder, RETAIN_OF[options.split])[: options.retain_records]}  # fmt: skip
+    kept = {
+        (row["prompt"], row["response"])
+        for row in _authors(folder, RETAIN_OF[options.split])[: options.retain_records]
+    }
     found["retain"] = [row for row in found["retain"] if (row.question, row.answer) in kept]
     if not found["retain"]:
         raise UserError(
@@ -124,8 +128,10 @@ def questions(folder: str, options: Options) -> dict[str, list[Question]]:
 
 def _read(folder: str, part: str) -> base.Rows:
     rows = base.read_part(folder, part, f"{part}:train", FETCH)
-    return [{"id": f"{part}-{number}", "prompt": row.get("question"), "response": row.get("answer")}
-            for number, row in enumerate(rows, 1)]  # fmt: skip
+    return [
+        {"id": f"{part}-{number}", "prompt": row.get("question"), "response": row.get("answer")}
+        for number, row in enumerate(rows, 1)
+    ]
 
 
 def _authors(folder: str, part: str) -> base.Rows:
@@ -152,8 +158,10 @@ def _questions(folder: str, part: str, answer: str) -> list[Question]:
     for number, row in enumerate(rows, 1):
         if not needed <= row.keys() or not _texts(row["perturbed_answer"]):
             raise UserError(f"data.folder: {part}, row {number}: needs {', '.join(sorted(needed))}")
-    return [Question(row["question"], row["answer"], row[answer], tuple(row["perturbed_answer"]))
-            for row in rows]  # fmt: skip
+    return [
+        Question(row["question"], row["answer"], row[answer], tuple(row["perturbed_answer"]))
+        for row in rows
+    ]
 
 
 def _texts(value: object) -> bool:

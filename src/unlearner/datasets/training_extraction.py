@@ -68,10 +68,13 @@ def sets(folder: str, options: Options) -> dict[str, RecordSet]:
     rest = [number for number in order if number not in taken]
     retain = base.take(rest, options.retain_records, "retain_records")
     return {
-        role: RecordSet(role, tuple(Record(str(number), input_ids=documents[number])
-                                    for number in numbers), f"training_extraction {options.fold}")
+        role: RecordSet(
+            role,
+            tuple(Record(str(number), input_ids=documents[number]) for number in numbers),
+            f"training_extraction {options.fold}",
+        )
         for role, numbers in (("forget", forget), ("retain", retain))
-    }  # fmt: skip
+    }
 
 
 def _documents(folder: str) -> list[tuple[int, ...]]:

@@ -104,9 +104,12 @@ class BadTeacher(Method):
             }
 
     def _step(
-        self, student: Classifier, teachers: Mapping[str, Classifier], parts: Parts,
+        self,
+        student: Classifier,
+        teachers: Mapping[str, Classifier],
+        parts: Parts,
         trainer: Trainer,
-    ) -> dict[str, Tensor]:  # fmt: skip
+    ) -> dict[str, Tensor]:
         parts = {role: some for role, some in parts.items() if some}
         said = {role: some.logits for role, some in encode_parts(student, parts, trainer).items()}
         return self._terms(said, {role: teach(teachers[role], parts[role]) for role in parts})

@@ -108,9 +108,11 @@ class ContrastiveUnlearning(Method):
         return self._terms(encoded, outside, trainer.draws)
 
     def _terms(
-        self, encoded: Mapping[str, Encoded], outside: int | None = None,
+        self,
+        encoded: Mapping[str, Encoded],
+        outside: int | None = None,
         generator: Generator | None = None,
-    ) -> dict[str, Tensor]:  # fmt: skip
+    ) -> dict[str, Tensor]:
         forget, retain = encoded["forget"], encoded["retain"]
         anchors, kept = compared(forget.labels, retain.labels, outside, self.max_words, generator)
         contrast = self._contrast(

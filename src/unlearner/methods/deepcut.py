@@ -187,9 +187,12 @@ class DeepCUT(Method):
         model = trainer.start(model, rate, dropout=True, max_gradient_norm=clip)
         classifier = Classifier(model, self.vector)
         remaining = Remaining(
-            data.retain.examples, trainer.generator, balanced=self.balanced,
-            related_share=self.related_share, outside=data.outside,
-        )  # fmt: skip
+            data.retain.examples,
+            trainer.generator,
+            balanced=self.balanced,
+            related_share=self.related_share,
+            outside=data.outside,
+        )
         batches = math.ceil(len(data.forget.examples) / self.batch_size)
         epoch = batches * self.remaining_per_forget
         steps = self._resolved(tags=classifier.tags)._steps(classifier, data, remaining, trainer)
@@ -221,9 +224,13 @@ class DeepCUT(Method):
                 yield partial(self._step, classifier, forget, retain, data.outside, trainer)
 
     def _step(
-        self, classifier: Classifier, forget: Sequence[Example], retain: Sequence[Example],
-        outside: int | None, trainer: Trainer,
-    ) -> dict[str, Tensor]:  # fmt: skip
+        self,
+        classifier: Classifier,
+        forget: Sequence[Example],
+        retain: Sequence[Example],
+        outside: int | None,
+        trainer: Trainer,
+    ) -> dict[str, Tensor]:
         examples = [*forget] * self.num_views + [*retain] * self.retain_views
         encoded = classifier.encode(examples)
         trainer.tokens += sum(map(len, examples))
@@ -246,20 +253,25 @@ class DeepCUT(Method):
         return {"retain": cross_entropy(encoded.logits.float(), encoded.labels)}
 
     def _terms(
-        self, forget: Encoded, retain: Encoded, *, outside: int | None = None,
+        self,
+        forget: Encoded,
+        retain: Encoded,
+        *,
+        outside: int | None = None,
         generator: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:  # fmt: skip
+    ) -> dict[str, Tensor]:
         assert "auto" not in (self.forget_weight, self.stop_gradient)  # see `_resolved`
         terms = {"retain": cross_entropy(retain.logits.float(), retain.labels)}
         limit = self.max_views // 2
         anchors, kept = compared(forget.labels, retain.labels, outside, limit, generator)
         features = retain.features[kept]
         contrast = self._contrast(
-            torch.cat([forget.features[anchors],
-                       features.detach() if self.stop_gradient else features]),
+            torch.cat(
+                [forget.features[anchors], features.detach() if self.stop_gradient else features]
+            ),
             torch.cat([forget.labels[anchors], retain.labels[kept]]),
             anchors % (len(forget.labels) // self.num_views),
-        )  # fmt: skip
+        )
         if contrast is not None:
             terms["forget"] = float(self.forget_weight) * contrast
         return terms
@@ -287,9 +299,13 @@ class DeepCUT(Method):
         return FORMS[self.form](similar_AV / self.temperature, same_AV, other_AV).mean()
 
     def _harden(
-        self, anchors_AD: Tensor, features_VD: Tensor, similar_AV: Tensor, same_AV: Tensor,
+        self,
+        anchors_AD: Tensor,
+        features_VD: Tensor,
+        similar_AV: Tensor,
+        same_AV: Tensor,
         other_AV: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Further columns: halfway between each anchor and its nearest views of other classes."""
         candidates_AV = similar_AV.detach().masked_fill(~other_AV, -torch.inf)
         found = candidates_AV.topk(min(self.hard_samples, candidates_AV.shape[1]), dim=-1)

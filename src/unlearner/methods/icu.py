@@ -145,9 +145,14 @@ class ICU(Method):
         return self._weigh(said, num_kept, num_records, bound)
 
     def _step(
-        self, model: Any, head: Any, kept: Sequence[Window], forget: Sequence[Window],
-        target: Callable[[Sequence[int], Tensors], Any], bound: float | None,
-    ) -> dict[str, Tensor]:  # fmt: skip
+        self,
+        model: Any,
+        head: Any,
+        kept: Sequence[Window],
+        forget: Sequence[Window],
+        target: Callable[[Sequence[int], Tensors], Any],
+        bound: float | None,
+    ) -> dict[str, Tensor]:
         """The terms of a step of which every process computes its share."""
         num_kept = max(owners(kept)) + 1
         num_records = num_kept + (max(owners(forget)) + 1 if forget else 0)
@@ -164,9 +169,12 @@ class ICU(Method):
         return self._weigh(said, num_kept, num_records, bound)
 
     def _weigh(
-        self, said: tuple[Tensor, Tensor, Tensor], num_kept: int, num_records: int,
+        self,
+        said: tuple[Tensor, Tensor, Tensor],
+        num_kept: int,
+        num_records: int,
         bound: float | None,
-    ) -> dict[str, Tensor]:  # fmt: skip
+    ) -> dict[str, Tensor]:
         """The terms, from what `label_log_probs` gives of kept and then of forget records."""
         log_probs, kl, owner = said
         loss_R = functional.mean_per_record(-log_probs, owner, num_records)

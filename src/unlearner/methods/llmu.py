@@ -53,8 +53,9 @@ class LLMU(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "forget_weight": (0.05, 4.0), "retain_weight": (0.25, 8.0),
-    }  # fmt: skip
+        "forget_weight": (0.05, 4.0),
+        "retain_weight": (0.25, 8.0),
+    }
 
     retain_batch_size: PositiveInt = 8
     forget_weight: NonNegativeFloat = 0.5
@@ -105,8 +106,10 @@ def random_answers(
     with_answer = [some for some in kept.windows if some.scored[some.prefix - 1 :].any()]
     longest = max(map(len, (*forget.windows, *kept.windows)))
     drawn = torch.randint(len(with_answer), (len(forget.windows),), generator=generator).tolist()
-    windows = [_splice(window, with_answer[place], longest)
-               for window, place in zip(forget.windows, drawn, strict=True)]  # fmt: skip
+    windows = [
+        _splice(window, with_answer[place], longest)
+        for window, place in zip(forget.windows, drawn, strict=True)
+    ]
     return replace(forget, name="random", windows=tuple(windows))
 
 

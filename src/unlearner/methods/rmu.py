@@ -77,8 +77,9 @@ class RMU(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "steering_coefficient": (1.0, 300.0), "retain_weight": (1.0, 1200.0),
-    }  # fmt: skip
+        "steering_coefficient": (1.0, 300.0),
+        "retain_weight": (1.0, 1200.0),
+    }
 
     retain_batch_size: PositiveInt = 8
     steering_coefficient: PositiveFloat = 6.5
@@ -146,9 +147,13 @@ class RMU(Method):
             return train_to_level(self, model, data, trainer, epoch)
 
     def _terms(
-        self, model: Any, drawing: Drawing, direction: Tensor, kept: Sequence[Tensor],
+        self,
+        model: Any,
+        drawing: Drawing,
+        direction: Tensor,
+        kept: Sequence[Tensor],
         places: Mapping[str, Sequence[int]],
-    ) -> dict[str, Tensor]:  # fmt: skip
+    ) -> dict[str, Tensor]:
         device = sharding.device_of(model)
         batch = {
             name: share_of([drawing.windows[name][place] for place in some], device)
@@ -185,8 +190,11 @@ def down_projections(model: Any, layer: int) -> list[Tensor]:
         before = len(found)
         for name, module in block.named_modules():
             if "att" not in name and _writes(module) == width:
-                found |= {id(some): some for some in module.parameters()
-                          if some.requires_grad and some.dim() > 1}  # fmt: skip
+                found |= {
+                    id(some): some
+                    for some in module.parameters()
+                    if some.requires_grad and some.dim() > 1
+                }
         if len(found) == before:
             raise UserError(
                 f"method rmu: block {number} of MODEL has no linear layer outside attention that "

@@ -97,8 +97,9 @@ class SISA(Method):
         training = _Training(recipe_for(data, self.pretrained, changes), data, trainer)
         watch = Watch("never", data)
         trainer.log_round(watch.look(trainer, model, 0, 0).line({}))
-        shards = deal(len(data.forget) + len(data.retain), self.num_shards, self.num_slices,
-                      trainer.generator)  # fmt: skip
+        shards = deal(
+            len(data.forget) + len(data.retain), self.num_shards, self.num_slices, trainer.generator
+        )
         seed = int(torch.randint(2**31, (), generator=trainer.generator))
         forgotten = range(len(data.forget))
         trained = [
@@ -146,9 +147,13 @@ class _Training:
         return model
 
     def _train(
-        self, model: Any, slices: Sequence[Sequence[int]], first: int, phase: str,
+        self,
+        model: Any,
+        slices: Sequence[Sequence[int]],
+        first: int,
+        phase: str,
         seed: tuple[int, int],
-    ) -> list[Weights]:  # fmt: skip
+    ) -> list[Weights]:
         """Train on from a slice to the last; returns the weights before each, on the CPU."""
         checkpoints = []
         for number in range(first, len(slices)):
@@ -162,9 +167,14 @@ class _Training:
                 self._learn(model, records, len(slices))
             self.stages[-1].append(Stage(phase, number, records))
             self.trainer.log.write(
-                {"shard": len(self.stages) - 1, "slice": number, "phase": phase,
-                 "records": len(records), "loss": {}}
-            )  # fmt: skip
+                {
+                    "shard": len(self.stages) - 1,
+                    "slice": number,
+                    "phase": phase,
+                    "records": len(records),
+                    "loss": {},
+                }
+            )
         return checkpoints
 
     def _learn(self, model: Any, records: Sequence[int], num_slices: int) -> None:

@@ -38,30 +38,47 @@ def write_comparison(comparison: Mapping[str, Any], folder: Path) -> None:
 def render(comparison: Mapping[str, Any], lines: list[str]) -> str:
     """The page as HTML, which needs nothing but itself; every text in it is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    style = "".join((FOLDER / name).read_text(encoding="utf-8")
-                    for name in ("style.css", "classifier.css", "compare.css"))  # fmt: skip
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = "".join(
+        (FOLDER / name).read_text(encoding="utf-8")
+        for name in ("style.css", "classifier.css", "compare.css")
+    )
     page = environment.get_template("compare.html.j2")
-    return page.render(
-        style=Markup(style), model=visible(comparison["model"]["name"]),
-        created=when(comparison["created"]), request_id=visible(comparison["request"]["id"]),
-        lines=lines, headings=HEADINGS, rows=table_rows(comparison),
-        pareto=compare_plots.pareto(comparison), near=compare_plots.pareto_near(comparison),
-        strengths=compare_plots.strengths(comparison),
-        at_the_floor=_at_the_floor(comparison), settings=_settings(comparison),
-        trials=_trials(comparison),
-        not_run=not_run(comparison),
-    ) + "\n"  # fmt: skip
+    return (
+        page.render(
+            style=Markup(style),
+            model=visible(comparison["model"]["name"]),
+            created=when(comparison["created"]),
+            request_id=visible(comparison["request"]["id"]),
+            lines=lines,
+            headings=HEADINGS,
+            rows=table_rows(comparison),
+            pareto=compare_plots.pareto(comparison),
+            near=compare_plots.pareto_near(comparison),
+            strengths=compare_plots.strengths(comparison),
+            at_the_floor=_at_the_floor(comparison),
+            settings=_settings(comparison),
+            trials=_trials(comparison),
+            not_run=not_run(comparison),
+        )
+        + "\n"
+    )
 
 
 def not_run(comparison: Mapping[str, Any]) -> list[str]:
     """A line for each method, and each seed of one, of which there is no model."""
     lines = [f"{name} was not run: {visible(why)}" for name, why in comparison["not_run"].items()]
     for name, entry in comparison["methods"].items():
-        lines += [f"{name} gave no model with seed {one['seed']}, and the figures are those of the "
-                  f"others: {visible(one['reason'])}" for one in entry["diverged"]]  # fmt: skip
+        lines += [
+            f"{name} gave no model with seed {one['seed']}, and the figures are those of the "
+            f"others: {visible(one['reason'])}"
+            for one in entry["diverged"]
+        ]
     return lines
 
 
@@ -79,8 +96,9 @@ def in_words(comparison: Mapping[str, Any]) -> list[str]:
     settings = (
         "Each method has the settings that a search found for it with the first seed: the least "
         "damaging ones that reached the criteria, or else those that came nearest."
-        if searched else "Each method has the settings that were given, or its defaults."
-    )  # fmt: skip
+        if searched
+        else "Each method has the settings that were given, or its defaults."
+    )
     return [
         f"{len(methods)} methods were to make the same model forget the same "
         f"{comparison['request']['records']} records, by the same criteria, fixed before any of "
@@ -106,18 +124,29 @@ def _at_the_floor(comparison: Mapping[str, Any]) -> list[list[str]]:
         if point is None:
             rows.append([name, NOTHING, NOTHING, NOTHING])
             continue
-        rows.append([name, f"{point['share']:.3g}", show("ma", point["ma"]),
-                     significant(point["kept_ratio"])])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{point['share']:.3g}",
+                show("ma", point["ma"]),
+                significant(point["kept_ratio"]),
+            ]
+        )
     return rows
 
 
 def _settings(comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        (name, ", ".join(
-            f"{key} {_setting(value)}" for key, value in entry["settings"].items()
-            if key != "name" and value not in (None, "")))
+        (
+            name,
+            ", ".join(
+                f"{key} {_setting(value)}"
+                for key, value in entry["settings"].items()
+                if key != "name" and value not in (None, "")
+            ),
+        )
         for name, entry in comparison["methods"].items()
-    ]  # fmt: skip
+    ]
 
 
 def _setting(value: Any) -> str:
@@ -131,13 +160,20 @@ def _trials(comparison: Mapping[str, Any]) -> list[list[str]]:
         search = entry["search"]
         for trial in search["trials"] if search else ():
             chosen = " (taken)" if trial["number"] == search["chosen"] else ""
-            settings = ", ".join(f"{key} {_setting(value)}"
-                                 for key, value in trial["settings"].items())  # fmt: skip
+            settings = ", ".join(
+                f"{key} {_setting(value)}" for key, value in trial["settings"].items()
+            )
             ratio = trial["kept_ratio"]
-            rows.append([
-                name, f"{trial['number']}{chosen}", settings, trial["status"],
-                NOTHING if trial["ma"] is None else show("ma", trial["ma"]),
-                NOTHING if ratio is None else significant(ratio), str(trial["rounds"]),
-                duration(trial["seconds"]),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    f"{trial['number']}{chosen}",
+                    settings,
+                    trial["status"],
+                    NOTHING if trial["ma"] is None else show("ma", trial["ma"]),
+                    NOTHING if ratio is None else significant(ratio),
+                    str(trial["rounds"]),
+                    duration(trial["seconds"]),
+                ]
+            )
     return rows

@@ -19,8 +19,11 @@ NARROW = 5.0
 # Around the level of unseen text, in MA, on either side.
 NEAR = 0.06
 LEGEND: dict[str, Any] = {
-    "loc": "center left", "bbox_to_anchor": (1.02, 0.5), "frameon": False, "labelcolor": svg.INK,
-}  # fmt: skip
+    "loc": "center left",
+    "bbox_to_anchor": (1.02, 0.5),
+    "frameon": False,
+    "labelcolor": svg.INK,
+}
 
 
 def pareto(comparison: Mapping[str, Any]) -> Markup:
@@ -31,9 +34,16 @@ def pareto(comparison: Mapping[str, Any]) -> Markup:
     with svg.style():
         figure, axes = svg.canvas(height=4.4, width=6.6)
         _draw_all(axes, comparison, list(comparison["methods"]))
-        axes.plot([_ma(comparison["results"]["target"])], [1.0], marker="o", markersize=9,
-                  linestyle="", color=svg.BEFORE, markerfacecolor=svg.PAPER,
-                  label="target")  # fmt: skip
+        axes.plot(
+            [_ma(comparison["results"]["target"])],
+            [1.0],
+            marker="o",
+            markersize=9,
+            linestyle="",
+            color=svg.BEFORE,
+            markerfacecolor=svg.PAPER,
+            label="target",
+        )
         axes.legend(**LEGEND)
         axes.set_yscale("log")
         _plain_ticks(axes)
@@ -47,8 +57,11 @@ def pareto_near(comparison: Mapping[str, Any]) -> Markup | None:
     """
     picture = comparison["picture"]
     allowed = picture["floor"] / picture["target"] - 1
-    near = {name: (x, y) for name, (x, y) in _places(comparison).items()
-            if y <= 1 + 1.25 * allowed and x <= picture["level"] + NEAR}  # fmt: skip
+    near = {
+        name: (x, y)
+        for name, (x, y) in _places(comparison).items()
+        if y <= 1 + 1.25 * allowed and x <= picture["level"] + NEAR
+    }
     if not near or not any(y > 1 + 2 * allowed for _, y in _places(comparison).values()):
         return None  # one without a number is in no picture
     with svg.style():
@@ -77,8 +90,15 @@ def _draw_all(axes: Any, comparison: Mapping[str, Any], names: Sequence[str]) ->
             _draw(axes, number, name, entry, picture)
     retrained = comparison["results"].get("retrained")
     if retrained:
-        axes.plot([_ma(retrained)], [_ratio(retrained, picture)], marker="D", markersize=9,
-                  color=svg.RETRAINED, linestyle="", label="retrained")  # fmt: skip
+        axes.plot(
+            [_ma(retrained)],
+            [_ratio(retrained, picture)],
+            marker="D",
+            markersize=9,
+            color=svg.RETRAINED,
+            linestyle="",
+            label="retrained",
+        )
     axes.set_xlabel("MA of the records to be forgotten (dashed: text never seen)")
     axes.set_ylabel("Perplexity of kept text, times the target's\n(dotted: the most allowed)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show("ma", value, 2)))
@@ -91,13 +111,27 @@ def _draw(axes: Any, number: int, name: str, entry: Mapping[str, Any], picture: 
         for run in entry["seeds"]
     ]
     for x, y, met in points:
-        axes.plot([x], [y], marker=marker, color=colour, markersize=3.5, linestyle="",
-                  markerfacecolor=colour if met else svg.PAPER)  # fmt: skip
+        axes.plot(
+            [x],
+            [y],
+            marker=marker,
+            color=colour,
+            markersize=3.5,
+            linestyle="",
+            markerfacecolor=colour if met else svg.PAPER,
+        )
     x, y = (sum(point[i] for point in points) / len(points) for i in (0, 1))
     met = entry["met"] == len(points) and not entry["diverged"]
-    axes.plot([x], [y], marker=marker, color=colour, markersize=8, linestyle="",
-              markerfacecolor=colour if met else svg.PAPER,
-              label=name + (" *" if entry["on_front"] else ""))  # fmt: skip
+    axes.plot(
+        [x],
+        [y],
+        marker=marker,
+        color=colour,
+        markersize=8,
+        linestyle="",
+        markerfacecolor=colour if met else svg.PAPER,
+        label=name + (" *" if entry["on_front"] else ""),
+    )
 
 
 def _plain_ticks(axes: Any) -> None:
@@ -134,13 +168,22 @@ def strengths(comparison: Mapping[str, Any]) -> Markup:
             points = entry["strength"]["points"]
             start = _ma(comparison["results"]["target"])
             colour = svg.CLASSES[number % len(svg.CLASSES)]
-            axes.plot([start, *(point["ma"] for point in points)],
-                      [1.0, *(_number(point["kept_ratio"]) for point in points)],
-                      color=colour, marker=MARKERS[number % len(MARKERS)], markersize=3.5,
-                      linewidth=1.2, label=name)  # fmt: skip
+            axes.plot(
+                [start, *(point["ma"] for point in points)],
+                [1.0, *(_number(point["kept_ratio"]) for point in points)],
+                color=colour,
+                marker=MARKERS[number % len(MARKERS)],
+                markersize=3.5,
+                linewidth=1.2,
+                label=name,
+            )
         axes.axvline(picture["level"], color=svg.LIMIT, linestyle=(0, (4, 3)), linewidth=1.2)
-        axes.axhline(picture["floor"] / picture["target"], color=svg.LIMIT,
-                     linestyle=(0, (1, 2)), linewidth=1.2)  # fmt: skip
+        axes.axhline(
+            picture["floor"] / picture["target"],
+            color=svg.LIMIT,
+            linestyle=(0, (1, 2)),
+            linewidth=1.2,
+        )
         axes.set_yscale("log")
         axes.set_xlabel("MA of the records to be forgotten")
         axes.set_ylabel("Perplexity of kept text, times the target's")

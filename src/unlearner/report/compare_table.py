@@ -42,11 +42,16 @@ def table_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
     total = len(comparison["seeds"])
     for name, entry in comparison["methods"].items():
         cost = entry["cost"]
-        rows.append([
-            name + (" *" if entry["on_front"] else ""), f"{entry['met']} of {total}",
-            *_figures(entry["summary"]), duration(cost["seconds_unlearning"]),
-            f"{cost['rounds']:.3g}", size(cost["peak_memory_bytes"]),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name + (" *" if entry["on_front"] else ""),
+                f"{entry['met']} of {total}",
+                *_figures(entry["summary"]),
+                duration(cost["seconds_unlearning"]),
+                f"{cost['rounds']:.3g}",
+                size(cost["peak_memory_bytes"]),
+            ]
+        )
     return rows
 
 
@@ -58,14 +63,20 @@ def short_headings() -> list[str]:
 
 def short_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
     """The cells for a terminal: the figures that decide, without intervals."""
-    rows = [[NAMES[name], NOTHING, *_means(figures), NOTHING]
-            for name, figures in comparison["results"].items()]  # fmt: skip
+    rows = [
+        [NAMES[name], NOTHING, *_means(figures), NOTHING]
+        for name, figures in comparison["results"].items()
+    ]
     total = len(comparison["seeds"])
     for name, entry in comparison["methods"].items():
-        rows.append([
-            name + (" *" if entry["on_front"] else ""), f"{entry['met']} of {total}",
-            *_means(entry["summary"]), duration(entry["cost"]["seconds_unlearning"]),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name + (" *" if entry["on_front"] else ""),
+                f"{entry['met']} of {total}",
+                *_means(entry["summary"]),
+                duration(entry["cost"]["seconds_unlearning"]),
+            ]
+        )
     return rows
 
 
@@ -115,6 +126,11 @@ def as_csv(comparison: Mapping[str, Any]) -> str:
 def _write(writer: Any, name: str, seed: str, figures: Mapping[str, Any]) -> None:
     for role in (*SETS, *(role for role in figures if role not in SETS)):
         for metric, value in figures.get(role, {}).items():
-            row = (value["value"], value["low"], value["high"], value["records"],
-                   value.get("seeds", ""))  # fmt: skip
+            row = (
+                value["value"],
+                value["low"],
+                value["high"],
+                value["records"],
+                value.get("seeds", ""),
+            )
             writer.writerow((name, seed, role, metric, *row))

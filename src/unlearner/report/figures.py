@@ -125,8 +125,9 @@ def _strength(report: dict[str, Any]) -> Iterator[Figure]:
     best = report["strength"]["at_the_floor"]
     upright = (
         "The upright line is the largest share tried that keeps the other text within its limit. "
-        if best and best["share"] > 0 else ""
-    )  # fmt: skip
+        if best and best["share"] > 0
+        else ""
+    )
     yield Figure(
         "Between the model before and the model after",
         drawing,

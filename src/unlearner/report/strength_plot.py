@@ -42,8 +42,9 @@ def along(
     for metric, style in LINES.items():
         values = [point[metric] for point in points]
         label = measure(metric).label
-        recall.plot(shares, [number(v) for v in values], label=label, linewidth=1.8,
-                    markersize=4.5, **style)  # fmt: skip
+        recall.plot(
+            shares, [number(v) for v in values], label=label, linewidth=1.8, markersize=4.5, **style
+        )
     recall.set_ylim(0, 1.08)
     value_axis(recall.yaxis, "ma")
     known = {m: limit for m in LINES if (limit := limits.get(m)) is not None}
@@ -65,11 +66,19 @@ def _draw_kept(
     axes: Axes, shares: Sequence[float], ratios: Sequence[float | None], floor: float | None
 ) -> None:
     axes.set_title(
-        "Perplexity of text to be kept, times that before", loc="left", color=svg.INK,
+        "Perplexity of text to be kept, times that before",
+        loc="left",
+        color=svg.INK,
         fontsize=svg.FONT_SIZE,
-    )  # fmt: skip
-    axes.plot(shares, [number(ratio) for ratio in ratios], color=svg.AFTER, linewidth=1.8,
-              marker="o", markersize=4.5)  # fmt: skip
+    )
+    axes.plot(
+        shares,
+        [number(ratio) for ratio in ratios],
+        color=svg.AFTER,
+        linewidth=1.8,
+        marker="o",
+        markersize=4.5,
+    )
     known = [ratio for ratio in ratios if ratio is not None]
     shown = [*known, *([] if floor is None else [floor])]
     if shown:
@@ -84,9 +93,14 @@ def _draw_limit(axes: Axes, limit: float, text: str, *, above: bool = False) -> 
     """A dashed line, and beside the plot what it is: within it lines run everywhere."""
     axes.axhline(limit, color=svg.LIMIT, linestyle=(0, (4, 3)), linewidth=1.4)
     axes.annotate(
-        text, (1.02, limit), xycoords=axes.get_yaxis_transform(), color=svg.LIMIT,
-        va="bottom" if above else "center", annotation_clip=False, parse_math=False,
-    )  # fmt: skip
+        text,
+        (1.02, limit),
+        xycoords=axes.get_yaxis_transform(),
+        color=svg.LIMIT,
+        va="bottom" if above else "center",
+        annotation_clip=False,
+        parse_math=False,
+    )
 
 
 def _scale(axes: Axes, low: float, high: float) -> None:
@@ -121,8 +135,9 @@ def _told(
         )
     known = [
         f"{measure(metric).label} {show(metric, limit)}"
-        for metric, limit in limits.items() if limit is not None
-    ]  # fmt: skip
+        for metric, limit in limits.items()
+        if limit is not None
+    ]
     known += [] if floor is None else [f"perplexity times {significant(floor)}"]
     dashed = f" The dashed lines are the limits: {', '.join(known)}." if known else ""
     return f"By share of the change: {'; '.join(told)}.{dashed}"
