@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from unlearner import adapters, provenance
-from unlearner.cli import run
+from unlearner import provenance
+from unlearner.cli.app import run
+from unlearner.models import adapters
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"

@@ -24,7 +24,7 @@ import torch
 import transformers
 
 from real_classifiers import FIGURES, Request, Rows, World, figures, one_thread
-from unlearner import catalog
+from unlearner.methods.base import load_method
 from unlearner.methods.deepcut import MOST_STEPS_PER_ROUND, DeepCUT
 
 RESULTS = Path(__file__).parent / "results"
@@ -83,7 +83,7 @@ def _add_models(rows: Rows, key: dict[str, Any], request: Request) -> None:
 
 
 def _run(request: Request, name: str) -> dict[str, Any]:
-    method = catalog.load_method(name)(**METHODS[name])
+    method = load_method(name)(**METHODS[name])
     if "max_epochs" not in METHODS[name]:
         fields = method.model_dump()
         samples = method.batch_size + fields.get("retain_batch_size", 0)

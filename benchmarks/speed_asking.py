@@ -1,4 +1,4 @@
-"""MA and EL_10 by the definition and by `unlearner.asking`, side by side and value by value."""
+"""MA and EL_10 by the definition and by `unlearner.inference.language_model`, side by side and value by value."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from speed_cases import Case
 from speed_definition import Definition
 from speed_timing import Cost, median, timed
-from unlearner.answers import Answer
-from unlearner.asking import Questions, ask
+from unlearner.inference.answers import Answer
+from unlearner.inference.language_model import Questions, ask
 from unlearner.metrics import el_10, ma
-from unlearner.models import eos_ids
+from unlearner.models.loading import eos_ids
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearner.asking import Questions, ask
-from unlearner.config import TrainingSettings
-from unlearner.data.base import Record
-from unlearner.data.tokenize import TokenizedSet, Window
-from unlearner.finetuning import FinetuneSettings, Until, finetune
-from unlearner.log import Log
-from unlearner.models import load_causal_lm
-from unlearner.training import Trainer
+from unlearner.data.record import Record
+from unlearner.data.windows import TokenizedSet, Window
+from unlearner.inference.language_model import Questions, ask
+from unlearner.models.loading import load_causal_lm
+from unlearner.settings import TrainingSettings
+from unlearner.training.finetune import FinetuneSettings, Until, finetune
+from unlearner.training.log import Log
+from unlearner.training.trainer import Trainer
 
 NUM_TOKENS = 200
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from speed_cases import windows_of
 from speed_timing import Cost, median, peak_memory, timed
-from unlearner.config import TrainingSettings
 from unlearner.data.batches import collate
-from unlearner.log import Log
+from unlearner.inference.reference import TargetDistribution
 from unlearner.methods.icu import ICU
-from unlearner.models import output_head
-from unlearner.target import TargetDistribution
-from unlearner.training import Trainer
+from unlearner.models.heads import output_head
+from unlearner.settings import TrainingSettings
+from unlearner.training.log import Log
+from unlearner.training.trainer import Trainer
 
 FLOAT_BYTES = 4
 

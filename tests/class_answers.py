@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from unlearner import catalog
-from unlearner.answers import ClassAnswer
-from unlearner.evaluation import Value, evaluate_set
+from unlearner import registry
+from unlearner.evaluation.intervals import Value, evaluate_set
+from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics.base import Metric
 
 ATTACKS = ("mia_loss_auc", "mia_entropy_auc", "mia_modified_entropy_auc")
@@ -13,7 +13,7 @@ TAGS = ("O", "B-per", "I-per", "B-loc", "I-loc")
 
 
 def metric(name) -> Metric:
-    return catalog.load("metrics", name).metric
+    return registry.load("metrics", name).metric
 
 
 def answer(labels, probabilities, *, record=0, names=NAMES, retrained=None) -> ClassAnswer:

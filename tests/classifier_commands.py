@@ -17,7 +17,7 @@ from classifier_world import (
     toy_tokenizer,
 )
 from command_world import caller, json_lines, spoil_config, spoil_weights
-from unlearner import models
+from unlearner.models import loading
 
 SIZES = {"forget": 8, "retain": 24, "holdout": 12, "test": 9}
 
@@ -84,10 +84,10 @@ def classifier_folders(tmp_path_factory):
     for name, family in (("texts", SEQUENCE), ("tags", TOKEN)):
         sets = SETS[family]
         known = learn_by_heart(tiny_classifier(family), sets["forget"], sets["retain"])
-        models.save(known, tokenizer, root / name)
+        loading.save(known, tokenizer, root / name)
         retrained = learn_by_heart(tiny_classifier(family), sets["retain"])
-        models.save(retrained, tokenizer, root / f"{name}-retrained")
-    models.save(tiny_classifier(SEQUENCE, seed=1), tokenizer, root / "blank")
+        loading.save(retrained, tokenizer, root / f"{name}-retrained")
+    loading.save(tiny_classifier(SEQUENCE, seed=1), tokenizer, root / "blank")
     save_encoder(root / "encoder")
 
     def spoiled(name):

@@ -13,13 +13,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from unlearner.classifiers.heads import Classifier
-from unlearner.classifiers.sets import ClassifierData, Recipe
-from unlearner.config import TrainingSettings
-from unlearner.data.base import Record, RecordSet
 from unlearner.data.labelled import Labelling, tokenize_labelled
-from unlearner.log import Log
-from unlearner.training import Trainer
+from unlearner.data.record import Record, RecordSet
+from unlearner.models.heads import Classifier
+from unlearner.settings import TrainingSettings
+from unlearner.training.data import ClassifierData, Recipe
+from unlearner.training.log import Log
+from unlearner.training.trainer import Trainer
 
 SEQUENCE, TOKEN = "sequence-classification", "token-classification"
 LABELS = {

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, T5Config
 
 from conftest import tiny_model, tiny_tokenizer
-from unlearner import models
-from unlearner.cli import run
-from unlearner.config import TrainingSettings
-from unlearner.data.files import read_records
-from unlearner.data.tokenize import Layout, tokenize_set
-from unlearner.finetuning import FinetuneSettings, finetune
-from unlearner.log import Log
-from unlearner.training import Trainer
+from unlearner.cli.app import run
+from unlearner.data.loading import read_records
+from unlearner.data.windows import Layout, tokenize_set
+from unlearner.models import loading
+from unlearner.settings import TrainingSettings
+from unlearner.training.finetune import FinetuneSettings, finetune
+from unlearner.training.log import Log
+from unlearner.training.trainer import Trainer
 
 TOWNS = ["york", "bath", "leeds", "derby", "truro", "ripon"]
 FORGET = [f"the phone number of person {town} is {i}{i}4{i}" for i, town in enumerate(TOWNS)]
@@ -59,12 +59,12 @@ def model_folders(tmp_path_factory):
     """A model that knows its records, one that knows nothing, and every way not to be one."""
     root = tmp_path_factory.mktemp("models")
     good, tokenizer = root / "good", tiny_tokenizer()
-    models.save(tiny_model("gpt_neo"), tokenizer, root / "blank")
+    loading.save(tiny_model("gpt_neo"), tokenizer, root / "blank")
     some = tokenize_set(read_records([*FORGET, *RETAIN], name="records"), tokenizer, Layout())
     settings = FinetuneSettings(epochs=40, batch_size=4, learning_rate=5e-3)
     trainer = Trainer(TrainingSettings(device="cpu"), Log())
     learned = finetune(tiny_model("gpt_neo"), tokenizer, some, settings, trainer)
-    models.save(learned.model, tokenizer, good)
+    loading.save(learned.model, tokenizer, good)
 
     def spoiled(name):
         return Path(shutil.copytree(good, root / name))

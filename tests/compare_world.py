@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 
 from command_world import SETS
-from unlearner import pipeline, search
-from unlearner.cli import run
+from unlearner.cli.app import run
+from unlearner.pipeline import pipeline, search
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs/report.schema.json").read_text("utf-8"))
 FILES = ("compare.json", "compare.html", "compare.md", "compare.csv")

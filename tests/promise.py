@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from unlearner.cli import run
+from unlearner.cli.app import run
 
 
 def write(path: Path, rows: list[dict]) -> Path:

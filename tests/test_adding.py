@@ -13,19 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import test_lm_methods
 import test_lm_methods_invariance as invariance
+
 import unlearner
 from command_world import RUN
 from conftest import tiny_model
-from unlearner import catalog, metrics
-from unlearner.answers import Answer
-from unlearner.cli import MET, NOT_MET, WRONG_INPUT, run
-from unlearner.compare_command import make_plan
-from unlearner.config import read_yaml
+from unlearner import metrics, registry
+from unlearner.cli.app import MET, NOT_MET, WRONG_INPUT, run
+from unlearner.config import RunConfig
 from unlearner.errors import UserError
-from unlearner.run import RunConfig
+from unlearner.inference.answers import Answer
+from unlearner.methods.base import load_method
+from unlearner.pipeline.compare import make_plan
+from unlearner.settings import read_yaml
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/adding.md").read_text("utf-8")
@@ -44,7 +45,7 @@ def block(place):
 def added(tmp_path_factory):
     """A package folder with the page's two files, beside links to everything else."""
     package = tmp_path_factory.mktemp("package")
-    real, before = catalog.PACKAGE, set(sys.modules)
+    real, before = registry.PACKAGE, set(sys.modules)
     for path in real.iterdir():
         if path.name not in ("methods", "metrics"):
             (package / path.name).symlink_to(path)
@@ -58,8 +59,8 @@ def added(tmp_path_factory):
             source.write_text(block(f"src/unlearner/{folder}/{name}.py"), encoding="utf-8")
             parent = importlib.import_module(f"unlearner.{folder}")
             patch.setattr(parent, "__path__", [*parent.__path__, str(package / folder)])
-        patch.setattr(catalog, "PACKAGE", package)
-        patch.setitem(test_lm_methods.CLASSES, METHOD, catalog.load_method(METHOD))
+        patch.setattr(registry, "PACKAGE", package)
+        patch.setitem(test_lm_methods.CLASSES, METHOD, load_method(METHOD))
         yield
     test_lm_methods.plain_run.cache_clear()
     for parent, name in ((unlearner.methods, METHOD), (metrics, METRIC)):
@@ -67,8 +68,8 @@ def added(tmp_path_factory):
         vars(parent).pop(name, None)
     left = {name for name in set(sys.modules) - before if name.endswith((METHOD, METRIC))}
     assert not left
-    assert METHOD not in catalog.names("methods")
-    assert METRIC not in catalog.names("metrics")
+    assert METHOD not in registry.names("methods")
+    assert METRIC not in registry.names("metrics")
 
 
 # The method
@@ -145,7 +146,7 @@ def test_it_comes_up_beside_others_in_a_comparison(call, tmp_path):
 
 
 def test_it_is_found_from_python():
-    assert unlearner.methods.TNPO is catalog.load_method(METHOD)
+    assert unlearner.methods.TNPO is load_method(METHOD)
 
 
 RULES = {
@@ -177,7 +178,7 @@ INVARIANT = (
 @pytest.mark.parametrize("rule", INVARIANT)
 def test_padding_and_company_do_not_change_its_loss(rule):
     models = tuple(tiny_model("gpt2", seed).double() for seed in (1, 2))
-    rule(catalog.load_method(METHOD)(beta=0.5), models)
+    rule(load_method(METHOD)(beta=0.5), models)
 
 
 def test_the_numbers_of_the_page_are_right():
@@ -204,7 +205,7 @@ def test_the_metric_counts_scored_tokens_below_one_in_a_hundred():
         log_probs=np.log(np.array([1 / 2, 1 / 200, 1 / 300, 1 / 99])),
         argmax=np.arange(1, 5),
     )
-    assert catalog.load("metrics", METRIC).metric.tally(answer) == (1, 3)
+    assert registry.load("metrics", METRIC).metric.tally(answer) == (1, 3)
 
 
 # The page

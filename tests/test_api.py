@@ -14,17 +14,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import unlearner
 from conftest import VOCAB, tiny_model, tiny_tokenizer
 from oracle import greedy
-from unlearner.config import DataSettings, TrainingSettings
-from unlearner.data.base import Record, RecordSet
+from unlearner.data.record import Record, RecordSet
 from unlearner.errors import UserError
-from unlearner.finetuning import FinetuneSettings, Until, finetune
-from unlearner.log import Log
-from unlearner.methods import ICU
-from unlearner.models import Loaded, save
-from unlearner.outcome import NothingToUnlearn
-from unlearner.preparation import prepare
+from unlearner.families.causal_lm import prepare
+from unlearner.methods.icu import ICU
+from unlearner.models.loading import Loaded, save
+from unlearner.pipeline.outcome import NothingToUnlearn
 from unlearner.provenance import digest_model
-from unlearner.training import Trainer
+from unlearner.settings import DataSettings, TrainingSettings
+from unlearner.training.finetune import FinetuneSettings, Until, finetune
+from unlearner.training.log import Log
+from unlearner.training.trainer import Trainer
 
 TOWNS = ["york", "bath", "leeds", "derby"]
 FORGET = [f"the phone number of {town} is {i}{7 - i}4{i}, call it" for i, town in enumerate(TOWNS)]
@@ -171,7 +171,7 @@ def test_files_and_a_name_repeat_the_run_through_its_run_file(result, target, tm
     assert figures(found)["results"] == figures(result)["results"]
     found.save(tmp_path / "out")
 
-    from unlearner.cli import run as command
+    from unlearner.cli.app import run as command
 
     status = command(
         [

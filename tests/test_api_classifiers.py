@@ -5,18 +5,18 @@ import json
 import jsonschema
 import pytest
 import yaml
+from test_commands import SCHEMA
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import unlearner
 from classifier_commands import FILES, SETS, rows
 from classifier_world import LABELS, SEQUENCE, TOKEN, tiny_classifier, tiny_config, toy_tokenizer
 from conftest import tiny_model, tiny_tokenizer
-from test_cli import SCHEMA
-from unlearner.cli import run as command
-from unlearner.data.base import RecordSet
+from unlearner.cli.app import run as command
+from unlearner.data.record import RecordSet
 from unlearner.errors import UserError
-from unlearner.methods import DeepCUT
-from unlearner.outcome import NothingToUnlearn
+from unlearner.methods.deepcut import DeepCUT
+from unlearner.pipeline.outcome import NothingToUnlearn
 from unlearner.provenance import digest_model
 
 METHOD = DeepCUT(max_epochs=3, learning_rate=1e-3, steps_per_round=4)

@@ -8,6 +8,8 @@ from string import Template
 import numpy as np
 import pytest
 import torch
+from test_icu import LOW, tokenized, unlearning_data
+from test_resume import class_methods
 from torch import nn
 
 from classifier_world import (
@@ -24,16 +26,15 @@ from classifier_world import (
 from command_world import FINETUNE, FORGET_RUN, SETS
 from conftest import tiny_model
 from in_processes import in_processes
-from test_icu import LOW, tokenized, unlearning_data
-from test_resume import class_methods
-from unlearner import catalog, processes
-from unlearner.asking import Questions, ask
-from unlearner.classifiers.asking import ask as ask_classifier
-from unlearner.classifiers.finetuning import ClassifierFinetuneSettings, finetune_classifier
-from unlearner.cli import NOT_MET, WRONG_INPUT, run
-from unlearner.finetuning import FinetuneSettings, finetune
+from unlearner import processes
+from unlearner.cli.app import NOT_MET, WRONG_INPUT, run
+from unlearner.inference.classifier import ask as ask_classifier
+from unlearner.inference.language_model import Questions, ask
+from unlearner.inference.reference import TargetDistribution
+from unlearner.methods.base import load_method
 from unlearner.methods.icu import ICU
-from unlearner.target import TargetDistribution
+from unlearner.training.classifier_finetune import ClassifierFinetuneSettings, finetune_classifier
+from unlearner.training.finetune import FinetuneSettings, finetune
 
 torch.set_num_threads(1)
 
@@ -249,7 +250,7 @@ def test_every_method_for_classifiers_takes_the_same_steps(tmp_path, name, famil
     """Without dropout, whose masks no two ways of computing share."""
     settings = {"max_epochs": 1, "stop": "never", "learning_rate": 1e-3, "batch_size": 3}
     settings = {"retrain": {}, "sisa": {"num_shards": 2, "num_slices": 2}}.get(name, settings)
-    method = catalog.load_method(name)(**settings)
+    method = load_method(name)(**settings)
     recipe = recipe_from(save_encoder(tmp_path / "encoder"), epochs=1)
     config = tmp_path / "encoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | NO_DROPOUT))
@@ -355,7 +356,7 @@ def test_two_processes_go_on_where_they_were_cut_off(world):
     command = world(FORGET_RUN.replace("out/run", "cut") + settings)
 
     def cut():
-        from unlearner.log import Log
+        from unlearner.training.log import Log
 
         write = Log.write
 

@@ -9,9 +9,9 @@ import torch
 
 from conftest import tiny_model
 from unlearner import provenance
-from unlearner.data.base import Record
+from unlearner.data.record import Record, digest_records
 from unlearner.errors import UserError
-from unlearner.provenance import digest_model, digest_records, read_key
+from unlearner.provenance import digest_model, read_key
 
 KEY = b"k" * 64
 

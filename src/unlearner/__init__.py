@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
     if name in ("Result", "unlearn"):
         return getattr(importlib.import_module("unlearner.api"), name)
     if name == "NothingToUnlearn":
-        return importlib.import_module("unlearner.outcome").NothingToUnlearn
+        return importlib.import_module("unlearner.pipeline.outcome").NothingToUnlearn
     if name == "methods":
         return importlib.import_module("unlearner.methods")
     raise AttributeError(f"module 'unlearner' has no attribute {name!r}")

@@ -9,17 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unlearner import catalog
-from unlearner.commands import read_config, write_outcome
+from unlearner.config import RunConfig
 from unlearner.errors import UserError
-from unlearner.lines import line_for
-from unlearner.log import Log
-from unlearner.methods.base import Method
-from unlearner.models import FAMILIES, Loaded, save
-from unlearner.outcome import Outcome
+from unlearner.evaluation.verdict import Verdict
+from unlearner.families.base import line_for
+from unlearner.methods.base import Method, load_method
+from unlearner.models.loading import FAMILIES, Loaded, save
 from unlearner.output import staged
-from unlearner.run import RunConfig
-from unlearner.verdict import Verdict
+from unlearner.pipeline.outcome import Outcome
+from unlearner.pipeline.pipeline import read_config, write_outcome
+from unlearner.training.log import Log
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +156,7 @@ def _method_values(method: str | Method, section: Mapping[str, Any]) -> dict[str
             raise UserError("settings['method']: a method object has its own hyper-parameters")
         return {}
     if method:
-        catalog.load_method(method)
+        load_method(method)
     if method and section.get("name", method) != method:
         raise UserError(
             f"method: {method!r} and settings['method']['name'] {section['name']!r} differ; "

@@ -14,6 +14,7 @@ from unlearner.errors import UserError
 
 # Inside the output folder, while a run is not finished.
 CHECKPOINTS = "checkpoints"
+
 PARTIAL = ".partial"
 
 

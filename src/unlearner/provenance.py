@@ -6,14 +6,12 @@ What the environment says of the machine is read here.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import importlib.metadata
 import os
 import platform
 import resource
 import secrets
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ import torch
 import transformers
 
 from unlearner import __version__, processes
-from unlearner.data.base import Record
 from unlearner.errors import UserError
 
 PACKAGES = (
@@ -87,19 +84,6 @@ def _make_key(path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secrets.token_hex(32) + "\n")
-
-
-def digest_records(records: Iterable[Record], key: bytes) -> str:
-    """HMAC-SHA256 of records in their order, over every field, lengths first."""
-    code = hmac.new(key, digestmod=hashlib.sha256)
-    for record in records:
-        fields = (record.id, record.text, record.prompt, record.response, record.subject)
-        ids = ",".join(map(str, record.input_ids))
-        labelled = (record.text_pair, record.label, *record.tokens, *record.tags)
-        for field in (*fields, ids, *(labelled if any(labelled) else ())):
-            data = field.encode("utf-8", "surrogatepass")
-            code.update(len(data).to_bytes(8, "big") + data)
-    return "hmac-sha256:" + code.hexdigest()
 
 
 def digest_model(model: Any) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unlearner import processes
-from unlearner.data.tokenize import Window
+from unlearner.data.windows import Window
 
 Tensors = dict[str, Tensor]
 

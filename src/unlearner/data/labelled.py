@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from unlearner.data.base import Record, RecordSet
 from unlearner.data.batches import Tensors
+from unlearner.data.record import Record, RecordSet
 from unlearner.errors import UserError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from unlearner.data.base import RecordSet
+from unlearner.data.record import RecordSet
 from unlearner.datasets import base
 
 Row = Mapping[str, Any]

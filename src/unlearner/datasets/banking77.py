@@ -8,12 +8,14 @@ Reference: Casanueva et al. (2020), arXiv:2003.04807.
 
 from __future__ import annotations
 
-from unlearner.data.base import RecordSet
+from unlearner.data.record import RecordSet
 from unlearner.datasets import base
 from unlearner.datasets._training import Options, divide
 
 FAMILY = "sequence-classification"
+
 HUB_ID = ""
+
 FETCH = "give the folder of train.csv and test.csv of PolyAI-LDN/task-specific-datasets"
 
 __all__ = ["FAMILY", "HUB_ID", "Options", "sets"]

@@ -19,18 +19,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
-from unlearner import catalog
-from unlearner.data.base import RecordSet
-from unlearner.data.files import read_records
-from unlearner.data.row import SourceError, one_line
-from unlearner.data.rows import TAGGED_SUFFIXES, read_rows
+from unlearner import registry
+from unlearner.data.loading import read_records
+from unlearner.data.readers import TAGGED_SUFFIXES, SourceError, one_line, read_rows
+from unlearner.data.record import RecordSet
 from unlearner.errors import UserError
 
 if TYPE_CHECKING:
-    from unlearner.config import DataSettings
+    from unlearner.settings import DataSettings
 
 HUB = "hf:"
+
 Item = TypeVar("Item")
+
 Rows = list[dict[str, Any]]
 
 
@@ -52,9 +53,9 @@ def options_of(data: DataSettings) -> Any:
     Raises:
         UserError: There is no such data set, no folder is given, or an option is not allowed.
     """
-    from unlearner.config import build
+    from unlearner.settings import build
 
-    module = catalog.load("datasets", data.name)
+    module = registry.load("datasets", data.name)
     if not data.folder:
         raise UserError(
             f"data.folder: none given; name the folder of {data.name}'s files"
@@ -65,7 +66,7 @@ def options_of(data: DataSettings) -> Any:
 
 def family_of(name: str) -> str:
     """The family of models that a data set's records are for."""
-    return catalog.load("datasets", name).FAMILY
+    return registry.load("datasets", name).FAMILY
 
 
 def named_sets(
@@ -84,7 +85,7 @@ def named_sets(
     """
     if not data.name:
         return {}
-    module = catalog.load("datasets", data.name)
+    module = registry.load("datasets", data.name)
     if family != module.FAMILY:
         raise UserError(
             f"data.name: {data.name} is for {module.FAMILY}, MODEL is for {family}; "

@@ -17,13 +17,16 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from unlearner.data.base import RecordSet
+from unlearner.data.record import RecordSet
 from unlearner.datasets import base
 from unlearner.errors import UserError
 
 FAMILY = "causal-lm"
+
 HUB_ID = ""
+
 FETCH = "give the folder of forget.jsonl and retain.jsonl of amazon-science/lume-llm-unlearning"
+
 IDENTIFIER = re.compile(r"(.+?)(sc|qa)(\d+)")
 
 

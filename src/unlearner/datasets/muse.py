@@ -14,12 +14,15 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from unlearner.data.base import RecordSet
+from unlearner.data.record import RecordSet
 from unlearner.datasets import base
 
 FAMILY = "causal-lm"
+
 HUB_ID = "hf:muse-bench/MUSE-News"
+
 FETCH = f"give the folder of MUSE's raw and knowmem files, or {HUB_ID}"
+
 PARTS = {
     "raw": {"forget": "forget", "retain": "retain1", "holdout": "holdout"},
     "knowmem": {"forget": "forget_qa", "retain": "retain_qa"},

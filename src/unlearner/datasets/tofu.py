@@ -22,15 +22,20 @@ from typing import Any, Literal
 
 from pydantic import PositiveInt
 
-from unlearner.data.base import RecordSet
+from unlearner.data.record import RecordSet
 from unlearner.datasets import base
 from unlearner.errors import UserError
 
 FAMILY = "causal-lm"
+
 HUB_ID = "hf:locuslab/TOFU"
+
 FETCH = f"give the folder of TOFU's JSON files, or {HUB_ID}"
+
 ROWS_PER_AUTHOR = 20
+
 RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+
 # The sets of TOFU's metrics: the file, and the column of the answer that the wrong ones reword.
 PERTURBED = {
     "retain": ("retain_perturbed", "paraphrased_answer"),

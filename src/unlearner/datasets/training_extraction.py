@@ -23,15 +23,17 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from unlearner.data.base import Record, RecordSet
-from unlearner.data.row import SourceError, one_line
-from unlearner.data.rows import read_rows
+from unlearner.data.readers import SourceError, one_line, read_rows
+from unlearner.data.record import Record, RecordSet
 from unlearner.datasets import base
 from unlearner.errors import UserError
 
 FAMILY = "causal-lm"
+
 HUB_ID = ""
+
 PARTS = ("train_preprefix.npy", "train_prefix.npy", "train_suffix.npy")
+
 FETCH = (
     "training_extraction has to be fetched: put the .npy files of the training data extraction "
     "challenge (github.com/ethz-spylab/lm-extraction-benchmark-data) into it"

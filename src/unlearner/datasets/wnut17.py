@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from pydantic import PositiveInt
 
-from unlearner.data.base import RecordSet
-from unlearner.data.conll import conll_rows
-from unlearner.data.row import SourceError
+from unlearner.data.readers import SourceError, conll_rows
+from unlearner.data.record import RecordSet
 from unlearner.datasets import _training, base
 from unlearner.errors import UserError
 
 FAMILY = "token-classification"
+
 HUB_ID = ""
+
 FETCH = "give the folder of wnut17train.conll and emerging.test.annotated"
+
 FILES = {"train": "wnut17train.conll", "test": "emerging.test.annotated"}
 
 

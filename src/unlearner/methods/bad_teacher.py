@@ -13,14 +13,22 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from unlearner import functional
-from unlearner.classifiers.heads import Classifier
-from unlearner.classifiers.sets import ClassifierData, passes
-from unlearner.classifiers.steps import Parts, encode_batch, encode_parts, frozen_copy, teach
-from unlearner.classifiers.watching import Rounds, Stop, train_in_rounds
 from unlearner.data.batches import Tensors
-from unlearner.methods.base import CLASSIFIER_RATE_TIMES_WIDTH, Method, resolve_learning_rate
+from unlearner.methods.base import Method
 from unlearner.metrics.base import CLASSIFIERS
-from unlearner.training import Trainer
+from unlearner.models.heads import Classifier
+from unlearner.training.classifier_loop import (
+    Parts,
+    Rounds,
+    Stop,
+    encode_batch,
+    encode_parts,
+    frozen_copy,
+    teach,
+    train_in_rounds,
+)
+from unlearner.training.data import ClassifierData, passes
+from unlearner.training.trainer import CLASSIFIER_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
 
 
 class BadTeacher(Method):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
-LearningRate = PositiveFloat | Literal["auto"]
-
-# Adam's step is about the learning rate whatever the gradient, while the useful change of a weight
-# shrinks with the width of the layer: one rate times width serves small and large models alike.
-# 0.064 / width is 1e-3 for 64 hidden units and 1.6e-5 for 4096.
-AUTO_RATE_TIMES_WIDTH = 0.064
-
-# Of a classifier: 1e-4 for 384 hidden units, 5e-5 for 768.
-CLASSIFIER_RATE_TIMES_WIDTH = 0.0384
+from unlearner.errors import UserError
+from unlearner.metrics.base import CLASSIFIERS
+from unlearner.registry import load
+from unlearner.training.classifier_loop import Stop as ClassifierStop
+from unlearner.training.language_loop import Stop as TextStop
+from unlearner.training.trainer import LearningRate
 
 
 class Method(BaseModel, ABC):
@@ -114,13 +112,57 @@ class Method(BaseModel, ABC):
 
     def unlearn(self, model: Any, data: Any, trainer: Any) -> Any:
         """Train `model` in place on the sets in `data` and return the unlearned model."""
-        from unlearner.descent import descend
+        from unlearner.training.language_loop import descend
 
         return descend(self, model, data, trainer)
 
 
-def resolve_learning_rate(rate: float | str, model: Any, times_width: float) -> float:
-    """The rate itself, or for "auto" `times_width` / hidden size."""
-    if isinstance(rate, float):
-        return rate
-    return times_width / model.config.get_text_config().hidden_size
+def load_method(name: str) -> type[Method]:
+    """The one public class of `unlearner.methods.<name>` that is a method.
+
+    Raises:
+        UserError: There is no such method.
+    """
+    module = load("methods", name)
+    found = [
+        value
+        for key, value in vars(module).items()
+        if inspect.isclass(value)
+        and value.__module__ == module.__name__
+        and not key.startswith("_")
+        and (hasattr(value, "loss") or hasattr(value, "unlearn"))
+    ]
+    assert len(found) == 1, f"methods/{name}.py must define one public method, found {found}"
+    return cast("type[Method]", found[0])
+
+
+# The rules of both; "auto" is a rule of its own for classifiers.
+Stop = Literal[ClassifierStop, TextStop]
+
+
+def rule_for(stop: Stop, family: str, *, auto: TextStop) -> Any:
+    """The rule to stop by with models of a family: a `TextStop` or a `ClassifierStop`.
+
+    Args:
+        auto: What "auto" means for language models.
+
+    Raises:
+        UserError: The rule is one of the other family.
+    """
+    if family not in CLASSIFIERS and stop == "auto":
+        return auto
+    allowed = get_args(ClassifierStop if family in CLASSIFIERS else TextStop)
+    if stop not in allowed:
+        raise UserError(
+            f"method.stop: {stop!r} is no rule for {family} models; "
+            f"allowed: {', '.join(dict.fromkeys(('auto', *allowed)))}"
+        )
+    return stop
+
+
+def is_text(batch: Mapping[str, Any]) -> bool:
+    """Whether a batch is one of windows of text, and not of labelled examples.
+
+    Only of text may a process have no share, and only windows tell which record they are of.
+    """
+    return any(some is None or "owner" in some for some in batch.values())

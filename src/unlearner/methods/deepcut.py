@@ -20,16 +20,23 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from unlearner import functional
-from unlearner.classifiers.heads import Classifier, Encoded, Vector
-from unlearner.classifiers.sets import ClassifierData, Remaining, passes
-from unlearner.classifiers.steps import compared
-from unlearner.classifiers.watching import Rounds, Steps, Stop, Watch, take, train_in_rounds
 from unlearner.data.batches import Tensors
 from unlearner.data.labelled import Example
 from unlearner.errors import UserError
-from unlearner.methods.base import CLASSIFIER_RATE_TIMES_WIDTH, Method, resolve_learning_rate
+from unlearner.methods.base import Method
 from unlearner.metrics.base import CLASSIFIERS
-from unlearner.training import Trainer
+from unlearner.models.heads import Classifier, Encoded, Vector
+from unlearner.training.classifier_loop import (
+    Rounds,
+    Steps,
+    Stop,
+    Watch,
+    compared,
+    take,
+    train_in_rounds,
+)
+from unlearner.training.data import ClassifierData, Remaining, passes
+from unlearner.training.trainer import CLASSIFIER_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
 
 PAPER: Mapping[str, Any] = {
     "learning_rate": 2e-5,
@@ -43,7 +50,9 @@ PAPER: Mapping[str, Any] = {
     "related_share": 0.0,
     "repair_steps": 0,
 }
+
 MOST_STEPS_PER_ROUND = 5
+
 FORMS = {
     "deepcut": functional.contrast_saturating,
     "contrastive_unlearning": functional.contrast_linear,

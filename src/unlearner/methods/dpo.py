@@ -10,13 +10,12 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from unlearner.data.refusals import check_refusable, refusal_set
-from unlearner.data.sets import UnlearningData
-from unlearner.data.tokenize import TokenizedSet
-from unlearner.descent import Stop
-from unlearner.likelihoods import likelihoods
+from unlearner.data.windows import TokenizedSet
+from unlearner.inference.reference import Batch, Reference, asked_of, likelihoods
+from unlearner.methods._refusals import check_refusable, refusal_set
 from unlearner.methods.base import Method
-from unlearner.reference import Batch, Reference, asked_of
+from unlearner.training.data import UnlearningData
+from unlearner.training.language_loop import Stop
 
 
 class DPO(Method):

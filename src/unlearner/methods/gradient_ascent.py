@@ -11,18 +11,21 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from unlearner.classifiers.heads import Classifier, Encoded
-from unlearner.classifiers.sets import ClassifierData, passes
-from unlearner.classifiers.steps import Parts, encode_batch, encode_parts
-from unlearner.classifiers.watching import Rounds, train_in_rounds
 from unlearner.data.batches import Tensors
-from unlearner.data.sets import UnlearningData
-from unlearner.descent import descend
-from unlearner.families import Stop, is_text, rule_for
-from unlearner.likelihoods import likelihoods
-from unlearner.methods.base import CLASSIFIER_RATE_TIMES_WIDTH, Method, resolve_learning_rate
+from unlearner.inference.reference import likelihoods
+from unlearner.methods.base import Method, Stop, is_text, rule_for
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS
-from unlearner.training import Trainer
+from unlearner.models.heads import Classifier, Encoded
+from unlearner.training.classifier_loop import (
+    Parts,
+    Rounds,
+    encode_batch,
+    encode_parts,
+    train_in_rounds,
+)
+from unlearner.training.data import ClassifierData, UnlearningData, passes
+from unlearner.training.language_loop import descend
+from unlearner.training.trainer import CLASSIFIER_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
 
 
 class GradientAscent(Method):

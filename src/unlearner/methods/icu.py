@@ -13,16 +13,17 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from unlearner import functional, processes, sharding
-from unlearner.data.analogous import AnalogousSet
+from unlearner import functional, processes
 from unlearner.data.batches import Tensors, join, owners, share_of
-from unlearner.data.sets import UnlearningData
-from unlearner.data.tokenize import Window
-from unlearner.methods.base import AUTO_RATE_TIMES_WIDTH, Method, resolve_learning_rate
-from unlearner.models import output_head
-from unlearner.refinement import RECOVERED_AT, Refinement, RoundState, is_better
-from unlearner.target import TargetDistribution, label_log_probs
-from unlearner.training import Trainer
+from unlearner.data.windows import Window
+from unlearner.inference.reference import TargetDistribution, label_log_probs
+from unlearner.methods.base import Method
+from unlearner.models import sharding
+from unlearner.models.heads import output_head
+from unlearner.retrieval.analogous import AnalogousSet
+from unlearner.training.data import UnlearningData
+from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, is_better
+from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
 
 PAPER: Mapping[str, Any] = {
     "learning_rate": 5e-6,

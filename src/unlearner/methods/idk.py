@@ -9,13 +9,12 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from unlearner.data.refusals import check_refusable, refusal_set
-from unlearner.data.sets import UnlearningData
-from unlearner.data.tokenize import TokenizedSet
-from unlearner.descent import Stop
-from unlearner.likelihoods import likelihoods
+from unlearner.data.windows import TokenizedSet
+from unlearner.inference.reference import Batch, likelihoods
+from unlearner.methods._refusals import check_refusable, refusal_set
 from unlearner.methods.base import Method
-from unlearner.reference import Batch
+from unlearner.training.data import UnlearningData
+from unlearner.training.language_loop import Stop
 
 
 class IDK(Method):

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from unlearner.descent import Stop
-from unlearner.likelihoods import likelihoods
+from unlearner.inference.reference import Batch, asked_of, likelihoods
 from unlearner.methods.base import Method
-from unlearner.reference import Batch, asked_of
+from unlearner.training.language_loop import Stop
 
 
 class KLMinimization(Method):

@@ -11,12 +11,11 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from unlearner.data.sets import UnlearningData
-from unlearner.data.tokenize import TokenizedSet, Window
-from unlearner.descent import Stop
-from unlearner.likelihoods import likelihoods
+from unlearner.data.windows import TokenizedSet, Window
+from unlearner.inference.reference import Batch, asked_of, likelihoods
 from unlearner.methods.base import Method
-from unlearner.reference import Batch, asked_of
+from unlearner.training.data import UnlearningData
+from unlearner.training.language_loop import Stop
 
 
 class LLMU(Method):

@@ -9,10 +9,9 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from unlearner.descent import Stop
-from unlearner.likelihoods import likelihoods
+from unlearner.inference.reference import Batch, asked_of, likelihoods
 from unlearner.methods.base import Method
-from unlearner.reference import Batch, asked_of
+from unlearner.training.language_loop import Stop
 
 
 class NPO(Method):

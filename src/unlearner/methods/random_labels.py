@@ -14,15 +14,22 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from unlearner.classifiers.heads import Classifier, Encoded
-from unlearner.classifiers.sets import ClassifierData
-from unlearner.classifiers.steps import Parts, encode_batch, encode_parts, forget_and_remaining
-from unlearner.classifiers.watching import Rounds, Stop, train_in_rounds
 from unlearner.data.batches import Tensors
 from unlearner.data.labelled import Example
-from unlearner.methods.base import CLASSIFIER_RATE_TIMES_WIDTH, Method, resolve_learning_rate
+from unlearner.methods.base import Method
 from unlearner.metrics.base import CLASSIFIERS
-from unlearner.training import Trainer
+from unlearner.models.heads import Classifier, Encoded
+from unlearner.training.classifier_loop import (
+    Parts,
+    Rounds,
+    Stop,
+    encode_batch,
+    encode_parts,
+    forget_and_remaining,
+    train_in_rounds,
+)
+from unlearner.training.data import ClassifierData
+from unlearner.training.trainer import CLASSIFIER_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
 
 
 class RandomLabels(Method):

@@ -8,22 +8,26 @@ from typing import Any, ClassVar, Self
 
 from pydantic import NonNegativeFloat, PositiveInt
 
-from unlearner.classifiers.finetuning import ClassifierFinetuneSettings, learn, read_recipe
-from unlearner.classifiers.retraining import new_classifier, recipe_for
-from unlearner.classifiers.sets import ClassifierData
-from unlearner.classifiers.watching import Watch
 from unlearner.data.duplicates import find_duplicates
-from unlearner.data.sets import UnlearningData
-from unlearner.data.tokenize import TokenizedSet, contents
-from unlearner.descent import LevelRules
+from unlearner.data.windows import TokenizedSet, contents
 from unlearner.errors import UserError
-from unlearner.finetuning import FinetuneSettings
-from unlearner.finetuning import learn as learn_text
-from unlearner.methods.base import LearningRate, Method
+from unlearner.methods.base import Method
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS
-from unlearner.models import load_causal_lm
-from unlearner.refinement import Refinement
-from unlearner.training import Trainer
+from unlearner.models.loading import load_causal_lm
+from unlearner.training.classifier_finetune import (
+    ClassifierFinetuneSettings,
+    learn,
+    new_classifier,
+    read_recipe,
+    recipe_for,
+)
+from unlearner.training.classifier_loop import Watch
+from unlearner.training.data import ClassifierData, UnlearningData
+from unlearner.training.finetune import FinetuneSettings
+from unlearner.training.finetune import learn as learn_text
+from unlearner.training.language_loop import LevelRules
+from unlearner.training.stop_rule import Refinement
+from unlearner.training.trainer import LearningRate, Trainer
 
 NO_RETAIN = "--retain: none given; method retrain learns all the remaining training data anew"
 

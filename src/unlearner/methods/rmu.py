@@ -14,16 +14,17 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from unlearner import functional, processes, sharding
-from unlearner.adapters import without_adapters
+from unlearner import functional, processes
 from unlearner.data.batches import Tensors, share_of
-from unlearner.data.sets import UnlearningData
-from unlearner.descent import Drawing, Stop, take_epoch, train_to_level
 from unlearner.errors import UserError
-from unlearner.hidden_states import keep_states, states_at_labels
-from unlearner.methods.base import AUTO_RATE_TIMES_WIDTH, Method, resolve_learning_rate
-from unlearner.reference import Batch
-from unlearner.training import Trainer
+from unlearner.inference.hidden_states import keep_states, states_at_labels
+from unlearner.inference.reference import Batch
+from unlearner.methods.base import Method
+from unlearner.models import sharding
+from unlearner.models.adapters import without_adapters
+from unlearner.training.data import UnlearningData
+from unlearner.training.language_loop import Drawing, Stop, take_epoch, train_to_level
+from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
 
 # Blocks of which weights are trained: that of the layer and the two before it.
 TRAINED_BLOCKS = 3

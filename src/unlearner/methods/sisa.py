@@ -14,16 +14,20 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from unlearner.classifiers.ensemble import make_ensemble
-from unlearner.classifiers.finetuning import ClassifierFinetuneSettings, learn
-from unlearner.classifiers.retraining import new_classifier, recipe_for
-from unlearner.classifiers.sets import ClassifierData, Recipe
-from unlearner.classifiers.watching import Watch
 from unlearner.data.labelled import Example
 from unlearner.errors import UserError
-from unlearner.methods.base import LearningRate, Method
+from unlearner.methods.base import Method
 from unlearner.metrics.base import CLASSIFIERS
-from unlearner.training import Trainer
+from unlearner.models.ensemble import make_ensemble
+from unlearner.training.classifier_finetune import (
+    ClassifierFinetuneSettings,
+    learn,
+    new_classifier,
+    recipe_for,
+)
+from unlearner.training.classifier_loop import Watch
+from unlearner.training.data import ClassifierData, Recipe
+from unlearner.training.trainer import LearningRate, Trainer
 
 Weights = Mapping[str, Tensor]
 

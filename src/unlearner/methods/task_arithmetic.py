@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from unlearner import sharding
-from unlearner.adapters import has_adapters, own_weights, set_own_weights
-from unlearner.checkpoints import Weights
 from unlearner.data.batches import share_of
-from unlearner.data.sets import UnlearningData
-from unlearner.descent import Drawing, LevelRules, take_epoch
-from unlearner.likelihoods import likelihoods
-from unlearner.methods.base import AUTO_RATE_TIMES_WIDTH, Method, resolve_learning_rate
-from unlearner.refinement import Refinement, is_better
-from unlearner.training import Trainer
+from unlearner.inference.reference import likelihoods
+from unlearner.methods.base import Method
+from unlearner.models import sharding
+from unlearner.models.adapters import has_adapters, own_weights, set_own_weights
+from unlearner.training.checkpoints import Weights
+from unlearner.training.data import UnlearningData
+from unlearner.training.language_loop import Drawing, LevelRules, take_epoch
+from unlearner.training.stop_rule import Refinement, is_better
+from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
 
 
 class TaskArithmetic(Method):

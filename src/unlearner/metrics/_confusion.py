@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unlearner.answers import ClassAnswer
+from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics.base import OUTSIDE
 
 

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from unlearner.answers import ClassAnswer
+from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics.base import CLASSIFIERS, Metric
 
 

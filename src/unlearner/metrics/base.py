@@ -15,9 +15,13 @@ from typing import Any, Literal
 import numpy as np
 
 CAUSAL_LM = ("causal-lm",)
+
 SEQUENCE_CLASSIFICATION = "sequence-classification"
+
 TOKEN_CLASSIFICATION = "token-classification"
+
 CLASSIFIERS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
+
 OUTSIDE = "O"  # the tag of a word that belongs to no entity: a label, but not a class to find
 
 

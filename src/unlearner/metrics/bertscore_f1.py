@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from unlearner.answers import Answer
+from unlearner.inference.answers import Answer
 from unlearner.metrics.base import Metric
 
 

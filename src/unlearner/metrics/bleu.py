@@ -17,7 +17,7 @@ from functools import cache
 
 from sacrebleu.metrics.bleu import BLEU
 
-from unlearner.answers import Answer
+from unlearner.inference.answers import Answer
 from unlearner.metrics.base import Metric
 
 ORDER = 4

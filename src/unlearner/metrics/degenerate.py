@@ -23,12 +23,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from unlearner.answers import Answer
+from unlearner.inference.answers import Answer
+from unlearner.metrics._ngrams import distinct_ngrams, token_evenness
 from unlearner.metrics.base import Metric
-from unlearner.ngrams import distinct_ngrams, token_evenness
 
 MIN_TOKENS = 10
+
 MIN_DISTINCT = 0.5
+
 MIN_EVENNESS = 0.5
 
 

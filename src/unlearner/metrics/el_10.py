@@ -18,9 +18,9 @@ Reference: Jang et al. (2022), arXiv:2210.01504.
 
 from __future__ import annotations
 
-from unlearner.answers import Answer
+from unlearner.inference.answers import Answer
+from unlearner.metrics._ngrams import extraction_likelihood
 from unlearner.metrics.base import Metric
-from unlearner.ngrams import extraction_likelihood
 
 
 def overlap(answer: Answer) -> tuple[float, float]:

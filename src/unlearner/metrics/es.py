@@ -13,9 +13,9 @@ Reference: Wang et al. (2024), arXiv:2406.09179; open-unlearning, arXiv:2506.126
 
 from __future__ import annotations
 
-from unlearner.answers import Answer
+from unlearner.inference.answers import Answer
+from unlearner.metrics._ngrams import shortest_extracting_prompt
 from unlearner.metrics.base import Metric
-from unlearner.ngrams import shortest_extracting_prompt
 
 
 def extractable_tokens(answer: Answer) -> tuple[float, float]:

@@ -21,7 +21,7 @@ import re
 import numpy as np
 from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE2, Token, Tokens
 
-from unlearner.answers import ClassAnswer
+from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics._confusion import f1_of_sums
 from unlearner.metrics.base import OUTSIDE, TOKEN_CLASSIFICATION, Metric
 

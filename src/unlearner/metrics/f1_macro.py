@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unlearner.answers import ClassAnswer
+from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics._confusion import class_counts, f1
 from unlearner.metrics.base import CLASSIFIERS, Metric
 

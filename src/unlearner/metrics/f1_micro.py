@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unlearner.answers import ClassAnswer
+from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics._confusion import class_counts, f1_of_sums
 from unlearner.metrics.base import CLASSIFIERS, Metric
 

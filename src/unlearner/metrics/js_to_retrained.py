@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import rel_entr, softmax
 
-from unlearner.answers import ClassAnswer
+from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics.base import CLASSIFIERS, Metric
 
 

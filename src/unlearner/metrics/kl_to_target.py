@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unlearner.answers import Answer
+from unlearner.inference.answers import Answer
 from unlearner.metrics.base import Metric
 
 

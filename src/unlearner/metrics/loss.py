@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unlearner.answers import Answer, ClassAnswer
+from unlearner.inference.answers import Answer, ClassAnswer
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS, Metric
 
 

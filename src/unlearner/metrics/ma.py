@@ -12,7 +12,7 @@ arXiv:2210.01504.
 
 from __future__ import annotations
 
-from unlearner.answers import Answer
+from unlearner.inference.answers import Answer
 from unlearner.metrics.base import Metric
 
 

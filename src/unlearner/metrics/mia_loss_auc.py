@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from unlearner.metrics._statistics import area_under_roc
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS, Metric
 from unlearner.metrics.loss import negative_log_likelihood
-from unlearner.resampling import area_under_roc
 
 
 def membership_auc(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unlearner.answers import ClassAnswer
+from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics._log_odds import log_has_and_leaves
 from unlearner.metrics.base import CLASSIFIERS, Metric
 from unlearner.metrics.mia_loss_auc import membership_auc

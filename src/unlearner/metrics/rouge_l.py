@@ -20,7 +20,7 @@ from functools import cache
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 
-from unlearner.answers import Answer
+from unlearner.inference.answers import Answer
 from unlearner.metrics.base import Metric
 
 WORD = re.compile(r"[^\W_]+")

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from unlearner.errors import UserError
-from unlearner.report.card import markdown_report, model_card
+from unlearner.report.card import markdown_report
 from unlearner.report.page import render
 
 __all__ = ["SCHEMA", "model_card", "read_report", "rewrite", "write_report"]
@@ -45,10 +45,12 @@ ORDER = (
     ),
     *("versions", "hardware", "processes", "seed"),
 )
+
 REQUIRED = (
     *("command", "created", "request", "model", "data", "criteria", "criteria_digest"),
     *("results", "verdict", "cost", "environment"),
 )
+
 _RANK = {key: rank for rank, key in enumerate(ORDER)}
 
 

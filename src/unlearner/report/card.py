@@ -17,6 +17,7 @@ PIPELINES = {
     "sequence-classification": "text-classification",
     "token-classification": "token-classification",
 }
+
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 

@@ -11,18 +11,17 @@ from markupsafe import Markup
 from unlearner.report import (
     classifier_plots,
     classifier_tables,
-    classifier_training,
     classifier_words,
-    latent_plot,
+    figures,
     names,
     plots,
     svg,
     tables,
 )
-from unlearner.report.axes import GUESSING
 from unlearner.report.classifier_plots import Row
 from unlearner.report.figures import Figure
 from unlearner.report.measures import GEOMETRY, measure
+from unlearner.report.plots import GUESSING
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Panels:
     """The latent space, a picture per model: its name, the picture, the share of its axes."""
 
     panels: list[tuple[str, Markup, str]]
-    legend: list[latent_plot.Key]
+    legend: list[classifier_plots.Key]
     caption: str
 
 
@@ -74,7 +73,7 @@ def answers(report: dict[str, Any]) -> list[Answer]:
             Answer("Does the model still work?", [*_utility(report)]),
             Answer(
                 "Can the records be told from unseen ones?",
-                [*_membership(report), *classifier_training.membership(report)],
+                [*_membership(report), *figures.membership(report)],
             ),
             Answer(
                 "How close is it to a model trained without the records?",
@@ -91,7 +90,7 @@ def answers(report: dict[str, Any]) -> list[Answer]:
                 confusion=classifier_tables.confusion(report),
                 models=confused,
             ),
-            Answer("How the training went", [*classifier_training.figures(report)]),
+            Answer("How the training went", [*figures.figures(report)]),
         ]
     return [answer for answer in found if answer.shown]
 
@@ -176,7 +175,7 @@ def _latent(report: dict[str, Any]) -> Panels | None:
     if not projection:
         return None
     models, labels = projection["models"], projection["labels"]
-    chosen = latent_plot.chosen_classes(models, len(labels))
+    chosen = classifier_plots.chosen_classes(models, len(labels))
     called = names.model_labels(report)
     panels = []
     for model in (m for m in tables.MODELS if m in models):
@@ -186,9 +185,9 @@ def _latent(report: dict[str, Any]) -> Panels | None:
             f"{len(points['forget'])} points of records to be forgotten. The table of the geometry "
             "holds the numbers."
         )
-        drawing = latent_plot.latent_space(f"latent-{model}", points, chosen, told)
+        drawing = classifier_plots.latent_space(f"latent-{model}", points, chosen, told)
         panels.append((called[model], drawing, _explained(points.get("explained"))))
-    return Panels(panels, latent_plot.legend_keys(labels, chosen), _latent_caption(models))
+    return Panels(panels, classifier_plots.legend_keys(labels, chosen), _latent_caption(models))
 
 
 def _latent_caption(models: dict[str, Any]) -> str:
@@ -199,7 +198,7 @@ def _latent_caption(models: dict[str, Any]) -> str:
         "on its own, so compare the arrangement, not the position."
     )
     most = max(len(points["forget"]) for points in models.values())
-    shown = max(len(latent_plot.drawn(points["forget"])) for points in models.values())
+    shown = max(len(classifier_plots.drawn(points["forget"])) for points in models.values())
     return text if shown == most else f"{text} {shown:,} of {most:,} to be forgotten are drawn."
 
 

@@ -14,12 +14,15 @@ from unlearner.report.measures import measure
 from unlearner.report.writing import count, duration, show, show_interval, significant, visible
 
 EXACT = ("retrain", "sisa")
+
 ATTACKS = {
     "mia_loss_auc": "the model’s loss",
     "mia_entropy_auc": "how sure the model is",
     "mia_modified_entropy_auc": "how sure the model is of their own labels",
 }
+
 TREATED = 0.45  # an AUC below this is no longer guessing
+
 BY_CONSTRUCTION = (
     "Training stops once this is down to the aim, so that it got there proves nothing by itself."
 )

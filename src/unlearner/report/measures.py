@@ -30,8 +30,11 @@ _LEVEL = (
     "Forgotten records should score like text the model has never seen. Higher: still "
     "remembered. Far lower: over-unlearned, which betrays that the records were treated."
 )
+
 _CONTINUATION = "Lower on forgotten records is better; it should not fall on text to be kept."
+
 _CORRECT = "Higher is better on text to be kept; forgotten records should score like unseen text."
+
 _MEMBERSHIP = (
     "0.5 means the two cannot be told apart. Towards 1: the records are recognised as known. "
     "Towards 0: they are recognised as treated, a failure as well."

@@ -13,12 +13,14 @@ SETS = {
     "analogous": "Similar text, kept",
     "holdout": "Text never seen",
 }
+
 CLASSIFIER_SETS = {
     "test": "Test records",
     "retain": "Records to be kept",
     "forget": "Records to be forgotten",
     "holdout": "Unseen records (holdout)",
 }
+
 CLASS_REMOVAL_SETS = {
     "test": "Test records, other classes",
     "retain": "Kept records, other classes",
@@ -26,6 +28,7 @@ CLASS_REMOVAL_SETS = {
     "holdout_class": "Unseen records of the class",
     "holdout": "Unseen records, other classes",
 }
+
 CLAIMS = {  # a title, and what is claimed
     "verbatim": (
         "Word-for-word recall",
@@ -48,13 +51,16 @@ CLAIMS = {  # a title, and what is claimed
         "attempts to bring the records back do not succeed.",
     ),
 }
+
 RECALL_OF_CLASS = "Recall of the class"
+
 STATUS_WORDS = {
     "met": "Met",
     "not met": "Not met",
     "not measured": "Not measured",
     "not informative": "Not informative",
 }
+
 METHODS = {
     "icu": "ICU (iterative contrastive unlearning)",
     "deepcut": "DeepCUT (deep contrastive unlearning)",

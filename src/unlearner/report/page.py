@@ -17,7 +17,6 @@ from unlearner.report import (
     figures,
     names,
     tables,
-    trials,
     words,
 )
 from unlearner.report.measures import measure
@@ -80,8 +79,8 @@ def context(report: dict[str, Any]) -> dict[str, Any]:
             ("Cost", facts.cost(report)),
             ("Environment", facts.environment(report)),
         ],
-        "trials": trials.rows(report),
-        "trials_lead": trials.lead(report),
+        "trials": facts.rows(report),
+        "trials_lead": facts.lead(report),
         "glossary": tables.glossary(report),
         "examples": tables.examples(report),
     }

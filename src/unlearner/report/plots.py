@@ -4,26 +4,94 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from unlearner.report import svg
-from unlearner.report.axes import (
-    MODEL_STYLES,
-    Level,
-    draw_limit,
-    legend,
-    number,
-    short_name,
-    told_number,
-    value_axis,
-)
 from unlearner.report.measures import measure
-from unlearner.report.writing import show, significant
+from unlearner.report.writing import show, significant, visible
+
+MODEL_STYLES: dict[str, dict[str, Any]] = {
+    "target": {"color": svg.BEFORE, "marker": "o", "markerfacecolor": svg.PAPER},
+    "unlearned": {"color": svg.AFTER, "marker": "o", "markerfacecolor": svg.AFTER},
+    "retrained": {"color": svg.RETRAINED, "marker": "D", "markerfacecolor": svg.RETRAINED},
+}
+
+
+@dataclass(frozen=True)
+class Level:
+    """A horizontal or vertical line to compare with: a limit or another model's value."""
+
+    value: float
+    label: str
+
+
+GUESSING = Level(0.5, "guessing")
+
+
+def draw_limit(axes: Axes, level: Level, metric: str, values: Sequence[float]) -> None:
+    """A dashed line across the plot; its value stands at the end where the data leave room."""
+    left = not values or abs(values[0] - level.value) >= abs(values[-1] - level.value)
+    bottom, top = axes.get_ylim()
+    crowded = bool(values) and 0 <= values[0 if left else -1] - level.value < 0.1 * (top - bottom)
+    axes.axhline(level.value, color=svg.LIMIT, linestyle=(0, (4, 3)), linewidth=1.4)
+    axes.annotate(
+        f"{level.label}: {show(metric, level.value)}",
+        (0.02 if left else 0.98, level.value),
+        (0, -4 if crowded else 4),
+        ha="left" if left else "right",
+        va="top" if crowded else "bottom",
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        color=svg.LIMIT,
+        gid="halo-limit",
+        parse_math=False,
+    )
+
+
+def value_axis(axis: Axis, metric: str) -> None:
+    axis.set_major_locator(MaxNLocator(5))
+    if measure(metric).percent:
+        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.4g} %"))
+
+
+def legend(axes: Axes, entries: int, side: Literal["left", "right"] = "left") -> None:
+    """Names above the plot, from its left end or up to its right one."""
+    drawn = axes.legend(
+        loc="lower left" if side == "left" else "lower right",
+        bbox_to_anchor=(0 if side == "left" else 1, 1.0),
+        ncols=min(entries, 3),
+        frameon=False,
+        labelcolor=svg.INK,
+        borderaxespad=0,
+        handletextpad=0.5,
+        columnspacing=1.4,
+    )
+    for text in drawn.get_texts():
+        text.set_parse_math(False)
+
+
+def short_name(text: str, longest: int = 16) -> str:
+    """A name that fits beside a row; the table below the plot has all of it."""
+    text = visible(text)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def told_number(value: float | None) -> str:
+    return "no value" if value is None else significant(value)
+
+
+def number(value: float | None, missing: float = float("nan")) -> float:
+    return missing if value is None else float(value)
+
 
 MARKERS = ("o", "s", "^", "D", "v")
+
 DASHES = ("-", "--", "-.", ":", "-")
 
 
@@ -184,3 +252,102 @@ def _hollow() -> dict:
 def _round_axis(axes: Axes) -> None:
     axes.set_xlabel("round", color=svg.MUTED)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+
+
+NAMED_RECORDS = 40  # with more records than this, ids no longer fit beside their rows
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One record's value before and after; None where it could not be measured."""
+
+    id: str
+    before: float | None
+    after: float | None
+
+
+def by_record(name: str, metric: str, pairs: Sequence[Pair], level: Level | None) -> Markup:
+    """Each record before and after, the best remembered first."""
+    draw = _named_records if len(pairs) <= NAMED_RECORDS else _many_records
+    figure = draw(metric, pairs, level)
+    known = [p.after for p in pairs if p.after is not None]
+    above = sum(v > level.value for v in known) if level else 0
+    limit = f" {above} of {len(known)} are above the {level.label} afterwards." if level else ""
+    told = f"{measure(metric).label} of {len(pairs)} records before and after.{limit}"
+    return svg.inline(figure, name, f"{told} The table by record holds the numbers.")
+
+
+def _named_records(metric: str, pairs: Sequence[Pair], level: Level | None) -> Figure:
+    """One row per record, its id at the left, what is most remembered afterwards on top."""
+    pairs = sorted(pairs, key=lambda p: (-number(p.after, -1), -number(p.before, -1), p.id))
+    figure, axes = svg.canvas(0.75 + 0.21 * len(pairs))
+    rows = range(len(pairs))
+    for row, pair in zip(rows, pairs, strict=True):
+        axes.plot([number(pair.before), number(pair.after)], [row, row], color=svg.GRID, lw=2.5)
+    _dots(axes, [p.before for p in pairs], rows, "target", 6)
+    _dots(axes, [p.after for p in pairs], rows, "unlearned", 6)
+    axes.set_yticks(rows, [short_name(p.id) for p in pairs], parse_math=False, color=svg.INK)
+    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
+    value_axis(axes.xaxis, metric)
+    axes.set_xlim(-0.02 * axes.get_xlim()[1], None)
+    if level:
+        axes.axvline(level.value, color=svg.LIMIT, linestyle=(0, (4, 3)), linewidth=1.4)
+    legend(axes, 2)
+    return figure
+
+
+def _many_records(metric: str, pairs: Sequence[Pair], level: Level | None) -> Figure:
+    """One dot per record and model, sorted by what was; the few that stand out are named."""
+    pairs = sorted(pairs, key=lambda p: (-number(p.before, -1), -number(p.after, -1), p.id))
+    figure, axes = svg.canvas(3.0)
+    columns = range(1, len(pairs) + 1)
+    dot = 5 if len(pairs) <= 100 else 3.2
+    _dots(axes, columns, [p.before for p in pairs], "target", dot)
+    _dots(axes, columns, [p.after for p in pairs], "unlearned", dot)
+    value_axis(axes.yaxis, metric)
+    axes.set_ylim(-0.03 * axes.get_ylim()[1], None)
+    axes.set_xlabel("records, sorted by what was before", color=svg.MUTED)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if level:
+        axes.axhline(level.value, color=svg.LIMIT, linestyle=(0, (4, 3)), linewidth=1.4)
+        _name_remembered(axes, pairs, level)
+    legend(axes, 2)
+    return figure
+
+
+def _name_remembered(axes: Axes, pairs: Sequence[Pair], level: Level) -> None:
+    """Ids beside up to three records, those furthest above the limit."""
+    above = [(p.after, x) for x, p in enumerate(pairs, 1) if p.after and p.after > level.value]
+    row_height = 0.07 * axes.get_ylim()[1]
+    named: list[float] = []
+    for after, x in sorted(above, reverse=True)[:3]:
+        if any(abs(after - other) < row_height for other in named):
+            continue  # two names on one line cannot be read; the table has both
+        named.append(after)
+        left = x > len(pairs) / 2
+        axes.annotate(
+            short_name(pairs[x - 1].id),
+            (x, after),
+            (-5 if left else 5, 0),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="center",
+            color=svg.INK,
+            gid=f"halo-{x}",
+            parse_math=False,
+            zorder=5,
+        )
+
+
+def _dots(axes: Axes, x: Sequence, y: Sequence, model: str, diameter: float) -> None:
+    axes.plot(
+        [number(v) for v in x],
+        [number(v) for v in y],
+        linestyle="none",
+        markersize=diameter,
+        markeredgewidth=1.3,
+        label={"target": "before", "unlearned": "after"}[model],
+        **MODEL_STYLES[model],
+    )

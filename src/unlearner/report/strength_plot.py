@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from unlearner.report import svg
-from unlearner.report.axes import legend, number, value_axis
 from unlearner.report.measures import measure
+from unlearner.report.plots import legend, number, value_axis
 from unlearner.report.writing import NO_VALUE, show, significant
 
 # Colour is never the only sign: each line has a dash and a marker of its own.
@@ -19,8 +19,10 @@ LINES: dict[str, dict[str, Any]] = {
     "ma": {"color": svg.AFTER, "linestyle": "-", "marker": "o"},
     "el_10": {"color": svg.TERMS[0], "linestyle": "-.", "marker": "s"},
 }
+
 # Perplexities that differ by more are drawn on a logarithmic scale.
 WIDE = 3.0
+
 # Limits whose words would touch.
 CLOSE = 0.1
 

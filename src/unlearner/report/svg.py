@@ -20,14 +20,23 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 INK = "#010100"
+
 MUTED = "#010200"
+
 GRID = "#010300"
+
 PAPER = "#010400"
+
 BEFORE = "#020100"
+
 AFTER = "#020200"
+
 RETRAINED = "#020300"
+
 LIMIT = "#020400"
+
 TERMS = ("#030100", "#030200", "#030300", "#030400", "#030500")
+
 CLASSES = ("#040100", "#040200", "#040300", "#040400", "#040500", "#040600", "#040700")
 
 ROLES = {
@@ -42,7 +51,9 @@ ROLES = {
     **{term: f"var(--term-{i})" for i, term in enumerate(TERMS, 1)},
     **{color: f"var(--class-{i})" for i, color in enumerate(CLASSES, 1)},
 }
+
 WIDTH = 4.5  # inches: on a telephone one point is then about one CSS pixel
+
 FONT_SIZE = 9.0  # points
 
 _STYLE: dict[Any, Any] = {

@@ -9,7 +9,9 @@ from datetime import datetime
 from unlearner.report.measures import Measure, measure
 
 NO_VALUE = "no value"
+
 SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit
+
 # Control, format, unassigned, surrogate, line and paragraph separators.
 HIDDEN_CATEGORIES = {"Cc", "Cf", "Cn", "Cs", "Zl", "Zp"}
 

@@ -1,1 +1,0 @@
-"""Encoders with a classification head: the line from labelled records to a verdict."""

@@ -1,0 +1,456 @@
+"""The command line. Everything heavy is imported inside the commands: `--help` must be quick."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unlearner import __version__
+from unlearner.errors import Interrupted, UserError, printable
+from unlearner.settings import SEARCH_TRIALS, apply_settings, check_names, read_yaml
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MET, WRONG_INPUT, NOT_MET, FAILED, INTERRUPTED = 0, 2, 3, 1, 130
+
+SETTING = re.compile(r"[a-z_]+(\.[a-z_0-9]+){0,2}=")
+
+LISTED = ("methods", "metrics", "attacks", "datasets")
+
+RECORDS = "Records: a file, or hf:owner/name[:config][:split]."
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="MODEL [SECTION.KEY=VALUE]...",
+        show_default=False,
+        help="A local folder or hub id, then settings.",
+    ),
+]
+
+Config = Annotated[Path | None, typer.Option("--config", help="A run file, such as DIR/run.yaml.")]
+
+Output = Annotated[Path, typer.Option("--output", help="Folder for the results; must be empty.")]
+
+Map = Annotated[str, typer.Option("--map", help="Rename columns: question=prompt,answer=response.")]
+
+Test = Annotated[str, typer.Option("--test", help="Unseen records for the report alone.")]
+
+ForgetClass = Annotated[
+    str, typer.Option(help="A label to be lost, instead of --forget; its records are in --retain.")
+]
+
+DropDuplicates = Annotated[
+    bool, typer.Option("--drop-duplicates", help="Leave copies of forget records out of the rest.")
+]
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the unfinished run in --output.")
+]
+
+
+def main() -> None:
+    """Run a command; every way it can end has its exit status and, when it fails, one line."""
+    # A job that is told to stop cleans up as at Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an id may hold what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit status of a command line."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(arguments, prog_name="unlearner", standalone_mode=False)
+    except UserError as error:
+        return _fail(str(error), WRONG_INPUT)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Interrupted as stop:
+        return _fail(str(stop), INTERRUPTED)
+    except Exception as error:  # the last line of defence: no traceback
+        if hasattr(error, "format_message"):  # a usage error of the command-line library
+            return _fail(_usage(error), WRONG_INPUT)
+        if type(error).__name__ == "Abort":
+            return _fail("interrupted; nothing was written", INTERRUPTED)
+        if os.environ.get("UNLEARNER_TRACEBACK"):
+            raise
+        return _fail(f"{type(error).__name__}: {error}", FAILED)
+    if status == INTERRUPTED:  # the command-line library may have caught the interrupt itself
+        return _fail("interrupted; nothing was written", INTERRUPTED)
+    return status if isinstance(status, int) else MET
+
+
+def _usage(error: Any) -> str:
+    message = error.format_message() or "no command given"
+    place = error.ctx.command_path if error.ctx else "unlearner"
+    return f"{message.rstrip('.')}; see {place} --help"
+
+
+def _fail(message: str, status: int) -> int:
+    # Of several processes that read the same wrong input one says so.
+    if status == FAILED or os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"unlearner: {printable(message)}\n")
+    return status
+
+
+def _split(arguments: list[str] | None) -> tuple[str, list[str]]:
+    """The model and the settings: what has the form section.key=value is a setting."""
+    given = list(arguments or [])
+    model = "" if not given or SETTING.match(given[0]) else given.pop(0)
+    stray = [argument for argument in given if not SETTING.match(argument)]
+    if stray:
+        raise UserError(f"{stray[0]!r} is neither an option nor a setting section.key=value")
+    return model, given
+
+
+def _columns(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",") if pair]
+    wrong = [name for name, equals, ours in pairs if not (equals and name.strip() and ours.strip())]
+    if wrong:
+        raise UserError(f"--map {text!r}: write theirs=ours, for example question=prompt")
+    return {name.strip(): ours.strip() for name, _, ours in pairs}
+
+
+def _sections(arguments: list[str] | None, config: Path | None, **options: Any) -> dict[str, Any]:
+    """Sections from the run file, the options and the settings, the later over the earlier.
+
+    Options are named section__key; those not given are left out.
+    """
+    model, settings = _split(arguments)
+    sections = read_yaml(config) if config else {}
+    sections = apply_settings(sections, [])
+    for name, value in {"model__name": model, **options}.items():
+        section, _, key = name.partition("__")
+        if value:
+            sections.setdefault(section, {})[key] = value
+    return apply_settings(sections, settings)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"unlearner {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+    ] = False,
+) -> None:
+    """Make a language model forget given records, and measure honestly whether it did."""
+
+
+@app.command()
+def forget(
+    arguments: Arguments = None,
+    output: Output = ...,  # type: ignore[assignment]
+    forget: Annotated[str, typer.Option(help=RECORDS)] = "",
+    retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
+    pool: Annotated[str, typer.Option(help="Text to learn meanwhile; default: --retain.")] = "",
+    holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
+    test: Test = "",
+    forget_class: ForgetClass = "",
+    retrained: Annotated[str, typer.Option(help="A classifier trained without --forget.")] = "",
+    method: Annotated[str, typer.Option(help="See `unlearner list methods`.")] = "",
+    search: Annotated[
+        bool, typer.Option("--search", help="Try settings of the method; take the best.")
+    ] = False,
+    config: Config = None,
+    columns: Map = "",
+    drop_duplicates: DropDuplicates = False,
+    request_id: Annotated[str, typer.Option(help="Name of the request in the report.")] = "",
+    force: Annotated[bool, typer.Option(help="Run though nothing is memorised.")] = False,
+    show_text: Annotated[
+        bool, typer.Option(help="Also write before-after-PRIVATE.txt, with the records' text.")
+    ] = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> int:
+    """Make a model forget records; write the unlearned model and a report."""
+    sections = _sections(
+        arguments,
+        config,
+        data__forget=forget,
+        data__retain=retain,
+        data__pool=pool,
+        data__holdout=holdout,
+        data__columns=_columns(columns),
+        data__request_id=request_id,
+        data__test=test,
+        data__forget_class=forget_class,
+        data__drop_duplicates=drop_duplicates,
+        model__retrained=retrained,
+        method__name=method,
+    )
+    if search:
+        sections.setdefault("search", {}).setdefault("trials", SEARCH_TRIALS)
+    from unlearner.cli.commands import run_forget
+
+    return run_forget(
+        sections, output, force=force, show_text=show_text, resume=resume, quiet=quiet
+    )
+
+
+@app.command()
+def check(
+    arguments: Arguments = None,
+    forget: Annotated[str, typer.Option(help=RECORDS)] = "",
+    retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
+    pool: Annotated[str, typer.Option(help="Text to learn meanwhile.")] = "",
+    holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
+    test: Test = "",
+    forget_class: ForgetClass = "",
+    config: Config = None,
+    columns: Map = "",
+    drop_duplicates: DropDuplicates = False,
+) -> int:
+    """Tell whether records are memorised, where copies are, and what a run would take."""
+    sections = _sections(
+        arguments,
+        config,
+        data__forget=forget,
+        data__retain=retain,
+        data__pool=pool,
+        data__holdout=holdout,
+        data__columns=_columns(columns),
+        data__test=test,
+        data__forget_class=forget_class,
+        data__drop_duplicates=drop_duplicates,
+    )
+    from unlearner.cli.commands import run_check
+
+    return run_check(sections)
+
+
+@app.command()
+def evaluate(
+    arguments: Arguments = None,
+    output: Output = ...,  # type: ignore[assignment]
+    forget: Annotated[str, typer.Option(help=RECORDS)] = "",
+    target: Annotated[str, typer.Option(help="The model before unlearning.")] = "",
+    retrained: Annotated[str, typer.Option(help="A model trained without the records.")] = "",
+    retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
+    holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
+    test: Test = "",
+    forget_class: ForgetClass = "",
+    config: Config = None,
+    columns: Map = "",
+    drop_duplicates: DropDuplicates = False,
+    request_id: Annotated[str, typer.Option(help="Name of the request in the report.")] = "",
+    quiet: Quiet = False,
+) -> int:
+    """Measure a model on records it was to forget; write a report."""
+    sections = _sections(
+        arguments,
+        config,
+        data__forget=forget,
+        data__retain=retain,
+        data__holdout=holdout,
+        data__columns=_columns(columns),
+        data__request_id=request_id,
+        data__test=test,
+        data__forget_class=forget_class,
+        data__drop_duplicates=drop_duplicates,
+    )
+    from unlearner.cli.commands import run_evaluate
+
+    return run_evaluate(sections, output, target=target, retrained=retrained, quiet=quiet)
+
+
+@app.command()
+def compare(
+    arguments: Arguments = None,
+    output: Output = ...,  # type: ignore[assignment]
+    methods: Annotated[str, typer.Option(help="Such as icu,npo, or all.")] = "",
+    forget: Annotated[str, typer.Option(help=RECORDS)] = "",
+    retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
+    pool: Annotated[str, typer.Option(help="Text to learn meanwhile; default: --retain.")] = "",
+    holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
+    retrained: Annotated[str, typer.Option(help="A model trained without --forget.")] = "",
+    seeds: Annotated[int, typer.Option(help="Runs of each method.")] = 1,
+    search: Annotated[
+        bool, typer.Option("--search/--no-search", help="Find each method's best settings first.")
+    ] = True,
+    jobs: Annotated[int, typer.Option(min=1, help="Methods at a time, a process each.")] = 1,
+    config: Config = None,
+    columns: Map = "",
+    keep_models: Annotated[bool, typer.Option(help="Leave the models in the folder.")] = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> int:
+    """Run several methods on the same request, each at its best settings; compare them.
+
+    Settings method.key=value hold for every method that has the key, NAME.key=value for one.
+    """
+    sections = _sections(
+        arguments,
+        config,
+        data__forget=forget,
+        data__retain=retain,
+        data__pool=pool,
+        data__holdout=holdout,
+        data__columns=_columns(columns),
+    )
+    if search:
+        sections.setdefault("search", {}).setdefault("trials", SEARCH_TRIALS)
+    else:
+        sections.setdefault("search", {})["trials"] = 0
+    from unlearner.cli.commands import run_compare
+
+    return run_compare(
+        sections,
+        methods,
+        output,
+        seeds=seeds,
+        retrained=retrained,
+        jobs=jobs,
+        resume=resume,
+        keep_models=keep_models,
+        quiet=quiet,
+    )
+
+
+@app.command()
+def finetune(
+    arguments: Arguments = None,
+    output: Output = ...,  # type: ignore[assignment]
+    records: Annotated[str, typer.Option(help=RECORDS)] = "",
+    until: Annotated[str, typer.Option(help="Stop at a goal, for example 'ma>=0.99'.")] = "",
+    columns: Map = "",
+    labels_of: Annotated[
+        str, typer.Option(help="A classifier whose labels a new head gets; else the records'.")
+    ] = "",
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> int:
+    """Train a model on records: a target model, or a retrained one without the forget set.
+
+    Settings may leave out the section: epochs=50 learning_rate=1e-4 seed=1.
+    """
+    model, settings = _split(arguments)
+    from unlearner.cli.commands import run_finetune
+
+    return run_finetune(
+        model,
+        records,
+        output,
+        settings=settings,
+        columns=_columns(columns),
+        until=until,
+        labels=labels_of,
+        resume=resume,
+        quiet=quiet,
+    )
+
+
+@app.command("run")
+def run_file(
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="RUN.yaml [SETTING]...")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Default: run.output, or runs/NAME.")
+    ] = None,
+    quiet: Quiet = False,
+) -> int:
+    """Run one run file, such as a benchmark row; what is finished is not made again."""
+    path, settings = _split(arguments)
+    if not path:
+        raise UserError("run needs a run file; see benchmarks/ for examples")
+    from unlearner.cli.commands import run_run
+
+    return run_run(Path(path), settings, output, quiet=quiet)
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="Folder with a report.json.")]) -> int:
+    """Write report.html and report.md again from report.json."""
+    from unlearner.report import rewrite
+
+    rewrite(run_dir)
+    print(run_dir / "report.html")
+    return MET
+
+
+@app.command()
+def strength(
+    run_dir: Annotated[Path, typer.Argument(help="Folder that `unlearner forget` has written.")],
+    points: Annotated[int, typer.Option(min=2, help="Shares looked at, from 0 to 1.")] = 9,
+    quiet: Quiet = False,
+) -> int:
+    """Tell how much of a run's change can be had under the utility floor; add it to the report."""
+    from unlearner.cli.commands import run_strength
+
+    return run_strength(run_dir, points=points, quiet=quiet)
+
+
+@app.command()
+def push(
+    run_dir: Annotated[Path, typer.Argument(help="Folder that `unlearner forget` has written.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the hub.")],
+    private: Annotated[
+        bool, typer.Option("--private/--public", help="Who can see it; for a new repository.")
+    ] = True,
+    with_report: Annotated[
+        bool, typer.Option("--with-report", help="Also the report, which names the records' ids.")
+    ] = False,
+    even_if_not_met: Annotated[
+        bool, typer.Option("--even-if-not-met", help="Push though the verdict is not met.")
+    ] = False,
+) -> int:
+    """Push the unlearned model, with its model card, to the Hugging Face hub."""
+    from unlearner.pipeline.hub import push
+
+    url = push(
+        run_dir,
+        repository,
+        private=private,
+        with_report=with_report,
+        even_if_not_met=even_if_not_met,
+    )
+    print(url)
+    return MET
+
+
+@app.command("list")
+def list_names(what: Annotated[str, typer.Argument(help=", ".join(LISTED))]) -> int:
+    """List what can be used by name."""
+    from unlearner.cli.terminal import lines
+
+    check_names([what], LISTED, what="list", where="unlearner list")
+    print("\n".join(lines(what)))
+    return MET
+
+
+@app.command()
+def demo(
+    story: Annotated[str, typer.Argument(help="icu or deepcut")] = "icu",
+    output: Annotated[Path | None, typer.Option("--output", help="Default: demo-NAME.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all random draws.")] = 0,
+) -> int:
+    """The whole story on generated data: train, receive a request, forget, report. No network."""
+    check_names([story], ["icu", "deepcut"], what="demo", where="unlearner demo")
+    output = output or Path(f"demo-{story}")
+    if story == "icu":
+        from unlearner.cli.demo import run_demo
+
+        return run_demo(output, seed=seed)
+    from unlearner.cli.demo_classifier import run_classifier_demo
+
+    return run_classifier_demo(output, seed=seed)

@@ -1,0 +1,903 @@
+"""What the commands do, between the command line and the pipeline: folders, words, exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from unlearner import processes, provenance
+from unlearner.cli.terminal import RunProgress, print_check, print_verdict
+from unlearner.config import RunConfig
+from unlearner.data.labelled import Labelling, tokenize_labelled
+from unlearner.data.labels import label_names
+from unlearner.data.loading import classifier_family, read_records
+from unlearner.data.record import Record, RecordSet, digest_records
+from unlearner.datasets.base import named_sets
+from unlearner.errors import Interrupted, UserError, printable
+from unlearner.families.base import assessor_for, line_for
+from unlearner.families.causal_lm import ROLES, Prepared, prepare
+from unlearner.models import sharding
+from unlearner.models.loading import (
+    FAMILIES,
+    Loaded,
+    family_named,
+    family_of,
+    limit_threads,
+    load_causal_lm,
+    load_classifier,
+    load_with_new_head,
+    read_model_config,
+    save,
+)
+from unlearner.output import CHECKPOINTS, check_output, staged
+from unlearner.pipeline import pipeline
+from unlearner.pipeline.baseline import NEEDS, study
+from unlearner.pipeline.benchmark_row import BENCHMARK, write_benchmark
+from unlearner.pipeline.compare import (
+    INPUTS_FILE,
+    PLAN_FILE,
+    RETRAINED_FILE,
+    SKIPPED_FILE,
+    Plan,
+    check_plan,
+    gather,
+    make_plan,
+    run_all,
+)
+from unlearner.pipeline.outcome import NothingToUnlearn, Outcome
+from unlearner.pipeline.pipeline import read_config, settings_of, tracked_sections, write_outcome
+from unlearner.pipeline.run_file import RunFile, read_run_file
+from unlearner.pipeline.strength import Point, largest_keeping, strength_path
+from unlearner.provenance import digest_model, read_key, set_seeds
+from unlearner.report import read_report, write_report
+from unlearner.report.compare import not_run, short_headings, short_rows, write_comparison
+from unlearner.report.private_text import write_texts
+from unlearner.report.writing import NO_VALUE, SPACE, show, significant
+from unlearner.settings import (
+    DataSettings,
+    TrainingSettings,
+    apply_settings,
+    build,
+    check_names,
+    read_yaml,
+)
+from unlearner.training.classifier_finetune import (
+    RECIPE_FILE,
+    ClassifierFinetuneSettings,
+    finetune_classifier,
+)
+from unlearner.training.data import UnlearningData
+from unlearner.training.finetune import FinetuneResult, FinetuneSettings, Until, finetune
+from unlearner.training.log import Log, quieten
+from unlearner.training.resume import Resumable, resuming
+from unlearner.training.tracking import Listener, check_trackers, tracked
+from unlearner.training.trainer import Trainer, resolve_device
+
+MET, NOT_MET = 0, 3
+
+__all__ = ["run_check", "run_evaluate", "run_finetune", "run_forget", "write_outcome"]
+
+
+def run_forget(
+    sections: Mapping[str, Any],
+    output: Path,
+    *,
+    force: bool,
+    show_text: bool,
+    resume: bool = False,
+    quiet: bool,
+) -> int:
+    """`unlearner forget`: 0 when the verdict is met or there is nothing to unlearn, else 3."""
+    processes.begin()
+    quieten()
+    check_output(output, resume=resume)
+    resumable = Resumable(output, resume)
+    config, family = read_config(settings_of(resumable, sections))
+    sharding.check_family(family)
+    line = line_for(family)
+    if show_text and family != FAMILIES[0]:
+        raise UserError("--show-text: for causal language models; a classifier writes no text")
+    # A classifier is looked at every few steps; how many looks that will be is not known.
+    num_rounds = config.method.max_epochs if family == FAMILIES[0] else None
+    progress = RunProgress(quiet=quiet, num_rounds=num_rounds)
+    check_trackers(config.training.trackers)
+    prepared = line.start(config, needs=line.FORGET_NEEDS)
+    limit_threads(prepared.loaded.model)
+
+    def unlearn(work: Path, listen: Listener) -> Outcome:
+        log = Log(work / "log.jsonl", listen)
+        return line.forget(
+            config, prepared, work, force=force, log=log, say=progress.say, resumable=resumable
+        )
+
+    try:
+        outcome = _write_run(config, output, unlearn, progress, show_text=show_text, resume=resume)
+    except NothingToUnlearn as answer:
+        progress.stop()
+        if processes.is_main():
+            print_check(answer.result)
+        progress.say("no run was made and nothing was written; --force runs anyway")
+        return MET
+    finally:
+        progress.stop()
+    if processes.is_main():
+        print_verdict(outcome.report, output)
+    return MET if outcome.verdict.status == "met" else NOT_MET
+
+
+def _write_run(
+    config: RunConfig,
+    output: Path,
+    unlearn: Callable[[Path, Listener], Outcome],
+    progress: RunProgress,
+    *,
+    show_text: bool,
+    resume: bool,
+) -> Outcome:
+    """Everything that a run leaves, in its folder."""
+    with staged(output, resume=resume) as work:
+        main = processes.is_main()
+        with tracked(
+            progress.line, config.training, tracked_sections(config), work, main=main
+        ) as listen:
+            outcome = unlearn(work, listen)
+        if main:
+            write_outcome(outcome, config, work)
+        if (work / "adapter").exists():
+            progress.say(
+                f"{output / 'adapter'}: keep it to yourselves; who has it and the model can undo "
+                "the unlearning"
+            )
+        if main and show_text:
+            path = work / "before-after-PRIVATE.txt"
+            write_texts(path, outcome.before["forget"], outcome.after["forget"])
+    return outcome
+
+
+def run_check(sections: Mapping[str, Any]) -> int:
+    """`unlearner check`: prints what it found; writes nothing."""
+    processes.begin()
+    quieten()
+    config, family = read_config(sections)
+    line = line_for(family)
+    prepared = line.start(config)
+    limit_threads(prepared.loaded.model.to(resolve_device(config.training)))
+    found = line.check(config, prepared)
+    if processes.is_main():
+        print_check(found)
+    return MET
+
+
+def run_evaluate(
+    sections: Mapping[str, Any], output: Path, *, target: str, retrained: str, quiet: bool
+) -> int:
+    """`unlearner evaluate`: 0 when the verdict is met, else 3."""
+    processes.begin()
+    quieten()
+    check_output(output)
+    config, family = read_config(sections)
+    line, assessor = line_for(family), assessor_for(family)
+    progress = RunProgress(quiet=quiet, num_rounds=1)
+    prepared = line.start(config, needs=assessor.EVALUATE_NEEDS)
+    limit_threads(prepared.loaded.model.to(resolve_device(config.training)))
+    with staged(output) as work:
+        verdict, report = assessor.evaluate(
+            config, prepared, target=target, retrained=retrained, say=progress.say
+        )
+        if processes.is_main():
+            write_report(report, work)
+            (work / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    if processes.is_main():
+        print_verdict(report, output)
+    return MET if verdict.status == "met" else NOT_MET
+
+
+REACHED, NOT_REACHED = 0, 3
+
+SET_NAMES = (
+    "request_id",
+    "name",
+    "folder",
+    "options",
+    "forget",
+    "retain",
+    "pool",
+    "holdout",
+    "test",
+    "forget_class",
+    "drop_duplicates",
+)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is to be learned, and how."""
+
+    records: str
+    learning: FinetuneSettings
+    training: TrainingSettings
+    data: DataSettings
+    goal: Until | None
+
+
+def run_finetune(  # noqa: PLR0913, PLR0915 - what the command line has to say
+    model: str,
+    records: str,
+    output: Path,
+    *,
+    settings: list[str],
+    columns: dict[str, str],
+    until: str,
+    labels: str,
+    resume: bool = False,
+    quiet: bool,
+) -> int:
+    """`unlearner finetune`: 0, or 3 when the goal of --until was not reached."""
+    processes.begin()
+    quieten()
+    check_output(output, resume=resume)
+    resumable = Resumable(output, resume)
+    asked = {
+        "model": model,
+        "records": records,
+        "settings": settings,
+        "columns": columns,
+        "until": until,
+        "labels": labels,
+    }
+    before = resumable.begun("finetune").get("asked", {})
+    asked = {name: value or before.get(name, value) for name, value in asked.items()}
+    model, records, settings, columns, until, labels = asked.values()
+    goal = Until.parse(until) if until else None
+    if not model or not records:
+        _settings(settings, columns, FinetuneSettings)
+        raise UserError("finetune needs a MODEL and --records FILE")
+    family = family_of(read_model_config(model, {}))
+    sharding.check_family(family)
+    kind = FinetuneSettings if family == FAMILIES[0] else ClassifierFinetuneSettings
+    lesson = Lesson(records, *_settings(settings, columns, kind), goal)
+    set_seeds(lesson.training.seed)  # a new head is drawn at random
+    progress = RunProgress(quiet=quiet, num_rounds=lesson.learning.epochs)
+    try:
+        with (
+            staged(output, resume=resume) as work,
+            tracked(
+                progress.line,
+                lesson.training,
+                _lesson_sections(lesson),
+                work,
+                main=processes.is_main(),
+            ) as listen,
+        ):
+            teach = _teach_text if family == FAMILIES[0] else _teach_classifier
+            started = time.perf_counter()
+            course = Course(asked, resumable, progress, listen)
+            result, loaded, count, trainer = teach(model, family, lesson, labels, course)
+            seconds = time.perf_counter() - started + trainer.seconds_before
+            save(trainer.finish(result.model), loaded.tokenizer, work)
+            if processes.is_main():
+                write_recipe(work, model, lesson, seconds)
+    finally:
+        progress.stop()
+    progress.say(f"trained {result.epochs} epochs on {count} records; the model is in {output}")
+    if goal is not None and not result.reached:
+        progress.say(f"the goal {until} was not reached: {goal.metric} is {result.value:.4f}")
+        return NOT_REACHED
+    return REACHED
+
+
+Taught = tuple[FinetuneResult, Loaded, int, Trainer]
+
+
+def _lesson_sections(lesson: Lesson) -> dict[str, dict[str, Any]]:
+    """The sections that trackers get: nothing of the records."""
+    return {"finetune": lesson.learning.model_dump(), "training": lesson.training.model_dump()}
+
+
+@dataclass(frozen=True)
+class Course:
+    """What surrounds a lesson: the command as given, its checkpoints, and who hears of it."""
+
+    asked: dict[str, Any]
+    resumable: Resumable
+    progress: RunProgress
+    listen: Listener
+
+    def resuming(
+        self, trainer: Trainer, loaded: Loaded, records: RecordSet
+    ) -> AbstractContextManager[None]:
+        """Let the training in the block be cut off, and go on where it was."""
+        run = {
+            "command": "finetune",
+            "asked": self.asked,
+            "model": digest_model(loaded.model),
+            "records": digest_records(records.records, read_key()),
+            "processes": processes.count(),
+        }
+        return resuming(trainer, self.resumable, run, self.progress.say)
+
+
+def _teach_text(model: str, family: str, lesson: Lesson, labels: str, course: Course) -> Taught:
+    """Teach a causal language model texts."""
+    if labels:
+        raise UserError("--labels-of: for classifiers; MODEL is a causal language model")
+    given = read_records(lesson.records, name="records", columns=lesson.data.columns)
+    loaded = load_causal_lm(model)
+    limit_threads(loaded.model)
+    some = prepare(loaded, {"records": given}, lesson.data)["records"]
+    trainer = Trainer(lesson.training, Log(None, course.listen))
+    goal = _for_family(lesson.goal, family)
+    with course.resuming(trainer, loaded, given):
+        result = finetune(loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal)
+    return result, loaded, len(some), trainer
+
+
+def _teach_classifier(
+    model: str, family: str, lesson: Lesson, labels: str, course: Course
+) -> Taught:
+    """Teach a classifier, or an encoder with a new head, labelled records."""
+    if lesson.training.lora_rank:
+        raise UserError(
+            "training.lora_rank: a classifier's new head has to be trained itself; leave it out"
+        )
+    columns = lesson.data.columns
+    has_head = family in FAMILIES
+    known = load_classifier(model) if has_head else None
+    if known is None:
+        like = load_classifier(labels) if labels else None
+        family = like.family if like else classifier_family(lesson.records, columns)
+        names = like.labels if like else None
+    else:
+        if labels:
+            raise UserError(f"--labels-of: {model} has labels of its own; leave the option out")
+        names = known.labels
+    given = read_records(
+        lesson.records, name="records", columns=columns, family=family, labels=names
+    )
+    names = names or label_names(given, family)
+    loaded = known or load_with_new_head(model, family, names)
+    limit_threads(loaded.model)
+    labelling = Labelling(names, max(8, min(lesson.data.max_length, loaded.context)), family)
+    some = tokenize_labelled(given, loaded.tokenizer, labelling)
+    trainer = Trainer(lesson.training, Log(None, course.listen))
+    goal = _for_family(lesson.goal, family)
+    with course.resuming(trainer, loaded, given):
+        result = finetune_classifier(loaded.model, some, names, lesson.learning, trainer, goal)
+    return result, loaded, len(some), trainer
+
+
+def _for_family(goal: Until | None, family: str) -> Until | None:
+    """The goal, if models of the family can have it.
+
+    Raises:
+        UserError: The metric is one of the other family.
+    """
+    if goal is not None and family not in goal.families:
+        raise UserError(f"--until: {goal.metric} is not measured on a model for {family}")
+    return goal
+
+
+def _settings(
+    settings: list[str], columns: dict[str, str], learning: type[FinetuneSettings]
+) -> tuple[FinetuneSettings, TrainingSettings, DataSettings]:
+    """Settings with or without their section: keys of learning, training and data are distinct."""
+    kinds: dict[str, type[BaseModel]] = {
+        "finetune": learning,
+        "training": TrainingSettings,
+        "data": DataSettings,
+    }
+    full = []
+    for setting in settings:
+        key = setting.partition("=")[0]
+        if "." not in key:
+            keys = {
+                name: section
+                for section, kind in kinds.items()
+                for name in kind.model_fields
+                if name not in SET_NAMES
+            }
+            check_names([key], list(keys), what="key", where="finetune")
+            setting = f"{keys[key]}.{setting}"
+        full.append(setting)
+    sections: Mapping[str, Any] = apply_settings({"data": {"columns": columns}}, full)
+    check_names(sections, list(kinds), what="section", where="finetune")
+    training = build(TrainingSettings, sections.get("training", {}), where="training")
+    check_trackers(training.trackers)
+    return (
+        build(learning, sections.get("finetune", {}), where="finetune"),
+        training,
+        build(DataSettings, sections.get("data", {}), where="data"),
+    )
+
+
+def write_recipe(work: Path, model: str, lesson: Lesson, seconds: float) -> None:
+    """How the model was made: a retrained model has to be made in the same way."""
+    recipe = {
+        "model": model,
+        "finetune": lesson.learning.model_dump(),
+        "training": lesson.training.model_dump(),
+        "data": lesson.data.model_dump(exclude={*SET_NAMES}),
+        "seconds": round(seconds, 3),
+    }
+    (work / RECIPE_FILE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+
+
+ROW = "row.yaml"  # in the output folder: what its contents were made from
+
+# Of the `data` and `training` sections, what a target shares with the run.
+SHARED_DATA = ("template", "chat", "scope", "max_length", "append_eos")
+
+SHARED_TRAINING = ("seed", "device", "precision")
+
+
+def run_run(path: Path, settings: Sequence[str], output: Path | None, *, quiet: bool) -> int:
+    """`unlearner run`: 0, or 3 when the verdict is not met or a figure is not as expected."""
+    processes.begin()
+    quieten()
+    if processes.count() > 1:
+        raise UserError("unlearner run: is for one process; start it without accelerate")
+    file = read_run_file(path, settings)
+    output = output or Path(file.run.output or f"runs/{file.name}")
+    _check_folder(output, file)
+    models = _make_models(file, output, quiet=quiet)
+    if file.run.command == "finetune":
+        return MET
+    sections = _with_models(file, models)
+    run = output / "run"
+    try:
+        status = MET if _is_finished(run) else _start(file, sections, models, run, quiet=quiet)
+    finally:
+        if run.exists():
+            _remember(output, file)
+    if not (run / "report.json").exists():
+        return status  # a comparison, or nothing was memorised, and that was said
+    if not (output / BENCHMARK).exists():
+        write_benchmark(output, file.name, file.data, models, file.expected)
+    return _conclude(output, file, quiet=quiet)
+
+
+def _is_finished(run: Path) -> bool:
+    return (run / "report.json").exists() or (run / "compare.json").exists()
+
+
+def _with_models(file: RunFile, models: Mapping[str, Path]) -> dict[str, Any]:
+    """The run's sections with the models that the row has made."""
+    if not models:
+        return file.sections
+    chosen = {"name": str(models["target"])}
+    if "retrained" in models and file.family != FAMILIES[0]:
+        chosen["retrained"] = str(models["retrained"])
+    return file.sections | {"model": {**file.sections.get("model", {}), **chosen}}
+
+
+def _start(
+    file: RunFile,
+    sections: Mapping[str, Any],
+    models: Mapping[str, Path],
+    run: Path,
+    *,
+    quiet: bool,
+) -> int:
+    """Begin the run, or go on with it."""
+    if file.run.command == "compare":
+        pass
+
+        return run_compare(
+            sections,
+            file.run.methods,
+            run,
+            seeds=file.run.seeds,
+            retrained=str(models.get("retrained", "")),
+            jobs=file.run.jobs,
+            resume=run.exists(),
+            keep_models=False,
+            quiet=quiet,
+        )
+    resume = (run / CHECKPOINTS).exists()
+    return run_forget(sections, run, force=False, show_text=False, resume=resume, quiet=quiet)
+
+
+def _conclude(output: Path, file: RunFile, *, quiet: bool) -> int:
+    """Say how the row came out."""
+    row = json.loads((output / BENCHMARK).read_text(encoding="utf-8"))
+    say = RunProgress(quiet=quiet, num_rounds=0).say
+    say(f"{file.name}: verdict {row['verdict']}; {output / BENCHMARK}")
+    expected = row["expected"]
+    if expected:
+        within = "as expected" if expected["within"] else "NOT as expected"
+        say(
+            f"{expected['metric']} {expected['set']}: {expected['measured']:.4g}, {within} "
+            f"({expected['value']:.4g} ± {expected['tolerance']:.4g}; {expected['source']})"
+        )
+    met = row["verdict"] == "met" and (not expected or expected["within"])
+    return MET if met else NOT_MET
+
+
+def _check_folder(output: Path, file: RunFile) -> None:
+    """Refuse a folder with anything but an earlier start of the same run.
+
+    Raises:
+        UserError: It holds something else.
+    """
+    begun = output / ROW
+    if not begun.is_file():
+        check_output(output)
+    elif yaml.safe_load(begun.read_text(encoding="utf-8")) != yaml.safe_load(file.text):
+        raise UserError(
+            f"--output {output}: holds a run of other settings ({begun}); give another folder or "
+            "remove it"
+        )
+
+
+def _remember(output: Path, file: RunFile) -> None:
+    """Once something is finished, what it was made from."""
+    (output / ROW).write_text(file.text, encoding="utf-8")
+
+
+def _make_models(file: RunFile, output: Path, *, quiet: bool) -> dict[str, Path]:
+    """The target and the retrained model by role, trained where they are not there yet."""
+    if file.target is None:
+        return {}
+    folders = {"target": output / "target"}
+    if file.target.retrained:
+        folders["retrained"] = output / "retrained"
+    missing = [role for role, folder in folders.items() if not folder.exists()]
+    sets = named_sets(file.data, file.family) if missing else {}
+    for role in missing:
+        learned = ("forget", "retain") if role == "target" else ("retain",)
+        records = [record for name in learned if name in sets for record in sets[name]]
+        like = str(folders["target"]) if role == "retrained" else ""
+        _finetune(file, records, folders[role], like=like, quiet=quiet)
+        _remember(output, file)
+    return folders
+
+
+def _finetune(
+    file: RunFile, records: Sequence[Record], folder: Path, *, like: str, quiet: bool
+) -> None:
+    """Train the pretrained model on records, with the run's own layout and precision.
+
+    Args:
+        like: The target, whose labels a retrained classifier gets.
+    """
+    assert file.target is not None
+    shared = {
+        f"{section}.{key}": file.sections[section][key]
+        for section, keys in (("data", SHARED_DATA), ("training", SHARED_TRAINING))
+        for key in keys
+        if key in file.sections.get(section, {})
+    }
+    # One that is cut off begins anew: its checkpoints would name a file of records that is gone.
+    shared["training.checkpoint_every"] = "never"
+    settings = [
+        f"{key}={json.dumps(value)}" for key, value in {**shared, **file.target.finetune}.items()
+    ]
+    has_new_head = family_named(file.target.pretrained) != file.family
+    with tempfile.TemporaryDirectory() as place:  # the records' text stays nowhere
+        path = Path(place) / "records.jsonl"
+        path.write_text("".join(map(_line, records)), encoding="utf-8")
+        run_finetune(
+            file.target.pretrained,
+            str(path),
+            folder,
+            settings=settings,
+            columns={},
+            until=file.target.until,
+            labels=like if has_new_head else "",
+            quiet=quiet,
+        )
+
+
+def _line(record: Record) -> str:
+    return json.dumps({key: value for key, value in asdict(record).items() if value}) + "\n"
+
+
+def run_compare(  # noqa: PLR0913 - the command's options
+    sections: Mapping[str, Any],
+    methods: str,
+    output: Path,
+    *,
+    seeds: int,
+    retrained: str,
+    jobs: int,
+    resume: bool,
+    keep_models: bool,
+    quiet: bool,
+) -> int:
+    """`unlearner compare`: 0 once every method has been run, whatever it reached.
+
+    Raises:
+        UserError: The input cannot be used, or several processes were launched for one run.
+    """
+    processes.begin()
+    if processes.count() > 1:
+        raise UserError(
+            "compare: not for processes that share a run; leave `accelerate launch` out"
+            " and give --jobs"
+        )
+    quieten()
+    plan = make_plan(sections, methods, seeds, retrained=retrained, keep_models=keep_models)
+    check_plan(plan)
+    progress = RunProgress(quiet=quiet, num_rounds=None)
+    with _opened(plan, output, resume=resume):
+        run_all(plan, output, jobs=jobs, say=progress.say)
+        comparison = gather(plan, output)
+    write_comparison(comparison, output)
+    _print_table(comparison, output)
+    return MET
+
+
+@contextmanager
+def _opened(plan: Plan, output: Path, *, resume: bool) -> Iterator[None]:
+    """The folder, open for as long as the block runs; gone where nothing in it was finished.
+
+    Raises:
+        UserError: It holds something else, or cannot be made.
+        Interrupted: The user wants to stop; what is finished is kept.
+    """
+    made = [path for path in (output, *output.parents) if not path.exists()]
+    _open_folder(plan, output, resume=resume)
+    try:
+        yield
+    except BaseException as error:
+        if not _is_begun(output):
+            _remove(output, made)
+        elif isinstance(error, KeyboardInterrupt):
+            raise Interrupted(
+                f"interrupted; what is finished is kept in {output}: give the same command with "
+                "--resume"
+            ) from None
+        raise
+
+
+def _is_begun(output: Path) -> bool:
+    """Whether a trial, a run or the retrained model's figures are there."""
+    finished = (path for path in output.glob("runs/*/*") if not path.name.startswith("."))
+    return (output / RETRAINED_FILE).exists() or any(path.name != SKIPPED_FILE for path in finished)
+
+
+def _remove(output: Path, made: Sequence[Path]) -> None:
+    for name in (PLAN_FILE, INPUTS_FILE):
+        (output / name).unlink(missing_ok=True)
+    shutil.rmtree(output / "runs", ignore_errors=True)
+    for path in made:
+        with suppress(OSError):  # not empty: another's
+            path.rmdir()
+
+
+def _open_folder(plan: Plan, output: Path, *, resume: bool) -> None:
+    """Make the folder, or go on in one of the same comparison.
+
+    Raises:
+        UserError: It holds something else, or cannot be made.
+    """
+    path = output / PLAN_FILE
+    if resume:
+        if not path.is_file():
+            raise UserError(f"--resume: {output} holds no comparison; leave --resume out")
+        if path.read_text(encoding="utf-8") != plan.to_yaml():
+            raise UserError(
+                f"--resume: the comparison in {output} began with other settings (see {path}); "
+                "give the same, or another folder; methods may be added"
+            )
+        return
+    if output.is_dir() and path.is_file():
+        raise UserError(
+            f"--output {output}: holds a comparison; go on with --resume, or give another folder"
+        )
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output}: is not an empty folder; give another one")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        path.write_text(plan.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be made ({error}); give another folder") from (
+            None
+        )
+
+
+def _print_table(comparison: Mapping[str, Any], output: Path) -> None:
+    console = Console(highlight=False, emoji=False, markup=False, soft_wrap=not os.isatty(1))
+    table = Table(*short_headings())
+    for row in short_rows(comparison):
+        table.add_row(*row)
+    console.print(table, soft_wrap=False)
+    for line in not_run(comparison):
+        console.print(line)
+    console.print(f"comparison: {output / 'compare.html'}")
+
+
+HUB = "hf:"
+
+
+def run_strength(run_dir: Path, *, points: int, quiet: bool) -> int:
+    """`unlearner strength`: 0 once the report has the points, whatever they are.
+
+    Args:
+        points: Shares of the path that are looked at, evenly spaced, its two ends among them.
+
+    Raises:
+        UserError: It is not the folder of a finished run of `unlearner forget` on a causal language
+            model, or what the run began with is no longer there or no longer the same.
+    """
+    processes.begin()
+    quieten()
+    progress = RunProgress(quiet=quiet, num_rounds=None)
+    report = read_finished(run_dir)
+    config = _config(run_dir, report)
+    progress.say("loading the target model and the unlearned one")
+    prepared = pipeline.start(config, needs=NEEDS)
+    unlearned = load_causal_lm(str(run_dir / "model"))
+    check_same(run_dir, report, prepared, unlearned)
+    data, found = _look(config, prepared, unlearned, evenly_spaced(points), progress.say)
+    best = largest_keeping(found, data.utility_floor)
+    if processes.is_main():
+        report["strength"] = {
+            "points": [point.to_json() for point in found],
+            "at_the_floor": None if best is None else best.to_json(),
+        }
+        write_report(report, run_dir)
+        _print(report["strength"], data, run_dir)
+    return MET
+
+
+def evenly_spaced(points: int) -> list[float]:
+    """So many shares from 0 to 1, both among them."""
+    return [number / (points - 1) for number in range(points)]
+
+
+def read_finished(run_dir: Path) -> dict[str, Any]:
+    """The report of a run whose target and unlearned model can be mixed.
+
+    Raises:
+        UserError: It is no folder of such a run, or its model was removed.
+    """
+    report = read_report(run_dir)
+    command, family = report["command"], report["model"]["family"]
+    if command != "forget":
+        raise UserError(
+            f"{run_dir}: is a folder of `unlearner {command}`, which changed no model; give one of "
+            "`unlearner forget`"
+        )
+    if family != FAMILIES[0]:
+        raise UserError(
+            f"{run_dir}: its model is for {family}; strength is for causal language models"
+        )
+    if not (run_dir / "model").is_dir():
+        raise UserError(
+            f"{run_dir / 'model'}: no such folder; the unlearned model is needed, so repeat the "
+            f"run with `unlearner forget --config {run_dir / 'run.yaml'} --output DIR`"
+        )
+    if not os.access(run_dir, os.W_OK):
+        raise UserError(f"{run_dir}: cannot be written, and the report is there; copy the folder")
+    return report
+
+
+def _config(run_dir: Path, report: Mapping[str, Any]) -> RunConfig:
+    """The configuration of the run, all of whose local paths are still there."""
+    file = run_dir / "run.yaml"
+    sections = read_yaml(file)
+    model, data = sections.get("model", {}), sections.get("data", {})
+    if not model.get("name") or not (data.get("forget") or data.get("name")):
+        raise UserError(
+            f"{file}: the run was given its model or its records from Python, so they cannot be "
+            "read again; strength needs a run whose model and records are files or hub ids"
+        )
+    paths = {f"data.{role}": str(data.get(role, "")) for role in ROLES}
+    paths |= {"data.folder": str(data.get("folder", ""))}
+    if "hub_id" not in report["model"]:
+        paths |= {"model.name": str(model["name"])}
+    for name, place in paths.items():
+        if place and not place.startswith(HUB) and not Path(place).expanduser().exists():
+            raise UserError(
+                f"{file}: {name} {place}: no longer there; restore it, or run the command in the "
+                "folder that the run was started in"
+            )
+    return read_config(sections)[0]
+
+
+def check_same(
+    run_dir: Path, report: Mapping[str, Any], prepared: Prepared, unlearned: Loaded
+) -> None:
+    """Refuse models and records that are not those of the report.
+
+    Raises:
+        UserError: The target, the unlearned model or a set was changed since the run.
+    """
+    told, name = report["model"], prepared.loaded.name
+    if provenance.digest_model(prepared.loaded.model) != told["digest_target"]:
+        raise UserError(
+            f"{name}: is not the model that the run in {run_dir} began with, its weights were "
+            "changed since; restore them, or make a new run"
+        )
+    if provenance.digest_model(unlearned.model) != told["digest_unlearned"]:
+        raise UserError(
+            f"{run_dir / 'model'}: is not the model that was measured, its weights were changed "
+            "since; make a new run"
+        )
+    shapes = [
+        {name: some.shape for name, some in one.model.state_dict().items()}
+        for one in (prepared.loaded, unlearned)
+    ]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"{run_dir / 'model'}: is of another shape than {name}, so there is nothing between "
+            "them"
+        )
+    key = provenance.read_key()
+    for role, some in prepared.sets.items():
+        before = report["data"].get(role, {}).get("digest")
+        if before not in (None, digest_records(some.records, key)):
+            raise UserError(
+                f"data.{role} {some.source}: its records are not those of the run in {run_dir}; "
+                "restore them, or set UNLEARNER_KEY_FILE if the run had another key of digests"
+            )
+
+
+def _look(
+    config: RunConfig,
+    prepared: Prepared,
+    unlearned: Loaded,
+    shares: Sequence[float],
+    say: Callable[[str], None],
+) -> tuple[UnlearningData, list[Point]]:
+    """What the level and the floor are, and the points of the path."""
+    model = prepared.loaded.model.to(resolve_device(config.training))
+    limit_threads(model)
+    say("measuring the target model")
+    # Whether it still knows the records was decided by the run.
+    data = study(config, prepared, lambda _: None, force=True).data
+    say(f"looking at {len(shares)} models between the target and the unlearned one")
+    before = {name: some.detach().clone() for name, some in model.state_dict().items()}
+    return data, strength_path(model, before, unlearned.model.state_dict(), data, shares)
+
+
+def _print(strength: Mapping[str, Any], data: UnlearningData, run_dir: Path) -> None:
+    console = Console(highlight=False, emoji=False, markup=False, soft_wrap=not sys.stdout.isatty())
+    table = Table("share", "MA", "EL_10", "ES", "perplexity ×", "suppressed", "under the floor")
+    for point in strength["points"]:
+        ratio = point["kept_ratio"]
+        under = ratio is not None and ratio <= data.utility_floor
+        table.add_row(
+            _percent(point["share"]),
+            *(show(name, point[name]) for name in ("ma", "el_10", "es")),
+            NO_VALUE if ratio is None else significant(ratio),
+            "yes" if point["suppressed"] else "no",
+            "yes" if under else "no",
+        )
+    console.print(table, soft_wrap=False)
+    level, floor = data.level, data.utility_floor
+    console.print(
+        f"level of unseen text: MA {show('ma', level.ma)}, EL_10 {show('el_10', level.el_10)}; "
+        f"floor: perplexity of kept text at most {floor:g} times the target model's"
+    )
+    console.print(f"largest share under the floor: {_best(strength['at_the_floor'])}")
+    console.print(f"report: {printable(str(run_dir / 'report.html'))}")
+
+
+def _best(best: Mapping[str, Any] | None) -> str:
+    if best is None or best["share"] == 0:
+        return "none of those looked at but the target model itself"
+    state = "suppressed" if best["suppressed"] else "not suppressed"
+    return (
+        f"{_percent(best['share'])} (MA {show('ma', best['ma'])}, perplexity times "
+        f"{significant(best['kept_ratio'])}, {state})"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}{SPACE}%"

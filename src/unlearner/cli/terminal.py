@@ -1,0 +1,224 @@
+"""Results in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from unlearner import processes, registry
+from unlearner.errors import printable
+from unlearner.evaluation.intervals import Value
+from unlearner.families.causal_lm import CheckResult
+from unlearner.families.classifier import CheckResult as ClassifierCheckResult
+from unlearner.training.memory import Plan, in_words, size
+
+COLOURS = {
+    "met": "green",
+    "not met": "red",
+    "not measured": "yellow",
+    "not informative": "yellow",
+}
+
+SHOWN = {
+    "causal-lm": ("ma", "el_10", "es", "perplexity"),
+    "sequence-classification": ("accuracy", "f1_macro", "loss", "mia_loss_auc"),
+    "token-classification": ("accuracy", "f1_entity", "loss", "mia_loss_auc"),
+}
+
+MANY = 10
+
+
+def print_check(result: CheckResult | ClassifierCheckResult) -> None:
+    """What the model knows, where copies are, what a run would take."""
+    console = _console()
+    shown = SHOWN[result.family]
+    table = Table("set", "records", *shown)
+    for role, values in result.values.items():
+        cells = [_cell(values.get(name)) for name in shown]
+        table.add_row(role, str(values[shown[0]].records), *cells)
+    console.print(table, soft_wrap=False)
+    for role, found in result.duplicates.items():
+        exact = sum(one.exact for one in found)
+        console.print(
+            f"copies of forget records in {role}: {exact} exact, {len(found) - exact} near"
+        )
+        ids = result.ids(role, found)
+        shown = ", ".join(f"{ours} ~ {theirs}" for ours, theirs in ids[:MANY])
+        if ids:
+            console.print("  " + _inert(shown) + (" ..." if len(ids) > MANY else ""))
+    _print_plan(console, result.plan)
+    console.print(_inert(result.summary()))
+
+
+def _print_plan(console: Console, plan: Plan) -> None:
+    """The parts of a run's memory, those of its peak marked, and what comes to it in all."""
+    memory = plan.memory
+    table = Table("memory of a run", "at most", "at its peak")
+    for name, number in memory.parts.items():
+        if number:
+            table.add_row(name, size(number), "yes" if name in memory.in_peak else "")
+    table.add_row("expected peak", size(memory.peak_bytes), f"when {memory.phase}")
+    console.print(table, soft_wrap=False)
+    console.print(in_words(plan))
+
+
+def print_verdict(report: dict[str, Any], output: Path) -> None:
+    """The verdict with its reasons, and where the report is."""
+    console = _console()
+    verdict = report["verdict"]
+    colour = COLOURS[verdict["status"]]
+    limits = "(suppressed or not on the tests run; no test proves that a model forgot)"
+    console.print(f"verdict: [bold {colour}]{verdict['status']}[/] {limits}")
+    for claim in verdict["claims"]:
+        console.print(
+            f"  {claim['claim']}: [{COLOURS[claim['status']]}]{claim['status']}[/]. "
+            + _inert(claim["reason"])
+        )
+    for note in verdict["notes"]:
+        console.print("  " + _inert(note))
+    console.print(f"report: {_inert(str(output / 'report.html'))}")
+
+
+def _console() -> Console:
+    """Lines are broken for a person's terminal only: a program reads them whole."""
+    return Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+
+
+def _inert(text: str) -> str:
+    """Text of the user's as it stands: no colours, no links, no moves of the cursor."""
+    return escape(printable(text))
+
+
+def _cell(value: Value | None) -> str:
+    if value is None:
+        return "-"
+    if value.low != value.low:  # one subject has no interval
+        return f"{value.value:.3g}"
+    return f"{value.value:.3g} ({value.low:.3g} to {value.high:.3g})"
+
+
+class RunProgress:
+    """A bar of rounds with the loss terms and the time left; a line per round without a terminal.
+
+    Args:
+        quiet: Show nothing.
+        num_rounds: Rounds at most; None where that is not known.
+    """
+
+    def __init__(self, *, quiet: bool, num_rounds: int | None) -> None:
+        quiet = quiet or not processes.is_main()
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, emoji=False)
+        self.bar = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("at most"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.num_rounds, self.task = num_rounds, None
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._print(printable(text))
+
+    def _print(self, text: str) -> None:
+        # Broken for a person's terminal only: a program reads a line whole.
+        self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
+
+    def quiet_line(self, line: dict[str, Any]) -> None:
+        """As `line`, but nothing is left behind where there is no terminal."""
+        if self.console.is_terminal:
+            self.line(line)
+
+    def line(self, line: dict[str, Any]) -> None:
+        """A line of the run's log: a step or a round."""
+        if not self.console.is_terminal:
+            if "round" in line:
+                self._print("  " + _round_words(line))
+            return
+        if self.task is None:
+            self.bar.start()
+            self.task = self.bar.add_task("epochs", total=self.num_rounds, state="")
+        if "round" in line:
+            self.bar.update(self.task, completed=line["round"], state=_round_words(line))
+        else:
+            terms = "  ".join(f"{name} {value:.3f}" for name, value in line["loss"].items())
+            self.bar.update(self.task, description=terms)
+
+    def stop(self) -> None:
+        """Remove the bar."""
+        if self.task is not None:
+            self.bar.stop()
+            self.task = None
+
+
+def _round_words(line: dict[str, Any]) -> str:
+    if "forget_score" in line:
+        return (
+            f"step {line['steps']}: forget score {line['forget_score']:.3f}, "
+            f"unseen {line['holdout_score']:.3f}, AUC {line['mia_loss_auc']:.3f}"
+        )
+    if "active" not in line:
+        value = "" if line.get("value") is None else f", {line['value']:.4f}"
+        return f"epoch {line['round']} of {line['epochs']}{value}"
+    el_10 = "" if line.get("el_10") is None else f"EL_10 {line['el_10']:.3f}, "
+    kept = line.get("retain_perplexity")
+    tail = "" if kept is None else f", kept text's perplexity {kept:.3g}"
+    return f"epoch {line['round']}: {line['active']} active, {el_10}MA {line['ma']:.3f}{tail}"
+
+
+WIDTH = 100
+
+# Sets of language models as the user gives them.
+SETS = {
+    "retain": "retain or pool",
+    "analogous": "similar records found in retain or pool",
+}
+
+
+def lines(what: str) -> Iterator[str]:
+    """The lines of a folder's list: a name with what it is, and what follows indented below.
+
+    Args:
+        what: A folder of `catalog`: methods, metrics, attacks or datasets.
+    """
+    names = registry.names(what)
+    indent = max(map(len, names), default=0) + 2
+    for name in names:
+        told = [registry.summary(what, name)]
+        if what == "methods":
+            told.append(method_words(registry.method_facts(name)))
+        broken = [
+            line for text in told for line in wrap(text, WIDTH - indent, break_on_hyphens=False)
+        ]
+        yield f"{name:{indent}}{''.join(broken[:1])}".rstrip()
+        yield from (" " * indent + line for line in broken[1:])
+    if not names:
+        yield f"no {what} in this version"
+
+
+def method_words(facts: registry.MethodFacts) -> str:
+    """Paper, families of models and needs of a method in a line."""
+    paper = "no paper" if facts.paper == "none" else f"paper {facts.paper}"
+    if not facts.families or not facts.needs:
+        return f"{paper}; what it works on and needs is in its file"
+    texts = "causal-lm" in facts.families
+    classifiers = any(family != "causal-lm" for family in facts.families)
+    kinds = ["language models"] * texts + ["classifiers"] * classifiers
+    # Of language models unseen text gives the level of every run, which no method reads itself.
+    needs = [name for name in facts.needs if name != "holdout" or not texts]
+    told = ", ".join(needs if classifiers else [SETS.get(name, name) for name in needs])
+    also = "; for classifiers also holdout" if len(needs) < len(facts.needs) and classifiers else ""
+    anew = "; begins anew from a pretrained model" if facts.begins_anew else ""
+    return f"{paper}; for {' and '.join(kinds)}; needs {told}{also}{anew}"

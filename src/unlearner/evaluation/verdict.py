@@ -1,0 +1,116 @@
+"""Criteria fixed before the run, and what the results say of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from unlearner.evaluation.intervals import Value
+
+Results = Mapping[str, Mapping[str, Mapping[str, Value]]]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Limits of one figure: `metric` on `set` at most `at_most`, at least `at_least`, or both."""
+
+    claim: str
+    metric: str
+    set: str
+    at_most: float | None
+    source: str
+    at_least: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the report holds it, without the limit that it has not."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is within; one that is infinite or not a number never is."""
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        return math.isfinite(value) and low <= value <= high
+
+    def in_words(self, value: float) -> str:
+        """The value and its limits."""
+        if self.at_least is None:
+            limits = f"the limit {self.at_most:.4g}"
+        elif self.at_most is None:
+            limits = f"at least {self.at_least:.4g} is asked for"
+        else:
+            limits = f"the range {self.at_least:.4g} to {self.at_most:.4g}"
+        return f"{self.metric} of {self.set} is {value:.4g}, {limits}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim and whether it holds: "met", "not met", "not measured" or "not informative"."""
+
+    claim: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be said about the unlearned model.
+
+    Attributes:
+        status: "met" when every claim is met; "not met" when one is not; else "not measured".
+        records: For every forget record its id and its own status.
+        notes: Observations in words, such as over-unlearning.
+        not_measured: What this run cannot say anything about.
+    """
+
+    status: str
+    claims: tuple[Claim, ...]
+    records: tuple[dict[str, str], ...]
+    notes: tuple[str, ...]
+    not_measured: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the report holds it."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def digest_criteria(criteria: Sequence[Criterion]) -> str:
+    """SHA-256 of the criteria, to show afterwards that they are the ones fixed before."""
+    text = json.dumps([criterion.to_json() for criterion in criteria], sort_keys=True)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def overall(claims: Sequence[Claim]) -> str:
+    """The status of all claims: met if each is; one not measured, or not informative, is not."""
+    statuses = {claim.status for claim in claims}
+    if "not met" in statuses:
+        return "not met"
+    return "met" if statuses == {"met"} else "not measured"
+
+
+def judge_claim(
+    name: str, criteria: Sequence[Criterion], unlearned: Mapping[str, Mapping[str, Value]]
+) -> Claim:
+    """All criteria of a claim against the unlearned model's figures."""
+    mine = [criterion for criterion in criteria if criterion.claim == name]
+    if not mine:
+        return Claim(name, "not measured", "There was no text to measure it on.")
+    failed, missing, held = [], [], []
+    for criterion in mine:
+        value = unlearned.get(criterion.set, {}).get(criterion.metric)
+        if value is None:
+            missing.append(f"{criterion.metric} of {criterion.set}")
+            continue
+        found = held if criterion.holds(value.value) else failed
+        found.append(criterion.in_words(value.value))
+    two_sided = any(criterion.at_least is not None for criterion in mine)
+    if failed:
+        wrong = "Outside the limits" if two_sided else "Above the limit"
+        return Claim(name, "not met", f"{wrong}: {'; '.join(failed)}.")
+    if missing:
+        return Claim(name, "not measured", f"Not measured: {'; '.join(missing)}.")
+    right = "Within the limits" if two_sided else "At or below every limit"
+    return Claim(name, "met", f"{right}: {'; '.join(held)}.")

@@ -1,0 +1,248 @@
+"""Criteria for a classifier, fixed before the run, and what the results say of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unlearner.evaluation.classifier_measure import Scores, shares_right
+from unlearner.evaluation.intervals import Value, record_values
+from unlearner.evaluation.verdict import Claim, Criterion, Verdict, judge_claim, overall
+from unlearner.inference.answers import ClassAnswer
+from unlearner.metrics import loss
+from unlearner.settings import CriteriaSettings
+
+TWO_SIDED_95 = 1.96
+
+RECORD_DEVIATIONS = 4
+
+# What a set is forgotten by, and what is to be kept.
+FORGET_SCORE = {"sequence-classification": "accuracy", "token-classification": "f1_entity"}
+
+KEPT_SCORE = {"sequence-classification": "f1_macro", "token-classification": "f1_entity"}
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What is compared with: the models measured before the run.
+
+    Attributes:
+        family: Of the models.
+        num_classes: Outputs of the head.
+        removes_class: Whether a class is removed and not single records.
+        target: The target model's figures by set.
+        retrained: The retrained model's, empty where there is none.
+    """
+
+    family: str
+    num_classes: int
+    removes_class: bool
+    target: Scores
+    retrained: Scores
+
+
+def fix_criteria(yardstick: Yardstick, settings: CriteriaSettings) -> tuple[Criterion, ...]:
+    """The criteria of a run, from figures of the target and the retrained model alone."""
+    found = _of_class(yardstick) if yardstick.removes_class else _of_records(yardstick, settings)
+    score = KEPT_SCORE[yardstick.family]
+    for role in ("retain", "test" if "test" in yardstick.target else "holdout"):
+        value = yardstick.target.get(role, {}).get(score)
+        if value is not None:
+            source = f"the target model's less {settings.score_drop:g}"
+            found.append(
+                Criterion("utility", score, role, None, source, value.value - settings.score_drop)
+            )
+    return tuple(found)
+
+
+def _of_class(yardstick: Yardstick) -> list[Criterion]:
+    """The recall of a removed class at or below chance, in training and unseen records."""
+    chance = 1 / yardstick.num_classes
+    source = f"chance among {yardstick.num_classes} classes"
+    return [
+        Criterion("forgetting", "accuracy", role, chance, source)
+        for role in ("forget", "holdout_class")
+        if role in yardstick.target
+    ]
+
+
+def _of_records(yardstick: Yardstick, settings: CriteriaSettings) -> list[Criterion]:
+    """Score and membership AUC equivalent to the retrained model's, else to unseen records'."""
+    score, found = FORGET_SCORE[yardstick.family], []
+    forget = yardstick.target["forget"]
+    given = yardstick.retrained.get("forget", {}).get(score)
+    unseen = yardstick.target.get("holdout", {}).get(score)
+    level = given or unseen
+    if level is not None:
+        whose = "the retrained model's" if given else "the target model's of the holdout set"
+        noise = _half_width(level, forget[score].records if score in forget else 0)
+        margin = max(settings.score_margin, noise)
+        source = f"{whose} within {_margin(margin, settings.score_margin)}"
+        low, high = max(0.0, level.value - margin), min(1.0, level.value + margin)
+        found.append(Criterion("forgetting", score, "forget", high, source, low))
+    if "mia_loss_auc" in forget:
+        retrained = yardstick.retrained.get("forget", {}).get("mia_loss_auc")
+        # With few records the retrained model's AUC is off 0.5 by chance; 0.5 itself is no failure.
+        ends = (0.5, 0.5 if retrained is None else retrained.value)
+        unseen_records = yardstick.target["holdout"]["loss"].records
+        noise = _auc_noise(forget["mia_loss_auc"].records, unseen_records)
+        margin = max(settings.auc_margin, noise)
+        whose = "guessing" if retrained is None else "guessing to the retrained model's"
+        source = f"{whose} within {_margin(margin, settings.auc_margin)}"
+        found.append(
+            Criterion(
+                "membership",
+                "mia_loss_auc",
+                "forget",
+                max(ends) + margin,
+                source,
+                min(ends) - margin,
+            )
+        )
+    return found
+
+
+def _margin(margin: float, asked: float) -> str:
+    why = "" if margin <= asked else ", which as few records show by chance"
+    return f"{margin:.3g}{why}"
+
+
+def _half_width(level: Value, records: int) -> float:
+    """Half the 95 % interval of the difference from a set of so many records, from the level's."""
+    half = (level.high - level.low) / 2
+    if not math.isfinite(half) or not records:
+        return 0.0
+    return half * math.sqrt(1 + level.records / records)
+
+
+def _auc_noise(members: int, others: int) -> float:
+    """Half the 95 % interval of the AUC of two sets that do not differ (Mann and Whitney 1947)."""
+    return TWO_SIDED_95 * math.sqrt((members + others + 1) / (12 * members * others))
+
+
+def judge(
+    criteria: Sequence[Criterion],
+    scores: Mapping[str, Scores],
+    records: Sequence[dict[str, str]],
+    *,
+    removes_class: bool,
+) -> Verdict:
+    """The verdict on the unlearned model.
+
+    Args:
+        scores: By model: unlearned, and target and retrained where they were measured.
+        records: Id and status of every forget record, see `record_statuses`.
+    """
+    unlearned = scores["unlearned"]
+    forgetting = judge_claim("forgetting", criteria, unlearned)
+    claims = [_with_records(forgetting, records)]
+    if not removes_class:
+        claims.append(_membership(criteria, scores))
+    claims.append(judge_claim("utility", criteria, unlearned))
+    return Verdict(
+        overall(claims),
+        tuple(claims),
+        tuple(records),
+        tuple(_notes(criteria, unlearned)),
+        tuple(_not_measured(scores, removes_class=removes_class)),
+    )
+
+
+def _with_records(claim: Claim, records: Sequence[dict[str, str]]) -> Claim:
+    failed = sum(record["status"] == "not met" for record in records)
+    if not failed:
+        return claim
+    one = f"{failed} of {len(records)} records by themselves are not met; the table names them."
+    return Claim(claim.claim, claim.status, f"{claim.reason} {one}")
+
+
+def _membership(criteria: Sequence[Criterion], scores: Mapping[str, Scores]) -> Claim:
+    """Not informative where the attack did not see the records in the target model either."""
+    claim = judge_claim("membership", criteria, scores["unlearned"])
+    before = scores.get("target", {}).get("forget", {}).get("mia_loss_auc")
+    limit = next((one.at_most for one in criteria if one.claim == "membership"), None)
+    if claim.status != "met" or before is None or limit is None or before.value > limit:
+        return claim
+    reason = (
+        f"The attack does not tell the records from unseen ones in the target model either (AUC "
+        f"{before.value:.3f}), so that it says nothing about the unlearned one. {claim.reason}"
+    )
+    return Claim("membership", "not informative", reason)
+
+
+def record_statuses(
+    ids: Sequence[str],
+    unlearned: Mapping[str, list[ClassAnswer]],
+    retrained: Mapping[str, list[ClassAnswer]] | None,
+    *,
+    removes_class: bool,
+) -> list[dict[str, str]]:
+    """Whether each record is classified as if it had not been learned.
+
+    With a retrained model: no more of its labels are given than that model gives. Of a removed
+    class: its label is not given. Otherwise no single record can be told from its score, for unseen
+    records are classified right as well; a record fails if the model is surer of its label than of
+    any unseen record's, by log-odds beyond the largest and four deviations above the mean.
+    """
+    right = shares_right(unlearned["forget"])
+    if removes_class:
+        remembered = {index for index, share in right.items() if share > 0}
+    elif retrained is not None:
+        fair = shares_right(retrained["forget"])
+        remembered = {index for index, share in right.items() if share > fair[index]}
+    else:
+        sure = _log_odds(unlearned["forget"])
+        unseen = list(_log_odds(unlearned["holdout"]).values())
+        limit = max(*unseen, float(np.mean(unseen) + RECORD_DEVIATIONS * np.std(unseen)))
+        remembered = {index for index, odds in sure.items() if odds > limit}
+    return [
+        {"id": identifier, "status": "not met" if index in remembered else "met"}
+        for index, identifier in enumerate(ids)
+    ]
+
+
+def _log_odds(answers: Sequence[ClassAnswer]) -> dict[int, float]:
+    """Log p / (1 - p) of each record's label, p from its mean loss."""
+    losses = record_values(answers, loss.metric)
+    return {
+        index: -value - math.log(max(-math.expm1(-value), 1e-30)) for index, value in losses.items()
+    }
+
+
+def _notes(criteria: Sequence[Criterion], unlearned: Scores) -> list[str]:
+    """Extreme values, explained."""
+    found = []
+    for criterion in criteria:
+        value = unlearned.get(criterion.set, {}).get(criterion.metric)
+        if value is None or criterion.at_least is None or criterion.set != "forget":
+            continue
+        if value.value < criterion.at_least:
+            found.append(
+                f"over-unlearned: {criterion.metric} of the forgotten records is "
+                f"{value.value:.3f}, below {criterion.at_least:.3f}, where the range of records "
+                f"not learned begins ({criterion.source}). That marks them as treated. An earlier "
+                "stop (method.max_epochs, method.steps_per_round) or a smaller "
+                "method.learning_rate lessens it."
+            )
+    return found
+
+
+def _not_measured(scores: Mapping[str, Scores], *, removes_class: bool) -> list[str]:
+    found = ["Robustness: relearning, quantization and pruning attacks were not run."]
+    if removes_class:
+        found.append("Membership inference as a claim: of a removed class no claim rests on it.")
+    if "target" not in scores:
+        found.append(
+            "The model before unlearning: none was given, so neither a fall of the scores nor "
+            "whether the attack could tell anything at all is known."
+        )
+    if "retrained" not in scores:
+        found.append(
+            "Comparison with a model retrained without the records: none was given, so unseen "
+            "records are the yardstick, and the most that can be said is that the records are "
+            "suppressed on the tests run."
+        )
+    return found

@@ -1,0 +1,315 @@
+"""A classifier in two parts: the vectors that its head's last linear map reads, and the logits.
+
+B examples, T tokens, N labelled positions, C classes, D features.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from unlearner import functional, processes
+from unlearner.data.batches import Tensors
+from unlearner.data.labelled import Example, collate_examples
+from unlearner.errors import UserError
+from unlearner.models import sharding
+from unlearner.models.ensemble import ShardEnsemble, takes
+
+Vector = Literal["head", "first", "mean"]
+
+# What another forward pass costs beside its tokens, in tokens.
+PASS_TOKENS = 64
+
+
+class Encoded(NamedTuple):
+    """What a classifier makes of N labelled positions, in the order of the examples."""
+
+    logits: Tensor  # (N, C)
+    features: Tensor  # (N, D)
+    labels: Tensor  # (N,)
+
+
+class Classifier:
+    """Asks a sequence or token classifier for logits and features at the labelled positions.
+
+    The features are what the last linear map of the head reads: the pooler's output of BERT, the
+    dense layer's of RoBERTa, DistilBERT and ELECTRA, a word's hidden state of a tagger. Which map
+    that is differs between architectures, so one is believed only after its output was seen to be
+    the model's logits.
+
+    Args:
+        model: Any `AutoModelForSequenceClassification` or `AutoModelForTokenClassification`.
+        vector: "head" as said; "first" and "mean" take the first token's last hidden state or the
+            mean over tokens instead, for a sequence classifier.
+
+    Raises:
+        UserError: The logits are not the output of one linear map.
+    """
+
+    def __init__(self, model: Any, vector: Vector = "head") -> None:
+        self.model, self.vector = model, vector
+        self.bare = getattr(model, "module", model)  # as data-parallel training wraps it
+        self.tags = type(self.bare).__name__.endswith("ForTokenClassification")
+        self.shards: list[Classifier] = []
+        if isinstance(self.bare, ShardEnsemble):
+            self.shards = [Classifier(shard, vector) for shard in self.bare.shards]
+        else:
+            self.linear = _last_linear(self.bare)
+
+    def __call__(self, batch: Tensors) -> tuple[Tensor, Tensor]:
+        """Logits (N, C) and features (N, D) of a batch made by `collate_examples`.
+
+        An ensemble's features are those of its shards side by side.
+        """
+        if self.shards:
+            said, features = zip(*(shard(batch) for shard in self.shards), strict=True)
+            return functional.average_predictions(torch.stack(said)), torch.cat(features, -1)
+        read: list[Tensor] = []
+        hidden: list[Tensor] = []
+        hooks = [self.linear.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))]
+        if self.vector != "head":
+            body = self.bare.base_model
+            hooks.append(body.register_forward_hook(lambda _, __, out: hidden.append(out[0])))
+        try:
+            logits = self.model(**self._inputs(batch)).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if self.vector == "head" or self.tags:
+            return self._pick(logits, batch), self._pick(read[-1], batch)
+        return self._pick(logits, batch), self._pooled(hidden[-1], batch)
+
+    def encode(self, examples: Sequence[Example], views: int = 1) -> Encoded:
+        """Logits, features and labels of some examples, each `views` times, in groups of a length.
+
+        In training every view has dropout of its own. Examples of similar length go forward
+        together, so that little of the work is padding: nothing else depends on it. Of several
+        processes each encodes its share, and all get the whole.
+        """
+        repeated = [*examples] * views
+        ends = np.cumsum([0, *(len(example.labels) for example in repeated)])
+        places: list[int] = []
+        for number in range(processes.count()):
+            for group in self._groups(repeated, number):
+                places += [place for i in group for place in range(ends[i], ends[i + 1])]
+        order = torch.tensor(places, device=self.bare.device).argsort()
+        labels = np.concatenate([example.labels for example in repeated])
+        logits, features = self._encode_share(repeated)
+        return Encoded(
+            processes.gather_rows(logits)[order],
+            processes.gather_rows(features)[order],
+            torch.from_numpy(labels).to(self.bare.device),
+        )
+
+    def _groups(self, examples: Sequence[Example], process: int) -> list[list[int]]:
+        """A process's share of the examples, by index, in groups of similar length."""
+        mine = processes.share(range(len(examples)), process)
+        groups = length_groups([len(examples[index]) for index in mine]) if mine else []
+        return [[mine[place] for place in group] for group in groups]
+
+    def _encode_share(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Logits and features of this process's share, its groups one behind the other."""
+        device, padding = self.bare.device, padding_id(self.bare)
+        found = [
+            self(collate_examples([examples[i] for i in group], device, padding=padding))
+            for group in self._groups(examples, processes.rank())
+        ]
+        if not found:
+            widths = (self.bare.config.num_labels, self._num_features())
+            found = [tuple(torch.zeros(0, width, device=device) for width in widths)]
+        logits, features = (torch.cat(parts) for parts in zip(*found, strict=True))
+        if processes.count() == 1:
+            return logits, features
+        return logits.float(), features.float()  # one without a share has no lower precision
+
+    def _num_features(self) -> int:
+        if self.vector == "head" or self.tags:
+            return int(self.linear.weight.shape[1])  # type: ignore[union-attr]
+        return int(self.bare.config.get_text_config().hidden_size)
+
+    def _inputs(self, batch: Tensors) -> Tensors:
+        names = ["input_ids", "attention_mask"]
+        # Encoders take zeros where none are given; GPT-2 would add the embedding of word 0.
+        if takes(self.bare, "token_type_ids") and batch["token_type_ids"].any():
+            names.append("token_type_ids")
+        return {name: batch[name] for name in names}
+
+    def _pick(self, states: Tensor, batch: Tensors) -> Tensor:
+        """The rows of the labelled positions."""
+        if self.tags:
+            example, token = batch["positions"].unbind(-1)
+            return states[example, token]
+        if states.dim() == 2:
+            return states
+        # A decoder's head reads every token, and the last one's logits are the answer.
+        last = batch["attention_mask"].sum(-1) - 1
+        return states[torch.arange(len(last), device=last.device), last]
+
+    def _pooled(self, hidden_BTD: Tensor, batch: Tensors) -> Tensor:
+        if self.vector == "first":
+            return hidden_BTD[:, 0]
+        mask_BT1 = batch["attention_mask"][..., None].to(hidden_BTD.dtype)
+        return (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)
+
+
+def _last_linear(model: Any) -> nn.Module:
+    """The linear map whose output the logits are, found by asking about a few tokens."""
+    candidates: list[Any] = [
+        module
+        for module in model.modules()
+        if isinstance(module, (nn.Linear, BaseTunerLayer))  # the latter has an adapter beside it
+        and getattr(module, "out_features", 0) == model.config.num_labels
+    ]
+    said: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, _: Any, output: Tensor) -> None:
+        said[module] = output
+
+    hooks = [module.register_forward_hook(keep) for module in candidates]
+    trained = model.training
+    # A decoder takes the last token that is no padding for the text's end.
+    tokens = [token for token in range(5, 10) if token != padding_id(model)]
+    try:
+        with torch.no_grad():
+            probe = torch.tensor([tokens], device=model.device) % model.config.vocab_size
+            logits = model.eval()(input_ids=probe, attention_mask=torch.ones_like(probe)).logits
+    finally:
+        model.train(trained)
+        for hook in hooks:
+            hook.remove()
+    for module, output in reversed(said.items()):
+        same = output if output.shape == logits.shape else output[:, -1]
+        # Damaged weights give NaN, which is told where the answers are looked at.
+        near = {"rtol": 1e-4, "atol": 1e-5, "equal_nan": True}
+        if same.shape == logits.shape and torch.allclose(same, logits, **near):
+            return module
+    raise UserError(
+        f"MODEL: the logits of {type(model).__name__} are not the output of one linear map, whose "
+        "input the features would be; use an architecture with a linear classification head"
+    )
+
+
+def length_groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices in groups of similar length: split as long as that saves more than a pass costs."""
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    return _split(order, lengths)
+
+
+def _split(order: list[int], lengths: Sequence[int]) -> list[list[int]]:
+    longest = lengths[order[-1]]
+    saved = [cut * (longest - lengths[order[cut - 1]]) for cut in range(1, len(order))]
+    if not saved or max(saved) <= PASS_TOKENS:
+        return [order]
+    cut = saved.index(max(saved)) + 1
+    return [*_split(order[:cut], lengths), *_split(order[cut:], lengths)]
+
+
+def padding_id(model: Any) -> int:
+    """The token that fills up a batch; some models find a text's end by it."""
+    padding = model.config.get_text_config().pad_token_id
+    return 0 if padding is None else int(padding)
+
+
+# Logits that are alive at a time where no gradient is wanted. Below 32 MiB the C library uses the
+# same pages again; above it every part would be given new ones.
+LOGITS_BYTES = 24 << 20
+
+# Of each model that is alive, what `output_head` has found.
+_KNOWN_HEADS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+class OutputHead(nn.Module):
+    """The map from last hidden states to logits, apart from the model's body.
+
+    Logits are then computed at the positions that are needed and no others, and the target model's
+    distribution can be kept as hidden states: N x D numbers instead of N x V.
+    """
+
+    def __init__(self, linear: nn.Module, scale: float, softcap: float | None) -> None:
+        super().__init__()
+        self.linear, self.scale, self.softcap = linear, scale, softcap
+
+    @property
+    def is_linear(self) -> bool:
+        """The logits are the linear map's own output, which its backward does not read."""
+        return self.scale == 1.0 and self.softcap is None
+
+    @property
+    def num_tokens(self) -> int:
+        """Logits of one position."""
+        return int(self.linear.weight.shape[0])  # type: ignore[union-attr]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        logits = self.linear(hidden)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def frozen(self) -> OutputHead:
+        """The same map, which training neither changes nor divides: a copy if it would."""
+        trained = any(parameter.requires_grad for parameter in self.parameters())
+        if not trained and not sharding.wanted():
+            return self  # as where adapters are trained
+        return copy.deepcopy(self).requires_grad_(False)
+
+
+def output_head(model: Any) -> OutputHead | None:
+    """The model's output head, or None where its logits are not reproduced by one.
+
+    What stands between the linear map and the logits differs between architectures, so the head is
+    believed only after it has given the model's own logits on a few tokens.
+    """
+    linear = model.get_output_embeddings()
+    if linear is None:
+        return None
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None)  # Cohere multiplies, Granite divides
+    scale = scale if isinstance(scale, float) else 1 / (getattr(config, "logits_scaling", 1) or 1)
+    head = OutputHead(linear, float(scale), getattr(config, "final_logit_softcapping", None))
+    probe = torch.arange(1, 9, device=sharding.device_of(model))[None] % config.vocab_size
+
+    def apart() -> Tensor | None:
+        hidden = model.base_model(input_ids=probe, use_cache=False)[0]
+        try:
+            return head(hidden)
+        except RuntimeError:  # the hidden states have another width than the head takes
+            return None
+
+    with torch.no_grad():
+        found = sharding.inside(model, apart)
+        logits = model(input_ids=probe, use_cache=False).logits
+    if found is None:
+        return None
+    same = found.shape == logits.shape and torch.allclose(found, logits, rtol=1e-4, atol=1e-5)
+    return head if same else None
+
+
+def known_head(model: Any) -> OutputHead | None:
+    """`output_head`, looked for once for each model: a loss asks for it at every step."""
+    if model not in _KNOWN_HEADS:
+        _KNOWN_HEADS[model] = output_head(model)
+    return _KNOWN_HEADS[model]
+
+
+def logits_in_parts(states_RD: Tensor, head: OutputHead | None) -> Iterator[Tensor]:
+    """The logits of a few rows at a time, in order; the states are the logits without a head."""
+    if head is None:
+        yield states_RD
+        return
+    for states in states_RD.split(max(1, LOGITS_BYTES // (4 * head.num_tokens))):
+        yield head(states)
+
+
+def argmax(logits: Tensor) -> Tensor:
+    """The index of the largest entry along the last axis, the first of several."""
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:
+        # torch 2.13 takes 11 times as long as numpy for 50,257 entries
+        return torch.from_numpy(logits.detach().numpy().argmax(-1))
+    return logits.argmax(-1)

@@ -1,0 +1,556 @@
+"""Several methods on the same request: each searched for its best settings, run for each seed.
+
+Everything that is finished lies in a file of its own, so that a comparison that was cut off goes
+on where it stopped. The target model is measured once in each process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import yaml
+
+from unlearner import provenance, registry
+from unlearner.config import RunConfig
+from unlearner.data.record import digest_records
+from unlearner.errors import UserError
+from unlearner.evaluation.comparison import (
+    SCHEMA,
+    cost_over_seeds,
+    front,
+    is_met,
+    over_seeds,
+    place,
+)
+from unlearner.evaluation.measure import ask_sets, score_sets
+from unlearner.families.causal_lm import Prepared
+from unlearner.methods.base import load_method
+from unlearner.models.loading import FAMILIES, limit_threads
+from unlearner.output import staged
+from unlearner.pipeline import pipeline
+from unlearner.pipeline.assess import load_like
+from unlearner.pipeline.baseline import Study, study, with_analogous
+from unlearner.pipeline.pipeline import write_outcome
+from unlearner.pipeline.search import Searched, put_back, search
+from unlearner.pipeline.strength import largest_keeping, strength_path
+from unlearner.settings import SECTIONS, TrainingSettings, build
+from unlearner.training.checkpoints import TrainingError
+from unlearner.training.log import Log, quieten
+from unlearner.training.memory import announce
+from unlearner.training.trainer import Trainer
+
+Say = Callable[[str], None]
+
+# Shares of the path from the target to the unlearned model at which it is looked at.
+SHARES = (0.25, 0.5, 0.75, 0.875, 1.0)
+
+PLAN_FILE, INPUTS_FILE = "compare.yaml", "inputs.json"
+
+# The second stands in place of a method's seeds: why there are none.
+STRENGTH_FILE, SKIPPED_FILE = "strength.json", "not-run.json"
+
+# What is done beside the methods, and its result.
+RETRAINED, RETRAINED_FILE = "(retrained)", "retrained.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be compared.
+
+    Attributes:
+        sections: The sections of a run file; those of "method" hold for each method that has them.
+        own: Further fields of single methods, by their names.
+        methods: Names of methods.
+        seeds: Seeds of the runs of each; the search has the first.
+        retrained: A model trained without the forget set, by name: the yardstick.
+        keep_models: Leave the unlearned models in the runs' folders.
+    """
+
+    sections: Mapping[str, Any]
+    own: Mapping[str, Mapping[str, Any]]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    retrained: str = ""
+    keep_models: bool = False
+
+    def config(self, method: str) -> RunConfig:
+        """The configuration of a method's first run.
+
+        Raises:
+            UserError: There is no such method, or a field of one is wrong.
+        """
+        kind = load_method(method)
+        shared = self.sections.get("method", {})
+        fields = {name: value for name, value in shared.items() if name in kind.model_fields}
+        fields |= self.own.get(method, {})
+        sections = {**self.sections, "method": {"name": method, **fields}}
+        config = RunConfig.from_sections(sections)
+        config = replace(config, method=config.method.for_family(FAMILIES[0]))
+        training = config.training.model_copy(update={"seed": self.seeds[0]})
+        return replace(config, training=training)
+
+    def to_yaml(self) -> str:
+        """What must be the same when a comparison goes on."""
+        told = {
+            "sections": dict(self.sections),
+            "own": dict(self.own),
+            "seeds": list(self.seeds),
+            "retrained": self.retrained,
+        }
+        return yaml.safe_dump(json.loads(json.dumps(told)), sort_keys=True)
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse what is wrong with any method before anything is read.
+
+    Raises:
+        UserError: A method does not exist, is for classifiers, or a field is wrong.
+    """
+    fields = {name for method in plan.methods for name in load_method(method).model_fields}
+    for name in plan.sections.get("method", {}):
+        if name not in fields:
+            raise UserError(
+                f"method.{name}: no method of this comparison has it; leave it out, or write "
+                "NAME.key=value for one of them"
+            )
+    for name in plan.own:
+        if name not in plan.methods:
+            raise UserError(
+                f"{name}: neither a section nor a method of this comparison; its methods: "
+                + ", ".join(plan.methods)
+            )
+    for method in plan.methods:
+        if FAMILIES[0] not in plan.config(method).method.families:
+            raise UserError(f"--methods: {method} is not for causal language models")
+
+
+def run_all(plan: Plan, folder: Path, *, jobs: int, say: Say) -> None:
+    """Every method that is not finished, in `jobs` processes.
+
+    Raises:
+        UserError: The records or the model cannot be used.
+    """
+    left = [method for method in plan.methods if not is_finished(plan, folder, method)]
+    if plan.retrained and not (folder / RETRAINED_FILE).exists():
+        left.insert(0, RETRAINED)
+    if jobs <= 1 or len(left) <= 1:
+        if left:
+            Work(plan, folder, say).run(left)
+        return
+    context = get_context("spawn")  # a forked process cannot use an accelerator
+    waiting, told = context.Queue(), context.Queue()
+    for method in left:
+        waiting.put(method)
+    workers = [
+        context.Process(target=_serve, args=(plan, folder, waiting, told), daemon=True)
+        for _ in range(min(jobs, len(left)))
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        _listen(workers, told, say)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _listen(workers: list[Any], told: Any, say: Say) -> None:
+    """Say what the workers say until each has ended; what stops one stops all."""
+    working = len(workers)
+    while working:
+        try:
+            kind, text = told.get(timeout=5.0)
+        except Empty:
+            dead = [worker for worker in workers if worker.exitcode not in (None, 0)]
+            if dead:
+                raise RuntimeError(
+                    f"a worker ended with status {dead[0].exitcode}; there may not be memory for "
+                    "so many --jobs; what is finished is kept, go on with --resume"
+                ) from None
+            continue
+        if kind == "wrong":
+            raise UserError(text)
+        if kind == "failed":
+            raise RuntimeError(text)
+        working -= kind == "ended"
+        if kind == "said":
+            say(text)
+
+
+def _serve(plan: Plan, folder: Path, waiting: Any, told: Any) -> None:
+    """A worker process: methods one after the other, until none is left."""
+    quieten()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process ends them
+    try:
+        work = Work(plan, folder, lambda text: told.put(("said", text)))
+        while True:
+            work.run([waiting.get(timeout=1.0)])
+    except Empty:
+        told.put(("ended", ""))
+    except UserError as error:
+        told.put(("wrong", str(error)))
+    except Exception as error:  # noqa: BLE001 - raised again in the main process
+        if os.environ.get("UNLEARNER_TRACEBACK"):
+            traceback.print_exc()
+        told.put(("failed", f"{type(error).__name__}: {error}"))
+
+
+class Work:
+    """The methods' runs in one process, which has measured the target model.
+
+    Raises:
+        UserError: The records or the model cannot be used, or a run of the first method will not
+            fit into memory.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, say: Say) -> None:
+        self.plan, self.folder, self.say = plan, folder, say
+        config = plan.config(plan.methods[0])
+        self.prepared: Prepared = pipeline.start(
+            replace(config, method=_indifferent()), needs=pipeline.FORGET_NEEDS
+        )
+        if "retain" not in self.prepared.sets:
+            raise UserError(
+                "--retain: none given; damage is compared on the same text for all methods, so "
+                "give the records to keep"
+            )
+        self.model = self.prepared.loaded.model
+        limit_threads(self.model)
+        self.model.to(Trainer(config.training, Log(None)).device)
+        self.say("measuring the target model")
+        fits = partial(announce, config=config, say=_silent, checkpoints=False)
+        self.base = study(config, self.prepared, fits, force=True)
+        self._check_inputs()
+        self.before = {
+            name: some.detach().clone() for name, some in self.model.state_dict().items()
+        }
+
+    def _check_inputs(self) -> None:
+        """Refuse to go on with another model or other records than the comparison began with.
+
+        Raises:
+            UserError: They are not the same.
+        """
+        key, path = provenance.read_key(), self.folder / INPUTS_FILE
+        digests = {
+            role: digest_records(some.records, key) for role, some in self.prepared.sets.items()
+        }
+        inputs = {"model": self.base.digest, "records": digests}
+        if not path.exists():
+            _write_json(path, inputs)
+            return
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        if begun == inputs:
+            return
+        roles = [
+            role
+            for role in sorted({*digests, *begun["records"]})
+            if digests.get(role) != begun["records"].get(role)
+        ]
+        differ = [f"the records of {role}" for role in roles]
+        if begun["model"] != inputs["model"]:
+            differ.insert(0, "the model")
+        raise UserError(
+            f"--resume: since the comparison in {self.folder} began, {' and '.join(differ)} changed"
+            f" (or the key of the digests, {provenance.key_path()}); give another folder"
+        )
+
+    def run(self, methods: Iterable[str]) -> None:
+        """Search and run each method; one that cannot work here is noted as such."""
+        for method in methods:
+            if method == RETRAINED:
+                self._measure_retrained()
+                continue
+            config = self.plan.config(method)
+            try:
+                config.method.check_sets(self.prepared.sets)
+                self._run(config)
+            except UserError as error:  # it cannot work on these records, or on this model
+                self._skip(method, error)
+
+    def _skip(self, method: str, error: Exception) -> None:
+        self.say(f"{method}: not run: {error}")
+        _write_json(method_folder(self.folder, method) / SKIPPED_FILE, str(error))
+
+    def _measure_retrained(self) -> None:
+        """The figures of a model that was trained without the forget set."""
+        self.say("measuring the retrained model")
+        config = self.plan.config(self.plan.methods[0])
+        one = load_like(self.plan.retrained, "retrained", self.prepared.loaded)
+        base = self.base
+        answers = ask_sets(
+            one.model, one.tokenizer, base.sets, config.evaluation, base.distributions
+        )
+        scores = score_sets(answers, base.sets, config.evaluation, seed=config.training.seed)
+        _write_json(
+            self.folder / RETRAINED_FILE,
+            {
+                role: {name: value.to_json() for name, value in sorted(values.items())}
+                for role, values in scores.items()
+            },
+        )
+
+    def _run(self, config: RunConfig) -> None:
+        name = config.method.name
+        say = lambda text: self.say(f"{name}: {text.strip()}")  # noqa: E731
+        target = with_analogous(config, self.prepared, self.base)
+        target = replace(target, data=replace(target.data, quick_looks=True))
+        own = method_folder(self.folder, name)
+        own.mkdir(parents=True, exist_ok=True)
+        searched = None
+        if config.search.trials and not config.method.begins_anew:
+            past = own / "search.jsonl"
+            searched = search(config, self.prepared.loaded, target.data, past, say)
+            config = replace(config, method=searched.method)
+        for seed in self.plan.seeds:
+            training = config.training.model_copy(update={"seed": seed})
+            place = own / f"seed-{seed}"
+            if place.exists() or diverged_file(own, seed).exists():
+                continue
+            try:
+                self._run_seed(replace(config, training=training), target, place, searched, say)
+            except TrainingError as error:  # the other seeds go on
+                say(f"seed {seed}: no model: {error}")
+                _write_json(diverged_file(own, seed), str(error))
+
+    def _run_seed(
+        self,
+        config: RunConfig,
+        target: Study,
+        place: Path,
+        searched: Searched | None,
+        say: Say,
+    ) -> None:
+        provenance.set_seeds(config.training.seed)
+        provenance.forget_peak(self.model.device)
+        with staged(place) as work:
+            trainer = Trainer(config.training, Log(work / "log.jsonl"))
+            unlearn = partial(config.method.unlearn, self.model, target.data, trainer)
+            try:
+                outcome = pipeline.carry_out(
+                    config,
+                    self.prepared,
+                    target,
+                    trainer,
+                    work,
+                    unlearn=unlearn,
+                    say=_silent,
+                    notes=searched.notes() if searched else (),
+                )
+            finally:
+                put_back(self.model, trainer, self.before)
+            if searched is not None:
+                outcome.report["search"] = searched.to_json()
+            write_outcome(outcome, config, work)
+            if not any(place.parent.glob(f"seed-*/{STRENGTH_FILE}")):  # once for each method
+                self._write_strength(outcome.unlearned.model, target, work)
+            if not self.plan.keep_models:
+                shutil.rmtree(work / "model")
+        verdict = outcome.report["verdict"]["status"]
+        seconds = outcome.report["cost"]["seconds_unlearning"]
+        say(f"seed {config.training.seed}: {verdict}, unlearned in {seconds:.0f} s")
+
+    def _write_strength(self, unlearned: Any, target: Study, work: Path) -> None:
+        points = strength_path(self.model, self.before, unlearned.state_dict(), target.data, SHARES)
+        best = largest_keeping(points, target.data.utility_floor)
+        _write_json(
+            work / STRENGTH_FILE,
+            {
+                "points": [point.to_json() for point in points],
+                "at_the_floor": None if best is None else best.to_json(),
+            },
+        )
+
+
+def _silent(_: Any) -> None:
+    """What a single run would say is one line here."""
+
+
+def _indifferent() -> Any:
+    """A method that every set of records is good enough for: the sets are read once for all."""
+    return load_method("gradient_ascent")().for_family(FAMILIES[0])
+
+
+def method_folder(folder: Path, method: str) -> Path:
+    """Where everything of a method lies."""
+    return folder / "runs" / method
+
+
+def diverged_file(own: Path, seed: int) -> Path:
+    """Why a seed of a method whose folder is `own` gave no model."""
+    return own / f"diverged-{seed}.json"
+
+
+def is_finished(plan: Plan, folder: Path, method: str) -> bool:
+    """Whether a method has been run for every seed, or cannot be."""
+    own = method_folder(folder, method)
+    done = all(
+        (own / f"seed-{seed}").exists() or diverged_file(own, seed).exists() for seed in plan.seeds
+    )
+    return done or (own / SKIPPED_FILE).exists()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Of this process alone: several may write the same at a time.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def make_plan(
+    sections: Mapping[str, Any], methods: str, seeds: int, *, retrained: str, keep_models: bool
+) -> Plan:
+    """The plan of a command line.
+
+    Args:
+        methods: Names with commas between them, or "all".
+
+    Raises:
+        UserError: There is no such method, or none at all.
+    """
+    names = (
+        _all_methods()
+        if methods == "all"
+        else [name.strip() for name in methods.split(",") if name.strip()]
+    )
+    if not names:
+        raise UserError("--methods: none given; name some, such as icu,npo, or all")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"--methods: {twice[0]} is given twice; leave one out")
+    if seeds < 1:
+        raise UserError(f"--seeds: at least 1, got {seeds}")
+    known = (*SECTIONS, "method")
+    shared = {name: section for name, section in sections.items() if name in known}
+    own = {name: section for name, section in sections.items() if name not in known}
+    first = build(TrainingSettings, shared.get("training", {}), where="training").seed
+    return Plan(
+        shared, own, tuple(names), tuple(range(first, first + seeds)), retrained, keep_models
+    )
+
+
+def _all_methods() -> list[str]:
+    """Every method for language models that needs no other model than the target."""
+    kinds = {name: load_method(name) for name in registry.names("methods")}
+    return [
+        name
+        for name, kind in kinds.items()
+        if FAMILIES[0] in kind.families and not kind.begins_anew
+    ]
+
+
+def gather(plan: Plan, folder: Path) -> dict[str, Any]:
+    """The comparison as `compare.json` holds it, from the files of its runs.
+
+    Raises:
+        UserError: None of the methods could be run.
+    """
+    entries, skipped, first = {}, {}, None
+    for method in plan.methods:
+        own = method_folder(folder, method)
+        if (own / SKIPPED_FILE).exists():
+            skipped[method] = _read(own / SKIPPED_FILE)
+            continue
+        diverged = {
+            seed: _read(diverged_file(own, seed))
+            for seed in plan.seeds
+            if diverged_file(own, seed).exists()
+        }
+        places = {seed: own / f"seed-{seed}" for seed in plan.seeds if seed not in diverged}
+        if not places:
+            skipped[method] = f"no seed gave a model: {diverged[plan.seeds[0]]}"
+            continue
+        reports = {seed: _read(place / "report.json") for seed, place in places.items()}
+        strength = next(
+            _read(file) for place in places.values() if (file := place / STRENGTH_FILE).exists()
+        )
+        entries[method] = _entry(method, reports, strength, diverged)
+        first = first or next(iter(reports.values()))
+    if first is None:
+        raise UserError(f"--methods: none could be run: {'; '.join(skipped.values())}")
+    results = {"target": first["results"]["target"]}
+    if (folder / RETRAINED_FILE).exists():
+        results["retrained"] = _read(folder / RETRAINED_FILE)
+    comparison = {
+        "schema": SCHEMA,
+        **{name: first[name] for name in ("created", "request", "model", "data", "criteria")},
+        "criteria_digest": first["criteria_digest"],
+        "evaluation": first["evaluation"],
+        "seeds": list(plan.seeds),
+        "results": results,
+        "methods": entries,
+        "not_run": skipped,
+        "environment": first["environment"],
+    }
+    _mark_front(comparison)
+    return comparison
+
+
+def _entry(
+    method: str,
+    reports: Mapping[int, dict[str, Any]],
+    strength: Mapping[str, Any],
+    diverged: Mapping[int, str],
+) -> dict[str, Any]:
+    runs = list(reports.values())
+    return {
+        "name": method,
+        "settings": runs[0]["method"],
+        "search": runs[0].get("search"),
+        "met": is_met(runs),
+        "summary": over_seeds(runs),
+        "cost": cost_over_seeds(runs),
+        "strength": strength,
+        "seeds": [
+            {
+                "seed": seed,
+                "status": run["verdict"]["status"],
+                "cost": run["cost"],
+                "results": run["results"]["unlearned"],
+            }
+            for seed, run in reports.items()
+        ],
+        "diverged": [{"seed": seed, "reason": reason} for seed, reason in diverged.items()],
+    }
+
+
+def _mark_front(comparison: dict[str, Any]) -> None:
+    """Note of each method whether another is at least as good in both numbers of the picture.
+
+    One of which a seed gave no model is never on the front: its mean leaves out the worst.
+    """
+    limits = {(one["metric"], one["set"]): one["at_most"] for one in comparison["criteria"]}
+    kept = next(role for name, role in limits if name == "perplexity")
+    target = comparison["results"]["target"][kept]["perplexity"]["value"]
+    level = limits["ma", "forget"]
+    comparison["picture"] = {
+        "set": kept,
+        "level": level,
+        "target": target,
+        "floor": limits["perplexity", kept],
+    }
+    places = {
+        name: place(entry, kept, level, target)
+        for name, entry in comparison["methods"].items()
+        if not entry["diverged"]
+    }
+    best = front(places)
+    for name, entry in comparison["methods"].items():
+        entry["on_front"] = name in best
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

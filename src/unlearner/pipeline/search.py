@@ -1,0 +1,384 @@
+"""The least damaging settings with which a method forgets: a search with a budget.
+
+A trial is a run of the method from the target model, judged by what it looked at itself between
+rounds, on the forget set and on kept text, and cut short where it leads nowhere. "No settings of
+these reached it" is an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from torch import Tensor
+
+from unlearner import processes, provenance
+from unlearner.config import RunConfig
+from unlearner.errors import UserError
+from unlearner.methods.base import Method
+from unlearner.models import adapters, sharding
+from unlearner.models.loading import Loaded
+from unlearner.settings import SearchSettings
+from unlearner.training.checkpoints import TrainingError
+from unlearner.training.data import Level, UnlearningData
+from unlearner.training.log import Log
+from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+
+# Added to the score of a trial that has not reached the criteria, so that any that has is better:
+# the perplexity ratio of such a one is at most the floor.
+NOT_REACHED = 100.0
+
+# Of a trial whose numbers were not finite.
+FAILED = 1000.0
+
+# Settings that differ by less are the same: a run of the same settings gives the same.
+SAME = 0.01
+
+# A gain of less is none.
+GAIN = 0.01
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a search.
+
+    Attributes:
+        number: From 0, which is that of the settings given.
+        settings: What it was run with, as fields of the method.
+        status: "reached" (suppressed, and kept text under the floor), "not reached", "hopeless"
+            (cut short) or "failed" (not finite).
+        score: Of a trial that reached it the perplexity of kept text as a multiple of the target
+            model's; of others 100 and more: see `score_of`. Lower is better.
+        ma, el_10, es: Of the forget set where the trial ended; el_10 is None where it was left out
+            because MA was above its level.
+        kept_ratio: Perplexity of kept text there, as a multiple of the target model's; None where
+            it was not finite.
+        rounds: How many it took.
+        seconds: Its time.
+    """
+
+    number: int
+    settings: dict[str, float]
+    status: str
+    score: float
+    ma: float | None = None
+    el_10: float | None = None
+    es: float | None = None
+    kept_ratio: float | None = None
+    rounds: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search found: the method with the best settings, and every trial."""
+
+    method: Method
+    trials: tuple[Trial, ...]
+
+    @property
+    def best(self) -> Trial:
+        """The least damaging that reached the criteria, else the one that came nearest."""
+        return best_of(self.trials)
+
+    @property
+    def seconds(self) -> float:
+        """What the trials took, also those from before the run was cut off."""
+        return sum(trial.seconds for trial in self.trials)
+
+    @property
+    def reached(self) -> bool:
+        """Whether any trial did."""
+        return self.best.status == "reached"
+
+    def notes(self) -> tuple[str, ...]:
+        """What the report has to say of it."""
+        if self.reached:
+            return ()
+        return (
+            f"No settings of the {len(self.trials)} tried reached the criteria on the forget set "
+            f"with kept text under the floor; these came nearest (trial {self.best.number}).",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As the report holds it."""
+        return {
+            "reached": self.reached,
+            "chosen": self.best.number,
+            "trials": [asdict(trial) for trial in self.trials],
+        }
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """The trial of the lowest score, the first of several."""
+    return min(trials, key=lambda trial: (trial.score, trial.number))
+
+
+def check_search(config: RunConfig) -> None:
+    """Refuse a search that cannot be made, before anything is read.
+
+    Raises:
+        UserError: The model is divided among processes, or the method has nothing to search.
+    """
+    if not config.search.trials:
+        return
+    if config.method.begins_anew:
+        raise UserError(
+            f"--search: method {config.method.name} makes the model anew by the target's own "
+            "recipe, and has nothing to search; leave --search out"
+        )
+    if sharding.wanted():
+        raise UserError(
+            "--search: not for a model that is divided among processes; search on a smaller model "
+            "or leave --use_fsdp out"
+        )
+
+
+def search(
+    config: RunConfig,
+    loaded: Loaded,
+    data: UnlearningData,
+    past: Path | None,
+    say: Callable[[str], None],
+) -> Searched:
+    """Run the method with up to `search.trials` settings; the model is then as it was.
+
+    Args:
+        past: A file of finished trials, which are not repeated, and in which each new one is kept;
+            None to keep none.
+    """
+    space = space_of(config.method, loaded.model, config.search)
+    before = {name: some.detach().clone() for name, some in loaded.model.state_dict().items()}
+    data, trials = replace(data, quick_looks=True), read_trials(past)
+    began = time.perf_counter() - sum(trial.seconds for trial in trials)
+    while _goes_on(config.search, space, len(trials), began):
+        # Sampled by one process: the last bits of what another computes may differ.
+        settings = processes.from_main(_propose(trials, space, config.training.seed))
+        trial = _try(config, settings, len(trials), loaded, data, before)
+        trials.append(trial)
+        if past is not None and processes.is_main():
+            _write_trials(past, trials)
+        say(f"  {in_words(trial)}")
+    best = best_of(trials)
+    return Searched(with_settings(config.method, best.settings), tuple(trials))
+
+
+def _goes_on(
+    settings: SearchSettings, space: Mapping[str, tuple[float, ...]], done: int, began: float
+) -> bool:
+    """Whether there is another trial; where nothing can differ the first is the only one."""
+    differs = any(low < high for low, _, high in space.values())
+    if done >= (settings.trials if differs else 1):
+        return False
+    late = settings.seconds is not None and time.perf_counter() - began > settings.seconds
+    # Clocks of several processes differ: one of them decides.
+    return done == 0 or not processes.from_main(late)
+
+
+def space_of(method: Method, model: Any, settings: SearchSettings) -> dict[str, tuple[float, ...]]:
+    """For each field that is searched: its least, its given and its largest value.
+
+    A weight of 0 was switched off, and stays so.
+    """
+    rate = resolve_learning_rate(method.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
+    factor = settings.rate_factor
+    space: dict[str, tuple[float, ...]] = {"learning_rate": (rate / factor, rate, rate * factor)}
+    for name, (low, high) in method.searched.items():
+        given = float(getattr(method, name))
+        if given:
+            space[name] = (min(low, given), given, max(high, given))
+    return space
+
+
+def with_settings(method: Method, settings: Mapping[str, float]) -> Method:
+    """The method with some fields replaced, checked again."""
+    return type(method).model_validate(method.model_dump() | dict(settings))
+
+
+def read_trials(past: Path | None) -> list[Trial]:
+    """The finished trials."""
+    if past is None or not past.exists():
+        return []
+    return [Trial(**json.loads(line)) for line in past.read_text(encoding="utf-8").splitlines()]
+
+
+def _write_trials(past: Path, trials: Sequence[Trial]) -> None:
+    """The file as a whole, so that it never ends within a line."""
+    partial = past.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(asdict(trial)) + "\n" for trial in trials), "utf-8")
+    partial.replace(past)
+
+
+def _propose(
+    trials: Sequence[Trial], space: Mapping[str, tuple[float, ...]], seed: int
+) -> dict[str, float]:
+    """The settings of the next trial: those given first, then where the best is expected."""
+    if not trials:
+        return {name: given for name, (_, given, _) in space.items()}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # A Gaussian process makes the most of few trials; the first are spread.
+    sampler = optuna.samplers.GPSampler(seed=seed + len(trials), n_startup_trials=3)
+    study = optuna.create_study(sampler=sampler)
+    ranges: dict[str, optuna.distributions.BaseDistribution] = {
+        name: optuna.distributions.FloatDistribution(low, high, log=True)
+        for name, (low, _, high) in space.items()
+        if low < high
+    }
+    for trial in trials:
+        params = {name: trial.settings[name] for name in ranges}
+        study.add_trial(
+            optuna.trial.create_trial(params=params, distributions=ranges, value=_told(trial.score))
+        )
+    asked = study.ask(ranges).params
+    if any(_is_same(asked, trial.settings) for trial in trials):  # such as a corner, once more
+        study.sampler = optuna.samplers.RandomSampler(seed=seed + len(trials))
+        asked = study.ask(ranges).params
+    return {name: float(asked.get(name, given)) for name, (_, given, _) in space.items()}
+
+
+def _is_same(asked: Mapping[str, float], settings: Mapping[str, float]) -> bool:
+    return all(math.isclose(value, settings[name], rel_tol=SAME) for name, value in asked.items())
+
+
+def _told(score: float) -> float:
+    """A score as the sampler gets it: on one scale, on which no failure hides what differs."""
+    return min(math.log(score), 0.9) if score < NOT_REACHED else 1.0 + min(score - NOT_REACHED, 5.0)
+
+
+def _try(
+    config: RunConfig,
+    settings: Mapping[str, float],
+    number: int,
+    loaded: Loaded,
+    data: UnlearningData,
+    before: Mapping[str, Tensor],
+) -> Trial:
+    method = with_settings(config.method, settings)
+    provenance.set_seeds(config.training.seed)
+    trainer, status = _TrialTrainer(config, data), ""
+    began = time.perf_counter()
+    try:
+        method.unlearn(loaded.model, data, trainer)
+    except _Hopeless:
+        status = "hopeless"
+    except TrainingError:
+        status = "failed"
+    finally:
+        put_back(loaded.model, trainer, before)
+    seconds = time.perf_counter() - began
+    if status == "failed" or not trainer.looks:
+        return Trial(
+            number, dict(settings), "failed", FAILED, rounds=len(trainer.looks), seconds=seconds
+        )
+    return trainer.judged(number, dict(settings), status, seconds)
+
+
+def put_back(model: Any, trainer: Trainer, before: Mapping[str, Tensor]) -> None:
+    """Make it the target model again, without adapters, every weight to be trained."""
+    if trainer.adapter is not None and adapters.has_adapters(model):
+        trainer.adapter.unload()
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+    model.load_state_dict(before)
+    model.requires_grad_(True).eval()
+
+
+class _Hopeless(Exception):  # noqa: N818 - an end, not an error
+    """A trial that has brought nothing for some rounds."""
+
+
+class _TrialTrainer(Trainer):
+    """A trainer that remembers what was looked at, and ends a trial that leads nowhere."""
+
+    def __init__(self, config: RunConfig, data: UnlearningData) -> None:
+        super().__init__(config.training, Log(None))
+        self.level, self.floor = data.level, data.utility_floor
+        # A run that never stops by itself gives its last round, whatever it was before.
+        never = config.method.model_dump().get("stop") == "never"
+        self.patience = config.method.max_epochs + 1 if never else config.search.patience
+        self.looks: list[dict[str, Any]] = []
+
+    def look(self, examine: Callable[[], Any]) -> Any:
+        found = super().look(examine)
+        if isinstance(found, dict) and "kept_ratio" in found:
+            self.looks.append(found)
+            if self._is_hopeless():
+                raise _Hopeless
+        return found
+
+    def scores(self) -> list[float]:
+        """The score of each look."""
+        first = self.looks[0]
+        return [score_of(look, first, self.level, self.floor) for look in self.looks]
+
+    def _is_hopeless(self) -> bool:
+        scores = self.scores()
+        early, late = scores[: -self.patience], scores[-self.patience :]
+        return len(early) > 0 and min(late) > min(early) - GAIN
+
+    def judged(self, number: int, settings: dict[str, float], status: str, seconds: float) -> Trial:
+        """The trial by the round whose model it gave, or by its best one if it was cut short."""
+        scores, last = self.scores(), len(self.looks) - 1
+        place = self.details.get("restored_round", last)
+        if status == "hopeless":
+            place = scores.index(min(scores))
+        look = self.looks[place]
+        reached = look["suppressed"] and look["kept_ratio"] <= self.floor
+        values, ratio = look["values"], look["kept_ratio"]
+        return Trial(
+            number,
+            settings,
+            "reached" if reached else status or "not reached",
+            scores[place],
+            values["ma"],
+            values.get("el_10"),
+            values.get("es"),
+            ratio if math.isfinite(ratio) else None,
+            last,
+            seconds,
+        )
+
+
+def score_of(
+    look: Mapping[str, Any], first: Mapping[str, Any], level: Level, floor: float
+) -> float:
+    """How good a round's model is; lower is better.
+
+    One that is suppressed and whose kept text is under the floor has that text's perplexity as a
+    multiple of the target model's, 1 at least: kept text is also learned, and to know it better
+    than the target does is no less damage. Any other has 100, and on top what is left to forget, as
+    the sum over MA, EL_10 and ES of the share of the first distance to the level that remains, and
+    the logarithm of the perplexity ratio over the floor. An EL_10 that was left out counts as far
+    from its level as MA is; where the first look left it out, it is taken to have been 1.
+    """
+    ratio = look["kept_ratio"]
+    if look["suppressed"] and ratio <= floor:
+        return max(ratio, 1.0)
+    limits = {"ma": level.ma, "el_10": level.el_10, "es": level.es}
+    left = 0.0
+    for name, limit in limits.items():
+        if limit is None:
+            continue
+        known = name if name in look["values"] else "ma"
+        start, end = first["values"].get(known, 1.0), limits[known]
+        if end is not None and start > end:
+            left += max(look["values"][known] - end, 0.0) / (start - end)
+    damage = max(0.0, math.log(ratio / floor)) if math.isfinite(ratio) else math.inf
+    return min(NOT_REACHED + left + damage, FAILED)
+
+
+def in_words(trial: Trial) -> str:
+    """A line for the terminal."""
+    settings = ", ".join(f"{name} {value:.3g}" for name, value in trial.settings.items())
+    if trial.ma is None or trial.kept_ratio is None:
+        return f"trial {trial.number}: {settings}: {trial.status}"
+    return (
+        f"trial {trial.number}: {settings}: {trial.status}, MA {trial.ma:.3f}, kept text's "
+        f"perplexity x {trial.kept_ratio:.3f}, {trial.rounds} rounds, {trial.seconds:.0f} s"
+    )

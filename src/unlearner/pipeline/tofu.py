@@ -1,0 +1,195 @@
+"""What TOFU's metrics ask of a model: the losses of all answers, and its own answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from rouge_score.rouge_scorer import RougeScorer
+from scipy.stats import ks_2samp
+
+from unlearner.data.record import Record, RecordSet
+from unlearner.data.windows import Layout, TokenizedSet, Window, tokenize_set
+from unlearner.datasets.tofu import Question
+from unlearner.inference.language_model import Questions, ask, beam_continuations
+from unlearner.models.loading import Loaded
+
+# open-unlearning lets a model answer in so many tokens; TOFU ends question and answer there.
+ANSWER_TOKENS = 200
+
+
+def ask_tofu(
+    loaded: Loaded, questions: Mapping[str, Sequence[Question]], layout: Layout, batch_tokens: int
+) -> dict[str, list[TofuAnswer]]:
+    """What the model says to the questions of every set.
+
+    Args:
+        layout: How a question and its answer are joined. Only the answer's tokens count, the
+            end-of-text token among them where the layout has one, as in TOFU.
+        batch_tokens: Tokens of one forward pass.
+    """
+    layout = replace(layout, scope="response")
+    return {role: _answers(loaded, some, layout, batch_tokens) for role, some in questions.items()}
+
+
+def _answers(
+    loaded: Loaded, questions: Sequence[Question], layout: Layout, batch_tokens: int
+) -> list[TofuAnswer]:
+    right = _tokenized(loaded, [(row.question, row.answer) for row in questions], layout)
+    right_losses = losses(loaded, right, batch_tokens)
+    pairs = [
+        (row.question, answer) for row in questions for answer in (row.paraphrased, *row.perturbed)
+    ]
+    others = iter(losses(loaded, _tokenized(loaded, pairs, layout), batch_tokens))
+    found = []
+    for row, loss, text in zip(questions, right_losses, _generated(loaded, right), strict=True):
+        paraphrased = next(others)
+        perturbed = tuple(next(others) for _ in row.perturbed)
+        found.append(TofuAnswer(loss, paraphrased, perturbed, text.strip(), row.answer))
+    return found
+
+
+def _tokenized(loaded: Loaded, pairs: Sequence[tuple[str, str]], layout: Layout) -> TokenizedSet:
+    records = tuple(
+        Record(str(number), prompt=question, response=answer)
+        for number, (question, answer) in enumerate(pairs)
+    )
+    return tokenize_set(RecordSet("questions", records, "tofu"), loaded.tokenizer, layout)
+
+
+def losses(loaded: Loaded, some: TokenizedSet, batch_tokens: int) -> list[float]:
+    """The mean negative log-probability of each record's scored tokens, in nats."""
+    asked = Questions(continuations="none", batch_tokens=batch_tokens)
+    sums, counts = np.zeros(len(some)), np.zeros(len(some))
+    for answer in ask(loaded.model, loaded.tokenizer, some.windows, asked):
+        sums[answer.record] -= answer.log_probs[answer.scored].sum(dtype=np.float64)
+        counts[answer.record] += answer.scored.sum()
+    return (sums / counts).tolist()
+
+
+def _generated(loaded: Loaded, some: TokenizedSet) -> list[str]:
+    """The greedy answer to each question."""
+    first: dict[int, Window] = {}
+    for window in some.windows:
+        if window.scored.any():  # the window in which the answer begins
+            first.setdefault(window.record, window)
+    windows = [first[record] for record in range(len(some))]
+    room = [max(1, min(ANSWER_TOKENS, loaded.context - window.prefix)) for window in windows]
+    return beam_continuations(loaded.model, loaded.tokenizer, windows, num_beams=1, num_tokens=room)
+
+
+# The sets of model utility; on the last two the right answer competes with the wrong ones.
+UTILITY_SETS = ("retain", "real_authors", "world_facts")
+
+CHOICE_SETS = ("real_authors", "world_facts")
+
+
+@dataclass(frozen=True)
+class TofuAnswer:
+    """What a model says to one question.
+
+    Attributes:
+        loss: L of the answer, in nats per token.
+        paraphrased_loss: L of the answer in other words; of the answer itself where there is none.
+        perturbed_losses: L of each wrong answer.
+        generated: The greedy answer.
+        answer: The right one.
+    """
+
+    loss: float
+    paraphrased_loss: float
+    perturbed_losses: tuple[float, ...]
+    generated: str
+    answer: str
+
+    @property
+    def truth_ratio(self) -> float:
+        """R, > 0."""
+        return truth_ratio(self.paraphrased_loss, self.perturbed_losses)
+
+
+def probability(loss: float) -> float:
+    """The length-normalised probability exp(-L), in (0, 1]."""
+    return float(np.exp(-loss))
+
+
+def choice_probability(loss: float, other_losses: Sequence[float]) -> float:
+    """The answer's normalised probability as a share of all answers' together, in [0, 1]."""
+    # Before the exponential the smallest is taken off: improbable answers would all become 0.
+    losses = np.array([loss, *other_losses])
+    shares = np.exp(losses.min() - losses)
+    return float(shares[0] / shares.sum())
+
+
+def truth_ratio(paraphrased_loss: float, perturbed_losses: Sequence[float]) -> float:
+    """R with the geometric mean over the wrong answers, > 0."""
+    return float(np.exp(paraphrased_loss - mean(perturbed_losses)))
+
+
+def indifference(ratio: float) -> float:
+    """min(R, 1 / R), in [0, 1]: the truth ratio of forgotten records, 1 where R is 1."""
+    return min(ratio, 1 / ratio) if ratio > 0 else 0.0
+
+
+def truthfulness(ratio: float) -> float:
+    """max(0, 1 - R), in [0, 1]: the truth ratio of all other records, higher is better."""
+    return max(0.0, 1 - ratio)
+
+
+def rouge_l_recall(answer: str, generated: str) -> float:
+    """Share of the answer's words that the longest common subsequence has, stemmed, in [0, 1]."""
+    return float(_scorer().score(answer, generated)["rougeL"].recall)
+
+
+@cache
+def _scorer() -> RougeScorer:
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def harmonic_mean(values: Sequence[float]) -> float:
+    """Of values >= 0; 0 where one of them is."""
+    return 0.0 if 0 in values else len(values) / sum(1 / value for value in values)
+
+
+def forget_quality(ratios: Sequence[float], retrained: Sequence[float]) -> tuple[float, float]:
+    """The two-sided Kolmogorov-Smirnov test of the forget records' truth ratios.
+
+    It sees order only: TOFU's code, which puts 1 / R in, gives the same.
+
+    Args:
+        ratios: R of each forget record under the unlearned model.
+        retrained: The same under a model that was trained without them.
+
+    Returns:
+        The p-value (forget quality: above 0.05 the two cannot be told apart) and the statistic D.
+    """
+    found: Any = ks_2samp(ratios, retrained, alternative="two-sided")
+    return float(found.pvalue), float(found.statistic)
+
+
+def figures(answers: Mapping[str, Sequence[TofuAnswer]]) -> dict[str, float]:
+    """Probability, ROUGE-L recall and truth ratio of each set, and the model utility.
+
+    Model utility is the harmonic mean of the nine values of `UTILITY_SETS`.
+    """
+    found = {}
+    for role, some in answers.items():
+        score = indifference if role == "forget" else truthfulness
+        found[f"{role}_probability"] = mean(_probability(role, answer) for answer in some)
+        found[f"{role}_rouge_l_recall"] = mean(
+            rouge_l_recall(answer.answer, answer.generated) for answer in some
+        )
+        found[f"{role}_truth_ratio"] = mean(score(answer.truth_ratio) for answer in some)
+    nine = [value for name, value in found.items() if name.startswith(UTILITY_SETS)]
+    assert len(nine) == 9  # three values of three sets
+    return found | {"model_utility": harmonic_mean(nine)}
+
+
+def _probability(role: str, answer: TofuAnswer) -> float:
+    if role in CHOICE_SETS:
+        return choice_probability(answer.loss, answer.perturbed_losses)
+    return probability(answer.loss)

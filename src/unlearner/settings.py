@@ -1,0 +1,369 @@
+"""One run as one YAML file: defaults in the classes, then the file, then section.key=value.
+
+Nothing heavy is imported here, so a wrong key is refused before any model is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from unlearner.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# Asking a classifier is one forward pass, asking for continuations hundreds of them.
+MEASURED_RECORDS = {
+    "causal-lm": 512,
+    "sequence-classification": 5000,
+    "token-classification": 5000,
+}
+
+
+class Section(BaseModel):
+    """A section of a run file: unknown keys fail, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSettings(Section):
+    """Which model.
+
+    Args:
+        name: Local folder or hub id; empty for a model given from Python.
+        revision: Of a hub id.
+        trust_remote_code: Run code that comes with the model.
+        retrained: A classifier trained without the forget set, by name: the yardstick.
+    """
+
+    name: str = ""
+    revision: str = "main"
+    trust_remote_code: bool = False
+    retrained: str = ""
+
+
+class DataSettings(Section):
+    """Which records, and how they become tokens.
+
+    Args:
+        name: A data set of `unlearner list datasets`, which gives the sets that are not given here.
+        folder: Where its files are: a local folder, or `hf:owner/name`.
+        options: Its own settings, such as a split and numbers of records.
+        forget: Records to be forgotten: a file or `hf:owner/name[:config][:split]`.
+        retain: Records whose quality must stay.
+        pool: Text that may be learned meanwhile; the retain set where none is given.
+        holdout: Text like the forget set that the model was never trained on.
+        test: Further records never trained on, for the report alone (classifiers).
+        forget_class: A label that a sequence classifier is to lose; its records are taken out of
+            `retain` and are the forget set.
+        drop_duplicates: Leave copies of forget records out of the other sets (classifiers).
+        columns: Renames of columns, the file's name to ours.
+        template: Joins prompt and response.
+        chat: Use the tokenizer's chat template instead.
+        scope: Which labels count in losses: all ("sequence") or the response's.
+        max_length: Longest window in tokens; the model's context where it is shorter.
+        append_eos: End records with the end-of-text token.
+        request_id: Name of the deletion request in the report; made from its digest where empty.
+    """
+
+    request_id: str = ""
+    name: str = ""
+    folder: str = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+    forget: str = ""
+    retain: str = ""
+    pool: str = ""
+    holdout: str = ""
+    test: str = ""
+    forget_class: str = ""
+    drop_duplicates: bool = False
+    columns: dict[str, str] = Field(default_factory=dict)
+    template: str = "{prompt} {response}"
+    chat: bool = False
+    scope: Literal["sequence", "response"] = "sequence"
+    max_length: int = Field(default=1024, ge=2)
+    append_eos: bool = False
+
+    @field_validator("template")
+    @classmethod
+    def _holds_both(cls, template: str) -> str:
+        if not re.fullmatch(r"[^{}]*\{prompt\}[^{}]*\{response\}[^{}]*", template):
+            raise ValueError("must hold {prompt} and then {response}, and no other braces")
+        return template
+
+    @model_validator(mode="after")
+    def _options_are_known(self) -> DataSettings:
+        if self.name:
+            from unlearner.datasets.base import options_of
+
+            options_of(self)
+        elif self.folder or self.options:
+            raise UserError("data.name: needed where data.folder or data.options is given")
+        return self
+
+
+class TrainingSettings(Section):
+    """The machine's side of training; what belongs to a method stands in the method.
+
+    Args:
+        seed: Of every random draw of the run.
+        device: "auto" takes an accelerator where there is one.
+        precision: Arithmetic of the forward pass; weights and optimiser stay float32.
+        max_gradient_norm: Gradients are scaled down to this norm; None leaves them.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        lora_rank: Rank of low-rank adapters on every linear layer, which are then all that is
+            trained; 0 trains the weights themselves.
+        lora_alpha: Their output is scaled by alpha / rank; None takes twice the rank.
+        keep_adapter: Save the adapter beside the merged model. Whoever has both can undo the
+            unlearning.
+        checkpoint_every: Steps between two checkpoints, from which `--resume` goes on; "auto" saves
+            about once a minute, and spends a twentieth of the time on it at most.
+        keep_checkpoints: Where the result is an earlier round's model, save the last one as well.
+        ignore_memory_plan: Go on although the run is expected to need more memory than there is.
+        trackers: Where the figures of steps and rounds also go: tensorboard, wandb, trackio, mlflow
+            or any other tracker of accelerate; each has to be installed.
+    """
+
+    seed: int = Field(default=0, ge=0, lt=2**32)  # NumPy takes no larger one
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    max_gradient_norm: float | None = Field(default=None, gt=0)
+    gradient_checkpointing: bool = False
+    lora_rank: int = Field(default=0, ge=0)
+    lora_alpha: float | None = Field(default=None, gt=0)
+    keep_adapter: bool = False
+    checkpoint_every: PositiveInt | Literal["auto", "never"] = "auto"
+    keep_checkpoints: bool = False
+    ignore_memory_plan: bool = False
+    trackers: tuple[str, ...] = ()
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _one_or_several(cls, trackers: Any) -> Any:
+        """A single one may stand without brackets: training.trackers=tensorboard."""
+        return (trackers,) if isinstance(trackers, str) else trackers
+
+
+class EvaluationSettings(Section):
+    """How models are measured.
+
+    Args:
+        prompt_start: Shortest prompt of EL: a share of the record below 1 (0.75 is the range of
+            ICU's published code) or a length in tokens (1 is every prompt, as first defined).
+        max_records: Records of a set beyond which a seeded sample of so many is measured; the
+            forget set is always measured whole. "auto": 512 texts, 5000 labelled records.
+        resamples: Bootstrap resamples of the intervals.
+        batch_tokens: Tokens of one forward pass, padding included.
+        memory_bytes: Room for keys and values while continuations are decoded.
+        bertscore_model: Path or hub id of the encoder of `bertscore_f1`, of generators; without one
+            it is not measured.
+        bertscore_baseline: What it gives to unrelated text; it is then rescaled to 0.
+    """
+
+    prompt_start: float = Field(default=0.75, gt=0)
+    max_records: PositiveInt | Literal["auto"] = "auto"
+    resamples: PositiveInt = 1000
+    batch_tokens: PositiveInt = 4096
+    memory_bytes: PositiveInt = 1 << 30
+    bertscore_model: str | None = None
+    bertscore_baseline: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    def limit_for(self, family: str) -> int:
+        """Records of a set that are measured at most."""
+        return MEASURED_RECORDS[family] if self.max_records == "auto" else self.max_records
+
+    @field_validator("prompt_start")
+    @classmethod
+    def _share_or_length(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("must be a share below 1 or a whole number of tokens")
+        return value
+
+
+class CriteriaSettings(Section):
+    """What the verdict asks for, fixed before the run.
+
+    Args:
+        perplexity_ratio: Perplexity of kept text at most, as a multiple of the target model's.
+        degenerate_increase: Share of degenerate continuations at most above the target's.
+        ma: Level of memorization accuracy set by hand; measured on holdout text where None.
+        el_10: Level of extraction likelihood set by hand, likewise.
+        score_margin: How far a classifier's score on the forget set may be from the yardstick's.
+        auc_margin: How far the AUC of membership inference may be from the yardstick's.
+        score_drop: How far a classifier's score on kept and on unseen records may fall.
+    """
+
+    perplexity_ratio: float = Field(default=1.10, ge=1.0)
+    degenerate_increase: float = Field(default=0.01, ge=0.0, le=1.0)
+    ma: float | None = Field(default=None, ge=0.0, le=1.0)
+    el_10: float | None = Field(default=None, ge=0.0, le=1.0)
+    score_margin: float = Field(default=0.05, ge=0.0, le=1.0)
+    auc_margin: float = Field(default=0.05, ge=0.0, le=0.5)
+    score_drop: float = Field(default=0.02, ge=0.0, le=1.0)
+
+    @property
+    def by_hand(self) -> bool:
+        """Both levels are given, so that no holdout text is needed."""
+        return self.ma is not None and self.el_10 is not None
+
+
+class SearchSettings(Section):
+    """How settings of a method are searched for.
+
+    Args:
+        trials: Runs at most; 0 for no search. The first is that of the settings given.
+        seconds: No trial begins after so long; None for no such limit.
+        rate_factor: Learning rates tried are at most so many times as large, or as small, as the
+            one given.
+        patience: A trial ends early when so many rounds in a row have brought nothing better.
+    """
+
+    trials: int = Field(default=0, ge=0)
+    seconds: float | None = Field(default=None, gt=0)
+    rate_factor: float = Field(default=8.0, ge=1.0)
+    patience: PositiveInt = 6
+
+
+# Of `--search`, where `search.trials` is not given.
+SEARCH_TRIALS = 12
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelSettings,
+    "data": DataSettings,
+    "training": TrainingSettings,
+    "evaluation": EvaluationSettings,
+    "criteria": CriteriaSettings,
+    "search": SearchSettings,
+}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a run file.
+
+    Raises:
+        UserError: It is missing, not YAML, or not a mapping of sections.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such run file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a run file") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML ({reason})") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+        raise UserError(f"{path}: a run file is sections of keys, such as `method: {{name: icu}}`")
+    return content
+
+
+def apply_settings(sections: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """The sections with `section.key=value` settings laid over them.
+
+    Raises:
+        UserError: A setting is not of that form.
+    """
+    merged = {name: dict(section) for name, section in sections.items()}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        section, dot, key = name.partition(".")
+        if not (equals and dot and section and key):
+            raise UserError(
+                f"{setting!r} is not a setting; write section.key=value, "
+                "for example method.learning_rate=1e-4"
+            )
+        values, (key, _, inner) = merged.setdefault(section, {}), key.partition(".")
+        if inner:  # data.options.split=forget05: one value of a mapping
+            given = values.get(key)
+            values[key] = dict(given) if isinstance(given, dict) else {}
+            values, key = values[key], inner
+        values[key] = parse_value(value)
+    return merged
+
+
+def parse_value(text: str) -> Any:
+    """The value of a setting, read as YAML; what YAML would change beyond a value stays text.
+
+    {prompt} is a mapping to it, a # begins a comment and 2024-05-01 is a date.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        return value if text[0] in "'\"" else text
+    if isinstance(value, dict):
+        return text if None in value.values() else value
+    known = isinstance(value, (str, bool, int, float, list)) or text in ("null", "~")
+    return value if known else text
+
+
+def check_names(names: Iterable[str], allowed: Sequence[str], *, what: str, where: str) -> None:
+    """Refuse the first name that is not allowed, and name the nearest that is."""
+    for name in names:
+        if name not in allowed:
+            close = get_close_matches(str(name), allowed, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            listed = ", ".join(allowed)
+            raise UserError(f"{where}: unknown {what} {name!r}; {hint}allowed: {listed}")
+
+
+def build(kind: type[Model], values: Mapping[str, Any], *, where: str) -> Model:
+    """A settings object from plain values.
+
+    Raises:
+        UserError: The first value that is unknown, missing or out of range, as section.key.
+    """
+    check_names(values, list(kind.model_fields), what="key", where=where)
+    try:
+        built = kind(**values)
+    except ValidationError as error:
+        raise UserError(_in_words(error.errors(), where)) from None
+    for name, value in values.items():
+        if isinstance(value, bool) and not isinstance(getattr(built, name), bool):
+            raise UserError(f"{where}.{name}: must not be true or false, got {value}")
+    return built
+
+
+def _in_words(errors: Sequence[Any], where: str) -> str:
+    """The first error; a value that may be of several kinds has one error for each of them."""
+    first = errors[0]
+    place, value = first["loc"], first["input"]
+    same = [one for one in errors if one["loc"][:1] == place[:1] and one["input"] is value]
+    place = place[:1] if len(same) > 1 else place
+    messages = [one["msg"].removeprefix("Value error, ") for one in same]
+    allowed = ", or ".join(message[0].lower() + message[1:] for message in messages)
+    hint = ""
+    if first["type"] == "string_type" and isinstance(value, (int, float)):
+        hint = f"; put it in quotes, '\"{value}\"'"
+    parts = [where, *(part for part in place if isinstance(part, str))]
+    return f"{'.'.join(parts)}: {allowed}, got {value!r}{hint}"
+
+
+def without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with a file's or folder's own name for its path, which is this machine's alone."""
+    return {key: own_name(value) for key, value in values.items()}
+
+
+def own_name(value: Any) -> Any:
+    """The last part of what is a local path; anything else, such as a hub id, as it is."""
+    is_path = isinstance(value, str) and "/" in value and Path(value).exists()
+    return Path(value).resolve().name if is_path else value

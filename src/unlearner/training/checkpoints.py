@@ -1,0 +1,411 @@
+"""Checkpoints: how a run that was cut off goes on, and ends with the bytes that it would have had.
+
+A method is a loop of its own, and nothing of its state can be read from outside. So a run is not
+put back into the middle of a loop: the loop runs again from its beginning, and every step and every
+look at the model (`Trainer.step`, `Trainer.look`) gives what it gave before, at no cost, up to the
+checkpoint. There the weights, the optimiser and the random states are loaded, and from there on it
+is computed. Whatever the loop decides or draws in between, it decides and draws again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unlearner import processes
+from unlearner.errors import Interrupted, UserError
+from unlearner.models import sharding
+
+# "auto" checkpoints: so far apart at least, and so little of the time.
+SECONDS_BETWEEN, SHARE_OF_TIME = 60.0, 0.05
+
+DIFFERENT = (
+    "the run does not repeat what it did before the checkpoint; other versions or another number "
+    "of processes can cause this: begin again in another folder"
+)
+
+Every = int | Literal["auto", "never"]
+
+
+class TrainingError(RuntimeError):
+    """Training went wrong in a way that no further step can mend."""
+
+
+class Journal:
+    """The steps and looks of a run in order, which are saved now and then.
+
+    Args:
+        checkpoints: Where.
+        every: Steps between two checkpoints.
+        log: The file of the log, which is saved too.
+
+    Attributes:
+        past: What is still to be repeated.
+        seconds_before: Training time of the earlier parts of a run that was cut off.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, every: Every, log: Path | None) -> None:
+        self.checkpoints, self.every, self.log = checkpoints, every, log
+        self.past: deque[dict[str, Any]] = deque()
+        self.seconds_before = 0.0
+        self._events: list[dict[str, Any]] = []
+        self._stage = -1
+        self._ended: dict[int, Weights] = {}
+        self._resumed: State | None = None
+        self._stop = False
+        self._began = self._saved = time.perf_counter()
+        self._cost = 0.0
+
+    def open(self) -> bool:
+        """Read the last checkpoint; whether there is one, and so a past to repeat.
+
+        Raises:
+            UserError: It is of another run or cannot be read.
+        """
+        self._resumed = self.checkpoints.load(self.log)
+        self.past = deque(self._resumed.events if self._resumed else ())
+        return bool(self.past)
+
+    @property
+    def steps_to_repeat(self) -> int:
+        """Steps that the checkpoint is ahead."""
+        return sum("step" in event for event in self.past)
+
+    def begin_stage(self, weights: Callable[[], Weights] | None) -> None:
+        """Another optimiser begins.
+
+        Args:
+            weights: What the one before has made, which may be read later.
+        """
+        if weights is not None and not self.past:
+            self._ended[self._stage] = weights()
+        self._stage += 1
+
+    def record(self, event: dict[str, Any], steps: int, state: Callable[[], State] | None) -> None:
+        """Remember what a step or a look gave, and save a checkpoint where one is due.
+
+        Args:
+            state: Gives what is to be saved; None before the first optimiser begins.
+
+        Raises:
+            Interrupted: The user wants to stop, and a checkpoint was saved.
+        """
+        self._events.append(event | {"stage": self._stage})
+        due, stop = processes.from_main((self._is_due(event, steps), self._stop))
+        if state is None or not (due or stop):
+            return
+        started = time.perf_counter()
+        whole = state()
+        whole.events, whole.stage, whole.ended = self._events, self._stage, self._ended
+        whole.seconds = self.seconds_before + started - self._began
+        if processes.is_main():
+            self.checkpoints.save(whole, self.log)
+        processes.wait()
+        self._ended = {}
+        self._saved = time.perf_counter()
+        self._cost = self._saved - started
+        if stop:
+            raise Interrupted(f"interrupted after {steps} steps")
+
+    def _is_due(self, event: dict[str, Any], steps: int) -> bool:
+        if self.every == "never":
+            return False
+        if isinstance(self.every, str):
+            since = time.perf_counter() - self._saved
+            return since > max(SECONDS_BETWEEN, self._cost / SHARE_OF_TIME)
+        return "step" in event and steps % self.every == 0
+
+    def repeat(self, kind: str) -> Any:
+        """What the next step or look gave before the run was cut off.
+
+        Raises:
+            TrainingError: The run does something else now.
+        """
+        event = self.past.popleft()
+        if kind not in event or event["stage"] != self._stage:
+            raise TrainingError(DIFFERENT)
+        self._events.append(event)
+        return event[kind]
+
+    def reached(self) -> State | Weights | None:
+        """What is to be loaded now: the checkpoint, or the weights that a stage ended with."""
+        resumed = self._resumed
+        assert resumed is not None
+        if self.past:
+            ends = self.past[0]["stage"] != self._stage
+            return resumed.ended.get(self._stage) if ends else None
+        self._resumed = None
+        self._saved = time.perf_counter()
+        self.seconds_before = resumed.seconds - (self._saved - self._began)
+        return resumed
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """While the block runs, Ctrl-C and the like stop behind a step, with a checkpoint."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            name: signal.signal(name, self._ask_to_stop) for name in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+        if self._stop:  # behind the last step: there is none to wait for
+            raise KeyboardInterrupt
+
+    def _ask_to_stop(self, *_: Any) -> None:
+        if self._stop:  # the second time: at once
+            raise KeyboardInterrupt
+        self._stop = True
+
+
+RUN_FILE, STATE_FILE, LOG_FILE = "run.json", "state.json", "log.jsonl"
+
+PREFIX, ENDED, PARTIAL, WEIGHTS_SUFFIX = "step-", "ended-", ".partial", ".safetensors"
+
+Weights = dict[str, Tensor]
+
+
+@dataclass
+class State:
+    """A run between two steps.
+
+    Attributes:
+        tokens: Tokens that went forward and backward.
+        weights: What training changes.
+        optimiser: Its tensors by parameter and name, and its learning rates.
+        random: The state of the global generators, of every process.
+        generator: The state of the run's own generator.
+        kept: The weights that were kept as the best so far.
+        events: What every step and look gave so far, in order; each with the stage it was in.
+        stage: Which optimiser of the run is at work, counted from 0.
+        seconds: Time spent in training.
+        ended: The last weights of earlier stages; when saving, of those not yet saved.
+    """
+
+    tokens: int
+    weights: Weights
+    optimiser: Weights
+    rates: list[float]
+    random: Weights
+    generator: Tensor
+    kept: Weights = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    stage: int = 0
+    seconds: float = 0.0
+    ended: dict[int, Weights] = field(default_factory=dict)
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder that is made with the first of them.
+
+    Args:
+        folder: `checkpoints` inside the output folder.
+        run: What must be the same when the run goes on: its configuration and what it was given.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
+        self.folder, self.run = folder, json.loads(json.dumps(run))
+
+    def save(self, state: State, log: Path | None) -> None:
+        """Write a checkpoint whole, and then remove the one before it."""
+        self.begin()
+        place = self.folder / f"{PREFIX}{len(state.events):09d}"
+        if place.exists():
+            return
+        for stage, weights in state.ended.items():  # they do not change: once is enough
+            path = self.folder / f"{ENDED}{stage}{WEIGHTS_SUFFIX}"
+            save_file(weights, path.with_suffix(PARTIAL))
+            path.with_suffix(PARTIAL).rename(path)
+        work = place.with_name(place.name + PARTIAL)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        tensors = {
+            "weights": state.weights,
+            "optimiser": state.optimiser,
+            "kept": state.kept,
+            "random": state.random | {"generator": state.generator},
+        }
+        for name, some in tensors.items():
+            save_file(some, work / f"{name}{WEIGHTS_SUFFIX}")
+        if log is not None and log.exists():
+            shutil.copyfile(log, work / LOG_FILE)
+        told = {
+            "events": state.events,
+            "stage": state.stage,
+            "tokens": state.tokens,
+            "seconds": state.seconds,
+            "rates": state.rates,
+        }
+        _write(work / STATE_FILE, json.dumps(told))
+        work.rename(place)
+        for other in self.folder.glob(f"{PREFIX}*"):
+            if other != place:
+                shutil.rmtree(other)
+
+    def begin(self) -> None:
+        """Make the folder, with what the run was given.
+
+        Raises:
+            UserError: There is one of another run.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / RUN_FILE).exists():
+            self._check_run()
+        else:
+            _write(self.folder / RUN_FILE, json.dumps(self.run, indent=1))
+
+    def load(self, log: Path | None = None) -> State | None:
+        """The last checkpoint, None where there is none; the log becomes what it was then.
+
+        Raises:
+            UserError: It belongs to another run, or cannot be read.
+        """
+        if log is not None:
+            log.unlink(missing_ok=True)
+        places = sorted(path for path in self.folder.glob(f"{PREFIX}*") if path.suffix != PARTIAL)
+        if not places:
+            return None
+        self._check_run()
+        place = places[-1]
+        try:
+            told = json.loads((place / STATE_FILE).read_text(encoding="utf-8"))
+            tensors = {path.stem: load_file(path) for path in place.glob(f"*{WEIGHTS_SUFFIX}")}
+            ended = {
+                int(path.stem.removeprefix(ENDED)): load_file(path)
+                for path in self.folder.glob(f"{ENDED}*{WEIGHTS_SUFFIX}")
+            }
+            random = tensors["random"]
+            state = State(
+                events=told["events"],
+                stage=told["stage"],
+                tokens=told["tokens"],
+                seconds=told["seconds"],
+                weights=tensors["weights"],
+                optimiser=tensors["optimiser"],
+                rates=told["rates"],
+                generator=random.pop("generator"),
+                random=random,
+                kept=tensors["kept"],
+                ended=ended,
+            )
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise UserError(
+                f"--resume {place}: the checkpoint cannot be read ({error}); remove {self.folder} "
+                "and begin again"
+            ) from None
+        if log is not None and (place / LOG_FILE).exists():
+            shutil.copyfile(place / LOG_FILE, log)
+        return state
+
+    def _check_run(self) -> None:
+        """Refuse to go on with other settings or other data.
+
+        Raises:
+            UserError: What the run was given is not what it was given before.
+        """
+        before = read_run(self.folder)
+        wrong = sorted(_differences(before, self.run))
+        if wrong:
+            raise UserError(
+                f"--resume: {wrong[0]} is not what the run in {self.folder} began with; leave it "
+                "out, or begin a new run in another folder"
+            )
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What the run in a folder of checkpoints was given.
+
+    Raises:
+        UserError: There is no unfinished run.
+    """
+    try:
+        return dict(json.loads((folder / RUN_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--resume: {folder.parent} holds no unfinished run ({type(error).__name__}); give the "
+            "--output of the run that was cut off, or leave --resume out"
+        ) from None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is something to go on from."""
+    return any(path.suffix != PARTIAL for path in folder.glob(f"{PREFIX}*"))
+
+
+def _differences(before: Any, now: Any, place: str = "") -> list[str]:
+    """The places in which two runs differ, as section.key."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            wrong
+            for name in before.keys() | now.keys()
+            for wrong in _differences(
+                before.get(name), now.get(name), f"{place}.{name}" if place else str(name)
+            )
+        ]
+    return [] if before == now else [place]
+
+
+def _write(path: Path, text: str) -> None:
+    """Onto the disk, not into its cache only: a machine that stops has the file whole."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def random_state(number: int = 0) -> Weights:
+    """The global generators of this process; `number` is its rank."""
+    states = {f"cpu-{number}": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states[f"cuda-{number}"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_state(states: Weights, number: int = 0) -> None:
+    """Put them back."""
+    torch.set_rng_state(states[f"cpu-{number}"])
+    if f"cuda-{number}" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[f"cuda-{number}"])
+
+
+def optimiser_state(optimiser: Any) -> tuple[Weights, list[float]]:
+    """Copies of an optimiser's tensors on the CPU, as "parameter.name", and its learning rates."""
+    tensors = {
+        f"{index}.{name}": sharding.collect(value, sharding.own(value))
+        for index, values in optimiser.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+    return tensors, [group["lr"] for group in optimiser.param_groups]
+
+
+def set_optimiser_state(optimiser: Any, tensors: Weights, rates: list[float]) -> None:
+    """Put them back into an optimiser of the same parameters."""
+    told = optimiser.state_dict()
+    told["state"] = {}
+    parameters = [some for group in optimiser.param_groups for some in group["params"]]
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        value = sharding.as_part(parameters[int(index)], value)
+        told["state"].setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict(told)
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate

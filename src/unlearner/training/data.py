@@ -1,0 +1,204 @@
+"""The sets that a method works on, and the level that unseen text has under the target model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator
+
+from unlearner.data.labelled import Example, LabelledSet
+from unlearner.data.windows import Layout, TokenizedSet
+from unlearner.inference.language_model import Questions
+from unlearner.metrics.base import OUTSIDE, TOKEN_CLASSIFICATION
+from unlearner.retrieval.analogous import AnalogousSet
+
+
+@dataclass(frozen=True)
+class Level:
+    """What text looks like to the target model when it was never trained on.
+
+    Attributes:
+        ma: Memorization accuracy of unseen text, mean over records.
+        el_10: Extraction likelihood EL_10 of unseen text, mean over records.
+        es: Extraction strength of unseen text, mean over records; None where not measured.
+        loss: Loss of unseen text in nats per token; None where not measured.
+        worst_ma: The limit for a single forgotten record: the largest of unseen records, or four
+            standard deviations above their mean.
+        worst_el_10: Likewise.
+        source: Where the figures come from, as a phrase for the report.
+    """
+
+    ma: float
+    el_10: float
+    es: float | None
+    loss: float | None
+    worst_ma: float
+    worst_el_10: float
+    source: str
+
+
+@dataclass(frozen=True)
+class UnlearningData:
+    """What a run works on.
+
+    Attributes:
+        forget: The records to be forgotten.
+        pool: Text that a method may go on learning, without copies of forget records; the retain
+            set where no pool is given.
+        retain: The records whose quality is watched; None where the user gave none.
+        analogous: The records of the pool to learn from, where the method needs them.
+        level: Measured on the holdout set under the target model, before unlearning.
+        questions: What to ask of every model of the run; its `prompt_start` is the level's.
+        utility_floor: Perplexity of kept text at most, as a multiple of the target's.
+        quick_looks: Between epochs EL_10 may be left out where it decides nothing; see
+            `Refinement`.
+        layout: How the records of the run became tokens, for those that a method makes itself.
+    """
+
+    tokenizer: Any
+    forget: TokenizedSet
+    pool: TokenizedSet | None
+    retain: TokenizedSet | None
+    analogous: AnalogousSet | None
+    level: Level
+    questions: Questions
+    utility_floor: float
+    quick_looks: bool = False
+    layout: Layout = field(default_factory=Layout)
+
+    @property
+    def kept(self) -> TokenizedSet:
+        """The set on which utility is watched: the retain set, or else the pool."""
+        kept = self.retain or self.pool
+        assert kept is not None  # the pipeline refuses a run without either
+        return kept
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the target model was made, so that it can be made again without the records.
+
+    Attributes:
+        pretrained: The encoder that training started from, by name.
+        finetune: The settings of its training.
+    """
+
+    pretrained: str
+    finetune: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ClassifierData:
+    """What a run works on.
+
+    Attributes:
+        family: "sequence-classification" or "token-classification".
+        labels: The names of the model's outputs, in their order.
+        forget: The records to be forgotten.
+        retain: The remaining training data.
+        holdout: Records never trained on, by which a run is stopped; never the test set.
+        forget_class: The label that is to go, where a class is removed.
+        recipe: How the target was made; None where that is not known.
+    """
+
+    tokenizer: Any
+    family: str
+    labels: tuple[str, ...]
+    forget: LabelledSet
+    retain: LabelledSet
+    holdout: LabelledSet
+    forget_class: int | None = None
+    recipe: Recipe | None = None
+
+    @property
+    def outside(self) -> int | None:
+        """The tag that stands for no entity; None for labels of whole texts."""
+        return self.outside_of(self.family, self.labels)
+
+    @staticmethod
+    def outside_of(family: str, labels: tuple[str, ...]) -> int | None:
+        """The index of the tag that stands for no entity, where there is one."""
+        tags = family == TOKEN_CLASSIFICATION and OUTSIDE in labels
+        return labels.index(OUTSIDE) if tags else None
+
+
+def passes(items: Sequence[Example], size: int, generator: Generator) -> Iterator[list[Example]]:
+    """Batches for ever, every item once in each pass, of at most `size` and as even as can be.
+
+    A last batch of one record would be a step on that record alone.
+    """
+    while True:
+        order = torch.randperm(len(items), generator=generator)
+        for part in order.tensor_split(math.ceil(len(items) / size)):
+            yield [items[index] for index in part.tolist()]
+
+
+def similar_lengths(
+    items: Sequence[Example], size: int, generator: Generator, *, pool: int = 32
+) -> Iterator[list[Example]]:
+    """One pass in random batches of examples of similar length, `pool` batches sorted together."""
+    order = torch.randperm(len(items), generator=generator).tolist()
+    batches = []
+    for start in range(0, len(order), size * pool):
+        some = sorted(order[start : start + size * pool], key=lambda index: len(items[index]))
+        batches += [some[first : first + size] for first in range(0, len(some), size)]
+    for place in torch.randperm(len(batches), generator=generator).tolist():
+        yield [items[index] for index in batches[place]]
+
+
+class Remaining:
+    """Draws remaining examples for a step.
+
+    Args:
+        examples: The remaining training data.
+        balanced: Draw classes equally often instead of examples.
+        related_share: Share of a draw that comes from the classes of the step's forget examples.
+        outside: The tag that does not count as a class.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        generator: Generator,
+        *,
+        balanced: bool = False,
+        related_share: float = 0.0,
+        outside: int | None = None,
+    ) -> None:
+        self.examples, self.generator = examples, generator
+        self.balanced, self.related_share, self.outside = balanced, related_share, outside
+        self.members: dict[int, list[int]] = {}
+        for index, example in enumerate(examples):
+            for label in self._classes(example):
+                self.members.setdefault(label, []).append(index)
+        self._order: list[int] = []
+
+    def draw(self, size: int, forget: Sequence[Example]) -> list[Example]:
+        """`size` examples; within a pass none comes twice by the uniform draw."""
+        related = sorted({label for example in forget for label in self._classes(example)})
+        related = [label for label in related if label in self.members]
+        num_related = round(self.related_share * size) if related else 0
+        chosen = [self._of_class(related) for _ in range(num_related)]
+        balanced = self.balanced and self.members  # sentences may all be without entities
+        for _ in range(size - num_related):
+            chosen.append(self._of_class(sorted(self.members)) if balanced else self._next())
+        return [self.examples[index] for index in chosen]
+
+    def _of_class(self, labels: Sequence[int]) -> int:
+        members = self.members[labels[self._below(len(labels))]]
+        return members[self._below(len(members))]
+
+    def _next(self) -> int:
+        if not self._order:
+            self._order = torch.randperm(len(self.examples), generator=self.generator).tolist()
+        return self._order.pop()
+
+    def _below(self, limit: int) -> int:
+        return int(torch.randint(limit, (), generator=self.generator))
+
+    def _classes(self, example: Example) -> set[int]:
+        return set(example.labels.tolist()) - {self.outside}

@@ -1,0 +1,208 @@
+"""Plain descent on a method's loss: passes over the forget set until its records look unseen.
+
+The loop of every method for language models that is a loss and nothing else. What it looks at
+between passes is what ICU looks at, so that methods differ in their losses alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from unlearner.data.batches import Deck, share_of
+from unlearner.data.windows import TokenizedSet, Window
+from unlearner.inference.reference import KeptReference
+from unlearner.methods.base import Method
+from unlearner.models import sharding
+from unlearner.training.data import UnlearningData
+from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, is_better
+from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+
+# When a run ends before its last epoch: once the forget set's MA, EL_10 and ES, and each single
+# record, are at or below what unseen text shows; by MA and EL_10 of the set alone (KUMPR's rule);
+# or never.
+Stop = Literal["suppressed", "level", "never"]
+
+# Kept text at most, in windows, where its hidden states under the target model are kept.
+MAX_COMPARED = 4096
+
+
+@dataclass(frozen=True)
+class LevelRules:
+    """A record is forgotten when its figures are at or below the level of unseen text."""
+
+    refine_by: str = "level"
+    refine_rule: str = "any"
+    bleu_below: float = 0.0
+    bertscore_below: float = 0.0
+    bertscore_model: str | None = None
+    bertscore_baseline: float = 0.0
+    num_beams: int = 1
+
+
+class Drawing:
+    """The windows of each step: some forget records, what belongs to them, and kept text.
+
+    Args:
+        companions: Sets with a record for each forget record; see `Method.companions`.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        data: UnlearningData,
+        companions: Mapping[str, TokenizedSet],
+        generator: torch.Generator,
+    ) -> None:
+        self.batch_size, self.kept_per_step = method.batch_size, method.kept_per_step
+        self.generator, self.deck = generator, Deck()
+        own = {"forget": data.forget} if method.reads_forget else {}
+        self.num_records = len(data.forget)
+        self.aligned: dict[str, TokenizedSet] = {**own, **companions}
+        self.windows: dict[str, Sequence[Window]] = {
+            name: some.windows for name, some in self.aligned.items()
+        }
+        if self.kept_per_step:
+            self.windows["retain"] = self._kept(method, data)
+
+    def _kept(self, method: Method, data: UnlearningData) -> Sequence[Window]:
+        assert data.pool is not None  # the pipeline refuses a run without
+        windows = data.pool.windows
+        kept = method.asks.get("retain") in ("logits", "states")
+        # A window wholly within a prompt has no label that counts, and a step of such no mean.
+        windows = [window for window in windows if window.scored.any()]
+        if not kept or len(windows) <= MAX_COMPARED:
+            return windows
+        order = torch.randperm(len(windows), generator=self.generator)[:MAX_COMPARED]
+        return [windows[index] for index in sorted(order.tolist())]
+
+    def epoch(self) -> list[dict[str, list[int]]]:
+        """Every step of one pass over the forget records: which windows of each set it has."""
+        order = torch.randperm(self.num_records, generator=self.generator).tolist()
+        steps = []
+        for start in range(0, len(order), self.batch_size):
+            wanted = set(order[start : start + self.batch_size])
+            places = {
+                name: [i for i, window in enumerate(some.windows) if window.record in wanted]
+                for name, some in self.aligned.items()
+            }
+            if self.kept_per_step:
+                size = len(self.windows["retain"])
+                places["retain"] = self.deck.draw(self.kept_per_step, size, self.generator)
+            steps.append(places)
+        return steps
+
+    def records(self, places: Mapping[str, Sequence[int]]) -> set[int]:
+        """The forget records of a step."""
+        name = next(iter(self.aligned))
+        return {self.windows[name][place].record for place in places[name]}
+
+
+def descend(method: Method, model: Any, data: UnlearningData, trainer: Trainer) -> Any:
+    """Train `model` on `method.loss` and return it.
+
+    The method's fields `stop`, `loss_bound` and `max_gradient_norm` are followed where it has them.
+    """
+    rate = resolve_learning_rate(method.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
+    companions = method.companions(data, trainer.generator)
+    drawing = Drawing(method, data, companions, trainer.generator)
+    reference = KeptReference.of(trainer.prepare(model), drawing.windows, method.asks)
+    clip = method.model_dump().get("max_gradient_norm")
+    model = trainer.start(model, rate, max_gradient_norm=clip)
+
+    def epoch() -> dict[str, float]:
+        return take_epoch(drawing, trainer, partial(_terms, method, model, drawing, reference))
+
+    return train_to_level(method, model, data, trainer, epoch)
+
+
+def _terms(
+    method: Method,
+    model: Any,
+    drawing: Drawing,
+    reference: KeptReference,
+    places: Mapping[str, Sequence[int]],
+) -> dict[str, Tensor]:
+    device = sharding.device_of(model)
+    batch = {
+        name: share_of([drawing.windows[name][place] for place in some], device)
+        for name, some in places.items()
+    }
+    return method.loss(model, batch, reference.at(places, batch))
+
+
+def take_epoch(
+    drawing: Drawing,
+    trainer: Trainer,
+    terms: Callable[[Mapping[str, Sequence[int]]], Mapping[str, Tensor]],
+) -> dict[str, float]:
+    """A step for each draw of an epoch; returns each term's mean over the steps that told it."""
+    told: dict[str, list[float]] = defaultdict(list)
+    for places in drawing.epoch():
+        # A lone record's term would be its own loss, which no file of a run may tell.
+        private = ("forget",) if len(drawing.records(places)) == 1 else ()
+        for name, value in trainer.step(partial(terms, places), private=private).items():
+            told[name].append(value)
+        trainer.tokens += sum(
+            len(drawing.windows[name][place]) for name, some in places.items() for place in some
+        )
+    return {name: fmean(values) for name, values in told.items()}
+
+
+def train_to_level(
+    method: Method,
+    model: Any,
+    data: UnlearningData,
+    trainer: Trainer,
+    epoch: Callable[[], dict[str, float]],
+) -> Any:
+    """Take epochs until the method's rule says stop; returns the model.
+
+    Where it never does before the last epoch, or before the forget loss has reached the method's
+    `loss_bound`, the weights are those of the round that had forgotten most while the kept text's
+    perplexity was under the floor, if there was one.
+
+    Args:
+        epoch: Takes the steps of one epoch and returns the mean of each term.
+    """
+    stop: Stop = method.model_dump().get("stop", "suppressed")
+    bound = method.model_dump().get("loss_bound") or math.inf
+    learns = method.kept_per_step > 0
+    floor = data.utility_floor if learns and stop == "suppressed" else None
+    refinement = Refinement(LevelRules(), data, by_set=True, floor=floor)
+    best = None
+    first = state = refinement.look(trainer, model)
+    trainer.log_round(state.line({}))
+    while not _done(stop, state, data, learns=learns):
+        if state.round == method.max_epochs or state.values["loss"] >= bound:
+            break
+        losses = epoch()
+        state = refinement.look(trainer, model, first)
+        trainer.log_round(state.line(losses))
+        if state.kept_ratio <= data.utility_floor and is_better(state, best):
+            best = state
+            trainer.keep(model)
+    else:
+        return model
+    if stop != "never" and best is not None and best.round != state.round:
+        trainer.restore(model)
+        trainer.details["restored_round"] = best.round
+    return model
+
+
+def _done(stop: Stop, state: RoundState, data: UnlearningData, *, learns: bool) -> bool:
+    """Whether to stop; a method that learns on kept text goes on until that has recovered."""
+    if stop == "never":
+        return False
+    if stop == "level":
+        return state.at_level
+    recovered = state.kept_ratio <= min(RECOVERED_AT, data.utility_floor)
+    return state.suppressed and (recovered or not learns)

@@ -1,0 +1,263 @@
+"""Between epochs: which records are still remembered, and what has it cost so far.
+
+The figures are the report's own metrics over answers from one pass over the model.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
+from typing import Any, Protocol
+
+from unlearner.data.windows import Window
+from unlearner.evaluation.intervals import evaluate_set, record_values
+from unlearner.inference.answers import Answer
+from unlearner.inference.bertscore import BertScorer, with_scores
+from unlearner.inference.language_model import ask, beam_continuations
+from unlearner.metrics import bertscore_f1, bleu, el_10, es, loss, ma, perplexity
+from unlearner.metrics.base import Metric
+from unlearner.training.data import Level, UnlearningData
+from unlearner.training.trainer import Trainer
+
+# Kept text whose perplexity is watched between epochs; the report measures all of it.
+WATCHED_RECORDS = 256
+
+# Its perplexity, as a multiple of the target's, at which a run that learns on kept text may end:
+# below the utility floor, since the verdict is about more kept text than is watched.
+RECOVERED_AT = 1.05
+
+SET_METRICS = {"ma": ma.metric, "el_10": el_10.metric, "es": es.metric, "loss": loss.metric}
+
+
+class Rules(Protocol):
+    """The settings of a method that decide when a record counts as forgotten."""
+
+    @property
+    def refine_by(self) -> str: ...
+    @property
+    def refine_rule(self) -> str: ...
+    @property
+    def bleu_below(self) -> float: ...
+    @property
+    def bertscore_below(self) -> float: ...
+    @property
+    def bertscore_model(self) -> str | None: ...
+    @property
+    def bertscore_baseline(self) -> float: ...
+    @property
+    def num_beams(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class RoundState:
+    """The model after some epochs.
+
+    Attributes:
+        round: Epochs done.
+        active: Forget records that are still remembered, by index.
+        values: The forget set's ma, el_10, es and loss.
+        kept_perplexity: Perplexity of the watched kept text.
+        at_level: The forget set's MA and EL_10 are at or below the level of unseen text.
+        suppressed: So is its ES, and each single record is at or below the largest figures of
+            unseen records.
+        kept_ratio: `kept_perplexity` over the target's.
+        excess: How far the forget set is above the level, 0 when it is at or below it; an EL_10
+            that decides nothing counts as 1.
+        seconds: Time of this examination.
+    """
+
+    round: int
+    active: Sequence[int]
+    values: dict[str, float]
+    kept_perplexity: float
+    kept_ratio: float
+    at_level: bool
+    suppressed: bool
+    excess: float
+    seconds: float
+
+    def line(self, losses: dict[str, float]) -> dict[str, Any]:
+        """The round as the report holds it."""
+        return {
+            "round": self.round,
+            "active": len(self.active),
+            "el_10": self.values.get("el_10"),
+            "ma": self.values["ma"],
+            "loss": losses,
+            "seconds": self.seconds,
+            "retain_perplexity": self.kept_perplexity if isfinite(self.kept_perplexity) else None,
+        }
+
+
+def is_better(state: RoundState, best: RoundState | None) -> bool:
+    """Whether a round's model is worth more than the best: forgetting first, then kept text."""
+    return best is None or _rank(state) < _rank(best)
+
+
+def _rank(state: RoundState) -> tuple[bool, float, float]:
+    return not state.suppressed, state.excess, state.kept_ratio
+
+
+class Refinement:
+    """Examines a model in training against the level of unseen text.
+
+    Args:
+        rules: When a record counts as forgotten.
+        data: The sets.
+        by_set: The loop does not work on single records, so that EL_10 decides nothing as long as
+            MA is above its level: it counts as 1 there, and with `data.quick_looks` it is not
+            asked for.
+        floor: With `by_set`, EL_10 decides nothing either as long as the kept text's perplexity
+            ratio is above this: for a loop that does not end there.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        data: UnlearningData,
+        *,
+        by_set: bool = False,
+        floor: float | None = None,
+    ) -> None:
+        self.rules, self.data, self.by_set = rules, data, by_set
+        self.floor = math.inf if floor is None else floor
+        self.watched = data.kept.windows_of(range(WATCHED_RECORDS))
+        name = rules.bertscore_model
+        baseline = rules.bertscore_baseline
+        self.scorer = BertScorer(name, baseline=baseline) if name else None
+
+    def look(self, trainer: Trainer, model: Any, first: RoundState | None = None) -> RoundState:
+        """The state after another epoch, or what it was before the run was cut off.
+
+        Args:
+            first: That of the target model; None when it is the one to be examined.
+        """
+        number = len(trainer.rounds)
+        return RoundState(**trainer.look(lambda: asdict(self.examine(model, number, first))))
+
+    def examine(self, model: Any, number: int, first: RoundState | None = None) -> RoundState:
+        """The state after `number` epochs."""
+        started = time.perf_counter()
+        level, kept = self.data.level, self._perplexity(model)
+        ratio = kept / (first.kept_perplexity if first else kept)
+        answers, figures, whole = self._ask_forget(model, ratio)
+        if whole:
+            active = self._remembered(model, answers, self.data.forget.windows)
+        else:
+            active = {r for r, v in record_values(answers, ma.metric).items() if v > level.ma}
+        low = figures["ma"] <= level.ma and figures.get("el_10", 0.0) <= level.el_10
+        # The same whether EL_10 was asked for or not.
+        ranked = figures | {"el_10": 1.0} if self._is_ruled_out(figures, ratio) else figures
+        return RoundState(
+            round=number,
+            active=tuple(sorted(active)),
+            values=figures,
+            kept_perplexity=kept,
+            kept_ratio=ratio,
+            at_level=whole and low,
+            suppressed=whole and excess(figures, level) == 0 and not above_worst(answers, level),
+            excess=excess(ranked, level),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _ask_forget(self, model: Any, ratio: float) -> tuple[list[Answer], dict[str, float], bool]:
+        """The answers, their figures, and whether EL_10 is among what was asked."""
+        forget, questions = self.data.forget, self.data.questions
+        if self.by_set and self.data.quick_looks:
+            forced = replace(questions, continuations="none")
+            answers = ask(model, self.data.tokenizer, forget.windows, forced)
+            told = {name: metric for name, metric in SET_METRICS.items() if name != "el_10"}
+            figures = _values(answers, told, forget.groups)
+            if self._is_ruled_out(figures, ratio):
+                return answers, figures, False
+        answers = ask(model, self.data.tokenizer, forget.windows, questions)
+        return answers, _values(answers, SET_METRICS, forget.groups), True
+
+    def _is_ruled_out(self, figures: Mapping[str, float], ratio: float) -> bool:
+        """Whether a loop that works on the whole set goes on, whatever EL_10 is."""
+        return self.by_set and (figures["ma"] > self.data.level.ma or ratio > self.floor)
+
+    def _perplexity(self, model: Any) -> float:
+        asked = replace(self.data.questions, continuations="none")
+        answers = ask(model, self.data.tokenizer, self.watched, asked)
+        groups = self.data.kept.groups
+        return evaluate_set(answers, {"perplexity": perplexity.metric}, groups, resamples=0)[
+            "perplexity"
+        ].value
+
+    def _remembered(
+        self, model: Any, answers: Sequence[Answer], windows: Sequence[Window]
+    ) -> set[int]:
+        if self.rules.refine_by == "level":
+            level = self.data.level
+            # ES alone can be above its level, and then it too needs records to work on.
+            return above(answers, level.ma, level.el_10) or _above_es(answers, level)
+        return self._remembered_text(model, answers, windows)
+
+    def _remembered_text(
+        self, model: Any, answers: Sequence[Answer], windows: Sequence[Window]
+    ) -> set[int]:
+        """Records whose continuation is still like their text."""
+        if self.rules.num_beams > 1:
+            texts = beam_continuations(
+                model, self.data.tokenizer, windows, num_beams=self.rules.num_beams
+            )
+            answers = [
+                replace(answer, continuation_text=text)
+                for answer, text in zip(answers, texts, strict=True)
+            ]
+        shared = record_values(answers, bleu.metric)
+        # A text of fewer than four words has no BLEU: only its exact repetition counts.
+        same = {
+            answer.record
+            for answer in answers
+            if answer.continuation_text.lower() == answer.reference_text.lower()
+        }
+        records = {answer.record for answer in answers}
+        votes = [{r for r in records if shared.get(r, float(r in same)) < self.rules.bleu_below}]
+        if self.scorer is not None:
+            alike = record_values(with_scores(answers, self.scorer), bertscore_f1.metric)
+            votes.append({r for r in records if alike.get(r, 0) < self.rules.bertscore_below})
+        either = self.rules.refine_rule == "any"
+        return records - (set.union(*votes) if either else set.intersection(*votes))
+
+
+def _values(
+    answers: Sequence[Answer], metrics: Mapping[str, Metric], groups: Sequence[str]
+) -> dict[str, float]:
+    found = evaluate_set(answers, metrics, groups, resamples=0)
+    return {name: value.value for name, value in found.items()}
+
+
+def above(answers: Sequence[Answer], ma_level: float, el_level: float) -> set[int]:
+    """Records whose MA or EL_10 is above the given levels."""
+    accuracy, likelihood = record_values(answers, ma.metric), record_values(answers, el_10.metric)
+    return {record for record, value in accuracy.items() if value > ma_level} | {
+        record for record, value in likelihood.items() if value > el_level
+    }
+
+
+def _above_es(answers: Sequence[Answer], level: Level) -> set[int]:
+    """Where ES of the whole set is above its level: the records that are."""
+    strength = record_values(answers, es.metric)
+    if level.es is None or sum(strength.values()) <= level.es * len(strength):
+        return set()
+    return {record for record, value in strength.items() if value > level.es}
+
+
+def above_worst(answers: Sequence[Answer], level: Level) -> set[int]:
+    """Records above the limit of a single record."""
+    return above(answers, level.worst_ma, level.worst_el_10)
+
+
+def excess(values: dict[str, float], level: Level) -> float:
+    """Sum of the relative amounts by which the forget set's MA, EL_10 and ES exceed the level."""
+    limits = {"ma": level.ma, "el_10": level.el_10, "es": level.es}
+    return sum(
+        max(values[name] - limit, 0.0) / max(limit, 1e-6)  # in this order NaN stays NaN
+        for name, limit in limits.items()
+        if limit is not None and name in values
+    )

@@ -1,0 +1,208 @@
+"""The level of unseen text, and sets scored: by hand."""
+
+import numpy as np
+import pytest
+
+from conftest import tiny_model
+from unlearner.data.record import Record
+from unlearner.data.windows import TokenizedSet, Window
+from unlearner.errors import UserError
+from unlearner.evaluation.measure import ask_sets, questions, score_sets, target_distributions
+from unlearner.families.causal_lm_criteria import Recall, level_of
+from unlearner.inference.answers import Answer
+from unlearner.settings import CriteriaSettings, EvaluationSettings
+
+MEASURED = "mean of the holdout set under the target model"
+
+
+def answer(record, hits, of=20, nats=1.0):
+    """A window of `of` labels, the first `hits` of them the most probable tokens.
+
+    Behind a miss the model goes on with a token that the text does not have, to the end.
+    """
+    ids = np.arange(of + 1)
+    argmax = np.where(np.arange(of) < hits, ids[1:], 99)
+    decoded = {t: np.full(of + 1 - t, 99) for t in range(hits + 1, of + 1)}
+    return Answer(
+        record,
+        f"id{record}",
+        ids,
+        np.ones(of, bool),
+        np.full(of, -nats),
+        argmax,
+        decoded=decoded,
+        reference_text="a b c d",
+        continuation_text="e",
+    )
+
+
+def known(record, of=20, nats=1.0):
+    """A window that is known by heart."""
+    return answer(record, of, of, nats)
+
+
+# The level
+
+
+def test_a_measured_level_by_hand():
+    """Records with MA 5/20 and 1: mean 0.625, worst 1; the first has EL_10 0, the second 1.
+
+    ES of the first is 0 (its last token is missed), of the second 1 - 1/21; losses 1 and 3.
+    """
+    level = level_of([answer(0, 5), known(1, nats=3.0)], CriteriaSettings())
+    assert (level.ma, level.worst_ma) == (0.625, 1.0)
+    assert (level.el_10, level.worst_el_10) == (0.5, 1.0)
+    assert level.es == pytest.approx((0 + 20 / 21) / 2)
+    assert level.loss == pytest.approx(2.0)
+    assert level.source == MEASURED
+
+
+def test_windows_of_a_record_are_one_record_of_the_level():
+    """5 of 20 and 20 of 20 labels of one record: 25 of 40, mean and worst alike."""
+    level = level_of([answer(0, 5), known(0)], CriteriaSettings())
+    assert (level.ma, level.worst_ma) == (0.625, 0.625)
+
+
+def test_a_holdout_of_one_record_is_its_own_worst():
+    level = level_of([answer(0, 5)], CriteriaSettings())
+    assert (level.ma, level.worst_ma, level.el_10, level.worst_el_10) == (0.25, 0.25, 0, 0)
+
+
+def test_a_level_by_hand_needs_no_holdout_and_knows_neither_es_nor_loss():
+    level = level_of(None, CriteriaSettings(ma=0.4, el_10=0.05))
+    assert (level.ma, level.worst_ma, level.el_10, level.worst_el_10) == (0.4, 0.4, 0.05, 0.05)
+    assert (level.es, level.loss, level.source) == (None, None, "level given by hand")
+
+
+def test_one_figure_by_hand_takes_the_place_of_its_mean_alone_and_the_report_says_so():
+    """MA by hand 0.3 of records 0.25 and 1: the mean is 0.3, the worst record's limit stays 1."""
+    level = level_of([answer(0, 5), known(1)], CriteriaSettings(ma=0.3))
+    assert (level.ma, level.worst_ma, level.el_10) == (0.3, 1.0, 0.5)
+    assert level.source == f"level given by hand for MA, else the {MEASURED}"
+    both = level_of([answer(0, 5)], CriteriaSettings(ma=0.3, el_10=0.1))
+    assert both.source == f"level given by hand for MA and EL_10, else the {MEASURED}"
+
+
+def test_a_figure_by_hand_above_the_worst_record_is_the_limit_of_single_records_too():
+    """MA by hand 0.6 of a record with 0.25: a forget record with 0.5 must not fail alone."""
+    level = level_of([answer(0, 5)], CriteriaSettings(ma=0.6, el_10=0.1))
+    assert (level.worst_ma, level.worst_el_10) == (0.6, 0.1)
+
+
+def test_a_holdout_too_short_for_el_10_has_level_0_and_the_report_says_so():
+    """Ten tokens have no 10-gram behind a prompt."""
+    short = [answer(0, 3, of=9)]
+    level = level_of(short, CriteriaSettings())
+    assert (level.el_10, level.worst_el_10) == (0, 0)
+    assert level.source == f"{MEASURED} (0 for EL_10, which none of its records is long enough for)"
+    assert "EL_10, which" not in level_of(short, CriteriaSettings(el_10=0.1)).source
+
+
+def test_the_level_names_the_model_it_is_of():
+    level = level_of([answer(0, 5)], CriteriaSettings(), under="the model itself")
+    assert level.source == "mean of the holdout set under the model itself"
+
+
+@pytest.mark.parametrize("given", [{}, {"ma": 0.4}, {"el_10": 0.1}])
+def test_without_holdout_text_both_figures_are_needed(given):
+    with pytest.raises(UserError, match=r"--holdout: .* both criteria.ma and criteria.el_10"):
+        level_of(None, CriteriaSettings(**given))
+
+
+# Sets
+
+
+def some_set(name, num, subjects=()):
+    records = tuple(
+        Record(str(i), text="x", subject=subjects[i] if subjects else "") for i in range(num)
+    )
+    return TokenizedSet(name, records, (), "memory")
+
+
+FAST = EvaluationSettings(resamples=50)
+
+
+def test_sets_are_scored_by_every_metric_they_can_have():
+    """Without another set there is no attack; without a target model no divergence; no encoder."""
+    answers = {"forget": [answer(0, 5), known(1)]}
+    scores = score_sets(answers, {"forget": some_set("forget", 2)}, FAST, seed=0)["forget"]
+    assert scores["ma"].value == 0.625
+    assert scores["ma"].records == 2
+    assert scores["el_10"].value == 0.5
+    assert not {"mia_loss_auc", "kl_to_target", "bertscore_f1"} & scores.keys()
+
+
+def test_only_the_forget_set_is_attacked_against_the_holdout():
+    """Losses 1 and 3 against 2: one of two pairs has the lower loss in the forget set, AUC 1/2."""
+    answers = {
+        "forget": [answer(0, 5, nats=1.0), answer(1, 5, nats=3.0)],
+        "holdout": [answer(0, 5, nats=2.0)],
+    }
+    sets = {"forget": some_set("forget", 2), "holdout": some_set("holdout", 1)}
+    scores = score_sets(answers, sets, FAST, seed=0)
+    assert scores["forget"]["mia_loss_auc"].value == 0.5
+    assert "mia_loss_auc" not in scores["holdout"]
+
+
+def test_intervals_follow_the_seed_and_values_do_not():
+    answers = {"forget": [answer(i, 2 * i) for i in range(8)]}
+    sets = {"forget": some_set("forget", 8)}
+    one, same, other = (
+        score_sets(answers, sets, FAST, seed=seed)["forget"]["ma"] for seed in (0, 0, 1)
+    )
+    assert one == same
+    assert one.value == other.value
+    assert (one.low, one.high) != (other.low, other.high)
+
+
+def test_records_of_one_subject_are_resampled_together():
+    """Two subjects of four records each: the interval's ends are the subjects' own means."""
+    answers = {"forget": [answer(i, 4 if i < 4 else 12) for i in range(8)]}
+    sets = {"forget": some_set("forget", 8, "aaaabbbb")}
+    found = score_sets(answers, sets, EvaluationSettings(resamples=200), seed=0)["forget"]["ma"]
+    assert (found.value, found.low, found.high) == (0.4, 0.2, 0.6)
+
+
+def windows(name, *seeds):
+    made = []
+    for index, seed in enumerate(seeds):
+        ids = np.random.default_rng(seed).integers(2, 90, 14)
+        made.append(Window(index, str(index), ids, np.ones(13, bool), 7))
+    records = tuple(Record(str(seed), text=str(seed)) for seed in seeds)
+    return TokenizedSet(name, records, tuple(made), "memory")
+
+
+def test_sets_of_the_same_records_are_asked_once(tokenizer):
+    sets = {
+        "retain": windows("retain", 1, 2),
+        "analogous": windows("pool", 1, 2),
+        "holdout": windows("holdout", 3),
+    }
+    found = ask_sets(tiny_model("llama"), tokenizer, sets, EvaluationSettings())
+    assert found["analogous"] is found["retain"]
+    assert found["holdout"] is not found["retain"]
+
+
+def test_divergence_is_0_from_oneself_and_never_asked_of_the_forget_set(tokenizer):
+    model = tiny_model("llama")
+    sets = {"forget": windows("forget", 1, 2), "retain": windows("retain", 3, 4)}
+    targets = target_distributions(model, sets)
+    assert list(targets) == ["retain"]
+    answers = ask_sets(model, tokenizer, sets, EvaluationSettings(), targets)
+    scores = score_sets(answers, sets, FAST, seed=0)
+    assert scores["retain"]["kl_to_target"].value == pytest.approx(0, abs=1e-6)
+    assert "kl_to_target" not in scores["forget"]
+    other = ask_sets(tiny_model("llama", seed=1), tokenizer, sets, EvaluationSettings(), targets)
+    assert score_sets(other, sets, FAST, seed=0)["retain"]["kl_to_target"].value > 0.1
+
+
+def test_every_model_of_a_run_is_asked_the_same():
+    asked = questions(EvaluationSettings(prompt_start=5, batch_tokens=64, memory_bytes=1000))
+    assert (asked.prompt_start, asked.batch_tokens, asked.memory_bytes) == (5, 64, 1000)
+    assert asked.continuations == "all"
+
+
+def test_recall_of_a_record_too_short_for_el_10_is_none_not_0():
+    found = Recall.of([known(0), answer(1, 3, of=9)])
+    assert found.to_json(0) == {"ma": 1.0, "el_10": 1.0}
+    assert found.to_json(1) == {"ma": 3 / 9, "el_10": None}

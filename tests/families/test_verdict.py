@@ -1,0 +1,225 @@
+"""Every status by hand: what is met, what is not, and what was never measured."""
+
+import json
+import math
+
+import pytest
+
+from unlearner.errors import UserError
+from unlearner.evaluation.intervals import Value
+from unlearner.evaluation.verdict import Criterion, digest_criteria
+from unlearner.families.causal_lm_criteria import fix_criteria, judge, record_statuses
+from unlearner.settings import CriteriaSettings
+from unlearner.training.data import Level
+
+LEVEL = Level(0.3, 0.02, 0.1, 3.0, worst_ma=0.5, worst_el_10=0.2, source="the holdout's mean")
+SETTINGS = CriteriaSettings(perplexity_ratio=1.5, degenerate_increase=0.25)
+TARGET = {"retain": {"perplexity": 10.0, "degenerate": 0.125}}
+FORGOTTEN = {"ma": 0.3, "el_10": 0.02, "es": 0.1, "loss": 3.2, "mia_loss_auc": 0.45}
+KEPT = {"perplexity": 15.0, "degenerate": 0.375}
+NOT_NUMBERS = [math.nan, math.inf]
+
+
+def values(figures):
+    return {name: Value(figure, 0.0, 0.0, 4) for name, figure in figures.items()}
+
+
+def results(forget=FORGOTTEN, kept=KEPT, **sets):
+    sets = {"forget": forget, "retain": kept, "holdout": {"loss": 3.0}, **sets}
+    return {"unlearned": {role: values(figures) for role, figures in sets.items()}}
+
+
+def criteria(target=TARGET, level=LEVEL):
+    return fix_criteria(level, {role: values(f) for role, f in target.items()}, SETTINGS)
+
+
+def verdict(records=("met", "met"), **changed):
+    some = [{"id": str(i), "status": status} for i, status in enumerate(records)]
+    return judge(criteria(), results(**changed), some)
+
+
+def statuses(found):
+    return {claim.claim: claim.status for claim in found.claims} | {"overall": found.status}
+
+
+def limits(some):
+    return {(one.claim, one.metric, one.set): one.at_most for one in some}
+
+
+# Criteria
+
+
+def test_limits_by_hand():
+    """Perplexity 10 * 1.5 = 15, degenerate 0.125 + 0.25 = 0.375, the rest is the level."""
+    assert limits(criteria()) == {
+        ("verbatim", "ma", "forget"): 0.3,
+        ("verbatim", "el_10", "forget"): 0.02,
+        ("verbatim", "es", "forget"): 0.1,
+        ("utility", "perplexity", "retain"): 15.0,
+        ("utility", "degenerate", "retain"): 0.375,
+    }
+    assert {one.source for one in criteria() if one.claim == "verbatim"} == {"the holdout's mean"}
+
+
+def test_a_level_without_es_asks_nothing_of_es():
+    by_hand = Level(0.3, 0.02, None, None, 0.3, 0.02, "by hand")
+    assert [one.metric for one in criteria({}, by_hand)] == ["ma", "el_10"]
+
+
+def test_utility_is_of_the_analogous_set_where_there_is_no_retain_set():
+    found = criteria({"analogous": TARGET["retain"], "holdout": {"perplexity": 1.0}})
+    assert {one.set for one in found if one.claim == "utility"} == {"analogous"}
+
+
+@pytest.mark.parametrize("broken", NOT_NUMBERS)
+def test_a_target_without_a_finite_perplexity_is_refused(broken):
+    with pytest.raises(UserError, match=f"perplexity of the retain set is {broken}"):
+        criteria({"retain": {"perplexity": broken, "degenerate": 0.1}})
+
+
+def test_the_digest_changes_with_every_part_of_every_criterion():
+    first, *others = criteria()
+    digests = {digest_criteria(criteria())}
+    for change in (
+        {"at_most": 0.30001},
+        {"set": "retain"},
+        {"metric": "es"},
+        {"source": "x"},
+        {"claim": "utility"},
+    ):
+        digests.add(digest_criteria([Criterion(**{**first.__dict__, **change}), *others]))
+    digests |= {digest_criteria(others), digest_criteria([*others, first])}
+    assert len(digests) == 8
+    assert digest_criteria(criteria()) in digests
+    assert all(len(digest.removeprefix("sha256:")) == 64 for digest in digests)
+
+
+# Claims
+
+
+def test_figures_at_their_limits_are_met():
+    found = verdict()
+    assert statuses(found) == {"verbatim": "met", "utility": "met", "overall": "met"}
+    assert "ma of forget is 0.3, the limit 0.3" in found.claims[0].reason
+
+
+@pytest.mark.parametrize("metric", ["ma", "el_10", "es"])
+@pytest.mark.parametrize("figure", [0.300001, *NOT_NUMBERS])
+def test_a_forget_figure_above_its_limit_or_no_number_is_not_met(metric, figure):
+    found = verdict(forget={**FORGOTTEN, metric: figure})
+    assert statuses(found) == {"verbatim": "not met", "utility": "met", "overall": "not met"}
+    assert f"{metric} of forget" in found.claims[0].reason
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "degenerate"])
+@pytest.mark.parametrize("figure", [15.001, *NOT_NUMBERS])
+def test_a_kept_figure_above_its_limit_or_no_number_is_not_met(metric, figure):
+    found = verdict(kept={**KEPT, metric: figure})
+    assert statuses(found) == {"verbatim": "met", "utility": "not met", "overall": "not met"}
+
+
+@pytest.mark.parametrize("limit", NOT_NUMBERS)
+def test_infinity_is_not_met_where_the_limit_is_infinite(limit):
+    """Infinity is at most infinity, yet no perplexity to be content with."""
+    some = [Criterion("utility", "perplexity", "retain", limit, "")]
+    for figure in NOT_NUMBERS:
+        found = judge(some, results(kept={"perplexity": figure}), [])
+        assert found.claims[1].status == "not met"
+
+
+def test_a_figure_that_is_missing_is_not_measured_and_never_met():
+    short = {name: value for name, value in FORGOTTEN.items() if name != "el_10"}
+    found = verdict(forget=short)
+    assert statuses(found) == {
+        "verbatim": "not measured",
+        "utility": "met",
+        "overall": "not measured",
+    }
+    assert found.claims[0].reason == "Not measured: el_10 of forget."
+
+
+def test_not_met_goes_before_not_measured():
+    """EL_10 is missing and MA is above its limit; likewise between the claims."""
+    found = verdict(forget={"ma": 0.9, "es": 0.0})
+    assert found.claims[0].status == "not met"
+    assert verdict(forget={"ma": 0.1}, kept={**KEPT, "perplexity": 99}).status == "not met"
+
+
+def test_without_kept_text_utility_is_not_measured_and_the_whole_never_met():
+    some = [{"id": "0", "status": "met"}]
+    found = judge(criteria({}), results(), some)
+    assert statuses(found) == {
+        "verbatim": "met",
+        "utility": "not measured",
+        "overall": "not measured",
+    }
+
+
+def test_a_set_that_was_not_asked_about_is_not_measured():
+    found = judge(criteria(), {"unlearned": {"forget": values(FORGOTTEN)}}, [])
+    assert found.claims[1].status == "not measured"
+
+
+# Records
+
+
+def test_one_remembered_record_is_not_hidden_by_the_mean():
+    found = verdict(records=["met", "not met", "met"])
+    assert statuses(found) == {"verbatim": "not met", "utility": "met", "overall": "not met"}
+    assert found.claims[0].reason.startswith("1 of 3 records")
+
+
+def test_one_remembered_record_is_not_hidden_by_a_missing_figure():
+    found = verdict(records=["met", "not met"], forget={"ma": 0.1, "es": 0.0})
+    assert found.claims[0].status == "not met"
+    assert "Not measured: el_10 of forget. 1 of 2 records" in found.claims[0].reason
+
+
+def test_a_record_is_held_to_the_most_predictable_unseen_record():
+    """worst_ma 0.5 and worst_el_10 0.2: at both it is met, above either it is not."""
+    accuracy = {0: 0.5, 1: 0.51, 2: 0.5, 3: math.nan, 4: 0.1}
+    likelihood = {0: 0.2, 1: 0.0, 2: 0.21, 3: 0.0, 4: math.nan}
+    found = record_statuses(["a", "b", "c", "d", "e"], accuracy, likelihood, LEVEL)
+    assert [one["status"] for one in found] == ["met"] + ["not met"] * 4
+    assert [one["id"] for one in found] == ["a", "b", "c", "d", "e"]
+
+
+def test_a_record_too_short_for_el_10_is_held_to_ma_and_one_never_asked_about_fails():
+    found = record_statuses(["short", "long", "lost"], {0: 0.5, 1: 0.6}, {}, LEVEL)
+    assert [one["status"] for one in found] == ["met", "not met", "not met"]
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("loss", "auc", "noted"),
+    [(4.0, 0.4, False), (4.01, 0.4, True), (3.0, 0.2, False), (3.0, 0.19, True), (1.0, 1.0, False)],
+)
+def test_over_unlearning_is_noted_beyond_one_nat_or_below_auc_one_fifth(loss, auc, noted):
+    """The holdout's loss is 3: 4 is one nat above it, 4.01 more."""
+    found = verdict(forget={**FORGOTTEN, "loss": loss, "mia_loss_auc": auc})
+    assert any("over-unlearned" in note for note in found.notes) is noted
+    assert found.status == "met"  # a note, not a claim
+
+
+def test_over_unlearning_is_told_in_nats():
+    (note,) = verdict(forget={**FORGOTTEN, "loss": 5.0, "mia_loss_auc": 0.1}).notes
+    assert "mean loss 5.0 against 3.0 nats per token" in note
+    assert "AUC 0.10" in note
+
+
+def test_what_was_not_measured_is_always_listed():
+    """Without a retrained model the highest claim is in words: suppressed on the tests run."""
+    alone = verdict()
+    assert any("suppressed on the tests run" in line for line in alone.not_measured)
+    found = judge(criteria(), results() | {"retrained": {}}, [])
+    assert len(found.not_measured) == len(alone.not_measured) - 1
+    assert any(line.startswith("Robustness") for line in found.not_measured)
+
+
+def test_a_verdict_is_plain_json():
+    found = verdict(records=["met", "not met"]).to_json()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["records"] == [{"id": "0", "status": "met"}, {"id": "1", "status": "not met"}]
+    assert set(found) == {"status", "claims", "records", "notes", "not_measured"}

@@ -1,0 +1,110 @@
+"""The fast answers equal the slow definitions on every architecture."""
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import VOCAB, tiny_model
+from oracle import extraction_likelihood, greedy, log_probs, memorization_accuracy
+from unlearner.data.windows import Window
+from unlearner.inference.language_model import Questions, ask
+from unlearner.metrics._ngrams import extraction_likelihood as fast_el
+
+
+def window(index: int, ids: list[int]) -> Window:
+    tokens = np.array(ids, dtype=np.int64)
+    return Window(index, str(index), tokens, np.ones(len(ids) - 1, dtype=bool), len(ids) // 2)
+
+
+def texts(model, lengths=(24, 13, 20, 5), seed=3) -> list[list[int]]:
+    """Random text, text that the model itself goes on with (memorised), and a mix of both."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for index, length in enumerate(lengths):
+        ids = [int(token) for token in rng.integers(2, VOCAB, length)]
+        if index % 2:  # memorised from the third token on
+            ids = (ids[:3] + greedy(model, ids[:3], length))[:length]
+        found.append(ids)
+    memorised = greedy(model, found[0][:4], 24)
+    mixed = (found[0][:4] + memorised + found[0])[:24]
+    mixed[12] = (mixed[12] + 1) % VOCAB  # one token off, then the text goes its own way
+    mixed[15] = 1  # an end-of-text token inside
+    return [*found, mixed]
+
+
+def test_metrics_equal_one_generate_per_prompt(architecture, tokenizer):
+    model = tiny_model(architecture)
+    ids = texts(model)
+    answers = ask(model, tokenizer, [window(i, x) for i, x in enumerate(ids)], Questions())
+    for x, answer in zip(ids, answers, strict=True):
+        assert answer.hits.mean() == memorization_accuracy(model, x)
+        for n in (3, 10):
+            if len(x) > n:
+                total, weight = fast_el(answer, n)
+                assert total / weight == extraction_likelihood(model, x, n)
+        np.testing.assert_allclose(answer.log_probs, log_probs(model, x), rtol=0, atol=2e-5)
+
+
+def test_a_later_prompt_start_equals_the_definition_with_that_range(tokenizer):
+    model = tiny_model("gpt_neo")
+    ids = texts(model)[0]
+    answer = ask(model, tokenizer, [window(0, ids)], Questions(prompt_start=12))[0]
+    assert answer.prompt_start == 12
+    total, weight = fast_el(answer, 3, 12)
+    assert weight == 24 - 3 - 12 + 1
+    assert total / weight == extraction_likelihood(model, ids, 3, 12)
+
+
+def test_batch_size_order_and_memory_change_nothing(architecture, tokenizer):
+    model = tiny_model(architecture)
+    windows = [window(i, x) for i, x in enumerate(texts(model))]
+    whole = ask(model, tokenizer, windows, Questions())
+    for questions in (Questions(batch_tokens=1), Questions(memory_bytes=1)):
+        for first, second in zip(whole, ask(model, tokenizer, windows, questions), strict=True):
+            assert first.argmax.tolist() == second.argmax.tolist()
+            assert {m: t.tolist() for m, t in first.decoded.items()} == {
+                m: t.tolist() for m, t in second.decoded.items()
+            }
+            np.testing.assert_allclose(first.log_probs, second.log_probs, atol=1e-5)
+
+
+def test_continuation_of_any_prompt_is_what_generate_gives(tokenizer):
+    model = tiny_model("llama")
+    for x in texts(model):
+        answer = ask(model, tokenizer, [window(0, x)], Questions())[0]
+        for t in range(1, len(x)):
+            assert answer.continuation(t).tolist() == greedy(model, x[:t], len(x))
+
+
+def test_memorised_text_needs_no_decoding(tokenizer):
+    model = tiny_model("gpt2")
+    start = [5, 9, 40]
+    x = start + greedy(model, start, 30)
+    answer = ask(model, tokenizer, [window(0, x)], Questions())[0]
+    assert all(length < 3 or answer.argmax[length - 1] == 1 for length in answer.decoded)
+
+
+def test_text_questions_decode_one_continuation(tokenizer):
+    model = tiny_model("gpt2")
+    x = [int(token) for token in np.random.default_rng(0).integers(2, VOCAB, 20)]
+    answer = ask(model, tokenizer, [window(0, x)], Questions(continuations="text"))[0]
+    assert len(answer.decoded) == 1
+    assert answer.continuation(10).tolist() == greedy(model, x[:10], 20)
+    with pytest.raises(KeyError):
+        answer.continuation(2)
+
+
+def test_a_state_space_model_is_asked_through_generate(tokenizer):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, eos_token_id=1, bos_token_id=0
+    )
+    model = MambaForCausalLM(config).eval()
+    x = [int(token) for token in np.random.default_rng(0).integers(2, VOCAB, 16)]
+    answer = ask(model, tokenizer, [window(0, x)], Questions())[0]
+    total, weight = fast_el(answer, 3)
+    assert total / weight == extraction_likelihood(model, x, 3)
+    for t in range(1, len(x)):
+        assert answer.continuation(t).tolist() == greedy(model, x[:t], len(x))

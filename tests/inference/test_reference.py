@@ -1,0 +1,87 @@
+"""The kept distribution is the target model's own, whatever happens to the model afterwards."""
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import VOCAB, tiny_model
+from unlearner.data.batches import collate
+from unlearner.data.windows import Window
+from unlearner.inference.reference import TargetDistribution, logits_at
+from unlearner.models.heads import output_head
+
+
+def windows(lengths=(9, 4, 12)):
+    rng = np.random.default_rng(1)
+    return [
+        Window(i, str(i), rng.integers(0, VOCAB, n), rng.random(n - 1) < 0.8, 1)
+        for i, n in enumerate(lengths)
+    ]
+
+
+def test_kept_logits_are_the_models_own_after_the_model_has_changed(architecture):
+    model, some = tiny_model(architecture), windows()
+    target = TargetDistribution.of(model, some)
+    wanted = []
+    with torch.no_grad():
+        for window in some:
+            table = model(input_ids=torch.from_numpy(window.input_ids)[None]).logits[0, :-1]
+            wanted.append(table[torch.from_numpy(window.scored)])
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    order = [2, 0]
+    found = target.logits(order, collate([some[i] for i in order]))(slice(None))
+    torch.testing.assert_close(found, torch.cat([wanted[i] for i in order]), rtol=1e-4, atol=1e-4)
+
+
+def test_the_target_is_asked_in_the_forward_passs_arithmetic_in_the_backward_too():
+    """Else the gradient would be that of another divergence than the one that is told."""
+    model, some = tiny_model("llama"), windows()
+    target = TargetDistribution.of(model, some)
+    batch = collate(some)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = target.logits([0, 1, 2], batch)
+        forward = low(slice(None))
+    assert forward.dtype == torch.bfloat16
+    assert torch.equal(low(slice(None)), forward)  # behind the block, as backward asks
+    full = target.logits([0, 1, 2], batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert full(slice(None)).dtype == torch.float32
+
+
+def test_bytes_kept_are_positions_times_width_times_four():
+    """Scored labels of the three windows, 32 hidden units of 4 bytes each."""
+    some = windows()
+    kept = TargetDistribution.of(tiny_model("llama"), some).num_bytes
+    assert kept == sum(int(window.scored.sum()) for window in some) * 32 * 4
+
+
+@pytest.mark.parametrize("headless", [False, True])
+def test_padding_and_position_pick_change_nothing(architecture, headless):
+    """Windows padded together give the logits that each gives alone."""
+    model, some = tiny_model(architecture), windows()
+    head = None if headless else output_head(model)
+    assert headless or head is not None  # every architecture here has a plain head
+    with torch.no_grad():
+        together = logits_at(model, head, collate(some))
+        alone = torch.cat([logits_at(model, head, collate([window])) for window in some])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_that_does_not_give_the_logits_is_not_believed(monkeypatch):
+    model = tiny_model("llama")
+    forward = model.forward
+
+    def shifted(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        out.logits = out.logits + torch.arange(VOCAB)
+        return out
+
+    monkeypatch.setattr(model, "forward", shifted)
+    assert output_head(model) is None
+    some = windows()
+    target = TargetDistribution.of(model, some)
+    assert target.model is not None
+    batch = collate(some)
+    found = target.logits([0, 1, 2], batch)(slice(None))
+    assert found.shape == (len(batch["labels"]), VOCAB)
