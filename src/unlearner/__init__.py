@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from unlearner._version import __version__ as __version__
 from unlearner.errors import UserError
 
 if TYPE_CHECKING:
     from unlearner import methods
     from unlearner.api import Result, unlearn
-    from unlearner.outcome import NothingToUnlearn
+    from unlearner.pipeline.outcome import NothingToUnlearn
 
-__version__ = "0.1.0"
 __all__ = ["NothingToUnlearn", "Result", "UserError", "methods", "unlearn"]
 
 

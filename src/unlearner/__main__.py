@@ -1,5 +1,5 @@
 """`python -m unlearner` is the command line."""
 
-from unlearner.cli import main
+from unlearner.cli.app import main
 
 main()

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from unlearner.datasets.base import options_of
 from unlearner.errors import UserError
 from unlearner.methods.base import Method, load_method
 from unlearner.settings import (
@@ -57,6 +58,8 @@ class RunConfig:
             section: build(kind, given.get(section, {}), where=section)
             for section, kind in SECTIONS.items()
         }
+        if built["data"].name:
+            options_of(built["data"])
         method = build(load_method(name), chosen, where="method")
         if method.begins_anew and built["training"].lora_rank:
             raise UserError(

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 import transformers
 
-from unlearner import __version__, processes
+from unlearner import processes
+from unlearner._version import __version__
 from unlearner.errors import UserError
 
 PACKAGES = (

@@ -106,12 +106,8 @@ class DataSettings(Section):
         return template
 
     @model_validator(mode="after")
-    def _options_are_known(self) -> DataSettings:
-        if self.name:
-            from unlearner.datasets.base import options_of
-
-            options_of(self)
-        elif self.folder or self.options:
+    def _has_a_name(self) -> DataSettings:
+        if not self.name and (self.folder or self.options):
             raise UserError("data.name: needed where data.folder or data.options is given")
         return self
 

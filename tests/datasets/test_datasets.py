@@ -10,12 +10,12 @@ import pytest
 
 from unlearner import registry
 from unlearner.cli.app import run
-from unlearner.datasets.base import family_of, named_sets, shuffled
+from unlearner.datasets.base import data_settings, family_of, named_sets, shuffled
 from unlearner.datasets.tofu import Options as TofuOptions
 from unlearner.datasets.tofu import questions
 from unlearner.errors import UserError
 from unlearner.families.causal_lm import read_sets
-from unlearner.settings import DataSettings, build
+from unlearner.settings import DataSettings
 
 TITLE = "What is the full name of the author?"
 
@@ -26,9 +26,7 @@ def lines(path, rows):
 
 
 def sets(name, folder, **options):
-    data = build(
-        DataSettings, {"name": name, "folder": str(folder), "options": options}, where="data"
-    )
+    data = data_settings({"name": name, "folder": str(folder), "options": options})
     return named_sets(data, family_of(name))
 
 
@@ -388,7 +386,7 @@ def test_a_data_set_for_other_models_is_refused(banking):
 )
 def test_wrong_settings_are_refused_before_anything_is_read(settings, said):
     with pytest.raises(UserError) as caught:
-        build(DataSettings, settings, where="data")
+        data_settings(settings)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 

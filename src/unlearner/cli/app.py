@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unlearner import __version__
+from unlearner._version import __version__
 from unlearner.errors import Interrupted, UserError, printable
 from unlearner.settings import SEARCH_TRIALS, apply_settings, check_names, read_yaml
 

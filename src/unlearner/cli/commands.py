@@ -26,7 +26,7 @@ from unlearner.data.labelled import Labelling, tokenize_labelled
 from unlearner.data.labels import label_names
 from unlearner.data.loading import classifier_family, read_records
 from unlearner.data.record import Record, RecordSet, digest_records
-from unlearner.datasets.base import named_sets
+from unlearner.datasets.base import data_settings, named_sets
 from unlearner.errors import Interrupted, UserError, printable
 from unlearner.families.base import assessor_for, line_for
 from unlearner.families.causal_lm import ROLES, Prepared, prepare
@@ -420,7 +420,7 @@ def _settings(
     return (
         build(learning, sections.get("finetune", {}), where="finetune"),
         training,
-        build(DataSettings, sections.get("data", {}), where="data"),
+        data_settings(sections.get("data", {})),
     )
 
 
@@ -494,8 +494,6 @@ def _start(
 ) -> int:
     """Begin the run, or go on with it."""
     if file.run.command == "compare":
-        pass
-
         return run_compare(
             sections,
             file.run.methods,

@@ -15,7 +15,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
@@ -24,9 +24,7 @@ from unlearner.data.loading import read_records
 from unlearner.data.readers import TAGGED_SUFFIXES, SourceError, one_line, read_rows
 from unlearner.data.record import RecordSet
 from unlearner.errors import UserError
-
-if TYPE_CHECKING:
-    from unlearner.settings import DataSettings
+from unlearner.settings import DataSettings, build
 
 HUB = "hf:"
 
@@ -53,8 +51,6 @@ def options_of(data: DataSettings) -> Any:
     Raises:
         UserError: There is no such data set, no folder is given, or an option is not allowed.
     """
-    from unlearner.settings import build
-
     module = registry.load("datasets", data.name)
     if not data.folder:
         raise UserError(
@@ -62,6 +58,18 @@ def options_of(data: DataSettings) -> Any:
             f"{f', or {module.HUB_ID}' if module.HUB_ID else ''}"
         )
     return build(module.Options, data.options, where="data.options")
+
+
+def data_settings(values: Mapping[str, Any]) -> DataSettings:
+    """The section `data` of a run file, the options of a named data set checked with it.
+
+    Raises:
+        UserError: A key or a value is not allowed.
+    """
+    data = build(DataSettings, values, where="data")
+    if data.name:
+        options_of(data)
+    return data
 
 
 def family_of(name: str) -> str:

@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """The class of a method file, found by its name: `methods.ICU` is in `icu.py`."""
-    from unlearner import catalog
+    from unlearner import registry
+    from unlearner.methods.base import load_method
 
-    for method in catalog.names("methods"):
+    for method in registry.names("methods"):
         if method.replace("_", "") == name.lower():
-            return catalog.load_method(method)
+            return load_method(method)
     raise AttributeError(f"there is no method {name!r}; see `unlearner list methods`")

@@ -21,7 +21,7 @@ from pydantic import Field, PositiveInt
 
 from unlearner import registry
 from unlearner.config import RunConfig
-from unlearner.datasets.base import family_of
+from unlearner.datasets.base import data_settings, family_of
 from unlearner.errors import UserError
 from unlearner.models.loading import family_named
 from unlearner.pipeline.benchmark_row import ExpectedSettings
@@ -106,7 +106,7 @@ def read_run_file(path: Path, settings: Sequence[str] = ()) -> RunFile:
     own = {name: given.pop(name) for name in OWN if name in given}
     expected = own.pop("expected", None)
     run = build(RunSettings, own.get("run", {}), where="run")
-    data = build(DataSettings, given.get("data", {}), where="data")
+    data = data_settings(given.get("data", {}))
     decides = run.model_dump(exclude={"output", "jobs"})  # what the results depend on
     model = given.get("model", {})
     family = family_of(data.name) if data.name else family_named(str(model.get("name", "")))

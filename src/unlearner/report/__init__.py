@@ -17,8 +17,6 @@ from unlearner.errors import UserError
 from unlearner.report.card import markdown_report
 from unlearner.report.page import render
 
-__all__ = ["SCHEMA", "model_card", "read_report", "rewrite", "write_report"]
-
 SCHEMA = "unlearner/report/1"
 
 # The order in which keys are written, at every depth; others follow in alphabetical order.

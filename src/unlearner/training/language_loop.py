@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ from torch import Tensor
 from unlearner.data.batches import Deck, share_of
 from unlearner.data.windows import TokenizedSet, Window
 from unlearner.inference.reference import KeptReference
-from unlearner.methods.base import Method
 from unlearner.models import sharding
 from unlearner.training.data import UnlearningData
 from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, is_better
@@ -33,6 +32,29 @@ Stop = Literal["suppressed", "level", "never"]
 
 # Kept text at most, in windows, where its hidden states under the target model are kept.
 MAX_COMPARED = 4096
+
+
+class DescentMethod(Protocol):
+    """What the loop needs of a method; `methods.base.Method` says what each of them means."""
+
+    learning_rate: float | Literal["auto"]
+    batch_size: int
+    max_epochs: int
+    reads_forget: ClassVar[bool]
+
+    @property
+    def kept_per_step(self) -> int: ...
+
+    @property
+    def asks(self) -> Mapping[str, str]: ...
+
+    def companions(
+        self, data: UnlearningData, generator: torch.Generator
+    ) -> Mapping[str, TokenizedSet]: ...
+
+    def loss(self, model: Any, batch: Any, reference: Any) -> dict[str, Tensor]: ...
+
+    def model_dump(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +79,7 @@ class Drawing:
 
     def __init__(
         self,
-        method: Method,
+        method: DescentMethod,
         data: UnlearningData,
         companions: Mapping[str, TokenizedSet],
         generator: torch.Generator,
@@ -73,7 +95,7 @@ class Drawing:
         if self.kept_per_step:
             self.windows["retain"] = self._kept(method, data)
 
-    def _kept(self, method: Method, data: UnlearningData) -> Sequence[Window]:
+    def _kept(self, method: DescentMethod, data: UnlearningData) -> Sequence[Window]:
         assert data.pool is not None  # the pipeline refuses a run without
         windows = data.pool.windows
         kept = method.asks.get("retain") in ("logits", "states")
@@ -106,7 +128,7 @@ class Drawing:
         return {self.windows[name][place].record for place in places[name]}
 
 
-def descend(method: Method, model: Any, data: UnlearningData, trainer: Trainer) -> Any:
+def descend(method: DescentMethod, model: Any, data: UnlearningData, trainer: Trainer) -> Any:
     """Train `model` on `method.loss` and return it.
 
     The method's fields `stop`, `loss_bound` and `max_gradient_norm` are followed where it has them.
@@ -125,7 +147,7 @@ def descend(method: Method, model: Any, data: UnlearningData, trainer: Trainer) 
 
 
 def _terms(
-    method: Method,
+    method: DescentMethod,
     model: Any,
     drawing: Drawing,
     reference: KeptReference,
@@ -158,7 +180,7 @@ def take_epoch(
 
 
 def train_to_level(
-    method: Method,
+    method: DescentMethod,
     model: Any,
     data: UnlearningData,
     trainer: Trainer,
