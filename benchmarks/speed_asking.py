@@ -1,4 +1,4 @@
-"""MA and EL_10 by the definition and by `unlearner.inference.language_model`, side by side and value by value."""
+"""MA and EL_10 by the definition and by `inference.language_model`, value by value."""
 
 from __future__ import annotations
 

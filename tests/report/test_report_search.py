@@ -103,16 +103,18 @@ def test_the_floor_is_the_limit_of_perplexity_over_the_targets():
             0.75,
             False,
             "75 % of the change is the most, of the 5 shares that were tried, that "
-            "leaves the quality of text to be kept within its limit (perplexity at most 1.02 times "
-            "that before); there the model’s first guess for the next token of a record is right in "
+            "leaves the quality of text to be kept within its limit (perplexity at most 1.02 "
+            "times that before); there the model’s first guess for the next token of a record is "
+            "right in "
             "40.0 % of cases, and the records are not suppressed yet.",
         ),
         (
             1.0,
             True,
             "Even the whole change leaves the quality of text to be kept within its limit "
-            "(perplexity at most 1.02 times that before); there the model’s first guess for the next "
-            "token of a record is right in 20.0 % of cases, and the records are suppressed on these "
+            "(perplexity at most 1.02 times that before); there the model’s first guess for the "
+            "next token of a record is right in 20.0 % of cases, and the records are suppressed on "
+            "these "
             "tests.",
         ),
         (
