@@ -10,7 +10,7 @@ from unlearner.errors import UserError
 if TYPE_CHECKING:
     from unlearner import methods
     from unlearner.api import Result, unlearn
-    from unlearner.pipeline.outcome import NothingToUnlearn
+    from unlearner.pipeline.pipeline import NothingToUnlearn
 
 __all__ = ["NothingToUnlearn", "Result", "UserError", "methods", "unlearn"]
 
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
     if name in ("Result", "unlearn"):
         return getattr(importlib.import_module("unlearner.api"), name)
     if name == "NothingToUnlearn":
-        return importlib.import_module("unlearner.pipeline.outcome").NothingToUnlearn
+        return importlib.import_module("unlearner.pipeline.pipeline").NothingToUnlearn
     if name == "methods":
         return importlib.import_module("unlearner.methods")
     raise AttributeError(f"module 'unlearner' has no attribute {name!r}")

@@ -12,12 +12,11 @@ from typing import Any
 from unlearner.config import RunConfig
 from unlearner.errors import UserError
 from unlearner.evaluation.verdict import Verdict
-from unlearner.families.base import line_for
 from unlearner.methods.base import Method, load_method
 from unlearner.models.loading import FAMILIES, Loaded, save
 from unlearner.output import staged
-from unlearner.pipeline.outcome import Outcome
-from unlearner.pipeline.pipeline import read_config, write_outcome
+from unlearner.pipeline import pipeline
+from unlearner.pipeline.pipeline import Outcome, read_config, write_outcome
 from unlearner.training.log import Log
 
 logger = logging.getLogger(__name__)
@@ -102,13 +101,12 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     _put(sections, "method", _method_values(method, sections.get("method", {})))
     config, family = read_config(sections, loaded)
     if isinstance(method, Method):  # also one of the user's own, which has no name to look up
-        config = replace(config, method=method.for_family(family))
-    line = line_for(family)
-    prepared = line.start(config, given, loaded, needs=line.FORGET_NEEDS)
+        config = replace(config, method=method.for_family(family.name))
+    prepared = pipeline.start(config, family, given, loaded)
     with tempfile.TemporaryDirectory(prefix="unlearner-") as folder:
         work = Path(folder)
         log = Log(work / "log.jsonl")
-        outcome = line.forget(config, prepared, work, force=force, log=log, say=logger.info)
+        outcome = pipeline.forget(config, prepared, work, force=force, log=log, say=logger.info)
         lines = (work / "log.jsonl").read_text(encoding="utf-8")
     unlearned = outcome.unlearned
     return Result(

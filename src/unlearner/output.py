@@ -8,9 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from unlearner import processes
 from unlearner.errors import UserError
+
+Json = dict[str, Any]  # what is written to or read from JSON
 
 # Inside the output folder, while a run is not finished.
 CHECKPOINTS = "checkpoints"

@@ -168,7 +168,7 @@ def forget(
     holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
     test: Test = "",
     forget_class: ForgetClass = "",
-    retrained: Annotated[str, typer.Option(help="A classifier trained without --forget.")] = "",
+    retrained: Annotated[str, typer.Option(help="A model trained without --forget.")] = "",
     method: Annotated[str, typer.Option(help="See `unlearner list methods`.")] = "",
     search: Annotated[
         bool, typer.Option("--search", help="Try settings of the method; take the best.")
@@ -269,10 +269,11 @@ def evaluate(
         data__test=test,
         data__forget_class=forget_class,
         data__drop_duplicates=drop_duplicates,
+        model__retrained=retrained,
     )
     from unlearner.cli.commands import run_evaluate
 
-    return run_evaluate(sections, output, target=target, retrained=retrained, quiet=quiet)
+    return run_evaluate(sections, output, target=target, quiet=quiet)
 
 
 @app.command()

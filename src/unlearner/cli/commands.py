@@ -28,8 +28,9 @@ from unlearner.data.loading import classifier_family, read_records
 from unlearner.data.record import Record, RecordSet, digest_records
 from unlearner.datasets.base import data_settings, named_sets
 from unlearner.errors import Interrupted, UserError, printable
-from unlearner.families.base import assessor_for, line_for
-from unlearner.families.causal_lm import ROLES, Prepared, prepare
+from unlearner.families import CAUSAL_LM
+from unlearner.families.base import Prepared
+from unlearner.families.causal_lm import prepare_text
 from unlearner.models import sharding
 from unlearner.models.loading import (
     FAMILIES,
@@ -45,7 +46,6 @@ from unlearner.models.loading import (
 )
 from unlearner.output import CHECKPOINTS, check_output, staged
 from unlearner.pipeline import pipeline
-from unlearner.pipeline.baseline import NEEDS, study
 from unlearner.pipeline.benchmark_row import BENCHMARK, write_benchmark
 from unlearner.pipeline.compare import (
     INPUTS_FILE,
@@ -58,8 +58,15 @@ from unlearner.pipeline.compare import (
     make_plan,
     run_all,
 )
-from unlearner.pipeline.outcome import NothingToUnlearn, Outcome
-from unlearner.pipeline.pipeline import read_config, settings_of, tracked_sections, write_outcome
+from unlearner.pipeline.pipeline import (
+    NothingToUnlearn,
+    Outcome,
+    measure_baseline,
+    read_config,
+    settings_of,
+    tracked_sections,
+    write_outcome,
+)
 from unlearner.pipeline.run_file import RunFile, read_run_file
 from unlearner.pipeline.strength import Point, largest_keeping, strength_path
 from unlearner.provenance import digest_model, read_key, set_seeds
@@ -107,20 +114,18 @@ def run_forget(
     check_output(output, resume=resume)
     resumable = Resumable(output, resume)
     config, family = read_config(settings_of(resumable, sections))
-    sharding.check_family(family)
-    line = line_for(family)
-    if show_text and family != FAMILIES[0]:
+    sharding.check_family(family.name)
+    if show_text and not family.writes_text:
         raise UserError("--show-text: for causal language models; a classifier writes no text")
-    # A classifier is looked at every few steps; how many looks that will be is not known.
-    num_rounds = config.method.max_epochs if family == FAMILIES[0] else None
+    num_rounds = config.method.max_epochs if family.rounds_are_epochs else None
     progress = RunProgress(quiet=quiet, num_rounds=num_rounds)
     check_trackers(config.training.trackers)
-    prepared = line.start(config, needs=line.FORGET_NEEDS)
+    prepared = pipeline.start(config, family)
     limit_threads(prepared.loaded.model)
 
     def unlearn(work: Path, listen: Listener) -> Outcome:
         log = Log(work / "log.jsonl", listen)
-        return line.forget(
+        return pipeline.forget(
             config, prepared, work, force=force, log=log, say=progress.say, resumable=resumable
         )
 
@@ -173,31 +178,25 @@ def run_check(sections: Mapping[str, Any]) -> int:
     processes.begin()
     quieten()
     config, family = read_config(sections)
-    line = line_for(family)
-    prepared = line.start(config)
+    prepared = pipeline.start(config, family, command="check")
     limit_threads(prepared.loaded.model.to(resolve_device(config.training)))
-    found = line.check(config, prepared)
+    found = pipeline.check(config, prepared)
     if processes.is_main():
         print_check(found)
     return MET
 
 
-def run_evaluate(
-    sections: Mapping[str, Any], output: Path, *, target: str, retrained: str, quiet: bool
-) -> int:
+def run_evaluate(sections: Mapping[str, Any], output: Path, *, target: str, quiet: bool) -> int:
     """`unlearner evaluate`: 0 when the verdict is met, else 3."""
     processes.begin()
     quieten()
     check_output(output)
     config, family = read_config(sections)
-    line, assessor = line_for(family), assessor_for(family)
     progress = RunProgress(quiet=quiet, num_rounds=1)
-    prepared = line.start(config, needs=assessor.EVALUATE_NEEDS)
+    prepared = pipeline.start(config, family, command="evaluate")
     limit_threads(prepared.loaded.model.to(resolve_device(config.training)))
     with staged(output) as work:
-        verdict, report = assessor.evaluate(
-            config, prepared, target=target, retrained=retrained, say=progress.say
-        )
+        verdict, report = pipeline.evaluate(config, prepared, target=target, say=progress.say)
         if processes.is_main():
             write_report(report, work)
             (work / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
@@ -234,7 +233,7 @@ class Lesson:
     goal: Until | None
 
 
-def run_finetune(  # noqa: PLR0913, PLR0915 - what the command line has to say
+def run_finetune(  # noqa: PLR0913 - what the command line has to say
     model: str,
     records: str,
     output: Path,
@@ -338,7 +337,7 @@ def _teach_text(model: str, family: str, lesson: Lesson, labels: str, course: Co
     given = read_records(lesson.records, name="records", columns=lesson.data.columns)
     loaded = load_causal_lm(model)
     limit_threads(loaded.model)
-    some = prepare(loaded, {"records": given}, lesson.data)["records"]
+    some = prepare_text(CAUSAL_LM, loaded, {"records": given}, lesson.data)["records"]
     trainer = Trainer(lesson.training, Log(None, course.listen))
     goal = _for_family(lesson.goal, family)
     with course.resuming(trainer, loaded, given):
@@ -738,7 +737,7 @@ def run_strength(run_dir: Path, *, points: int, quiet: bool) -> int:
     report = read_finished(run_dir)
     config = _config(run_dir, report)
     progress.say("loading the target model and the unlearned one")
-    prepared = pipeline.start(config, needs=NEEDS)
+    prepared = pipeline.start(config, CAUSAL_LM)
     unlearned = load_causal_lm(str(run_dir / "model"))
     check_same(run_dir, report, prepared, unlearned)
     data, found = _look(config, prepared, unlearned, evenly_spaced(points), progress.say)
@@ -795,7 +794,7 @@ def _config(run_dir: Path, report: Mapping[str, Any]) -> RunConfig:
             f"{file}: the run was given its model or its records from Python, so they cannot be "
             "read again; strength needs a run whose model and records are files or hub ids"
         )
-    paths = {f"data.{role}": str(data.get(role, "")) for role in ROLES}
+    paths = {f"data.{role}": str(data.get(role, "")) for role in CAUSAL_LM.roles}
     paths |= {"data.folder": str(data.get("folder", ""))}
     if "hub_id" not in report["model"]:
         paths |= {"model.name": str(model["name"])}
@@ -858,7 +857,7 @@ def _look(
     limit_threads(model)
     say("measuring the target model")
     # Whether it still knows the records was decided by the run.
-    data = study(config, prepared, lambda _: None, force=True).data
+    data = measure_baseline(config, prepared, lambda _: None, force=True).data
     say(f"looking at {len(shares)} models between the target and the unlearned one")
     before = {name: some.detach().clone() for name, some in model.state_dict().items()}
     return data, strength_path(model, before, unlearned.model.state_dict(), data, shares)

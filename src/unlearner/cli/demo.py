@@ -16,13 +16,13 @@ from unlearner.config import RunConfig
 from unlearner.data.record import RecordSet
 from unlearner.demo.customers import DemoData, dossiers, split
 from unlearner.demo.models import build_model, build_tokenizer
-from unlearner.families.causal_lm import prepare
+from unlearner.families import CAUSAL_LM
+from unlearner.families.causal_lm import prepare_text
 from unlearner.inference.answers import Answer
 from unlearner.models.loading import Loaded, limit_threads
 from unlearner.output import staged
 from unlearner.pipeline import pipeline
-from unlearner.pipeline.outcome import Outcome
-from unlearner.pipeline.pipeline import write_outcome
+from unlearner.pipeline.pipeline import Outcome, write_outcome
 from unlearner.settings import DataSettings, TrainingSettings
 from unlearner.training.finetune import FinetuneSettings, finetune
 from unlearner.training.log import Log, quieten
@@ -73,7 +73,7 @@ def _train(data: DemoData, seed: int) -> Loaded:
     limit_threads(loaded.model)
     provenance.set_seeds(seed)
     trained = RecordSet("records", data.trained, "memory")
-    records = prepare(loaded, {"records": trained}, DataSettings())["records"]
+    records = prepare_text(CAUSAL_LM, loaded, {"records": trained}, DataSettings())["records"]
     progress = RunProgress(quiet=False, num_rounds=LEARNING.epochs)
     trainer = Trainer(TrainingSettings(seed=seed, device="cpu"), Log(None, progress.quiet_line))
     try:
@@ -91,7 +91,7 @@ def _forget(loaded: Loaded, data: DemoData, work: Path, seed: int) -> tuple[Outc
     }
     config = RunConfig.from_sections(sections)
     given = {"forget": data.forget, "retain": data.retain, "holdout": data.holdout}
-    prepared = pipeline.start(config, given, loaded)
+    prepared = pipeline.start(config, CAUSAL_LM, given, loaded)
     progress = RunProgress(quiet=False, num_rounds=config.method.max_epochs)
     progress.say(f"a deletion request arrives for {len(data.forget)} of them")
     log = Log(work / "log.jsonl", progress.line)

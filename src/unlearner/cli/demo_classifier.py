@@ -25,13 +25,13 @@ from unlearner.data.labelled import Labelling, tokenize_labelled
 from unlearner.data.record import Record, RecordSet
 from unlearner.demo.messages import LABELS, DemoMessages, messages, mislabelled, split
 from unlearner.demo.models import MAX_LENGTH, build_classifier, build_message_tokenizer
+from unlearner.families import SEQUENCE
 from unlearner.inference.answers import ClassAnswer
 from unlearner.inference.classifier import ask
 from unlearner.models.loading import Loaded, limit_threads, save
 from unlearner.output import staged
-from unlearner.pipeline import classifier_pipeline
-from unlearner.pipeline.outcome import Outcome
-from unlearner.pipeline.pipeline import write_outcome
+from unlearner.pipeline import pipeline
+from unlearner.pipeline.pipeline import Outcome, write_outcome
 from unlearner.settings import DataSettings, ModelSettings, TrainingSettings
 from unlearner.training.classifier_finetune import ClassifierFinetuneSettings, finetune_classifier
 from unlearner.training.log import Log, quieten
@@ -138,14 +138,12 @@ def _forget(
         "holdout": data.holdout,
         "test": data.test,
     }
-    prepared = classifier_pipeline.start(
-        config, given, target, needs=classifier_pipeline.FORGET_NEEDS
-    )
+    prepared = pipeline.start(config, SEQUENCE, given, target)
     progress = RunProgress(quiet=False, num_rounds=None)
     progress.say(f"a deletion request arrives for the {len(data.forget)} wrongly filed ones")
     log = Log(work / "log.jsonl", progress.line)
     try:
-        outcome = classifier_pipeline.forget(config, prepared, work, log=log, say=progress.say)
+        outcome = pipeline.forget(config, prepared, work, log=log, say=progress.say)
     finally:
         progress.stop()
     outcome.report["model"]["name"] = target.name

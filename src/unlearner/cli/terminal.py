@@ -16,8 +16,7 @@ from rich.table import Table
 from unlearner import processes, registry
 from unlearner.errors import printable
 from unlearner.evaluation.intervals import Value
-from unlearner.families.causal_lm import CheckResult
-from unlearner.families.classifier import CheckResult as ClassifierCheckResult
+from unlearner.families.base import CheckResult
 from unlearner.training.memory import Plan, in_words, size
 
 COLOURS = {
@@ -36,7 +35,7 @@ SHOWN = {
 MANY = 10
 
 
-def print_check(result: CheckResult | ClassifierCheckResult) -> None:
+def print_check(result: CheckResult) -> None:
     """What the model knows, where copies are, what a run would take."""
     console = _console()
     shown = SHOWN[result.family]
@@ -55,7 +54,7 @@ def print_check(result: CheckResult | ClassifierCheckResult) -> None:
         if ids:
             console.print("  " + _inert(shown) + (" ..." if len(ids) > MANY else ""))
     _print_plan(console, result.plan)
-    console.print(_inert(result.summary()))
+    console.print(_inert(result.sentence))
 
 
 def _print_plan(console: Console, plan: Plan) -> None:

@@ -49,7 +49,7 @@ class Value:
         return {**finite, "records": self.records}
 
 
-def evaluate_set(  # noqa: PLR0913 - two sets bring their answers and their subjects
+def evaluate_set(
     answers: Sequence[AnyAnswer],
     metrics: Mapping[str, Metric],
     groups: Sequence[str],

@@ -1,18 +1,444 @@
-"""The modules that work on a family of models. Those of every family have the same functions."""
+"""A family of models: what differs between language models and classifiers in one pipeline.
+
+The pipeline loads, reads, measures, unlearns, measures again, judges and reports; a `Family` says
+how its models do each of these. `families.FAMILIES` holds the three of them.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Generic, TypeVar
 
-from unlearner.models.loading import FAMILIES
-from unlearner.pipeline import assess, classifier_assess, classifier_pipeline, pipeline
+import torch
+
+from unlearner.config import RunConfig
+from unlearner.data.duplicates import Duplicate
+from unlearner.data.labelled import LabelledSet
+from unlearner.data.loading import read_records
+from unlearner.data.record import RecordSet
+from unlearner.data.windows import Layout, TokenizedSet
+from unlearner.datasets.base import named_sets
+from unlearner.errors import UserError
+from unlearner.evaluation.measure import Scores, score_sets
+from unlearner.evaluation.verdict import Criterion, Verdict
+from unlearner.inference.answers import Answer, ClassAnswer
+from unlearner.inference.reference import TargetDistribution
+from unlearner.models.loading import Loaded
+from unlearner.output import Json
+from unlearner.settings import DataSettings, EvaluationSettings
+from unlearner.training.data import ClassifierData, Level, UnlearningData
+from unlearner.training.memory import Plan
+
+SetT = TypeVar("SetT", bound=TokenizedSet | LabelledSet)
+AnswerT = TypeVar("AnswerT", bound=Answer | ClassAnswer)
+Removable = TypeVar("Removable", RecordSet, TokenizedSet)
+
+# The target model's distributions that others are compared with, by set.
+References = Mapping[str, TargetDistribution]
 
 
-def line_for(family: str) -> Any:
-    """The module with `start`, `check` and `forget`, and what `forget` needs."""
-    return pipeline if family == FAMILIES[0] else classifier_pipeline
+@dataclass(frozen=True)
+class Prepared(Generic[SetT]):
+    """A model with the sets of a run in its tokens.
+
+    Attributes:
+        sets: By role; with a class to forget also `holdout_class`, its unseen records.
+        duplicates: Exact and near copies of forget records in every other set.
+        layout: How a language model's records became tokens.
+        forget_class: Index of the label that is to go, where a class is removed.
+    """
+
+    family: Family[SetT, Any]
+    loaded: Loaded
+    sets: dict[str, SetT]
+    duplicates: dict[str, list[Duplicate]]
+    layout: Layout = field(default_factory=Layout)
+    forget_class: int | None = None
+
+    def __getitem__(self, role: str) -> SetT:
+        return self.sets[role]
+
+    def get(self, role: str) -> SetT | None:
+        """The set of a role, None where there is none."""
+        return self.sets.get(role)
 
 
-def assessor_for(family: str) -> Any:
-    """The module with `evaluate`, and what it needs."""
-    return assess if family == FAMILIES[0] else classifier_assess
+@dataclass(frozen=True)
+class CheckResult:
+    """What the target model knows of the records.
+
+    Attributes:
+        family: The name of the model's family.
+        values: Every metric of every set.
+        level: What unseen text scores; None for classifiers, and where it is not known.
+        memorised: Whether there is something to unlearn; None where nothing is known to compare
+            with.
+        sentence: The answer in one sentence.
+        duplicates: Copies of forget records in the other sets.
+        record_ids: The ids of every set's records.
+        plan: Time and memory of a run.
+    """
+
+    family: str
+    values: Scores
+    level: Level | None
+    memorised: bool | None
+    sentence: str
+    duplicates: dict[str, list[Duplicate]]
+    record_ids: dict[str, list[str]]
+    plan: Plan
+
+    def ids(self, role: str, found: list[Duplicate]) -> list[tuple[str, str]]:
+        """The ids of each forget record and its copy in another set."""
+        return [
+            (self.record_ids["forget"][one.forget], self.record_ids[role][one.other])
+            for one in found
+        ]
+
+
+@dataclass(frozen=True)
+class Measured(Generic[SetT, AnswerT]):
+    """Models run on the sets of a run, and what they are judged by.
+
+    Attributes:
+        sets: The measured sets by role, large ones as a sample.
+        answers: By model (target, retrained, unlearned) and role.
+        scores: Likewise, every metric of every set.
+        level: What unseen text scores; None for classifiers.
+        criteria: Fixed on the target's and the retrained model's scores.
+    """
+
+    sets: dict[str, SetT]
+    answers: dict[str, dict[str, list[AnswerT]]]
+    scores: dict[str, Scores]
+    level: Level | None
+    criteria: tuple[Criterion, ...]
+
+
+@dataclass(frozen=True)
+class Baseline(Measured[SetT, AnswerT]):
+    """What is known of the models before one is changed.
+
+    Attributes:
+        data: What the method gets.
+        references: The target's distributions on the sets to be kept.
+        digest: Of the target's weights.
+    """
+
+    data: UnlearningData | ClassifierData
+    references: References
+    digest: str
+
+
+class Family(ABC, Generic[SetT, AnswerT]):
+    """Models that are loaded, run, judged and reported alike."""
+
+    name: ClassVar[str] | str
+    described: str  # in messages: "MODEL is ..."
+    roles: ClassVar[tuple[str, ...]]
+    # The sets that a command needs, in the words of `check_needs`.
+    needs: ClassVar[Mapping[str, tuple[str, ...]]]
+    # Writes text, which a report can show before and after.
+    writes_text: ClassVar[bool] = False
+    # One evaluation round follows each epoch, so that their number is known.
+    rounds_are_epochs: ClassVar[bool] = False
+
+    # Loading and reading
+
+    @abstractmethod
+    def load(self, name: str, *, revision: str = "main", trust_remote_code: bool = False) -> Loaded:
+        """The model and tokenizer of a local folder or a hub id."""
+
+    @abstractmethod
+    def prepare(
+        self,
+        config: RunConfig,
+        given: Mapping[str, Any],
+        loaded: Loaded | None,
+        needs: Collection[str],
+    ) -> Prepared[SetT]:
+        """Read the sets, load the model where it is not given, and tokenize.
+
+        Args:
+            given: Record sets from Python by role, before the paths of the configuration.
+            needs: What the command needs, see `Family.needs`.
+
+        Raises:
+            UserError: A set is missing, or a set or the model cannot be used.
+        """
+
+    def load_named(self, config: RunConfig) -> Loaded:
+        """The model that the configuration names."""
+        model = config.model
+        if not model.name:
+            raise UserError("MODEL: none given; name a local folder or a hub id")
+        return self.load(
+            model.name, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+
+    def load_like(self, name: str, role: str, other: Loaded) -> Loaded:
+        """A model to compare another with, on its device.
+
+        Raises:
+            UserError: It cannot be loaded, or reads other tokens or gives other labels.
+        """
+        loaded = self.load(name)
+        self.check_comparable(loaded, role, other)
+        if other.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
+            raise UserError(
+                f"--{role} {name}: its tokenizer differs from that of {other.name}; figures of "
+                "models that read other tokens cannot be compared"
+            )
+        loaded.model.to(other.model.device)
+        return loaded
+
+    def check_comparable(self, loaded: Loaded, role: str, other: Loaded) -> None:
+        """Refuse a model whose outputs mean something else than those of the other.
+
+        Raises:
+            UserError: They do.
+        """
+
+    def read_sets(
+        self,
+        data: DataSettings,
+        given: Mapping[str, Any],
+        labels: tuple[str, ...] | None = None,
+    ) -> dict[str, RecordSet]:
+        """The record sets by role, from files, a named data set or Python objects.
+
+        Args:
+            data: Where the sets are; a file goes before the set that a named data set has for its
+                role.
+            given: Sets that come from Python, by role; they go before the paths in `data`.
+            labels: The names of a classifier's outputs.
+
+        Raises:
+            UserError: A set cannot be read.
+        """
+        named = named_sets(data, self.name, labels)
+        sets = {role: named[role] for role in self.roles if role in named}
+        for role in self.roles:
+            source = given.get(role)
+            source = getattr(data, role) if source is None else source
+            if isinstance(source, RecordSet):
+                sets[role] = source
+            elif source is not None and not (isinstance(source, str) and source == ""):
+                sets[role] = read_records(
+                    source, name=role, columns=data.columns, family=self.name, labels=labels
+                )
+        return sets
+
+    def measured_sets(self, prepared: Prepared[SetT], config: RunConfig) -> dict[str, SetT]:
+        """The sets whose figures are reported, large ones as a seeded sample; never the pool."""
+        limit, seed = config.evaluation.limit_for(self.name), config.training.seed
+        return {
+            role: some if role == "forget" else sample(some, limit, seed)
+            for role, some in prepared.sets.items()
+            if role != "pool"
+        }
+
+    # Running models and scoring what they answered
+
+    @abstractmethod
+    def infer(
+        self,
+        loaded: Loaded,
+        sets: Mapping[str, SetT],
+        evaluation: EvaluationSettings,
+        references: References | None = None,
+    ) -> dict[str, list[AnswerT]]:
+        """The model's answers on every set.
+
+        Args:
+            references: Distributions of the target model to compare with, by set.
+        """
+
+    def infer_timed(
+        self, loaded: Loaded, sets: Mapping[str, SetT], evaluation: EvaluationSettings
+    ) -> tuple[dict[str, list[AnswerT]], float]:
+        """`infer`, and the seconds a token of the slowest set took."""
+        answers, slowest = {}, 0.0
+        for role, some in sets.items():
+            started = time.perf_counter()
+            answers |= self.infer(loaded, {role: some}, evaluation)
+            slowest = max(slowest, (time.perf_counter() - started) / max(1, some.num_tokens))
+        return answers, slowest
+
+    def score(
+        self,
+        model: str,
+        answers: Mapping[str, Mapping[str, list[AnswerT]]],
+        sets: Mapping[str, SetT],
+        config: RunConfig,
+    ) -> Scores:
+        """Every metric of every set, of one of the models that answered."""
+        own = self.beside_retrained(model, answers)
+        return score_sets(own, sets, config.evaluation, config.training.seed)
+
+    def beside_retrained(
+        self, model: str, answers: Mapping[str, Mapping[str, list[AnswerT]]]
+    ) -> Mapping[str, list[AnswerT]]:
+        """A model's answers, with what a metric needs of the retrained model's at their side."""
+        return answers[model]
+
+    def references(self, loaded: Loaded, sets: Mapping[str, SetT]) -> References:
+        """What the target's answers on the sets to be kept are compared with later."""
+        return {}
+
+    # Before the run
+
+    @abstractmethod
+    def level(
+        self, holdout: list[AnswerT] | None, config: RunConfig, *, under: str
+    ) -> Level | None:
+        """What unseen text scores under the model that `under` names, where criteria rest on it.
+
+        None where it is not known, and for classifiers, whose criteria rest on scores.
+        """
+
+    @abstractmethod
+    def known(
+        self,
+        prepared: Prepared[SetT],
+        answers: Mapping[str, list[AnswerT]],
+        scores: Scores,
+        level: Level | None,
+        config: RunConfig,
+    ) -> tuple[bool | None, str]:
+        """Whether the target knows the records (None: cannot be told), and the answer in words."""
+
+    @abstractmethod
+    def plan(
+        self,
+        prepared: Prepared[SetT],
+        sets: Mapping[str, SetT],
+        config: RunConfig,
+        seconds: float,
+    ) -> Plan:
+        """Time and memory of a run, from the seconds that inference on a token took."""
+
+    @abstractmethod
+    def criteria(
+        self,
+        prepared: Prepared[SetT],
+        scores: Mapping[str, Scores],
+        level: Level | None,
+        config: RunConfig,
+    ) -> tuple[Criterion, ...]:
+        """The criteria, from figures of the target and the retrained model alone.
+
+        Without a target the model to be judged stands in its place, and nothing is said of utility.
+        """
+
+    @abstractmethod
+    def method_data(
+        self,
+        prepared: Prepared[SetT],
+        sets: Mapping[str, SetT],
+        level: Level | None,
+        config: RunConfig,
+    ) -> UnlearningData | ClassifierData:
+        """What a method gets."""
+
+    def for_method(
+        self,
+        config: RunConfig,
+        prepared: Prepared[SetT],
+        baseline: Baseline[SetT, AnswerT],
+    ) -> Baseline[SetT, AnswerT]:
+        """The baseline with what a single method needs beside what all do."""
+        return baseline
+
+    # After the run
+
+    @abstractmethod
+    def judge(self, prepared: Prepared[SetT], measured: Measured[SetT, AnswerT]) -> Verdict:
+        """The verdict on the unlearned model."""
+
+    @abstractmethod
+    def sections(
+        self, prepared: Prepared[SetT], measured: Measured[SetT, AnswerT], config: RunConfig
+    ) -> Json:
+        """What the report holds of models of this family alone."""
+
+
+AnyFamily = Family[Any, Any]
+
+
+def sample(some: SetT, limit: int, seed: int) -> SetT:
+    """The set itself, or a seeded sample of its records where it is larger than the limit."""
+    if len(some) <= limit:
+        return some
+    order = torch.randperm(len(some), generator=torch.Generator().manual_seed(seed))[:limit]
+    return some.subset(sorted(order.tolist()))  # type: ignore[return-value] - of its own kind
+
+
+def refuse_or_drop_copies(
+    sets: Mapping[str, Removable],
+    duplicates: Mapping[str, list[Duplicate]],
+    *,
+    drop: bool,
+    refused: Iterable[str],
+) -> tuple[dict[str, Removable], dict[str, list[Duplicate]]]:
+    """The sets and the copies left in them, without exact copies where that was asked for.
+
+    Args:
+        drop: Leave exact copies of forget records out of the other sets.
+        refused: The roles in which they are else refused.
+
+    Raises:
+        UserError: There are copies that the user has to deal with, or nothing else is left.
+    """
+    kept_sets, left = dict(sets), dict(duplicates)
+    for role, found in duplicates.items():
+        exact = [one for one in found if one.exact]
+        if exact and not drop and role in refused:
+            raise UserError(_copies_refused(sets, role, exact))
+        copies = {one.other for one in exact} if drop else set()
+        kept = [place for place in range(len(sets[role].records)) if place not in copies]
+        if not kept:
+            raise UserError(f"--{role}: every record is a copy of a record to forget; give others")
+        if not copies:
+            continue
+        kept_sets[role] = _only(sets[role], kept)
+        number = {place: index for index, place in enumerate(kept)}
+        left[role] = [replace(one, other=number[one.other]) for one in found if one.other in number]
+    return kept_sets, left
+
+
+def _only(some: Removable, kept: Sequence[int]) -> Removable:
+    if isinstance(some, RecordSet):
+        return replace(some, records=tuple(some.records[place] for place in kept))
+    return some.subset(kept)
+
+
+def _copies_refused(
+    sets: Mapping[str, RecordSet] | Mapping[str, TokenizedSet], role: str, found: list[Duplicate]
+) -> str:
+    forget, other = sets["forget"].records, sets[role].records
+    first = found[0]
+    why = "would teach them back" if role == "retain" else "are not unseen"
+    return (
+        f"--{role}: {len({one.other for one in found})} of its records are records to forget and "
+        f"{why}, first {other[first.other].id!r} as {forget[first.forget].id!r}; leave them out, "
+        "or let --drop-duplicates do it"
+    )
+
+
+def check_finite(scores: Scores, name: str) -> None:
+    """Refuse a broken model: one that knows nothing at all would pass for having forgotten.
+
+    Raises:
+        UserError: The loss of a set is not a finite number.
+    """
+    for role, found in scores.items():
+        if "loss" in found and not math.isfinite(found["loss"].value):
+            raise UserError(
+                f"MODEL {name}: its loss on the {role} set is {found['loss'].value}; its weights "
+                "are damaged, save or download it again"
+            )

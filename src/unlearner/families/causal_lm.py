@@ -1,96 +1,262 @@
-"""From files and names to a loaded model and tokenized sets."""
+"""Causal language models: how they are loaded, read, run, and what a method gets."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar, cast
 
-import torch
-
+from unlearner import provenance
 from unlearner.config import RunConfig
-from unlearner.data.duplicates import Duplicate, find_duplicates
-from unlearner.data.loading import check_ids_in_vocabulary, read_records
+from unlearner.data.duplicates import find_duplicates
+from unlearner.data.loading import check_ids_in_vocabulary
 from unlearner.data.record import RecordSet
 from unlearner.data.windows import Layout, TokenizedSet, contents, tokenize_set
-from unlearner.datasets.base import named_sets
 from unlearner.errors import UserError
-from unlearner.evaluation.intervals import Value
-from unlearner.evaluation.measure import ask_set, questions, score_sets
-from unlearner.families.causal_lm_criteria import level_of
+from unlearner.evaluation.measure import Scores, score_sets
+from unlearner.evaluation.verdict import Criterion, Verdict
+from unlearner.families.base import (
+    Baseline,
+    Family,
+    Measured,
+    Prepared,
+    References,
+    check_finite,
+    refuse_or_drop_copies,
+    sample,
+)
+from unlearner.families.causal_lm_criteria import (
+    Recall,
+    is_memorised,
+    judge_text,
+    level_of,
+    text_criteria,
+    text_statuses,
+)
 from unlearner.inference.answers import Answer
-from unlearner.inference.language_model import ask
+from unlearner.inference.bertscore import BertScorer, measuring_scorer, with_scores
+from unlearner.inference.language_model import Questions, ask
+from unlearner.inference.reference import TargetDistribution
 from unlearner.methods.base import Method
-from unlearner.models.loading import Loaded
-from unlearner.settings import DataSettings, EvaluationSettings
-from unlearner.training.data import Level
+from unlearner.models.loading import Loaded, load_causal_lm
+from unlearner.output import Json
+from unlearner.retrieval.analogous import Wanted, find_analogous
+from unlearner.settings import DataSettings, EvaluationSettings, own_name
+from unlearner.training.data import Level, UnlearningData
 from unlearner.training.finetune import FinetuneSettings
 from unlearner.training.language_loop import MAX_COMPARED
 from unlearner.training.memory import Plan, Step, forwards_per_step, largest_draw, make_plan
-from unlearner.training.stop_rule import WATCHED_RECORDS, above_worst
-
-ROLES = ("forget", "retain", "pool", "holdout")
+from unlearner.training.stop_rule import WATCHED_RECORDS
 
 
-def read_sets(data: DataSettings, given: Mapping[str, Any]) -> dict[str, RecordSet]:
-    """The record sets of a run by role, from files, a named data set or Python objects.
+class CausalLM(Family[TokenizedSet, Answer]):
+    """Models that write text: verbatim reproduction is what they have to lose."""
 
-    Args:
-        data: Where the sets are, and the names of their columns; a file goes before the set that a
-            named data set has for its role.
-        given: Sets that come from Python, by role; they go before the paths in `data`.
+    name = "causal-lm"
+    described = "a causal language model"
+    roles = ("forget", "retain", "pool", "holdout", "test")
+    needs: ClassVar = {"check": (), "evaluate": ("level",), "forget": ("pool", "level")}
+    writes_text = True
+    rounds_are_epochs = True
 
-    Raises:
-        UserError: A set cannot be read.
-    """
-    named = named_sets(data, "causal-lm")
-    sets = {role: named[role] for role in ROLES if role in named}
-    for role in ROLES:
-        source = given.get(role)
-        source = getattr(data, role) if source is None else source
-        if isinstance(source, RecordSet):
-            sets[role] = source
-        elif source is not None and not (isinstance(source, str) and source == ""):
-            sets[role] = read_records(source, name=role, columns=data.columns)
-    return sets
+    def load(self, name: str, *, revision: str = "main", trust_remote_code: bool = False) -> Loaded:
+        return load_causal_lm(name, revision=revision, trust_remote_code=trust_remote_code)
 
+    def prepare(
+        self,
+        config: RunConfig,
+        given: Mapping[str, Any],
+        loaded: Loaded | None,
+        needs: Collection[str],
+    ) -> Prepared[TokenizedSet]:
+        if config.data.forget_class:
+            raise UserError("--forget-class: for classifiers; MODEL is a causal language model")
+        records = self.read_sets(config.data, given)
+        if "forget" not in records:
+            raise UserError("--forget: none given; name the file of records to be forgotten")
+        check_needs(config, records, needs)
+        bert_scorer(config.evaluation)  # refused here, not after the target has been measured
+        provenance.set_seeds(config.training.seed)
+        prepared = prepare_text(self, loaded or self.load_named(config), records, config.data)
+        config.method.check_sets(prepared.sets)
+        if "pool" in needs:
+            pool_of(config, prepared)  # refused here too
+        return prepared
 
-@dataclass(frozen=True)
-class Prepared:
-    """A model with the sets of a run in its tokens, and how they became so."""
+    def infer(
+        self,
+        loaded: Loaded,
+        sets: Mapping[str, TokenizedSet],
+        evaluation: EvaluationSettings,
+        references: References | None = None,
+    ) -> dict[str, list[Answer]]:
+        """The answers, with BERTScores where there is an encoder for them.
 
-    loaded: Loaded
-    sets: dict[str, TokenizedSet]
-    contents: dict[str, list[str]]
-    layout: Layout
+        The model is run once on sets of the same records.
+        """
+        scorer, found = bert_scorer(evaluation), {}
+        for role, some in sets.items():
+            same = next((other for other in found if sets[other].records == some.records), None)
+            if same is not None:
+                found[role] = found[same]
+                continue
+            reference = (references or {}).get(role)
+            questions = questions_of(evaluation)
+            answers = ask(loaded.model, loaded.tokenizer, some.windows, questions, reference)
+            found[role] = answers if scorer is None else with_scores(answers, scorer)
+        return found
 
-    def __getitem__(self, role: str) -> TokenizedSet:
-        return self.sets[role]
-
-    def get(self, role: str) -> TokenizedSet | None:
-        """The set of a role, None where there is none."""
-        return self.sets.get(role)
-
-    @cached_property
-    def duplicates(self) -> dict[str, list[Duplicate]]:
-        """Exact and near duplicates of forget records in every other set."""
-        forget = self.contents["forget"]
+    def references(self, loaded: Loaded, sets: Mapping[str, TokenizedSet]) -> References:
+        """The distributions on every set but the forget set, from which it is to move away."""
         return {
-            role: find_duplicates(forget, contents)
-            for role, contents in self.contents.items()
+            role: TargetDistribution.of(loaded.model, some.windows)
+            for role, some in sets.items()
             if role != "forget"
         }
 
+    def level(self, holdout: list[Answer] | None, config: RunConfig, *, under: str) -> Level | None:
+        if holdout is None and not config.criteria.by_hand:
+            return None
+        return level_of(holdout, config.criteria, under=under)
 
-def prepare(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) -> Prepared:
-    """Tokenize every set for the model.
+    def known(
+        self,
+        prepared: Prepared[TokenizedSet],
+        answers: Mapping[str, list[Answer]],
+        scores: Scores,
+        level: Level | None,
+        config: RunConfig,
+    ) -> tuple[bool | None, str]:
+        check_finite(scores, prepared.loaded.name)
+        forget = scores["forget"]
+        found = f"MA {forget['ma'].value:.3f}"
+        found += f", EL_10 {forget['el_10'].value:.3f}" if "el_10" in forget else ""
+        if level is None:
+            return None, (
+                f"{found}; without --holdout there is no level of unseen text to compare with"
+            )
+        memorised = is_memorised(answers["forget"], scores, level)
+        answer = "memorised" if memorised else "nothing to unlearn by these measures"
+        return memorised, (
+            f"{answer}: {found}, unseen text has {level.ma:.3f} and {level.el_10:.3f}"
+        )
+
+    def plan(
+        self,
+        prepared: Prepared[TokenizedSet],
+        sets: Mapping[str, TokenizedSet],
+        config: RunConfig,
+        seconds: float,
+    ) -> Plan:
+        return _plan(prepared, sets, config, seconds)
+
+    def criteria(
+        self,
+        prepared: Prepared[TokenizedSet],
+        scores: Mapping[str, Scores],
+        level: Level | None,
+        config: RunConfig,
+    ) -> tuple[Criterion, ...]:
+        assert level is not None
+        return text_criteria(level, scores.get("target", {}), config.criteria)
+
+    def method_data(
+        self,
+        prepared: Prepared[TokenizedSet],
+        sets: Mapping[str, TokenizedSet],
+        level: Level | None,
+        config: RunConfig,
+    ) -> UnlearningData:
+        assert level is not None
+        return UnlearningData(
+            tokenizer=prepared.loaded.tokenizer,
+            forget=prepared["forget"],
+            pool=_without_copies(prepared, pool_of(config, prepared)),
+            retain=prepared.get("retain"),
+            analogous=None,
+            level=level,
+            questions=questions_of(config.evaluation),
+            utility_floor=config.criteria.perplexity_ratio,
+            layout=prepared.layout,
+        )
+
+    def for_method(
+        self,
+        config: RunConfig,
+        prepared: Prepared[TokenizedSet],
+        baseline: Baseline[TokenizedSet, Answer],
+    ) -> Baseline[TokenizedSet, Answer]:
+        """The baseline with the analogous set, where the method needs one."""
+        if "analogous" not in config.method.needs:
+            return baseline
+        assert isinstance(baseline.data, UnlearningData)
+        loaded, wanted = prepared.loaded, cast("Wanted", config.method)
+        pool = pool_of(config, prepared)
+        found = find_analogous(prepared["forget"], pool, loaded.tokenizer, wanted)
+        limit = config.evaluation.limit_for(self.name)
+        own = {"analogous": sample(found.chosen, limit, config.training.seed)}
+        retain = baseline.sets.get("retain")
+        if retain is not None and retain.records == own["analogous"].records:
+            answers = {"analogous": baseline.answers["target"]["retain"]}
+        else:
+            answers = self.infer(loaded, own, config.evaluation)
+        scores = dict(baseline.scores)
+        scores["target"] = scores["target"] | score_sets(
+            answers, own, config.evaluation, config.training.seed
+        )
+        return replace(
+            baseline,
+            data=replace(baseline.data, analogous=found),
+            sets=baseline.sets | own,
+            answers=baseline.answers | {"target": baseline.answers["target"] | answers},
+            scores=scores,
+            criteria=self.criteria(prepared, scores, baseline.level, config),
+            references={**baseline.references, **self.references(loaded, own)},
+        )
+
+    def judge(
+        self, prepared: Prepared[TokenizedSet], measured: Measured[TokenizedSet, Answer]
+    ) -> Verdict:
+        assert measured.level is not None
+        recall = Recall.of(measured.answers["unlearned"]["forget"])
+        ids = [record.id for record in prepared["forget"].records]
+        statuses = text_statuses(ids, recall, measured.level)
+        return judge_text(measured.criteria, measured.scores, statuses)
+
+    def sections(
+        self,
+        prepared: Prepared[TokenizedSet],
+        measured: Measured[TokenizedSet, Answer],
+        config: RunConfig,
+    ) -> Json:
+        """How the models were run, and MA and EL_10 of every record before and after."""
+        evaluation = config.evaluation
+        told: Json = {"prompt_start": evaluation.prompt_start}
+        if evaluation.bertscore_model is not None:
+            told["bertscore_model"] = own_name(evaluation.bertscore_model)
+            told["bertscore_baseline"] = evaluation.bertscore_baseline
+        if "target" not in measured.answers:
+            return {"evaluation": told}
+        before, after = (
+            Recall.of(measured.answers[model]["forget"]) for model in ("target", "unlearned")
+        )
+        per_record = [
+            {"id": record.id, "before": before.to_json(index), "after": after.to_json(index)}
+            for index, record in enumerate(prepared["forget"].records)
+        ]
+        return {"evaluation": told, "per_record": per_record}
+
+
+def prepare_text(
+    family: CausalLM, loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings
+) -> Prepared[TokenizedSet]:
+    """Tokenize every set for the model and find the copies of forget records.
 
     Raises:
-        UserError: Token ids are outside the vocabulary, or a record cannot be tokenized.
+        UserError: Token ids are outside the vocabulary, a record cannot be tokenized, or unseen
+            records are to be forgotten.
     """
     layout = Layout(
         template=data.template,
@@ -105,8 +271,18 @@ def prepare(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) -
         check_ids_in_vocabulary(records, size)
         tokenized[role] = tokenize_set(records, loaded.tokenizer, layout)
         _check_tokens_known(tokenized[role], size)
-    texts = {role: contents(some, loaded.tokenizer) for role, some in tokenized.items()}
-    return Prepared(loaded, tokenized, texts, layout)
+    duplicates = {}
+    if "forget" in tokenized:
+        forget = contents(tokenized["forget"], loaded.tokenizer)
+        duplicates = {
+            role: find_duplicates(forget, contents(some, loaded.tokenizer))
+            for role, some in tokenized.items()
+            if role != "forget"
+        }
+        tokenized, duplicates = refuse_or_drop_copies(
+            tokenized, duplicates, drop=data.drop_duplicates, refused=("holdout", "test")
+        )
+    return Prepared(family, loaded, tokenized, duplicates, layout)
 
 
 def _check_tokens_known(some: TokenizedSet, size: int) -> None:
@@ -120,125 +296,74 @@ def _check_tokens_known(some: TokenizedSet, size: int) -> None:
             )
 
 
-def sample(some: TokenizedSet, evaluation: EvaluationSettings, seed: int) -> TokenizedSet:
-    """The set itself, or a seeded sample of its records where it is larger than is measured."""
-    limit = evaluation.limit_for("causal-lm")
-    if len(some) <= limit:
-        return some
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(some), generator=generator)[:limit]
-    return some.subset(sorted(order.tolist()))
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """What the target model knows of the records.
-
-    Attributes:
-        answers: The target model's answers by set.
-        values: Every metric of every set.
-        level: The level of unseen text; None without holdout text and levels by hand.
-        memorised: Whether there is something to unlearn; None where there is no level.
-        duplicates: Copies of forget records in the other sets.
-        record_ids: The ids of every set's records.
-    """
-
-    answers: dict[str, list[Answer]]
-    values: dict[str, dict[str, Value]]
-    level: Level | None
-    memorised: bool | None
-    duplicates: dict[str, list[Duplicate]]
-    record_ids: dict[str, list[str]]
-    plan: Plan
-    family: str = "causal-lm"
-
-    def ids(self, role: str, found: list[Duplicate]) -> list[tuple[str, str]]:
-        """The ids of each forget record and its copy in another set."""
-        return [
-            (self.record_ids["forget"][one.forget], self.record_ids[role][one.other])
-            for one in found
-        ]
-
-    def summary(self) -> str:
-        """The answer in one sentence."""
-        forget = self.values["forget"]
-        found = f"MA {forget['ma'].value:.3f}"
-        found += f", EL_10 {forget['el_10'].value:.3f}" if "el_10" in forget else ""
-        if self.level is None:
-            return f"{found}; without --holdout there is no level of unseen text to compare with"
-        level = f"unseen text has {self.level.ma:.3f} and {self.level.el_10:.3f}"
-        if self.memorised:
-            return f"memorised: {found}, {level}"
-        return f"nothing to unlearn by these measures: {found}, {level}"
-
-
-def measured_sets(prepared: Prepared, config: RunConfig) -> dict[str, TokenizedSet]:
-    """The sets whose figures are reported, large ones as a seeded sample."""
-    roles = [role for role in ("retain", "holdout") if role in prepared.sets]
-    sampled = {
-        role: sample(prepared[role], config.evaluation, config.training.seed) for role in roles
-    }
-    return {"forget": prepared["forget"], **sampled}
-
-
-def check_sets(
-    prepared: Prepared, sets: Mapping[str, TokenizedSet], config: RunConfig
-) -> CheckResult:
-    """Ask the target model about every set and compare with unseen text."""
-    loaded, evaluation = prepared.loaded, config.evaluation
-    answers, seconds = {}, {}
-    for role, some in sets.items():
-        started = time.perf_counter()
-        answers[role] = ask_set(loaded.model, loaded.tokenizer, some, evaluation)
-        seconds[role] = (time.perf_counter() - started) / max(1, some.num_tokens)
-    values = score_sets(answers, sets, evaluation, seed=config.training.seed)
-    _check_finite(values, loaded.name)
-    has_level = "holdout" in answers or config.criteria.by_hand
-    level = level_of(answers.get("holdout"), config.criteria) if has_level else None
-    return CheckResult(
-        answers=answers,
-        values=values,
-        level=level,
-        memorised=None if level is None else _memorised(answers["forget"], values, level),
-        duplicates=prepared.duplicates,
-        record_ids={role: [r.id for r in some.records] for role, some in prepared.sets.items()},
-        plan=_plan(prepared, sets, config, max(seconds.values())),
+def questions_of(evaluation: EvaluationSettings) -> Questions:
+    """What every model of a run is asked."""
+    return Questions(
+        prompt_start=evaluation.prompt_start,
+        batch_tokens=evaluation.batch_tokens,
+        memory_bytes=evaluation.memory_bytes,
     )
 
 
-def _check_finite(values: Mapping[str, Mapping[str, Value]], name: str) -> None:
-    """Refuse a broken model: one that knows nothing at all would pass for having forgotten.
+def bert_scorer(evaluation: EvaluationSettings) -> BertScorer | None:
+    """What measures BERTScore; None where no encoder is given.
 
     Raises:
-        UserError: The loss of a set is not a finite number.
+        UserError: It cannot be loaded.
     """
-    for role, found in values.items():
-        if "loss" in found and not math.isfinite(found["loss"].value):
-            raise UserError(
-                f"MODEL {name}: its loss on the {role} set is {found['loss'].value}; its weights "
-                "are damaged, save or download it again"
-            )
+    name = evaluation.bertscore_model
+    return None if name is None else measuring_scorer(name, evaluation.bertscore_baseline)
 
 
-def _memorised(
-    answers: list[Answer], values: Mapping[str, Mapping[str, Value]], level: Level
-) -> bool:
-    """Above what unseen text could show by chance, as a set or in a single record."""
-    if above_worst(answers, level):
-        return True
-    unseen, forget = values.get("holdout", {}), values["forget"]
-    for name, limit in (("ma", level.ma), ("el_10", level.el_10)):
-        if name not in forget:
-            continue
-        high = unseen[name].high if name in unseen else limit
-        limit = max(limit, high) if high == high else limit  # the interval of one record is NaN
-        if forget[name].value > limit:
-            return True
-    return False
+def check_needs(config: RunConfig, roles: Collection[str], needs: Collection[str]) -> None:
+    """Refuse a run that lacks a set before anything slow is done.
+
+    Args:
+        needs: "pool", text that may be learned, and "level", unseen text to compare with.
+
+    Raises:
+        UserError: There is no text to learn, or no level of unseen text can be known.
+    """
+    if "pool" in needs and not {"pool", "retain"} & set(roles):
+        raise UserError(
+            f"--retain or --pool: method {config.method.name} needs text that may be kept, to "
+            "learn on or to watch; give the records to keep, or any public text as --pool"
+        )
+    if "level" in needs and "holdout" not in roles:
+        level_of(None, config.criteria)
+
+
+def pool_of(config: RunConfig, prepared: Prepared[TokenizedSet]) -> TokenizedSet:
+    """The text that the method may learn on.
+
+    Raises:
+        UserError: There is none, or it holds nothing but copies of what is to be forgotten, or no
+            level of unseen text can be known.
+    """
+    check_needs(config, prepared.sets, CausalLM.needs["forget"])
+    role = "pool" if prepared.get("pool") else "retain"
+    pool, copies = prepared[role], {copy.other for copy in prepared.duplicates[role]}
+    if len(copies) == len(pool):
+        raise UserError(
+            f"--{role}: all of its {len(pool)} records are duplicates of records to forget, so "
+            "there is nothing to learn meanwhile; give other texts as --pool"
+        )
+    return pool
+
+
+def _without_copies(prepared: Prepared[TokenizedSet], pool: TokenizedSet) -> TokenizedSet:
+    """The pool without exact and near duplicates of what is to be forgotten."""
+    copies = {copy.other for copy in prepared.duplicates[pool.name]}
+    if not copies:
+        return pool
+    return pool.subset([record for record in range(len(pool)) if record not in copies])
 
 
 def _plan(
-    prepared: Prepared, sets: Mapping[str, TokenizedSet], config: RunConfig, asking: float
+    prepared: Prepared[TokenizedSet],
+    sets: Mapping[str, TokenizedSet],
+    config: RunConfig,
+    asking: float,
 ) -> Plan:
     """What a run takes, from one timed forward pass and the seconds of asking for a token."""
     model, method, forget = prepared.loaded.model, config.method, sets["forget"]
@@ -248,7 +373,7 @@ def _plan(
     tokens = method.windows_per_record * passed.num_tokens
     tokens += steps * kept_windows * pool.num_tokens / len(pool.windows)
     started = time.perf_counter()
-    forced = replace(questions(config.evaluation), continuations="none")
+    forced = replace(questions_of(config.evaluation), continuations="none")
     ask(model, prepared.loaded.tokenizer, forget.windows, forced)
     forward = (time.perf_counter() - started) / forget.num_tokens
     watched = sum(map(len, (prepared.get("retain") or pool).windows_of(range(WATCHED_RECORDS))))
@@ -262,7 +387,9 @@ def _plan(
     )
 
 
-def _passed(prepared: Prepared, sets: Mapping[str, TokenizedSet], method: Method) -> TokenizedSet:
+def _passed(
+    prepared: Prepared[TokenizedSet], sets: Mapping[str, TokenizedSet], method: Method
+) -> TokenizedSet:
     """What an epoch passes over: the remaining data where the model is made anew."""
     retain = prepared.get("retain")
     return sets["forget"] if retain is None or not method.begins_anew else retain
@@ -279,13 +406,15 @@ def _epochs(method: Method) -> int:
     return method.model_dump().get("epochs") or FinetuneSettings().epochs
 
 
-def _kept(prepared: Prepared, method: Method) -> tuple[TokenizedSet, int]:
+def _kept(prepared: Prepared[TokenizedSet], method: Method) -> tuple[TokenizedSet, int]:
     """The text that is learned meanwhile, and how many of its windows a step holds."""
     pool = prepared.get("pool") or prepared.get("retain") or prepared["forget"]
     return pool, min(method.kept_per_step, len(pool.windows))
 
 
-def _largest_step(prepared: Prepared, sets: Mapping[str, TokenizedSet], config: RunConfig) -> Step:
+def _largest_step(
+    prepared: Prepared[TokenizedSet], sets: Mapping[str, TokenizedSet], config: RunConfig
+) -> Step:
     """The largest step, its windows all padded to the longest of them."""
     method = config.method
     pool, kept_windows = _kept(prepared, method)

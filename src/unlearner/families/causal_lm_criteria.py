@@ -1,3 +1,5 @@
+"""Criteria for a language model, fixed before the run, and what the results say of them."""
+
 from __future__ import annotations
 
 import math
@@ -7,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from unlearner.errors import UserError
-from unlearner.evaluation.intervals import Value, record_values
-from unlearner.evaluation.verdict import Claim, Criterion, Results, Verdict, judge_claim, overall
+from unlearner.evaluation.intervals import record_values
+from unlearner.evaluation.measure import Scores
+from unlearner.evaluation.verdict import Claim, Criterion, Verdict, judge_claim, overall
 from unlearner.inference.answers import Answer
 from unlearner.metrics import el_10, es, loss, ma
 from unlearner.settings import CriteriaSettings
 from unlearner.training.data import Level
+from unlearner.training.stop_rule import above_worst
 
 RECORD_DEVIATIONS = 4
 
@@ -97,6 +101,21 @@ class Recall:
         return {"ma": self.ma.get(record), "el_10": self.el_10.get(record)}
 
 
+def is_memorised(answers: list[Answer], scores: Scores, level: Level) -> bool:
+    """Above what unseen text could show by chance, as a set or in a single record."""
+    if above_worst(answers, level):
+        return True
+    unseen, forget = scores.get("holdout", {}), scores["forget"]
+    for name, limit in (("ma", level.ma), ("el_10", level.el_10)):
+        if name not in forget:
+            continue
+        high = unseen[name].high if name in unseen else limit
+        limit = max(limit, high) if high == high else limit  # the interval of one record is NaN
+        if forget[name].value > limit:
+            return True
+    return False
+
+
 # Forgotten records stand out once they are e times less likely per token than unseen text, or once
 # ranking by loss puts four of five of them behind it.
 OVER_UNLEARNED_NATS = 1.0
@@ -104,8 +123,8 @@ OVER_UNLEARNED_NATS = 1.0
 OVER_UNLEARNED_AUC = 0.2
 
 
-def fix_criteria(
-    level: Level, target: Mapping[str, Mapping[str, Value]], settings: CriteriaSettings
+def text_criteria(
+    level: Level, target: Scores, settings: CriteriaSettings
 ) -> tuple[Criterion, ...]:
     """The criteria of a run, from the target model's figures alone.
 
@@ -137,13 +156,13 @@ def fix_criteria(
     return tuple(found)
 
 
-def judge(
-    criteria: Sequence[Criterion], results: Results, records: Sequence[dict[str, str]]
+def judge_text(
+    criteria: Sequence[Criterion], results: Mapping[str, Scores], records: Sequence[dict[str, str]]
 ) -> Verdict:
     """The verdict on the unlearned model.
 
     Args:
-        records: Id and status of every forget record, see `record_statuses`.
+        records: Id and status of every forget record, see `text_statuses`.
     """
     unlearned = results["unlearned"]
     claims = [_verbatim(criteria, unlearned, records)]
@@ -152,23 +171,18 @@ def judge(
         overall(claims),
         tuple(claims),
         tuple(records),
-        tuple(_notes(results)),
-        tuple(_not_measured(results)),
+        tuple(_text_notes(results)),
+        tuple(_text_not_measured(results)),
     )
 
 
-def record_statuses(
-    ids: Sequence[str],
-    accuracy: Mapping[int, float],
-    likelihood: Mapping[int, float],
-    level: Level,
-) -> list[dict[str, str]]:
+def text_statuses(ids: Sequence[str], recall: Recall, level: Level) -> list[dict[str, str]]:
     """Whether each record is reproduced no more than unseen records are."""
     found = []
     for index, identifier in enumerate(ids):
         low = (
-            accuracy.get(index, math.inf) <= level.worst_ma
-            and likelihood.get(index, 0.0) <= level.worst_el_10  # too short for EL_10: MA decides
+            recall.ma.get(index, math.inf) <= level.worst_ma
+            and recall.el_10.get(index, 0.0) <= level.worst_el_10  # too short for it: MA decides
         )
         found.append({"id": identifier, "status": "met" if low else "not met"})
     return found
@@ -176,7 +190,7 @@ def record_statuses(
 
 def _verbatim(
     criteria: Sequence[Criterion],
-    unlearned: Mapping[str, Mapping[str, Value]],
+    unlearned: Scores,
     records: Sequence[dict[str, str]],
 ) -> Claim:
     claim = judge_claim("verbatim", criteria, unlearned)
@@ -188,7 +202,7 @@ def _verbatim(
     return Claim("verbatim", "not met", reason)
 
 
-def _notes(results: Results) -> list[str]:
+def _text_notes(results: Mapping[str, Scores]) -> list[str]:
     """Extreme values, explained."""
     after = results["unlearned"]
     forget, holdout = after.get("forget", {}), after.get("holdout", {})
@@ -208,7 +222,7 @@ def _notes(results: Results) -> list[str]:
     return notes
 
 
-def _not_measured(results: Results) -> list[str]:
+def _text_not_measured(results: Mapping[str, Scores]) -> list[str]:
     found = [
         "Membership inference as a claim: the loss attack's AUC is shown, no claim rests on it.",
         "Robustness: relearning, quantization, prompting and sampling attacks were not run.",

@@ -1,42 +1,56 @@
-"""From files and names to a loaded classifier and labelled sets."""
+"""Classifiers of texts and of words: how they are loaded, read and run, and what a method gets."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
+from unlearner import provenance
 from unlearner.config import RunConfig
-from unlearner.data.duplicates import Duplicate, find_duplicates
+from unlearner.data.duplicates import find_duplicates
 from unlearner.data.labelled import LabelledSet, Labelling, tokenize_labelled
-from unlearner.data.loading import read_records
-from unlearner.data.record import Record, RecordSet
-from unlearner.datasets.base import named_sets
+from unlearner.data.record import RecordSet
 from unlearner.errors import UserError
-from unlearner.evaluation.classifier_measure import (
-    Answers,
-    Scores,
-    ask_sets,
-    confusion,
-    score_sets,
-    shares_right,
-)
 from unlearner.evaluation.latent_space import Points, geometry, project
+from unlearner.evaluation.measure import (
+    ClassAnswers,
+    Scores,
+    confusion_counts,
+    shares_right,
+    with_retrained,
+)
 from unlearner.evaluation.retrained_gap import distance_to_retrained
-from unlearner.families.classifier_criteria import FORGET_SCORE, KEPT_SCORE
+from unlearner.evaluation.verdict import Criterion, Verdict
+from unlearner.families.base import (
+    Family,
+    Measured,
+    Prepared,
+    References,
+    check_finite,
+    refuse_or_drop_copies,
+    sample,
+)
+from unlearner.families.classifier_criteria import (
+    FORGET_SCORE,
+    KEPT_SCORE,
+    ClassifierBaseline,
+    is_known,
+    judge_labels,
+    label_criteria,
+    label_statuses,
+)
 from unlearner.inference.answers import ClassAnswer
-from unlearner.models.loading import Loaded
-from unlearner.settings import DataSettings
-from unlearner.training.classifier_finetune import ClassifierFinetuneSettings
+from unlearner.inference.classifier import ask as classify
+from unlearner.models.loading import Loaded, check_head, load_classifier, pad
+from unlearner.output import Json
+from unlearner.settings import EvaluationSettings
+from unlearner.training.classifier_finetune import ClassifierFinetuneSettings, read_recipe
+from unlearner.training.data import ClassifierData, Level
 from unlearner.training.memory import Plan, Step, forwards_per_step, largest_draw, make_plan
-
-ROLES = ("forget", "retain", "holdout", "test")
 
 UNSEEN = ("holdout", "test")
 
@@ -47,76 +61,220 @@ MEANINGS = {
     "classified is what the forgotten ones have to come down to",
 }
 
+# Holdout records that are evaluated between steps; the report measures all of them.
+WATCHED_HOLDOUT = 128
+
+DRAWN_POINTS = 400  # of the retain set, and of the forget set
+
+DIGITS = 3
+
 
 @dataclass(frozen=True)
-class Prepared:
-    """A classifier with the labelled sets of a run.
+class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
+    """Models that give labels: to texts (a sequence) or to words (tokens)."""
 
-    Attributes:
-        sets: By role; with a class to forget also `holdout_class`, its unseen records.
-        duplicates: Copies of forget records in the other sets, as far as they were left in.
-        forget_class: Index of the label that is to go, where a class is removed.
-    """
+    name: str
 
-    loaded: Loaded
-    sets: dict[str, LabelledSet]
-    duplicates: dict[str, list[Duplicate]]
-    forget_class: int | None = None
-
-    def __getitem__(self, role: str) -> LabelledSet:
-        return self.sets[role]
-
-    def get(self, role: str) -> LabelledSet | None:
-        """The set of a role, None where there is none."""
-        return self.sets.get(role)
-
-
-def prepare(
-    loaded: Loaded, data: DataSettings, given: Mapping[str, Any], needs: Collection[str]
-) -> Prepared:
-    """Read the sets, take out the class or the copies, and tokenize.
-
-    Args:
-        given: Sets that come from Python, by role; they go before the paths in `data`.
-        needs: The roles that there must be.
-
-    Raises:
-        UserError: A set is missing or cannot be used, or holds copies of forget records.
-    """
-    if data.pool or given.get("pool") is not None:
-        raise UserError("--pool: for causal language models; a classifier learns on --retain")
-    records = _read(loaded, data, given)
-    forget_class = None
-    if data.forget_class:
-        forget_class = _label(data.forget_class, loaded)
-        records = _without_class(records, data.forget_class, loaded.labels[forget_class])
-    for role in needs:
-        if role not in records:
-            raise UserError(f"--{role}: none given; {MEANINGS[role]} is needed")
-    duplicates = {}
-    if forget_class is None:
-        duplicates = _duplicates(records)
-        records, duplicates = _settle(records, duplicates, drop=data.drop_duplicates)
-    length = max(8, min(data.max_length, loaded.context))
-    labelling = Labelling(loaded.labels, length, loaded.family)
-    sets = {
-        role: tokenize_labelled(some, loaded.tokenizer, labelling) for role, some in records.items()
+    roles = ("forget", "retain", "holdout", "test")
+    needs: ClassVar = {
+        "check": ("forget",),
+        "evaluate": ("forget", "holdout"),
+        "forget": ("forget", "retain", "holdout"),
     }
-    return Prepared(loaded, sets, duplicates, forget_class)
 
+    @property
+    def described(self) -> str:
+        """In messages: "MODEL is ..."."""
+        return self.name
 
-def _read(loaded: Loaded, data: DataSettings, given: Mapping[str, Any]) -> dict[str, RecordSet]:
-    records = named_sets(data, loaded.family, loaded.labels)
-    for role in ROLES:
-        source = given.get(role)
-        source = getattr(data, role) if source is None else source
-        if isinstance(source, RecordSet):
-            records[role] = source
-        elif source is not None and not (isinstance(source, str) and source == ""):
-            records[role] = read_records(
-                source, name=role, columns=data.columns, family=loaded.family, labels=loaded.labels
+    def load(self, name: str, *, revision: str = "main", trust_remote_code: bool = False) -> Loaded:
+        return load_classifier(name, revision=revision, trust_remote_code=trust_remote_code)
+
+    def check_comparable(self, loaded: Loaded, role: str, other: Loaded) -> None:
+        if loaded.labels != other.labels or loaded.family != other.family:
+            raise UserError(
+                f"--{role} {loaded.name}: its labels differ from those of {other.name}, in names "
+                "or order; train it with the same ones"
             )
-    return records
+
+    def prepare(
+        self,
+        config: RunConfig,
+        given: Mapping[str, Any],
+        loaded: Loaded | None,
+        needs: Collection[str],
+    ) -> Prepared[LabelledSet]:
+        data = config.data
+        provenance.set_seeds(config.training.seed)
+        if loaded is None:
+            loaded = self.load_named(config)
+        else:
+            check_head(loaded.name, loaded.model.config)
+            pad(loaded.model, loaded.tokenizer)
+        if data.pool or given.get("pool") is not None:
+            raise UserError("--pool: for causal language models; a classifier learns on --retain")
+        records = self.read_sets(data, given, loaded.labels)
+        forget_class = None
+        if data.forget_class:
+            forget_class = _label(data.forget_class, loaded)
+            records = _without_class(records, data.forget_class, loaded.labels[forget_class])
+        for role in needs:
+            if role not in records:
+                raise UserError(f"--{role}: none given; {MEANINGS[role]} is needed")
+        duplicates = {}
+        if forget_class is None and "forget" in records:
+            forget = [record.content for record in records["forget"]]
+            duplicates = {
+                role: find_duplicates(forget, [record.content for record in some])
+                for role, some in records.items()
+                if role != "forget"
+            }
+            records, duplicates = refuse_or_drop_copies(
+                records, duplicates, drop=data.drop_duplicates, refused=records
+            )
+        length = max(8, min(data.max_length, loaded.context))
+        labelling = Labelling(loaded.labels, length, self.name)
+        sets = {
+            role: tokenize_labelled(some, loaded.tokenizer, labelling)
+            for role, some in records.items()
+        }
+        return Prepared(self, loaded, sets, duplicates, forget_class=forget_class)
+
+    def infer(
+        self,
+        loaded: Loaded,
+        sets: Mapping[str, LabelledSet],
+        evaluation: EvaluationSettings,
+        references: References | None = None,
+    ) -> dict[str, list[ClassAnswer]]:
+        return {
+            role: classify(loaded.model, some.examples, loaded.labels, evaluation.batch_tokens)
+            for role, some in sets.items()
+        }
+
+    def beside_retrained(
+        self, model: str, answers: Mapping[str, Mapping[str, list[ClassAnswer]]]
+    ) -> ClassAnswers:
+        if model == "retrained" or "retrained" not in answers:
+            return answers[model]
+        return with_retrained(answers[model], answers["retrained"])
+
+    def level(self, holdout: list[ClassAnswer] | None, config: RunConfig, *, under: str) -> None:
+        """Criteria rest on scores and on the retrained model, see `label_criteria`."""
+
+    def known(
+        self,
+        prepared: Prepared[LabelledSet],
+        answers: Mapping[str, list[ClassAnswer]],
+        scores: Scores,
+        level: Level | None,
+        config: RunConfig,
+    ) -> tuple[bool | None, str]:
+        check_finite(scores, prepared.loaded.name)
+        chance = None if prepared.forget_class is None else 1 / len(prepared.loaded.labels)
+        return is_known(scores, FORGET_SCORE[self.name], chance, config.criteria.score_margin)
+
+    def plan(
+        self,
+        prepared: Prepared[LabelledSet],
+        sets: Mapping[str, LabelledSet],
+        config: RunConfig,
+        seconds: float,
+    ) -> Plan:
+        return _plan(prepared, config, seconds)
+
+    def criteria(
+        self,
+        prepared: Prepared[LabelledSet],
+        scores: Mapping[str, Scores],
+        level: Level | None,
+        config: RunConfig,
+    ) -> tuple[Criterion, ...]:
+        has_target = "target" in scores
+        baseline = ClassifierBaseline(
+            family=self.name,
+            num_classes=len(prepared.loaded.labels),
+            removes_class=prepared.forget_class is not None,
+            target=scores["target" if has_target else "unlearned"],
+            retrained=scores.get("retrained", {}),
+        )
+        found = label_criteria(baseline, config.criteria)
+        # Its own scores are no floor for a model.
+        return found if has_target else tuple(one for one in found if one.claim != "utility")
+
+    def method_data(
+        self,
+        prepared: Prepared[LabelledSet],
+        sets: Mapping[str, LabelledSet],
+        level: Level | None,
+        config: RunConfig,
+    ) -> ClassifierData:
+        return ClassifierData(
+            tokenizer=prepared.loaded.tokenizer,
+            family=self.name,
+            labels=prepared.loaded.labels,
+            forget=prepared["forget"],
+            retain=prepared["retain"],
+            holdout=sample(sets["holdout"], WATCHED_HOLDOUT, config.training.seed),
+            forget_class=prepared.forget_class,
+            recipe=read_recipe(prepared.loaded.name),
+        )
+
+    def judge(
+        self, prepared: Prepared[LabelledSet], measured: Measured[LabelledSet, ClassAnswer]
+    ) -> Verdict:
+        removes_class = prepared.forget_class is not None
+        statuses = label_statuses(
+            [record.id for record in prepared["forget"].records],
+            measured.answers["unlearned"],
+            measured.answers.get("retrained"),
+            removes_class=removes_class,
+        )
+        return judge_labels(
+            measured.criteria, measured.scores, statuses, removes_class=removes_class
+        )
+
+    def sections(
+        self,
+        prepared: Prepared[LabelledSet],
+        measured: Measured[LabelledSet, ClassAnswer],
+        config: RunConfig,
+    ) -> Json:
+        """The score, the latent space, the gap to the retrained model, every record's labels."""
+        labels, scores = prepared.loaded.labels, measured.scores
+        order = [one for one in ("target", "unlearned", "retrained") if one in measured.answers]
+        answers = {model: measured.answers[model] for model in order}
+        outside = ClassifierData.outside_of(self.name, labels)
+        found = {
+            "evaluation": {"score": FORGET_SCORE[self.name]},
+            **latent_space(answers, labels, outside, config.training.seed),
+            "per_record": _per_record(prepared["forget"], answers),
+        }
+        if prepared.forget_class is not None:
+            found["request"] = {"forget_class": labels[prepared.forget_class]}
+        if "retrained" in scores:
+            found["distance_to_retrained"] = {
+                model: distance_to_retrained(
+                    scores[model], scores["retrained"], KEPT_SCORE[self.name]
+                )
+                for model in ("target", "unlearned")
+                if model in scores
+            }
+        return found
+
+
+def _per_record(forget: LabelledSet, answers: Mapping[str, ClassAnswers]) -> list[Json]:
+    """The share of each forget record's labels that each model gives, by its place in the run."""
+    places = {"before": "target", "after": "unlearned", "retrained": "retrained"}
+    shares = {
+        place: shares_right(answers[model]["forget"])
+        for place, model in places.items()
+        if model in answers
+    }
+    return [
+        {"id": record.id} | {place: {"correct": some.get(index)} for place, some in shares.items()}
+        for index, record in enumerate(forget.records)
+    ]
 
 
 def _label(name: str, loaded: Loaded) -> int:
@@ -184,58 +342,45 @@ def _without_class(
     return found
 
 
-def _duplicates(records: Mapping[str, RecordSet]) -> dict[str, list[Duplicate]]:
-    if "forget" not in records:
-        return {}
-    forget = [record.content for record in records["forget"]]
-    return {
-        role: find_duplicates(forget, [record.content for record in some])
-        for role, some in records.items()
-        if role != "forget"
-    }
+def latent_space(
+    answers: Mapping[str, ClassAnswers], labels: tuple[str, ...], outside: int | None, seed: int
+) -> Json:
+    """Geometry, projection and confusion of every measured model, by name of the report's field."""
+    found: Json = {"geometry": {}, "confusion": {}}
+    drawn = {}
+    for model, sets in answers.items():
+        forget, retain = sets["forget"], sets.get("retain", [])
+        found["geometry"][model] = geometry(forget, retain, seed=seed)
+        found["confusion"][model] = confusion_counts(forget, outside)
+        drawn[model] = _projected(forget, retain, seed)
+    shown = {model: points for model, points in drawn.items() if points}
+    if shown:
+        found["projection"] = {"models": shown, "labels": list(labels)}
+    return found
 
 
-def _settle(
-    records: dict[str, RecordSet], duplicates: dict[str, list[Duplicate]], *, drop: bool
-) -> tuple[dict[str, RecordSet], dict[str, list[Duplicate]]]:
-    """The sets without copies of forget records, where that was asked for.
+def _projected(forget: Sequence[ClassAnswer], retain: Sequence[ClassAnswer], seed: int) -> Json:
+    """Points without ids, rounded: a picture, not a record of anybody's vector.
 
-    Raises:
-        UserError: There are copies, and they are to be dealt with by the user.
+    Every model has axes of its own: what its own points differ in most.
     """
-    settled, left = dict(records), dict(duplicates)
-    for role, found in duplicates.items():
-        copies = {one.other for one in found if one.exact}
-        if copies and not drop:
-            raise UserError(_refusal(records, role, [one for one in found if one.exact]))
-        kept = [place for place in range(len(records[role])) if place not in copies]
-        if not kept:
-            raise UserError(f"--{role}: every record is a copy of a record to forget; give others")
-        settled[role] = replace(
-            records[role], records=tuple(records[role].records[place] for place in kept)
-        )
-        number = {place: index for index, place in enumerate(kept)}
-        left[role] = [replace(one, other=number[one.other]) for one in found if one.other in number]
-    return settled, left
+    sets = {
+        "retain": Points.of(retain, seed=seed, max_points=DRAWN_POINTS),
+        "forget": Points.of(forget, seed=seed, max_points=DRAWN_POINTS),
+    }
+    some = [points.features for points in sets.values() if len(points.labels)]
+    if sum(map(len, some)) < 3 or not all(np.isfinite(features).all() for features in some):
+        return {}
+    flat, explained = project(np.concatenate(some))
+    places = iter(flat)
+    found: Json = {"explained": [_rounded(share) for share in explained]}
+    for role, points in sets.items():
+        found[role] = [[*map(_rounded, next(places)), label] for label in points.labels.tolist()]
+    return found
 
 
-def _refusal(records: Mapping[str, RecordSet], role: str, found: Sequence[Duplicate]) -> str:
-    forget, other = records["forget"].records, records[role].records
-    first = found[0]
-    why = "would teach them back" if role == "retain" else "are not unseen"
-    return (
-        f"--{role}: {len({one.other for one in found})} of its records are records to forget and "
-        f"{why}, first {other[first.other].id!r} as {forget[first.forget].id!r}; leave them out, "
-        "or let --drop-duplicates do it"
-    )
-
-
-def measured(some: LabelledSet, limit: int, seed: int) -> LabelledSet:
-    """The set itself, or a seeded sample of its records where it is larger than the limit."""
-    if len(some) <= limit:
-        return some
-    order = torch.randperm(len(some), generator=torch.Generator().manual_seed(seed))[:limit]
-    return some.subset(sorted(order.tolist()))
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
 # Further models that a method keeps beside the one in training; and with adapters, with which off
@@ -245,120 +390,7 @@ FURTHER = {"bad_teacher": 2, "scrub": 1, "retrain": 1}
 FURTHER_WITH_ADAPTERS = {"bad_teacher": 1}
 
 
-@dataclass(frozen=True)
-class CheckResult:
-    """What the target model knows of the records.
-
-    Attributes:
-        answers: The target model's answers by set.
-        values: Every metric of every set.
-        score: The metric that the forget set is judged by.
-        chance: Recall of a class to be removed by guessing; None where records are removed.
-        memorised: Whether there is something to unlearn; None without a holdout set.
-        duplicates: Copies of forget records in the other sets.
-        record_ids: The ids of every set's records.
-    """
-
-    answers: Answers
-    values: Scores
-    score: str
-    chance: float | None
-    memorised: bool | None
-    duplicates: dict[str, list[Duplicate]]
-    record_ids: dict[str, list[str]]
-    plan: Plan
-    family: str
-
-    def ids(self, role: str, found: list[Duplicate]) -> list[tuple[str, str]]:
-        """The ids of each forget record and its copy in another set."""
-        return [
-            (self.record_ids["forget"][one.forget], self.record_ids[role][one.other])
-            for one in found
-        ]
-
-    def summary(self) -> str:
-        """The answer in one sentence."""
-        forget = self.values["forget"]
-        value = forget[self.score].value if self.score in forget else math.nan
-        found = f"{self.score} {value:.3f}"
-        if self.chance is not None:
-            known = "known" if self.memorised else "nothing to unlearn by this measure"
-            return f"{known}: {found} of the class, chance is {self.chance:.3f}"
-        if self.memorised is None:
-            return f"{found}; without --holdout there are no unseen records to compare with"
-        unseen = self.values["holdout"].get(self.score)
-        level = f"unseen records have {unseen.value:.3f}" if unseen else "no level of unseen ones"
-        attack = forget["mia_loss_auc"]
-        told = f"they are told from unseen ones with AUC {attack.value:.3f} (0.5 is guessing)"
-        known = "known" if self.memorised else "nothing to unlearn by these measures"
-        return f"{known}: {found}, {level}; {told}"
-
-
-def measured_sets(prepared: Prepared, config: RunConfig) -> dict[str, LabelledSet]:
-    """The sets whose figures are reported, large ones as a seeded sample."""
-    limit, seed = config.evaluation.limit_for(prepared.loaded.family), config.training.seed
-    return {
-        role: some if role == "forget" else measured(some, limit, seed)
-        for role, some in prepared.sets.items()
-    }
-
-
-def check_sets(
-    prepared: Prepared, sets: Mapping[str, LabelledSet], config: RunConfig
-) -> CheckResult:
-    """Ask the target model about every set and compare with unseen records."""
-    loaded, evaluation = prepared.loaded, config.evaluation
-    started = time.perf_counter()
-    answers = ask_sets(loaded.model, sets, loaded.labels, evaluation.batch_tokens)
-    seconds = (time.perf_counter() - started) / sum(some.num_tokens for some in sets.values())
-    values = score_sets(answers, sets, evaluation, seed=config.training.seed)
-    _check_finite(values, loaded.name)
-    chance = None if prepared.forget_class is None else 1 / len(loaded.labels)
-    score = FORGET_SCORE[loaded.family]
-    return CheckResult(
-        answers=answers,
-        values=values,
-        score=score,
-        chance=chance,
-        memorised=_memorised(values, score, chance, config.criteria.score_margin),
-        duplicates=prepared.duplicates,
-        record_ids={role: [r.id for r in some.records] for role, some in prepared.sets.items()},
-        plan=_plan(prepared, config, seconds),
-        family=loaded.family,
-    )
-
-
-def _check_finite(values: Scores, name: str) -> None:
-    """Refuse a broken model: one that knows nothing at all would pass for having forgotten.
-
-    Raises:
-        UserError: The loss of a set is not a finite number.
-    """
-    for role, found in values.items():
-        if not math.isfinite(found["loss"].value):
-            raise UserError(
-                f"MODEL {name}: its loss on the {role} set is {found['loss'].value}; its weights "
-                "are damaged, save or download it again"
-            )
-
-
-def _memorised(values: Scores, score: str, chance: float | None, margin: float) -> bool | None:
-    """Above chance for a class; else classified better, or with less loss, than unseen records."""
-    forget = values["forget"]
-    if chance is not None:
-        return forget[score].value > chance
-    if "mia_loss_auc" not in forget:
-        return None
-    low = forget["mia_loss_auc"].low
-    told = low == low and low > 0.5  # the interval of one record is NaN
-    unseen = values["holdout"].get(score)
-    better = (
-        unseen is not None and score in forget and (forget[score].value > unseen.value + margin)
-    )
-    return bool(told or better)
-
-
-def _plan(prepared: Prepared, config: RunConfig, asking: float) -> Plan:
+def _plan(prepared: Prepared[LabelledSet], config: RunConfig, asking: float) -> Plan:
     """What a run takes, from the seconds that asking about a token took just now."""
     method, forget = config.method, prepared["forget"]
     fields: dict[str, Any] = method.model_dump()
@@ -384,7 +416,7 @@ def _examples(fields: Mapping[str, Any]) -> tuple[int, int]:
     return batch_size, fields.get("retain_batch_size", 0)
 
 
-def _largest_step(prepared: Prepared, config: RunConfig) -> Step:
+def _largest_step(prepared: Prepared[LabelledSet], config: RunConfig) -> Step:
     """The largest step of a method, whose examples go forward in groups of similar length."""
     fields: dict[str, Any] = config.method.model_dump()
     forget, sets = prepared["forget"], prepared.sets.values()
@@ -413,77 +445,3 @@ def _largest_step(prepared: Prepared, config: RunConfig) -> Step:
         others=int(bool(config.model.retrained)),
         saved=fields.get("num_shards", 1),
     )
-
-
-DRAWN_POINTS = 400  # of the retain set, and of the forget set
-
-DIGITS = 3
-
-
-def latent_space(
-    answers: Mapping[str, Answers], labels: tuple[str, ...], outside: int | None, seed: int
-) -> dict[str, Any]:
-    """Geometry, projection and confusion of every measured model, by name of the report's field."""
-    found: dict[str, Any] = {"geometry": {}, "confusion": {}}
-    drawn = {}
-    for model, sets in answers.items():
-        forget, retain = sets["forget"], sets.get("retain", [])
-        found["geometry"][model] = geometry(forget, retain, seed=seed)
-        found["confusion"][model] = confusion(forget, outside)
-        drawn[model] = _projected(forget, retain, seed)
-    shown = {model: points for model, points in drawn.items() if points}
-    if shown:
-        found["projection"] = {"models": shown, "labels": list(labels)}
-    return found
-
-
-def _projected(
-    forget: Sequence[ClassAnswer], retain: Sequence[ClassAnswer], seed: int
-) -> dict[str, Any]:
-    """Points without ids, rounded: a picture, not a record of anybody's vector.
-
-    Every model has axes of its own: what its own points differ in most.
-    """
-    sets = {
-        "retain": Points.of(retain, seed=seed, max_points=DRAWN_POINTS),
-        "forget": Points.of(forget, seed=seed, max_points=DRAWN_POINTS),
-    }
-    some = [points.features for points in sets.values() if len(points.labels)]
-    if sum(map(len, some)) < 3 or not all(np.isfinite(features).all() for features in some):
-        return {}
-    flat, explained = project(np.concatenate(some))
-    places = iter(flat)
-    found: dict[str, Any] = {"explained": [_rounded(share) for share in explained]}
-    for role, points in sets.items():
-        found[role] = [[*map(_rounded, next(places)), label] for label in points.labels.tolist()]
-    return found
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
-
-
-def distances(scores: Mapping[str, Scores], family: str) -> dict[str, Any]:
-    """How far the target and the unlearned model are from the retrained one."""
-    if "retrained" not in scores:
-        return {}
-    kept = KEPT_SCORE[family]
-    return {
-        model: distance_to_retrained(scores[model], scores["retrained"], kept)
-        for model in ("target", "unlearned")
-        if model in scores
-    }
-
-
-def per_record(records: Sequence[Record], answers: Mapping[str, Answers]) -> list[dict[str, Any]]:
-    """The share of each forget record's labels that each model gives, by its place in the run."""
-    places = {"before": "target", "after": "unlearned", "retrained": "retrained"}
-    shares = {
-        place: shares_right(answers[model]["forget"])
-        for place, model in places.items()
-        if model in answers
-    }
-    return [
-        {"id": record.id} | {place: {"correct": some.get(index)} for place, some in shares.items()}
-        for index, record in enumerate(records)
-    ]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unlearner.evaluation.classifier_measure import Scores, shares_right
 from unlearner.evaluation.intervals import Value, record_values
+from unlearner.evaluation.measure import Scores, shares_right
 from unlearner.evaluation.verdict import Claim, Criterion, Verdict, judge_claim, overall
 from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics import loss
@@ -26,8 +26,8 @@ KEPT_SCORE = {"sequence-classification": "f1_macro", "token-classification": "f1
 
 
 @dataclass(frozen=True)
-class Yardstick:
-    """What is compared with: the models measured before the run.
+class ClassifierBaseline:
+    """The figures that the criteria rest on: those of the models measured before the run.
 
     Attributes:
         family: Of the models.
@@ -44,12 +44,18 @@ class Yardstick:
     retrained: Scores
 
 
-def fix_criteria(yardstick: Yardstick, settings: CriteriaSettings) -> tuple[Criterion, ...]:
+def label_criteria(
+    baseline: ClassifierBaseline, settings: CriteriaSettings
+) -> tuple[Criterion, ...]:
     """The criteria of a run, from figures of the target and the retrained model alone."""
-    found = _of_class(yardstick) if yardstick.removes_class else _of_records(yardstick, settings)
-    score = KEPT_SCORE[yardstick.family]
-    for role in ("retain", "test" if "test" in yardstick.target else "holdout"):
-        value = yardstick.target.get(role, {}).get(score)
+    found = (
+        _class_criteria(baseline)
+        if baseline.removes_class
+        else _record_criteria(baseline, settings)
+    )
+    score = KEPT_SCORE[baseline.family]
+    for role in ("retain", "test" if "test" in baseline.target else "holdout"):
+        value = baseline.target.get(role, {}).get(score)
         if value is not None:
             source = f"the target model's less {settings.score_drop:g}"
             found.append(
@@ -58,23 +64,23 @@ def fix_criteria(yardstick: Yardstick, settings: CriteriaSettings) -> tuple[Crit
     return tuple(found)
 
 
-def _of_class(yardstick: Yardstick) -> list[Criterion]:
+def _class_criteria(baseline: ClassifierBaseline) -> list[Criterion]:
     """The recall of a removed class at or below chance, in training and unseen records."""
-    chance = 1 / yardstick.num_classes
-    source = f"chance among {yardstick.num_classes} classes"
+    chance = 1 / baseline.num_classes
+    source = f"chance among {baseline.num_classes} classes"
     return [
         Criterion("forgetting", "accuracy", role, chance, source)
         for role in ("forget", "holdout_class")
-        if role in yardstick.target
+        if role in baseline.target
     ]
 
 
-def _of_records(yardstick: Yardstick, settings: CriteriaSettings) -> list[Criterion]:
+def _record_criteria(baseline: ClassifierBaseline, settings: CriteriaSettings) -> list[Criterion]:
     """Score and membership AUC equivalent to the retrained model's, else to unseen records'."""
-    score, found = FORGET_SCORE[yardstick.family], []
-    forget = yardstick.target["forget"]
-    given = yardstick.retrained.get("forget", {}).get(score)
-    unseen = yardstick.target.get("holdout", {}).get(score)
+    score, found = FORGET_SCORE[baseline.family], []
+    forget = baseline.target["forget"]
+    given = baseline.retrained.get("forget", {}).get(score)
+    unseen = baseline.target.get("holdout", {}).get(score)
     level = given or unseen
     if level is not None:
         whose = "the retrained model's" if given else "the target model's of the holdout set"
@@ -84,10 +90,10 @@ def _of_records(yardstick: Yardstick, settings: CriteriaSettings) -> list[Criter
         low, high = max(0.0, level.value - margin), min(1.0, level.value + margin)
         found.append(Criterion("forgetting", score, "forget", high, source, low))
     if "mia_loss_auc" in forget:
-        retrained = yardstick.retrained.get("forget", {}).get("mia_loss_auc")
+        retrained = baseline.retrained.get("forget", {}).get("mia_loss_auc")
         # With few records the retrained model's AUC is off 0.5 by chance; 0.5 itself is no failure.
         ends = (0.5, 0.5 if retrained is None else retrained.value)
-        unseen_records = yardstick.target["holdout"]["loss"].records
+        unseen_records = baseline.target["holdout"]["loss"].records
         noise = _auc_noise(forget["mia_loss_auc"].records, unseen_records)
         margin = max(settings.auc_margin, noise)
         whose = "guessing" if retrained is None else "guessing to the retrained model's"
@@ -123,7 +129,38 @@ def _auc_noise(members: int, others: int) -> float:
     return TWO_SIDED_95 * math.sqrt((members + others + 1) / (12 * members * others))
 
 
-def judge(
+def is_known(
+    scores: Scores, score: str, chance: float | None, margin: float
+) -> tuple[bool | None, str]:
+    """Whether there is something to unlearn, and the answer in one sentence.
+
+    Args:
+        score: The metric that the forget set is judged by.
+        chance: Recall of a class to be removed by guessing; None where records are removed: those
+            are known where they are classified better, or with less loss, than unseen ones.
+    """
+    forget = scores["forget"]
+    value = forget[score].value if score in forget else math.nan
+    found = f"{score} {value:.3f}"
+    if chance is not None:
+        known = bool(value > chance)
+        answer = "known" if known else "nothing to unlearn by this measure"
+        return known, f"{answer}: {found} of the class, chance is {chance:.3f}"
+    if "mia_loss_auc" not in forget:
+        return None, f"{found}; without --holdout there are no unseen records to compare with"
+    attack, unseen = forget["mia_loss_auc"], scores["holdout"].get(score)
+    distinguished = attack.low == attack.low and attack.low > 0.5  # NaN of one record
+    better = unseen is not None and score in forget and value > unseen.value + margin
+    known = bool(distinguished or better)
+    answer = "known" if known else "nothing to unlearn by these measures"
+    level = f"unseen records have {unseen.value:.3f}" if unseen else "no level of unseen ones"
+    return known, (
+        f"{answer}: {found}, {level}; they are told from unseen ones with AUC {attack.value:.3f} "
+        "(0.5 is guessing)"
+    )
+
+
+def judge_labels(
     criteria: Sequence[Criterion],
     scores: Mapping[str, Scores],
     records: Sequence[dict[str, str]],
@@ -134,20 +171,20 @@ def judge(
 
     Args:
         scores: By model: unlearned, and target and retrained where they were measured.
-        records: Id and status of every forget record, see `record_statuses`.
+        records: Id and status of every forget record, see `label_statuses`.
     """
     unlearned = scores["unlearned"]
     forgetting = judge_claim("forgetting", criteria, unlearned)
     claims = [_with_records(forgetting, records)]
     if not removes_class:
-        claims.append(_membership(criteria, scores))
+        claims.append(_membership_claim(criteria, scores))
     claims.append(judge_claim("utility", criteria, unlearned))
     return Verdict(
         overall(claims),
         tuple(claims),
         tuple(records),
-        tuple(_notes(criteria, unlearned)),
-        tuple(_not_measured(scores, removes_class=removes_class)),
+        tuple(_label_notes(criteria, unlearned)),
+        tuple(_label_not_measured(scores, removes_class=removes_class)),
     )
 
 
@@ -159,7 +196,7 @@ def _with_records(claim: Claim, records: Sequence[dict[str, str]]) -> Claim:
     return Claim(claim.claim, claim.status, f"{claim.reason} {one}")
 
 
-def _membership(criteria: Sequence[Criterion], scores: Mapping[str, Scores]) -> Claim:
+def _membership_claim(criteria: Sequence[Criterion], scores: Mapping[str, Scores]) -> Claim:
     """Not informative where the attack did not see the records in the target model either."""
     claim = judge_claim("membership", criteria, scores["unlearned"])
     before = scores.get("target", {}).get("forget", {}).get("mia_loss_auc")
@@ -173,7 +210,7 @@ def _membership(criteria: Sequence[Criterion], scores: Mapping[str, Scores]) -> 
     return Claim("membership", "not informative", reason)
 
 
-def record_statuses(
+def label_statuses(
     ids: Sequence[str],
     unlearned: Mapping[str, list[ClassAnswer]],
     retrained: Mapping[str, list[ClassAnswer]] | None,
@@ -212,7 +249,7 @@ def _log_odds(answers: Sequence[ClassAnswer]) -> dict[int, float]:
     }
 
 
-def _notes(criteria: Sequence[Criterion], unlearned: Scores) -> list[str]:
+def _label_notes(criteria: Sequence[Criterion], unlearned: Scores) -> list[str]:
     """Extreme values, explained."""
     found = []
     for criterion in criteria:
@@ -230,7 +267,7 @@ def _notes(criteria: Sequence[Criterion], unlearned: Scores) -> list[str]:
     return found
 
 
-def _not_measured(scores: Mapping[str, Scores], *, removes_class: bool) -> list[str]:
+def _label_not_measured(scores: Mapping[str, Scores], *, removes_class: bool) -> list[str]:
     found = ["Robustness: relearning, quantization and pruning attacks were not run."]
     if removes_class:
         found.append("Membership inference as a claim: of a removed class no claim rests on it.")

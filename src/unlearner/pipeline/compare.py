@@ -33,15 +33,13 @@ from unlearner.evaluation.comparison import (
     over_seeds,
     place,
 )
-from unlearner.evaluation.measure import ask_sets, score_sets
-from unlearner.families.causal_lm import Prepared
+from unlearner.families import CAUSAL_LM
+from unlearner.families.base import Baseline
 from unlearner.methods.base import load_method
 from unlearner.models.loading import FAMILIES, limit_threads
 from unlearner.output import staged
 from unlearner.pipeline import pipeline
-from unlearner.pipeline.assess import load_like
-from unlearner.pipeline.baseline import Study, study, with_analogous
-from unlearner.pipeline.pipeline import write_outcome
+from unlearner.pipeline.pipeline import measure_baseline, write_outcome
 from unlearner.pipeline.search import Searched, put_back, search
 from unlearner.pipeline.strength import largest_keeping, strength_path
 from unlearner.settings import SECTIONS, TrainingSettings, build
@@ -218,9 +216,7 @@ class Work:
     def __init__(self, plan: Plan, folder: Path, say: Say) -> None:
         self.plan, self.folder, self.say = plan, folder, say
         config = plan.config(plan.methods[0])
-        self.prepared: Prepared = pipeline.start(
-            replace(config, method=_indifferent()), needs=pipeline.FORGET_NEEDS
-        )
+        self.prepared = pipeline.start(replace(config, method=_indifferent()), CAUSAL_LM)
         if "retain" not in self.prepared.sets:
             raise UserError(
                 "--retain: none given; damage is compared on the same text for all methods, so "
@@ -231,7 +227,7 @@ class Work:
         self.model.to(Trainer(config.training, Log(None)).device)
         self.say("measuring the target model")
         fits = partial(announce, config=config, say=_silent, checkpoints=False)
-        self.base = study(config, self.prepared, fits, force=True)
+        self.base = measure_baseline(config, self.prepared, fits, force=True)
         self._check_inputs()
         self.before = {
             name: some.detach().clone() for name, some in self.model.state_dict().items()
@@ -288,12 +284,11 @@ class Work:
         """The figures of a model that was trained without the forget set."""
         self.say("measuring the retrained model")
         config = self.plan.config(self.plan.methods[0])
-        one = load_like(self.plan.retrained, "retrained", self.prepared.loaded)
+        family = self.prepared.family
+        one = family.load_like(self.plan.retrained, "retrained", self.prepared.loaded)
         base = self.base
-        answers = ask_sets(
-            one.model, one.tokenizer, base.sets, config.evaluation, base.distributions
-        )
-        scores = score_sets(answers, base.sets, config.evaluation, seed=config.training.seed)
+        answers = {"retrained": family.infer(one, base.sets, config.evaluation, base.references)}
+        scores = family.score("retrained", answers, base.sets, config)
         _write_json(
             self.folder / RETRAINED_FILE,
             {
@@ -305,7 +300,7 @@ class Work:
     def _run(self, config: RunConfig) -> None:
         name = config.method.name
         say = lambda text: self.say(f"{name}: {text.strip()}")  # noqa: E731
-        target = with_analogous(config, self.prepared, self.base)
+        target = self.prepared.family.for_method(config, self.prepared, self.base)
         target = replace(target, data=replace(target.data, quick_looks=True))
         own = method_folder(self.folder, name)
         own.mkdir(parents=True, exist_ok=True)
@@ -328,7 +323,7 @@ class Work:
     def _run_seed(
         self,
         config: RunConfig,
-        target: Study,
+        target: Baseline[Any, Any],
         place: Path,
         searched: Searched | None,
         say: Say,
@@ -362,7 +357,7 @@ class Work:
         seconds = outcome.report["cost"]["seconds_unlearning"]
         say(f"seed {config.training.seed}: {verdict}, unlearned in {seconds:.0f} s")
 
-    def _write_strength(self, unlearned: Any, target: Study, work: Path) -> None:
+    def _write_strength(self, unlearned: Any, target: Baseline[Any, Any], work: Path) -> None:
         points = strength_path(self.model, self.before, unlearned.state_dict(), target.data, SHARES)
         best = largest_keeping(points, target.data.utility_floor)
         _write_json(

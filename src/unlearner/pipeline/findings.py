@@ -10,41 +10,46 @@ from typing import Any
 
 from unlearner import provenance
 from unlearner.config import RunConfig, method_values
-from unlearner.data.duplicates import Duplicate
 from unlearner.data.record import digest_records
-from unlearner.data.windows import TokenizedSet
-from unlearner.evaluation.intervals import Value
-from unlearner.evaluation.verdict import Criterion, Verdict, digest_criteria
-from unlearner.families.causal_lm_criteria import Recall
+from unlearner.evaluation.verdict import Verdict, digest_criteria
+from unlearner.families.base import Measured, Prepared
 from unlearner.models.loading import num_parameters
+from unlearner.output import Json
 from unlearner.report import SCHEMA
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.settings import own_name, without_paths
-
-Scores = Mapping[str, Mapping[str, Value]]
+from unlearner.training.data import ClassifierData, UnlearningData
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What every report tells, whichever command makes it."""
+    """What every report tells, whichever command makes it.
+
+    Attributes:
+        digests: Of the weights of each model.
+        data: What the method got; None where none was run.
+    """
 
     command: str
     config: RunConfig
-    prepared: Any  # of the model's family
-    scores: Mapping[str, Scores]
-    criteria: tuple[Criterion, ...]
-    verdict: Verdict
-    duplicates: Mapping[str, list[Duplicate]]
+    prepared: Prepared[Any]
+    measured: Measured[Any, Any]
     digests: Mapping[str, str]
-    key: bytes
-    analogous: AnalogousSet | None = None
+    data: UnlearningData | ClassifierData | None = None
+
+    @property
+    def analogous(self) -> AnalogousSet | None:
+        """The records that ICU learned."""
+        return getattr(self.data, "analogous", None)
 
 
-def build_report(found: Findings, device: Any) -> dict[str, Any]:
-    """The report without what only a run of a method has: rounds, records, cost."""
-    forget, config = found.prepared["forget"], found.config
-    digest = digest_records(forget.records, found.key)
+def build_report(found: Findings, verdict: Verdict) -> Json:
+    """The report without what only a run of a method has: rounds and cost."""
+    prepared, measured, config = found.prepared, found.measured, found.config
+    forget, key = prepared["forget"], provenance.read_key()
+    digest = digest_records(forget.records, key)
     subjects = {record.subject for record in forget.records if record.subject}
+    own = prepared.family.sections(prepared, measured, config)
     report = {
         "schema": SCHEMA,
         "command": found.command,
@@ -54,26 +59,23 @@ def build_report(found: Findings, device: Any) -> dict[str, Any]:
             "records": len(forget),
             "subjects": len(subjects) if subjects else None,
             "digest": digest,
+            **own.pop("request", {}),
         },
         "model": _model(found),
-        "data": _data(found),
-        "criteria": [criterion.to_json() for criterion in found.criteria],
-        "criteria_digest": digest_criteria(found.criteria),
+        "data": _data(found, key),
+        "criteria": [criterion.to_json() for criterion in measured.criteria],
+        "criteria_digest": digest_criteria(measured.criteria),
         "results": {
-            model: {role: _figures(values) for role, values in scores.items()}
-            for model, scores in found.scores.items()
-        },
-        "verdict": found.verdict.to_json(),
-        "environment": provenance.environment(device, config.training.seed),
-    }
-    if found.prepared.loaded.family == "causal-lm":
-        evaluation = config.evaluation
-        report["evaluation"] = {"prompt_start": evaluation.prompt_start}
-        if evaluation.bertscore_model is not None:
-            report["evaluation"] |= {
-                "bertscore_model": own_name(evaluation.bertscore_model),
-                "bertscore_baseline": evaluation.bertscore_baseline,
+            model: {
+                role: {name: value.to_json() for name, value in sorted(values.items())}
+                for role, values in scores.items()
             }
+            for model, scores in measured.scores.items()
+        },
+        "verdict": verdict.to_json(),
+        "environment": provenance.environment(prepared.loaded.model.device, config.training.seed),
+        **own,
+    }
     if found.command == "forget":
         report["method"] = without_paths(method_values(config.method))
     if found.analogous is not None:
@@ -81,15 +83,7 @@ def build_report(found: Findings, device: Any) -> dict[str, Any]:
     return report
 
 
-def per_record(forget: TokenizedSet, before: Recall, after: Recall) -> list[dict[str, Any]]:
-    """MA and EL_10 of every forget record, under the target and the unlearned model."""
-    return [
-        {"id": record.id, "before": before.to_json(index), "after": after.to_json(index)}
-        for index, record in enumerate(forget.records)
-    ]
-
-
-def _model(found: Findings) -> dict[str, Any]:
+def _model(found: Findings) -> Json:
     name, loaded = found.config.model.name, found.prepared.loaded
     is_folder = bool(name) and Path(name).exists()
     described = {
@@ -102,33 +96,29 @@ def _model(found: Findings) -> dict[str, Any]:
     return described | ({"hub_id": name} if name and not is_folder else {})
 
 
-def _data(found: Findings) -> dict[str, Any]:
+def _data(found: Findings, key: bytes) -> Json:
+    prepared = found.prepared
     roles = ("forget", "retain", "holdout", "test", "holdout_class")
-    sets: dict[str, Any] = {role: found.prepared.get(role) for role in roles}
+    sets = {role: prepared.sets[role] for role in roles if role in prepared.sets}
     if found.analogous is not None:
         sets["analogous"] = found.analogous.chosen
     copies = {
         role: len({duplicate.other for duplicate in some})
-        for role, some in found.duplicates.items()
+        for role, some in prepared.duplicates.items()
     }
-    copies |= {"forget": len(found.prepared["forget"]), "analogous": 0}
+    copies |= {"forget": len(prepared["forget"]), "analogous": 0}
     return {
         role: {
             "records": len(some),
             "tokens": some.num_tokens,
-            "digest": digest_records(some.records, found.key),
+            "digest": digest_records(some.records, key),
             "overlap_with_forget": copies.get(role, 0),
         }
         for role, some in sets.items()
-        if some is not None
     }
 
 
-def _figures(values: Mapping[str, Value]) -> dict[str, Any]:
-    return {name: value.to_json() for name, value in sorted(values.items())}
-
-
-def _retrieval(analogous: AnalogousSet, pairs: str) -> dict[str, Any]:
+def _retrieval(analogous: AnalogousSet, pairs: str) -> Json:
     return {
         "encoder": own_name(analogous.found.encoder),
         "pairs": pairs,

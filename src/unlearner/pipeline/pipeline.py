@@ -1,11 +1,15 @@
-"""The straight line: sets, model, level, method, answers, verdict, report."""
+"""The one way of a run, for every family of models: read, measure, unlearn, measure, judge, report.
+
+What differs between families is said by `families.base.Family`.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,26 +18,19 @@ from unlearner import processes, provenance
 from unlearner.config import RunConfig
 from unlearner.data.record import digest_records
 from unlearner.errors import Interrupted, UserError
-from unlearner.evaluation.measure import ask_sets, score_sets, scorer_of
-from unlearner.families.causal_lm import (
-    CheckResult,
-    Prepared,
-    check_sets,
-    measured_sets,
-    prepare,
-    read_sets,
-)
-from unlearner.families.causal_lm_criteria import Recall, judge, record_statuses
-from unlearner.models.loading import Loaded, family_named, load_causal_lm, save
-from unlearner.pipeline.baseline import NEEDS, Study, check_needs, pool_of, study, with_analogous
-from unlearner.pipeline.findings import Findings, build_report, per_record
+from unlearner.evaluation.verdict import Verdict
+from unlearner.families import FAMILIES
+from unlearner.families.base import AnyFamily, Baseline, CheckResult, Measured, Prepared
+from unlearner.models.loading import Loaded, family_named, save
+from unlearner.output import Json
+from unlearner.pipeline.findings import Findings, build_report
 from unlearner.pipeline.hub import file_digests
-from unlearner.pipeline.outcome import Outcome
 from unlearner.pipeline.search import Searched, check_search, search
 from unlearner.report import write_report
 from unlearner.report.card import model_card
+from unlearner.training.classifier_finetune import RECIPE_FILE
 from unlearner.training.log import Log
-from unlearner.training.memory import announce
+from unlearner.training.memory import Plan, announce
 from unlearner.training.resume import Resumable, resuming
 from unlearner.training.trainer import Trainer
 
@@ -41,100 +38,141 @@ logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 
-FORGET_NEEDS = NEEDS
+
+class NothingToUnlearn(Exception):  # noqa: N818 - an answer, not an error
+    """The model does not know the records by these measures, so there is nothing to do."""
+
+    def __init__(self, result: CheckResult) -> None:
+        super().__init__(result.sentence)
+        self.result = result
+
+
+@dataclass
+class Outcome:
+    """What a run leaves: verdict, report, the model measured, and its answers before and after."""
+
+    verdict: Verdict
+    report: Json
+    unlearned: Loaded
+    before: Mapping[str, list[Any]]
+    after: Mapping[str, list[Any]]
+
+
+def read_config(
+    sections: Mapping[str, Any], loaded: Loaded | None = None
+) -> tuple[RunConfig, AnyFamily]:
+    """The configuration, with the family's own method where none is named, and the family."""
+    model = sections.get("model", {})
+    name, revision = str(model.get("name", "")), str(model.get("revision", "main"))
+    family = FAMILIES[loaded.family if loaded else family_named(name, revision)]
+    config = RunConfig.from_sections(sections, family=family.name)
+    return replace(config, method=config.method.for_family(family.name)), family
 
 
 def start(
     config: RunConfig,
+    family: AnyFamily,
     given: Mapping[str, Any] | None = None,
     loaded: Loaded | None = None,
     *,
-    needs: Collection[str] = (),
-) -> Prepared:
+    command: str = "forget",
+) -> Prepared[Any]:
     """Read the sets, load the model and tokenize; what is wrong is refused here.
 
     Args:
         given: Record sets from Python by role, before the paths of the configuration.
         loaded: The model, where it is not to be loaded by name.
-        needs: What there must be beside the forget set: "pool", text that may be learned, and
-            "level", unseen text to compare with.
+        command: "check", "evaluate" or "forget", which need different sets.
 
     Raises:
-        UserError: A set is missing, or a set or the model cannot be used.
+        UserError: A set is missing, or a set, the method or the model cannot be used.
     """
-    _check_family(config, given or {})
-    check_search(config)
-    records = read_sets(config.data, given or {})
-    if "forget" not in records:
-        raise UserError("--forget: none given; name the file of records to be forgotten")
-    check_needs(config, records, needs)
-    scorer_of(config.evaluation)  # refused here, not after the target model has been measured
-    provenance.set_seeds(config.training.seed)
-    prepared = prepare(loaded or load(config), records, config.data)
-    _check_unseen(prepared)
-    config.method.check_sets(prepared.sets)
-    if "pool" in needs:
-        pool_of(config, prepared)  # refused here too
-    return prepared
-
-
-def _check_family(config: RunConfig, given: Mapping[str, Any]) -> None:
-    """Refuse what is for classifiers only.
-
-    Raises:
-        UserError: The method, or a setting of the data or the model, is for classifiers.
-    """
-    if "causal-lm" not in config.method.families:
+    if family.name not in config.method.families:
         raise UserError(
             f"method.name: {config.method.name} is for {' and '.join(config.method.families)}, "
-            "MODEL is a causal language model; see `unlearner list methods`"
+            f"MODEL is {family.described}; see `unlearner list methods`"
         )
-    data = config.data
-    settings = {
-        "--test": data.test or given.get("test") is not None,
-        "--forget-class": data.forget_class,
-        "--drop-duplicates": data.drop_duplicates,
-        "--retrained": config.model.retrained,
-    }
-    for option, value in settings.items():
-        if value:
-            raise UserError(f"{option}: for classifiers; MODEL is a causal language model")
+    check_search(config)
+    return family.prepare(config, given or {}, loaded, family.needs[command])
 
 
-def _check_unseen(prepared: Prepared) -> None:
-    """Refuse holdout text that is to be forgotten: the level would be that of the records.
-
-    Raises:
-        UserError: A holdout record is the same as a forget record.
-    """
-    copies = [copy for copy in prepared.duplicates.get("holdout", []) if copy.exact]
-    if copies:
-        forget, holdout = prepared["forget"].records, prepared["holdout"].records
-        raise UserError(
-            f"--holdout: {len(copies)} of its records are records to forget, first "
-            f"{holdout[copies[0].other].id!r} as {forget[copies[0].forget].id!r}; unseen text is "
-            "needed, leave them out"
-        )
+def check(config: RunConfig, prepared: Prepared[Any]) -> CheckResult:
+    """How well the model knows the records, where copies are, what a run would take."""
+    family, sets = prepared.family, prepared.family.measured_sets(prepared, config)
+    answers, seconds = family.infer_timed(prepared.loaded, sets, config.evaluation)
+    scores = {"target": family.score("target", {"target": answers}, sets, config)}
+    level = family.level(answers.get("holdout"), config, under="the target model")
+    measured = Measured(sets, {"target": answers}, scores, level, ())
+    return _checked(config, prepared, measured, seconds)
 
 
-def load(config: RunConfig) -> Loaded:
-    """The model that the configuration names."""
-    model = config.model
-    if not model.name:
-        raise UserError("MODEL: none given; name a local folder or a hub id")
-    return load_causal_lm(
-        model.name, revision=model.revision, trust_remote_code=model.trust_remote_code
+def _checked(
+    config: RunConfig, prepared: Prepared[Any], measured: Measured[Any, Any], seconds: float
+) -> CheckResult:
+    family = prepared.family
+    answers, scores = measured.answers["target"], measured.scores["target"]
+    memorised, sentence = family.known(prepared, answers, scores, measured.level, config)
+    return CheckResult(
+        family=family.name,
+        values=scores,
+        level=measured.level,
+        memorised=memorised,
+        sentence=sentence,
+        duplicates=prepared.duplicates,
+        record_ids={role: [r.id for r in some.records] for role, some in prepared.sets.items()},
+        plan=family.plan(prepared, measured.sets, config, seconds),
     )
 
 
-def check(config: RunConfig, prepared: Prepared) -> CheckResult:
-    """How strongly the records are memorised, where copies are, what a run would take."""
-    return check_sets(prepared, measured_sets(prepared, config), config)
-
-
-def forget(  # noqa: PLR0913 - a run and what surrounds it
+def measure_baseline(
     config: RunConfig,
-    prepared: Prepared,
+    prepared: Prepared[Any],
+    tell: Callable[[Plan], None],
+    *,
+    force: bool,
+) -> Baseline[Any, Any]:
+    """Run and score the target, and the retrained model, once, and fix the criteria.
+
+    Args:
+        tell: Hears what the run will take, before anything slow is done.
+        force: Go on although the records are not known.
+
+    Raises:
+        UserError: The retrained model cannot be used, or the run does not fit.
+        NothingToUnlearn: The records are not known, and `force` is not set.
+    """
+    family, loaded = prepared.family, prepared.loaded
+    sets = family.measured_sets(prepared, config)
+    retrained = None
+    if config.model.retrained:
+        retrained = family.load_like(config.model.retrained, "retrained", loaded)
+    target, seconds = family.infer_timed(loaded, sets, config.evaluation)
+    answers, references = {"target": target}, {}
+    if retrained is not None:
+        references = family.references(loaded, sets)
+        answers["retrained"] = family.infer(retrained, sets, config.evaluation, references)
+    scores = {model: family.score(model, answers, sets, config) for model in answers}
+    level = family.level(target.get("holdout"), config, under="the target model")
+    measured = Measured(sets, answers, scores, level, ())
+    checked = _checked(config, prepared, measured, seconds)
+    if checked.memorised is False and not force:
+        raise NothingToUnlearn(checked)
+    tell(checked.plan)
+    return Baseline(
+        sets=sets,
+        answers=answers,
+        scores=scores,
+        level=level,
+        criteria=family.criteria(prepared, scores, level, config),
+        data=family.method_data(prepared, sets, level, config),
+        references=references or family.references(loaded, sets),
+        digest=provenance.digest_model(loaded.model),
+    )
+
+
+def forget(
+    config: RunConfig,
+    prepared: Prepared[Any],
     work: Path,
     *,
     force: bool = False,
@@ -145,41 +183,43 @@ def forget(  # noqa: PLR0913 - a run and what surrounds it
     """Unlearn the forget set, save the model in `work` and measure the saved files.
 
     Args:
-        force: Run although the records are not memorised.
+        force: Run although the records are not known.
         resumable: Where checkpoints go, and whether to go on from one; None for a run without any.
         say: Called with a line of text at each stage.
 
     Raises:
-        UserError: A set that the method needs is missing.
-        NothingToUnlearn: The records are not memorised, and `force` is not set.
+        UserError: The retrained model cannot be used, or the method lacks something.
+        NothingToUnlearn: The records are not known, and `force` is not set.
     """
     started = time.perf_counter()
-    key = provenance.read_key()
+    key, family = provenance.read_key(), prepared.family
     trainer = Trainer(config.training, log or Log(work / "log.jsonl"))
     prepared.loaded.model.to(trainer.device)
     say("measuring the target model")
     tell = partial(announce, config=config, say=say, checkpoints=resumable is not None)
-    target = with_analogous(config, prepared, study(config, prepared, tell, force=force))
-    identity = run_identity(config, prepared, target.digest, key)
+    baseline = measure_baseline(config, prepared, tell, force=force)
+    baseline = family.for_method(config, prepared, baseline)
+    identity = run_identity(config, prepared, baseline.digest, key)
     began = time.perf_counter()
-    config, searched = _searched(config, prepared, target, resumable, identity, say)
+    config, searched = _searched(config, prepared, baseline, resumable, identity, say)
     seconds_searching = time.perf_counter() - began
 
     def unlearn() -> Any:
         with resuming(trainer, resumable, identity, say):
-            return config.method.unlearn(prepared.loaded.model, target.data, trainer)
+            return config.method.unlearn(prepared.loaded.model, baseline.data, trainer)
 
     outcome = carry_out(
         config,
         prepared,
-        target,
+        baseline,
         trainer,
         work,
         unlearn=unlearn,
         say=say,
         notes=searched.notes() if searched else (),
     )
-    outcome.report |= {"search": searched.to_json()} if searched else {}
+    if searched is not None:
+        outcome.report["search"] = searched.to_json()
     cost = outcome.report["cost"]
     # What was done before the run was cut off is counted as unlearning, and is not in this clock.
     here = time.perf_counter() - started - seconds_searching + trainer.seconds_before
@@ -189,10 +229,10 @@ def forget(  # noqa: PLR0913 - a run and what surrounds it
     return outcome
 
 
-def carry_out(  # noqa: PLR0913 - what was studied, what is to be done, and where
+def carry_out(
     config: RunConfig,
-    prepared: Prepared,
-    target: Study,
+    prepared: Prepared[Any],
+    baseline: Baseline[Any, Any],
     trainer: Trainer,
     work: Path,
     *,
@@ -206,34 +246,122 @@ def carry_out(  # noqa: PLR0913 - what was studied, what is to be done, and wher
         unlearn: Trains the target model, and returns the unlearned one.
         notes: What else the verdict has to say.
     """
+    family = prepared.family
     say(f"unlearning {len(prepared['forget'])} records with {type(config.method).__name__}")
     started = time.perf_counter()
     model = trainer.finish(unlearn(), prepared.loaded.name)
     save(model, prepared.loaded.tokenizer, work / "model")
     seconds_unlearning = time.perf_counter() - started + trainer.seconds_before
+    # SISA's shards exist before a request comes; making them is no part of the answer to it.
+    spent = trainer.details
+    seconds_unlearning -= spent.get("seconds_preparation", 0.0)
 
     say("measuring the saved model")
-    unlearned = load_causal_lm(str(work / "model"))
+    unlearned = family.load(str(work / "model"))
     unlearned.model.to(trainer.device)
-    outcome = conclude(config, prepared, target, unlearned, restored(trainer) + notes)
+    after = family.infer(unlearned, baseline.sets, config.evaluation, baseline.references)
+    answers = baseline.answers | {"unlearned": after}
+    scores = baseline.scores | {
+        "unlearned": family.score("unlearned", answers, baseline.sets, config)
+    }
+    measured = Measured(baseline.sets, answers, scores, baseline.level, baseline.criteria)
+    digests = {"target": baseline.digest, "unlearned": provenance.digest_model(unlearned.model)}
+    findings = Findings("forget", config, prepared, measured, digests, baseline.data)
+    verdict, report = conclude(findings, restored(trainer) + notes)
     seconds = time.perf_counter() - started + trainer.seconds_before
-    outcome.report["rounds"] = trainer.rounds
-    outcome.report["cost"] = {
+    report["rounds"] = trainer.rounds
+    report["cost"] = {
         "seconds": seconds,
         "seconds_unlearning": seconds_unlearning,
         "seconds_evaluation": seconds - seconds_unlearning,
+        "seconds_retraining": _seconds_retraining(config.model.retrained),
         "peak_memory_bytes": provenance.peak_memory_bytes(trainer.device),
-        "steps": trainer.steps,
-        "tokens": trainer.tokens,
+        "steps": trainer.steps - spent.get("steps_preparation", 0),
+        "tokens": trainer.tokens - spent.get("tokens_preparation", 0),
     }
     trainer.log.close()
-    return outcome
+    return Outcome(verdict, report, unlearned, answers["target"], after)
+
+
+def evaluate(
+    config: RunConfig,
+    prepared: Prepared[Any],
+    *,
+    target: str = "",
+    say: Say = logger.info,
+) -> tuple[Verdict, Json]:
+    """Measure a model on records that it was to forget.
+
+    What unseen records score is taken under the target model, and under the model itself where none
+    is given, which the report says; nothing can then be said of what it lost on other records.
+
+    Args:
+        target: The model before unlearning, by name.
+
+    Raises:
+        UserError: A model cannot be loaded, or is of another kind than the one to be measured.
+    """
+    started = time.perf_counter()
+    family, loaded, evaluation = prepared.family, prepared.loaded, config.evaluation
+    names = {"target": target, "retrained": config.model.retrained}
+    models = {role: family.load_like(name, role, loaded) for role, name in names.items() if name}
+    models["unlearned"] = loaded
+    sets = family.measured_sets(prepared, config)
+    references = family.references(models["target"], sets) if target else {}
+    answers = {}
+    for role, one in models.items():
+        say(f"measuring the {role} model")
+        answers[role] = family.infer(one, sets, evaluation, {} if role == "target" else references)
+    scores = {model: family.score(model, answers, sets, config) for model in answers}
+    before, under = ("target", "the target model") if target else ("unlearned", "the model itself")
+    level = family.level(answers[before].get("holdout"), config, under=under)
+    criteria = family.criteria(prepared, scores, level, config)
+    measured = Measured(sets, answers, scores, level, criteria)
+    digests = {role: provenance.digest_model(one.model) for role, one in models.items()}
+    verdict, report = conclude(Findings("evaluate", config, prepared, measured, digests))
+    seconds = time.perf_counter() - started
+    report["cost"] = {
+        "seconds": seconds,
+        "seconds_evaluation": seconds,
+        "peak_memory_bytes": provenance.peak_memory_bytes(loaded.model.device),
+    }
+    return verdict, report
+
+
+def conclude(findings: Findings, notes: tuple[str, ...] = ()) -> tuple[Verdict, Json]:
+    """The verdict on the unlearned model by criteria fixed before, and the report."""
+    prepared, measured = findings.prepared, findings.measured
+    verdict = prepared.family.judge(prepared, measured)
+    verdict = replace(verdict, notes=verdict.notes + notes)
+    return verdict, build_report(findings, verdict)
+
+
+def restored(trainer: Trainer) -> tuple[str, ...]:
+    """A note where the result is an earlier checkpoint than the last round shown."""
+    number = trainer.details.get("restored_round")
+    if number is None:
+        return ()
+    return (
+        f"The saved model is that of round {number}: of the rounds that kept the quality of the "
+        "other text it had forgotten most; the last round was not better.",
+    )
+
+
+def _seconds_retraining(retrained: str) -> float | None:
+    """How long the retrained model's training took, as `finetune` has written it down."""
+    if not retrained:
+        return None
+    try:
+        recipe = json.loads((Path(retrained) / RECIPE_FILE).read_text(encoding="utf-8"))
+        return float(recipe["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _searched(
     config: RunConfig,
-    prepared: Prepared,
-    target: Study,
+    prepared: Prepared[Any],
+    baseline: Baseline[Any, Any],
     resumable: Resumable | None,
     identity: Mapping[str, Any],
     say: Say,
@@ -248,7 +376,7 @@ def _searched(
     trials = None if resumable is None else resumable.trials(identity)
     say(f"searching settings of {config.method.name} in up to {config.search.trials} trials")
     try:
-        found = search(config, prepared.loaded, target.data, trials, say)
+        found = search(config, prepared.loaded, baseline.data, trials, say)
     except KeyboardInterrupt:
         if resumable is None:
             raise
@@ -259,75 +387,6 @@ def _searched(
     return replace(config, method=found.method), found
 
 
-def conclude(
-    config: RunConfig,
-    prepared: Prepared,
-    target: Study,
-    unlearned: Loaded,
-    notes: tuple[str, ...],
-) -> Outcome:
-    """Ask the saved model the same, judge it by the criteria, and report."""
-    evaluation, forget = config.evaluation, prepared["forget"]
-    after = ask_sets(
-        unlearned.model, unlearned.tokenizer, target.sets, evaluation, target.distributions
-    )
-    scores = {
-        "target": target.scores,
-        "unlearned": score_sets(after, target.sets, evaluation, seed=config.training.seed),
-    }
-    before, recall = Recall.of(target.answers["forget"]), Recall.of(after["forget"])
-    ids = [record.id for record in forget.records]
-    statuses = record_statuses(ids, recall.ma, recall.el_10, target.data.level)
-    verdict = judge(target.criteria, scores, statuses)
-    verdict = replace(verdict, notes=verdict.notes + notes)
-    digests = {
-        "target": target.digest,
-        "unlearned": provenance.digest_model(unlearned.model),
-    }
-    found = Findings(
-        "forget",
-        config,
-        prepared,
-        scores,
-        target.criteria,
-        verdict,
-        prepared.duplicates,
-        digests,
-        provenance.read_key(),
-        target.data.analogous,
-    )
-    report = build_report(found, unlearned.model.device)
-    report["per_record"] = per_record(forget, before, recall)
-    return Outcome(verdict, report, unlearned, target.answers, after)
-
-
-def restored(trainer: Trainer) -> tuple[str, ...]:
-    """A note where the result is an earlier checkpoint than the last round shown."""
-    number = trainer.details.get("restored_round")
-    if number is None:
-        return ()
-    return (
-        f"The saved model is that of round {number}: of the rounds that kept the quality of the "
-        "other text it had forgotten most; the last round was not better.",
-    )
-
-
-def read_config(sections: Mapping[str, Any], loaded: Loaded | None = None) -> tuple[RunConfig, str]:
-    """The configuration and the model's family, whose method it has where none is named."""
-    model = sections.get("model", {})
-    name, revision = str(model.get("name", "")), str(model.get("revision", "main"))
-    family = loaded.family if loaded else family_named(name, revision)
-    config = RunConfig.from_sections(sections, family=family)
-    return replace(config, method=config.method.for_family(family)), family
-
-
-def tracked_sections(config: RunConfig) -> dict[str, Any]:
-    """The sections that trackers get: nothing of the records."""
-    return {
-        name: values for name, values in config.sections().items() if name in ("method", "training")
-    }
-
-
 def write_outcome(outcome: Outcome, config: RunConfig, work: Path) -> None:
     """The report, the model card and the resolved configuration beside the saved model."""
     outcome.report["model"]["files"] = file_digests(work / "model")
@@ -336,19 +395,26 @@ def write_outcome(outcome: Outcome, config: RunConfig, work: Path) -> None:
     (work / "model" / "README.md").write_text(model_card(outcome.report), encoding="utf-8")
 
 
-def run_identity(config: RunConfig, prepared: Any, model_digest: str, key: bytes) -> dict[str, Any]:
+def tracked_sections(config: RunConfig) -> Json:
+    """The sections that trackers get: nothing of the records."""
+    return {
+        name: values for name, values in config.sections().items() if name in ("method", "training")
+    }
+
+
+def run_identity(config: RunConfig, prepared: Prepared[Any], digest: str, key: bytes) -> Json:
     """A run's settings and the digests of everything that it was given."""
     digests = {role: digest_records(some.records, key) for role, some in prepared.sets.items()}
     return {
         "command": "forget",
         "settings": config.sections(),
-        "model": model_digest,
+        "model": digest,
         "records": digests,
         "processes": processes.count(),
     }
 
 
-def settings_of(resumable: Resumable, sections: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(resumable: Resumable, sections: Mapping[str, Any]) -> Json:
     """The sections of a run that goes on, with those given now laid over them."""
     before = resumable.begun("forget").get("settings", {})
     merged = {name: dict(section) for name, section in before.items()}

@@ -96,7 +96,7 @@ class Trainer:
             self.adapter = adapters.attach(model, settings.lora_rank, settings.lora_alpha)
         return model.to(self.device).eval()
 
-    def start(  # noqa: PLR0913 - what differs between methods
+    def start(
         self,
         model: Any,
         learning_rate: float,
