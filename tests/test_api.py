@@ -16,10 +16,11 @@ from conftest import VOCAB, tiny_model, tiny_tokenizer
 from oracle import greedy
 from unlearner.data.record import Record, RecordSet
 from unlearner.errors import UserError
-from unlearner.families.causal_lm import prepare
+from unlearner.families import CAUSAL_LM
+from unlearner.families.causal_lm import prepare_text
 from unlearner.methods.icu import ICU
 from unlearner.models.loading import Loaded, save
-from unlearner.pipeline.outcome import NothingToUnlearn
+from unlearner.pipeline.pipeline import NothingToUnlearn
 from unlearner.provenance import digest_model
 from unlearner.settings import DataSettings, TrainingSettings
 from unlearner.training.finetune import FinetuneSettings, Until, finetune
@@ -42,7 +43,7 @@ def target(tmp_path_factory):
     model, tokenizer = tiny_model("gpt_neo"), tiny_tokenizer()
     texts = tuple(Record(str(i), text=text) for i, text in enumerate([*FORGET, *RETAIN]))
     records = {"records": RecordSet("records", texts, "memory")}
-    some = prepare(Loaded(model, tokenizer, "tiny"), records, DataSettings())["records"]
+    some = prepare_text(CAUSAL_LM, Loaded(model, tokenizer, "tiny"), records, DataSettings())["records"]
     trainer = Trainer(TrainingSettings(device="cpu"), Log())
     learning = FinetuneSettings(learning_rate=1e-2, epochs=80)
     result = finetune(model, tokenizer, some, learning, trainer, Until("ma", ">=", 0.95))

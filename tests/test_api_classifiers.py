@@ -16,7 +16,7 @@ from unlearner.cli.app import run as command
 from unlearner.data.record import RecordSet
 from unlearner.errors import UserError
 from unlearner.methods.deepcut import DeepCUT
-from unlearner.pipeline.outcome import NothingToUnlearn
+from unlearner.pipeline.pipeline import NothingToUnlearn
 from unlearner.provenance import digest_model
 
 METHOD = DeepCUT(max_epochs=3, learning_rate=1e-3, steps_per_round=4)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from golden_files import (
     read,
     read_page,
 )
-from golden_runs import RUNS
+from golden_runs import RUNS, carry_out, in_folder
 from golden_world import build_world
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 # Lines of a failure, beyond which there are only more of them.
 SHOWN = 40
@@ -74,6 +76,34 @@ def test_a_resumed_run_is_kept_as_the_one_that_was_not_stopped(name):
     assert resumed["files"] == whole["files"]
     assert resumed["statuses"] == [130, *whole["statuses"]]
     assert resumed["printed"] == [[], *whole["printed"]]
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_the_seconds_of_a_resumed_run_are_those_of_its_parts(
+    name, golden_world, tmp_path, monkeypatch
+):
+    """By a clock that every optimiser step moves on by 100 seconds, and nothing else does.
+
+    The run is stopped behind its third step: of n steps 3 * 100 seconds are before that and
+    (n - 3) * 100 behind it, all of them of unlearning and none of evaluation.
+    """
+    now = 0.0
+
+    def move_on(*_):
+        nonlocal now
+        now += 100.0
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    hook = register_optimizer_step_post_hook(move_on)
+    try:
+        with in_folder(tmp_path, golden_world):
+            carry_out(RUNS[name])
+    finally:
+        hook.remove()
+    cost = read(tmp_path / "run" / "report.json")["cost"]
+    assert cost["steps"] > RUNS[name].stop_behind
+    assert cost["seconds_unlearning"] == cost["seconds"] == 100 * cost["steps"]
+    assert cost["seconds_evaluation"] == 0
 
 
 def test_every_run_is_kept_and_nothing_else():

@@ -274,11 +274,12 @@ def carry_out(
         "seconds": seconds,
         "seconds_unlearning": seconds_unlearning,
         "seconds_evaluation": seconds - seconds_unlearning,
-        "seconds_retraining": _seconds_retraining(config.model.retrained),
         "peak_memory_bytes": provenance.peak_memory_bytes(trainer.device),
         "steps": trainer.steps - spent.get("steps_preparation", 0),
         "tokens": trainer.tokens - spent.get("tokens_preparation", 0),
     }
+    if config.model.retrained:
+        report["cost"]["seconds_retraining"] = _seconds_retraining(config.model.retrained)
     trainer.log.close()
     return Outcome(verdict, report, unlearned, answers["target"], after)
 
@@ -349,8 +350,6 @@ def restored(trainer: Trainer) -> tuple[str, ...]:
 
 def _seconds_retraining(retrained: str) -> float | None:
     """How long the retrained model's training took, as `finetune` has written it down."""
-    if not retrained:
-        return None
     try:
         recipe = json.loads((Path(retrained) / RECIPE_FILE).read_text(encoding="utf-8"))
         return float(recipe["seconds"])
