@@ -24,6 +24,7 @@ test: .venv/.ready
 lint: .venv/.ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 	$(BIN)/pyright
 
 format: .venv/.ready
