@@ -43,7 +43,9 @@ def target(tmp_path_factory):
     model, tokenizer = tiny_model("gpt_neo"), tiny_tokenizer()
     texts = tuple(Record(str(i), text=text) for i, text in enumerate([*FORGET, *RETAIN]))
     records = {"records": RecordSet("records", texts, "memory")}
-    some = prepare_text(CAUSAL_LM, Loaded(model, tokenizer, "tiny"), records, DataSettings())["records"]
+    some = prepare_text(CAUSAL_LM, Loaded(model, tokenizer, "tiny"), records, DataSettings())[
+        "records"
+    ]
     trainer = Trainer(TrainingSettings(device="cpu"), Log())
     learning = FinetuneSettings(learning_rate=1e-2, epochs=80)
     result = finetune(model, tokenizer, some, learning, trainer, Until("ma", ">=", 0.95))

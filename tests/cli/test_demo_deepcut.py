@@ -8,7 +8,7 @@ import yaml
 from rich.console import Console
 from test_commands import SCHEMA, read
 
-from unlearner.cli import demo_classifier
+from unlearner.cli import demo
 from unlearner.cli.app import MET, NOT_MET, run
 from unlearner.demo.messages import LABELS, messages
 from unlearner.training.classifier_finetune import ClassifierFinetuneSettings
@@ -22,22 +22,22 @@ def told(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNLEARNER_KEY_FILE", str(folder / "key"))
-        patch.setattr(demo_classifier, "NUM_MESSAGES", 200)
-        patch.setattr(demo_classifier, "NUM_CUSTOMERS", SMALL)
-        patch.setattr(demo_classifier, "NUM_OTHERS", 100)
+        patch.setattr(demo, "NUM_MESSAGES", 200)
+        patch.setattr(demo, "NUM_CUSTOMERS", SMALL)
+        patch.setattr(demo, "NUM_OTHER_MESSAGES", 100)
         patch.setattr(
-            demo_classifier, "LEARNING", ClassifierFinetuneSettings(epochs=20, batch_size=16)
+            demo, "CLASSIFIER_LEARNING", ClassifierFinetuneSettings(epochs=20, batch_size=16)
         )
-        patch.setattr(demo_classifier, "METHOD", {"learning_rate": 1e-3, "max_epochs": 3})
+        patch.setattr(demo, "DEEPCUT_SETTINGS", {"learning_rate": 1e-3, "max_epochs": 3})
         console = Console(record=True, width=1000)
-        patch.setattr(demo_classifier, "Console", lambda **_: console)
+        patch.setattr(demo, "Console", lambda **_: console)
         status = run(["demo", "deepcut", "--output", str(folder / "out"), "--seed", "3"])
     return status, folder / "out", console.export_text()
 
 
 def test_unseen_messages_to_compare_with_are_filed_wrongly_and_those_to_report_are_not():
-    data = demo_classifier._sets(0)
-    right = {record.id: record.label for record in messages(demo_classifier.NUM_MESSAGES, seed=0)}
+    data = demo.demo_messages(0)
+    right = {record.id: record.label for record in messages(demo.NUM_MESSAGES, seed=0)}
     for records, wrong in (
         (data.forget, True),
         (data.holdout, True),

@@ -452,6 +452,6 @@ def demo(
         from unlearner.cli.demo import run_demo
 
         return run_demo(output, seed=seed)
-    from unlearner.cli.demo_classifier import run_classifier_demo
+    from unlearner.cli.demo import run_classifier_demo
 
     return run_classifier_demo(output, seed=seed)

@@ -1,0 +1,69 @@
+"""What a run goes through: few files, and the target model is run and scored once."""
+
+import inspect
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import classifier_commands
+import unlearner
+from command_world import RUN, SHORT
+
+PACKAGE = Path(unlearner.__file__).parent
+
+
+class Trace:
+    """Files of the package whose functions are called, and the arrows between them."""
+
+    def __init__(self):
+        self.files, self.arrows, self.scored = set(), set(), Counter()
+
+    def __call__(self, frame, event, _):
+        if event != "call" or not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+            return  # no call, or what an import runs: the bodies of modules and classes
+        here = Path(frame.f_code.co_filename)
+        if not here.is_relative_to(PACKAGE):
+            return
+        name = str(here.relative_to(PACKAGE))
+        self.files.add(name)
+        caller = Path(frame.f_back.f_code.co_filename) if frame.f_back else here
+        if caller.is_relative_to(PACKAGE) and caller != here:
+            self.arrows.add((str(caller.relative_to(PACKAGE)), name))
+        if name == "evaluation/measure.py" and frame.f_code.co_name == "score_sets":
+            self.scored.update(list(frame.f_locals["answers"]))
+
+
+@pytest.fixture
+def traced():
+    """Files, arrows and scored sets of a command that ends with a verdict."""
+
+    def run(call, line):
+        trace = Trace()
+        sys.setprofile(trace)
+        try:
+            status, _, err, _ = call(line)
+        finally:
+            sys.setprofile(None)
+        assert status in (0, 3), err
+        return trace
+
+    return run
+
+
+def test_a_language_models_run_enters_few_files_and_scores_each_set_once_a_model(call, traced):
+    """Target and unlearned model: forget, retain and holdout twice; ICU's own set likewise."""
+    trace = traced(call, RUN + SHORT)
+    assert len(trace.files) <= 65, " ".join(sorted(trace.files))
+    assert len(trace.arrows) <= 170
+    assert trace.scored == {"forget": 2, "retain": 2, "holdout": 2, "analogous": 2}
+
+
+def test_a_classifiers_run_enters_few_files_and_scores_each_set_once_a_model(
+    call_classifier, traced
+):
+    trace = traced(call_classifier, classifier_commands.RUN + classifier_commands.SHORT)
+    assert len(trace.files) <= 65, " ".join(sorted(trace.files))
+    assert len(trace.arrows) <= 170
+    assert trace.scored == {"forget": 2, "retain": 2, "holdout": 2}
