@@ -37,7 +37,7 @@ def _gpt_neo(layers: int, width: int, heads: int, vocabulary: int = 50257) -> di
     }
 
 
-def _llama(  # noqa: PLR0913 - the numbers of a model
+def _llama(
     layers: int,
     width: int,
     heads: int,

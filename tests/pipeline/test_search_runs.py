@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from test_lm_methods import CLASSES, LOW
 from test_search import config, data_of
+from unlearner.pipeline.baseline import study
 
 from command_world import RUN, SETS
 from conftest import tiny_model, tiny_tokenizer
@@ -20,7 +21,6 @@ from unlearner.errors import UserError
 from unlearner.models import adapters
 from unlearner.models.loading import Loaded
 from unlearner.pipeline import pipeline, search
-from unlearner.pipeline.baseline import study
 from unlearner.settings import TrainingSettings
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
