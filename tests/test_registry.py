@@ -1,4 +1,4 @@
-"""The folder is the registry: names, nearest names, summaries, and no import to list them."""
+"""The folder is the registry: names, nearest names, and what methods say of themselves."""
 
 import subprocess
 import sys
@@ -10,7 +10,6 @@ from unlearner import registry
 from unlearner.cli.terminal import method_words
 from unlearner.errors import UserError
 from unlearner.methods.base import load_method
-from unlearner.registry import MethodFacts
 
 
 @pytest.fixture
@@ -41,41 +40,18 @@ def test_a_dropped_file_is_a_name_and_base_and_private_files_are_not(package):
     assert registry.names("attacks") == ()
 
 
-def test_listing_and_describing_import_nothing(package):
-    """A file that cannot be imported is listed and described all the same."""
-    write(package / "metrics" / "broken.py", '"""Describes itself.\n\nMore."""\nraise SystemExit')
+def test_a_file_that_cannot_be_imported_is_listed_all_the_same(package):
+    write(package / "metrics" / "broken.py", "raise SystemExit")
     assert registry.names("metrics") == ("broken",)
-    assert registry.summary("metrics", "broken") == "Describes itself."
 
 
-def test_catalog_does_not_import_torch():
+def test_names_are_read_without_torch():
     code = (
-        "import sys; from unlearner import catalog as c; "
-        "[c.summary(f, n) for f in ('methods', 'metrics', 'attacks') for n in c.names(f)]; "
-        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+        "import sys; from unlearner import registry as r; "
+        "assert all(r.names(f) for f in ('methods', 'metrics', 'datasets')); "
+        "sys.exit(bool({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_method_is_described_by_its_public_class(package):
-    write(
-        package / "methods" / "scrub.py",
-        '''
-        """The file."""
-        class _Part:
-            """Not this."""
-            def loss(self): ...
-        class Settings:
-            """Nor this."""
-        class SCRUB:
-            """Pushes forget answers away from the teacher.
-
-            More.
-            """
-            def unlearn(self): ...
-        ''',
-    )
-    assert registry.summary("methods", "scrub") == "Pushes forget answers away from the teacher."
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_and_the_list():
@@ -91,8 +67,6 @@ def test_private_names_and_paths_are_refused():
     for name in ("base", "__init__", "../errors", "", "zzz"):
         with pytest.raises(UserError, match="available: "):
             registry.load("metrics", name)
-        with pytest.raises(UserError, match="available: "):
-            registry.summary("metrics", name)
 
 
 def test_an_empty_folder_says_so():
@@ -104,7 +78,7 @@ def method_module(monkeypatch, source):
     """What `load_method` sees when `load` returns a module of this source."""
     module = type(sys)("unlearner.methods.made")
     exec(textwrap.dedent(source), module.__dict__)
-    monkeypatch.setattr(registry, "load", lambda *_: module)
+    monkeypatch.setattr("unlearner.methods.base.load", lambda *_: module)
     return module
 
 
@@ -112,7 +86,7 @@ def test_load_method_finds_the_one_public_class_of_the_file(monkeypatch):
     module = method_module(
         monkeypatch,
         """
-        from unlearner.answers import Answer
+        from unlearner.inference.answers import Answer
         class _Part:
             def loss(self): ...
         class Settings: ...
@@ -132,77 +106,25 @@ def test_load_method_refuses_a_file_with_two_methods(monkeypatch):
 
 @pytest.mark.parametrize("name", registry.names("methods"))
 def test_every_method_file_holds_one_described_method(name):
-    assert load_method(name).__doc__
-    assert registry.summary("methods", name).endswith(".")
+    method = load_method(name)
+    assert registry.first_line(method).endswith(".")
+    assert registry.paper(method).startswith("arXiv:") or name == "retrain"
 
 
-# What a method needs, from source text alone
+# What a method says of itself
+
+
+def described(docstring):
+    """A class with the docstring, indented as in a file."""
+    return type("Some", (), {"__doc__": textwrap.indent(docstring, "    ").lstrip()})
+
+
+def test_the_first_line_is_that_of_the_docstring_and_empty_without_one():
+    assert registry.first_line(described("Does it.\n\nMore.")) == "Does it."
+    assert registry.first_line(type("Some", (), {})) == ""
+
 
 FIRST, SECOND = "arXiv:2404.05868", "arXiv:2210.01504"
-BASE = """
-    class Method:
-        families: ClassVar[tuple[str, ...]] = ("causal-lm",)
-        needs: ClassVar[tuple[str, ...]] = ("forget",)
-        begins_anew: ClassVar[bool] = False
-"""
-HEAD = """
-    import a_module_that_is_not_there
-    from unlearner.methods.base import Method
-    from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS as BOTH
-
-"""
-
-
-@pytest.fixture
-def methods(package):
-    """Write a method's class body; its facts."""
-    write(package / "methods" / "base.py", BASE)
-    write(
-        package / "metrics" / "base.py",
-        'CAUSAL_LM = ("causal-lm",)\nA = "a"\nCLASSIFIERS = (A, "b")',
-    )
-
-    def facts(body, bases="Method"):
-        source = (
-            textwrap.dedent(HEAD)
-            + f"class Some({bases}):\n"
-            + textwrap.indent(textwrap.dedent(body).strip(), "    ")
-            + "\n    def loss(self): ...\n"
-        )
-        (package / "methods" / "some.py").write_text(source)
-        return registry.method_facts("some")
-
-    return facts
-
-
-def test_needs_and_families_are_inherited(methods):
-    """What the class body does not say stands in the base class, of another file."""
-    found = methods('"""Does something."""')
-    assert (found.families, found.needs, found.begins_anew) == (("causal-lm",), ("forget",), False)
-
-
-def test_names_and_tuples_of_other_files_are_resolved(methods):
-    found = methods(
-        """
-        families: ClassVar[tuple[str, ...]] = (*CAUSAL_LM, *BOTH)
-        needs = ("forget", "retain")
-        begins_anew: ClassVar[bool] = True
-        """
-    )
-    assert found.families == ("causal-lm", "a", "b")
-    assert found.needs == ("forget", "retain")
-    assert found.begins_anew
-
-
-def test_what_would_have_to_be_computed_is_left_unsaid(methods):
-    """An empty tuple is no claim; listing goes on."""
-    found = methods("families = tuple(sorted(BOTH))\nneeds = (*NOWHERE, 'forget')")
-    assert (found.families, found.needs) == ((), ())
-    assert "in its file" in method_words(found)
-
-
-def test_a_base_that_is_not_ours_says_nothing(methods):
-    assert methods("x = 1", bases="a_module_that_is_not_there.Base").needs == ()
 
 
 @pytest.mark.parametrize(
@@ -223,18 +145,8 @@ def test_a_base_that_is_not_ours_says_nothing(methods):
         ("No source.", "none"),
     ],
 )
-def test_the_paper_is_taken_from_the_reference_alone(methods, reference, paper):
-    assert methods(f'"""Does it.\n\n{reference}\n"""').paper == paper
-
-
-def test_facts_are_those_of_the_imported_classes():
-    """Read as text and imported, every method of the package says the same."""
-    for name in registry.names("methods"):
-        facts, kind = registry.method_facts(name), load_method(name)
-        assert facts.families == kind.families, name
-        assert facts.needs == kind.needs, name
-        assert facts.begins_anew == kind.begins_anew, name
-        assert facts.paper.startswith("arXiv:") or name == "retrain", name
+def test_the_paper_is_taken_from_the_reference_alone(reference, paper):
+    assert registry.paper(described(f"Does it.\n\n{reference}\n")) == paper
 
 
 @pytest.mark.parametrize(
@@ -259,13 +171,11 @@ def test_facts_are_those_of_the_imported_classes():
         ),
     ],
 )
-def test_needs_are_told_by_the_kind_of_model(families, needs, words):
-    assert method_words(MethodFacts("arXiv:1", families, needs, False)) == f"paper arXiv:1; {words}"
+def test_needs_are_listed_by_the_kind_of_model(families, needs, words):
+    body = {"__doc__": "Reference: arXiv:2404.05868.", "families": families, "needs": needs}
+    kind = type("Some", (), body | {"begins_anew": False})
+    assert method_words(kind) == f"paper {FIRST}; {words}"
 
 
-def test_describing_methods_imports_nothing_heavy():
-    code = (
-        "import sys; from unlearner.cli.terminal import lines; assert list(lines('methods')); "
-        "sys.exit(bool({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_a_method_that_begins_anew_says_so():
+    assert method_words(load_method("retrain")).endswith("; begins anew from a pretrained model")

@@ -146,7 +146,7 @@ def test_help_imports_nothing_heavy():
     code = (
         "import sys\nfrom unlearner.cli.app import run\n"
         f"for command in {COMMANDS!r}:\n    assert run([command, '--help']) == 0\n"
-        "assert run(['--help']) == 0\nassert run(['list', 'methods']) == 0\n"
+        "assert run(['--help']) == 0\n"
         f"print('heavy:', sorted(set({HEAVY!r}) & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

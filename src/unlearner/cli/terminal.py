@@ -17,6 +17,7 @@ from unlearner import processes, registry
 from unlearner.errors import printable
 from unlearner.evaluation.intervals import Value
 from unlearner.families.base import CheckResult
+from unlearner.methods.base import Method, load_method
 from unlearner.training.memory import Plan, in_words, size
 
 COLOURS = {
@@ -190,34 +191,36 @@ def lines(what: str) -> Iterator[str]:
     """The lines of a folder's list: a name with what it is, and what follows indented below.
 
     Args:
-        what: A folder of `catalog`: methods, metrics, attacks or datasets.
+        what: methods, metrics, attacks or datasets.
     """
     names = registry.names(what)
     indent = max(map(len, names), default=0) + 2
     for name in names:
-        told = [registry.summary(what, name)]
         if what == "methods":
-            told.append(method_words(registry.method_facts(name)))
-        broken = [
-            line for text in told for line in wrap(text, WIDTH - indent, break_on_hyphens=False)
-        ]
+            method = load_method(name)
+            texts = [registry.first_line(method), method_words(method)]
+        else:
+            texts = [registry.first_line(registry.load(what, name))]
+        width = WIDTH - indent
+        broken = [line for text in texts for line in wrap(text, width, break_on_hyphens=False)]
         yield f"{name:{indent}}{''.join(broken[:1])}".rstrip()
         yield from (" " * indent + line for line in broken[1:])
     if not names:
         yield f"no {what} in this version"
 
 
-def method_words(facts: registry.MethodFacts) -> str:
+def method_words(method: type[Method]) -> str:
     """Paper, families of models and needs of a method in a line."""
-    paper = "no paper" if facts.paper == "none" else f"paper {facts.paper}"
-    if not facts.families or not facts.needs:
-        return f"{paper}; what it works on and needs is in its file"
-    texts = "causal-lm" in facts.families
-    classifiers = any(family != "causal-lm" for family in facts.families)
+    source = registry.paper(method)
+    texts = "causal-lm" in method.families
+    classifiers = any(family != "causal-lm" for family in method.families)
     kinds = ["language models"] * texts + ["classifiers"] * classifiers
-    # Of language models unseen text gives the level of every run, which no method reads itself.
-    needs = [name for name in facts.needs if name != "holdout" or not texts]
-    told = ", ".join(needs if classifiers else [SETS.get(name, name) for name in needs])
-    also = "; for classifiers also holdout" if len(needs) < len(facts.needs) and classifiers else ""
-    anew = "; begins anew from a pretrained model" if facts.begins_anew else ""
-    return f"{paper}; for {' and '.join(kinds)}; needs {told}{also}{anew}"
+    # The holdout baseline of a language model is a matter of every run; no method reads that set.
+    needs = [name for name in method.needs if name != "holdout" or not texts]
+    sets = ", ".join(needs if classifiers else [SETS.get(name, name) for name in needs])
+    also = (
+        "; for classifiers also holdout" if classifiers and len(needs) < len(method.needs) else ""
+    )
+    anew = "; begins anew from a pretrained model" if method.begins_anew else ""
+    published = "no paper" if source == "none" else f"paper {source}"
+    return f"{published}; for {' and '.join(kinds)}; needs {sets}{also}{anew}"
