@@ -167,19 +167,8 @@ def test_rounds_are_placed_at_the_step_that_they_follow(fake, tmp_path):
     ]
 
 
-def test_a_run_that_goes_on_tells_first_what_its_log_holds(fake, tmp_path):
-    """The log has the line before the listener hears of it; each is told once."""
-    lines = [{"step": number, "loss": {"kl": number / 2}} for number in (1, 2, 3, 4)]
-    with tracked(lambda _: None, settings("fake"), {}, tmp_path) as listen:
-        for end in (3, 4):
-            written = "".join(json.dumps(line) + "\n" for line in lines[:end])
-            (tmp_path / "log.jsonl").write_text(written)
-            listen(lines[end - 1])
-    assert [step for step, _ in told(fake, "log")] == [1, 2, 3, 4]
-
-
 def test_a_round_at_an_unknown_step_is_left_out(fake, tmp_path):
-    """A run that goes on without a log: its first step is not told yet, and it was not round 0."""
+    """A run that goes on may begin with one, which is not round 0: its step is not known yet."""
     listen_to([{"round": 4, "ma": 0.5}, {"step": 9, "loss": {"kl": 0.5}}], tmp_path)
     assert told(fake, "log") == [[9, {"loss/kl": 0.5}]]
 
@@ -264,7 +253,7 @@ def test_one_that_does_not_start_is_refused_and_those_before_it_end(
     other = type("Other", (Fake,), {"name": "other", "breaks_in": place})
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "other", other)
     with (
-        pytest.raises(UserError, match=r"other did not start \(OSError: the line is down\); mend"),
+        pytest.raises(UserError, match=r"other did not start \(OSError: the line is down\); fix"),
         tracked(print, settings("fake", "other"), {}, tmp_path),
     ):
         raise AssertionError("the block must not run")

@@ -1,34 +1,33 @@
-"""Figures of steps and rounds for experiment trackers, by way of accelerate's own.
+"""Figures of steps and rounds for experiment trackers, which are accelerate's.
 
 A tracker gets numbers and hyper-parameters: no text, no record's id, no path. What a service would
-take down by itself is switched off where it could name or hold records.
+collect by itself is switched off where it could name or hold records.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from accelerate.utils import LoggerType
 
 from unlearner.errors import UserError, printable
+from unlearner.output import Json
 from unlearner.settings import TrainingSettings, check_names, without_paths
 
 logger = logging.getLogger(__name__)
 
-Listener = Callable[[dict[str, Any]], None]
+Listener = Callable[[Json], None]
 
-PROJECT, FOLDER = "unlearner", "tracking"
+Trackers = dict[str, GeneralTracker]
 
-EXTRAS = ("tensorboard",)
+PROJECT, FOLDER, EXTRAS = "unlearner", "tracking", ("tensorboard",)
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -51,12 +50,14 @@ def check_trackers(names: Sequence[str]) -> None:
 def tracked(
     listener: Listener,
     settings: TrainingSettings,
-    sections: Mapping[str, Mapping[str, Any]],
+    sections: Mapping[str, Json],
     work: Path,
     *,
     main: bool = True,
 ) -> Iterator[Listener]:
-    """A listener of a run's log that tells `listener` and the trackers; they end with the block.
+    """A listener of a run's log that informs `listener` and the trackers; they end with the block.
+
+    A tracker that fails during the run is dropped, and the run goes on.
 
     Args:
         sections: Hyper-parameters by section; see `hyper_parameters`.
@@ -71,117 +72,76 @@ def tracked(
         yield listener
         return
     PartialState(cpu=settings.device == "cpu")  # accelerate's trackers ask for it
-    tracking = Tracking(work / "log.jsonl")
+    trackers: Trackers = {}
+    last_step: int | None = None
 
-    def tell(line: dict[str, Any]) -> None:
+    def listen(line: Json) -> None:
+        nonlocal last_step
         listener(line)
-        tracking.line(line)
+        last_step = line.get("step", last_step)
+        step = line.get("steps", 0 if line.get("round") == 0 else last_step)
+        figures = scalars(line)
+        if figures and step is not None:  # a resumed run may begin with a round: of which step?
+            _for_each(trackers, lambda tracker: tracker.log(figures, step=step))
 
     try:
         for name in dict.fromkeys(settings.trackers):
-            tracking.start(name, hyper_parameters(sections), work / FOLDER)
-        yield tell
+            _start(trackers, name, hyper_parameters(sections), work / FOLDER)
+        yield listen
     finally:
-        tracking.close()
+        _for_each(trackers, lambda tracker: tracker.finish())
 
 
-class Tracking:
-    """The trackers of one run; one that fails is dropped, and the run goes on.
+def _start(trackers: Trackers, name: str, values: Json, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    kind = LOGGER_TYPE_TO_CLASS[name]
+    place = (str(folder),) if kind.requires_logging_directory else ()
+    arguments = sys.argv
+    try:
+        sys.argv = arguments[:1]  # services collect the arguments, which name files of records
+        tracker = kind(PROJECT, *place, **_options(name, folder))
+        tracker.start()
+        trackers[name] = tracker
+        tracker.store_init_configuration(values)
+    except Exception as error:
+        raise UserError(
+            f"training.trackers: {name} did not start ({_reason(error)}); fix that, or leave it out"
+        ) from error
+    finally:
+        sys.argv = arguments
 
-    Args:
-        log: The file of the run's log, where there is one. A run that goes on finds in it what an
-            earlier part has done, and tells that first.
 
-    Attributes:
-        step: The last optimiser step; None before the first that is told.
-    """
-
-    def __init__(self, log: Path | None = None) -> None:
-        self.step: int | None = None
-        self._log = log
-        self._trackers: dict[str, GeneralTracker] = {}
-
-    def start(self, name: str, values: dict[str, Any], folder: Path) -> None:
-        """Begin a run with the service.
-
-        Raises:
-            UserError: It could not begin: no login or no network, for example.
-        """
-        kind, options = LOGGER_TYPE_TO_CLASS[name], _options(name, folder)
-        folder.mkdir(exist_ok=True)
-        place = (str(folder),) if kind.requires_logging_directory else ()
+def _for_each(trackers: Trackers, action: Callable[[GeneralTracker], object]) -> None:
+    for name, tracker in list(trackers.items()):
         try:
-            with _bare_command_line():
-                tracker = kind(PROJECT, *place, **options)
-                tracker.start()
-                self._trackers[name] = tracker
-                tracker.store_init_configuration(values)
-        except Exception as error:
-            raise UserError(
-                f"training.trackers: {name} did not start ({_words(error)}); "
-                "mend that, or leave it out"
-            ) from error
-
-    def line(self, line: Mapping[str, Any]) -> None:
-        """Pass on a line of the log: a step, or a round at the step that it follows."""
-        for earlier in self._earlier_lines():
-            self._pass_on(earlier)
-        self._pass_on(line)
-
-    def _earlier_lines(self) -> list[dict[str, Any]]:
-        """Before the first line: what the log held before it, which is its last by now."""
-        log, self._log = self._log, None
-        if log is None or not log.is_file():
-            return []
-        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()[:-1]]
-
-    def _pass_on(self, line: Mapping[str, Any]) -> None:
-        if "step" in line:
-            self.step = line["step"]
-        elif "round" not in line:
-            return
-        step = line.get("steps", 0 if line.get("round") == 0 else self.step)
-        figures = scalars(line)
-        if step is None or not figures:  # a run that goes on may begin with a round: of which step?
-            return
-        for name, tracker in list(self._trackers.items()):
-            self._attempt(name, lambda tracker=tracker: tracker.log(figures, step=step))
-
-    def close(self) -> None:
-        """End all runs with their services."""
-        for name, tracker in list(self._trackers.items()):
-            self._attempt(name, tracker.finish)
-        self._trackers.clear()
-
-    def _attempt(self, name: str, action: Callable[[], object]) -> None:
-        try:
-            action()
+            action(tracker)
         except Exception as error:  # noqa: BLE001 - whatever it is, the run is worth more
-            logger.warning(
-                "training.trackers: %s failed (%s); the run goes on without it", name, _words(error)
-            )
-            tracker = self._trackers.pop(name)
+            message = "training.trackers: %s failed (%s); the run goes on without it"
+            logger.warning(message, name, _reason(error))
+            del trackers[name]
             with suppress(Exception):
                 tracker.finish()
 
 
-def scalars(line: Mapping[str, Any]) -> dict[str, float]:
+def scalars(line: Json) -> dict[str, float]:
     """The finite numbers of a line by name: `loss/forget` of a step, `round/el_10` of a round."""
     if "step" in line:
-        return dict(_numbers({key: value for key, value in line.items() if key != "step"}, ""))
+        return dict(_finite(line["loss"], "loss/"))
+    if "round" not in line:
+        return {}
     named = {"number" if key == "round" else key: value for key, value in line.items()}
-    return dict(_numbers(named, "round/"))
+    return dict(_finite(named, "round/"))
 
 
-def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+def _finite(values: Json, prefix: str) -> Iterator[tuple[str, float]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _numbers(value, f"{prefix}{name}/")
+            yield from _finite(dict(value), f"{prefix}{name}/")
         elif isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
             yield f"{prefix}{name}", value
 
 
-def hyper_parameters(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def hyper_parameters(sections: Mapping[str, Json]) -> dict[str, bool | int | float | str]:
     """Plain values by `section.key`, in place of a local path its last part; without None."""
     return {
         f"{section}.{key}": value if isinstance(value, bool | int | float | str) else str(value)
@@ -191,32 +151,19 @@ def hyper_parameters(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     }
 
 
-def _options(name: str, folder: Path) -> dict[str, Any]:
+def _options(name: str, folder: Path) -> Json:
     """Where a service keeps its files, and what it is not to collect by itself.
 
     Changes in a git folder may be the records themselves; dvclive would even commit them.
     """
-    options: dict[str, dict[str, Any]] = {
-        "wandb": {
-            "dir": str(folder),
-            "settings": {"disable_git": True, "disable_code": True, "console": "off"},
-        },
+    private = {"disable_git": True, "disable_code": True, "console": "off"}
+    options: dict[str, Json] = {
+        "wandb": {"dir": str(folder), "settings": private},
         "dvclive": {"dir": str(folder), "save_dvc_exp": False, "dvcyaml": None},
         "swanlab": {"logdir": str(folder)},
     }
     return options.get(name, {})
 
 
-@contextmanager
-def _bare_command_line() -> Iterator[None]:
-    """Services take down the program's arguments, and those name the files of records."""
-    given = sys.argv
-    sys.argv = given[:1]
-    try:
-        yield
-    finally:
-        sys.argv = given
-
-
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return printable(f"{type(error).__name__}: {error}")
