@@ -416,9 +416,9 @@ def push(
     ] = False,
 ) -> int:
     """Push the unlearned model, with its model card, to the Hugging Face hub."""
-    from unlearner.pipeline.hub import push
+    from unlearner.pipeline.hub import push_model
 
-    url = push(
+    url = push_model(
         run_dir,
         repository,
         private=private,
