@@ -16,8 +16,7 @@ from command_world import SETS, spoil_weights
 from conftest import tiny_model
 from page_reader import Page
 from unlearner.cli.app import MET, NOT_MET, WRONG_INPUT, run
-from unlearner.cli.commands import evenly_spaced
-from unlearner.pipeline.strength import Point, largest_keeping, mix
+from unlearner.pipeline.strength import Point, evenly_spaced, largest_keeping, mix
 from unlearner.report import write_report
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/report.schema.json").read_text("utf-8"))

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +17,9 @@ from unlearner.errors import printable
 from unlearner.evaluation.intervals import Value
 from unlearner.families.base import CheckResult
 from unlearner.methods.base import Method, load_method
+from unlearner.output import Json
+from unlearner.report.writing import NO_VALUE, SPACE, show, significant
+from unlearner.training.data import UnlearningData
 from unlearner.training.memory import Plan, in_words, size
 
 COLOURS = {
@@ -70,7 +72,7 @@ def _print_plan(console: Console, plan: Plan) -> None:
     console.print(in_words(plan))
 
 
-def print_verdict(report: dict[str, Any], output: Path) -> None:
+def print_verdict(report: Json, output: Path) -> None:
     """The verdict with its reasons, and where the report is."""
     console = _console()
     verdict = report["verdict"]
@@ -85,6 +87,38 @@ def print_verdict(report: dict[str, Any], output: Path) -> None:
     for note in verdict["notes"]:
         console.print("  " + _inert(note))
     console.print(f"report: {_inert(str(output / 'report.html'))}")
+
+
+def print_strength(strength: Json, data: UnlearningData, run_dir: Path) -> None:
+    """A row for each point of the path, the thresholds, and the largest share under the floor."""
+    console, floor, level = _console(), data.utility_floor, data.level
+    table = Table("share", "MA", "EL_10", "ES", "perplexity ×", "suppressed", "under the floor")
+    for point in strength["points"]:
+        ratio = point["kept_ratio"]
+        table.add_row(
+            _percent(point["share"]),
+            *(show(name, point[name]) for name in ("ma", "el_10", "es")),
+            NO_VALUE if ratio is None else significant(ratio),
+            "yes" if point["suppressed"] else "no",
+            "yes" if ratio is not None and ratio <= floor else "no",
+        )
+    console.print(table, soft_wrap=False)
+    console.print(
+        f"level of unseen text: MA {show('ma', level.ma)}, EL_10 {show('el_10', level.el_10)}; "
+        f"floor: perplexity of kept text at most {floor:g} times the target model's"
+    )
+    best, words = strength["at_the_floor"], "none of those looked at but the target model itself"
+    if best is not None and best["share"] > 0:
+        words = (
+            f"{_percent(best['share'])} (MA {show('ma', best['ma'])}, perplexity times "
+            f"{significant(best['kept_ratio'])}, {'' if best['suppressed'] else 'not '}suppressed)"
+        )
+    console.print(f"largest share under the floor: {words}")
+    console.print(f"report: {_inert(str(run_dir / 'report.html'))}")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}{SPACE}%"
 
 
 def _console() -> Console:
@@ -136,12 +170,12 @@ class RunProgress:
         # Broken for a person's terminal only: a program reads a line whole.
         self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
 
-    def quiet_line(self, line: dict[str, Any]) -> None:
+    def quiet_line(self, line: Json) -> None:
         """As `line`, but nothing is left behind where there is no terminal."""
         if self.console.is_terminal:
             self.line(line)
 
-    def line(self, line: dict[str, Any]) -> None:
+    def line(self, line: Json) -> None:
         """A line of the run's log: a step or a round."""
         if not self.console.is_terminal:
             if "round" in line:
@@ -163,7 +197,7 @@ class RunProgress:
             self.task = None
 
 
-def _round_words(line: dict[str, Any]) -> str:
+def _round_words(line: Json) -> str:
     if "forget_score" in line:
         return (
             f"step {line['steps']}: forget score {line['forget_score']:.3f}, "

@@ -10,19 +10,35 @@ Reference: Wang et al. (2024), arXiv:2406.09179, who call it unlearning with con
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
-from typing import Any
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from unlearner import provenance
+from unlearner.config import RunConfig
+from unlearner.data.record import digest_records
+from unlearner.errors import UserError
+from unlearner.families.causal_lm import ROLES, Prepared
+from unlearner.models.loading import FAMILIES, Loaded, limit_threads, load_causal_lm
+from unlearner.output import Json
+from unlearner.pipeline.baseline import NEEDS, study
+from unlearner.pipeline.pipeline import read_config, start
+from unlearner.report import read_report
+from unlearner.settings import read_yaml
 from unlearner.training.data import UnlearningData
 from unlearner.training.language_loop import LevelRules
 from unlearner.training.stop_rule import Refinement, RoundState
+from unlearner.training.trainer import resolve_device
 
 Weights = Mapping[str, Tensor]
+
+HUB = "hf:"  # before the name of a data set of the hub, which is no local path
 
 
 @dataclass(frozen=True)
@@ -32,9 +48,9 @@ class Point:
     Attributes:
         share: a, from 0 (the target) to 1 (the unlearned model).
         ma, el_10, es: Of the forget set.
-        kept_ratio: Perplexity of kept text as a multiple of the target model's; infinite where it
-            is too large for a number.
-        suppressed: The forget set, and each of its records, is at the level of unseen text.
+        kept_ratio: The retain perplexity ratio, over the target's; infinite where it is too large
+            for a number.
+        suppressed: The forget set, and each of its records, is within the holdout thresholds.
     """
 
     share: float
@@ -44,14 +60,17 @@ class Point:
     kept_ratio: float
     suppressed: bool
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As reports hold it; null for a ratio that is not finite."""
         return asdict(self) | {"kept_ratio": self.kept_ratio if isfinite(self.kept_ratio) else None}
 
 
+# The path
+
+
 @torch.no_grad()
-def mix(model: Any, target: Weights, unlearned: Weights, share: float) -> None:
-    """Give the model the weights at a share of the path; what is no number with a point stays."""
+def mix(model: nn.Module, target: Weights, unlearned: Weights, share: float) -> None:
+    """Give the model the weights at a share of the path; whole numbers stay the target's."""
     mixed = {}
     for name, before in target.items():
         after = unlearned[name].to(before.device)
@@ -60,12 +79,16 @@ def mix(model: Any, target: Weights, unlearned: Weights, share: float) -> None:
 
 
 def strength_path(
-    model: Any, target: Weights, unlearned: Weights, data: UnlearningData, shares: Sequence[float]
+    model: PreTrainedModel,
+    target: Weights,
+    unlearned: Weights,
+    data: UnlearningData,
+    shares: Sequence[float],
 ) -> list[Point]:
-    """The model at each share, as it is looked at between rounds; it is then the target.
+    """The model at each share, measured as in an evaluation round; it is then the target.
 
     Args:
-        shares: In any order; 0 is looked at first in any case.
+        shares: In any order; 0 is measured first in any case.
     """
     refinement = Refinement(LevelRules(), data, by_set=True)
     mix(model, target, unlearned, 0.0)
@@ -81,19 +104,135 @@ def strength_path(
     return points
 
 
-def largest_keeping(points: Sequence[Point], floor: float) -> Point | None:
-    """The point furthest along the path that is under the utility floor; None where none is."""
-    kept = [point for point in points if point.kept_ratio <= floor]
-    return max(kept, key=lambda point: point.share, default=None)
-
-
 def _point(share: float, state: RoundState) -> Point:
-    values = state.values
+    figures = {name: state.values.get(name) for name in ("el_10", "es")}
     return Point(
         share,
-        values["ma"],
-        values.get("el_10"),
-        values.get("es"),
-        state.kept_ratio,
-        state.suppressed,
+        state.values["ma"],
+        **figures,
+        kept_ratio=state.kept_ratio,
+        suppressed=state.suppressed,
     )
+
+
+def evenly_spaced(points: int) -> list[float]:
+    """So many shares from 0 to 1, both among them."""
+    return [number / (points - 1) for number in range(points)]
+
+
+def largest_keeping(points: Sequence[Point], floor: float) -> Point | None:
+    """The point furthest along the path that is under the utility floor; None where none is."""
+    under = [point for point in points if point.kept_ratio <= floor]
+    return max(under, key=lambda point: point.share, default=None)
+
+
+# The path of a finished run
+
+
+def add_strength(
+    run_dir: Path, shares: Sequence[float], say: Callable[[str], None]
+) -> tuple[Json, UnlearningData]:
+    """The report of a finished run with its strength, and what thresholds and floor rest on.
+
+    Raises:
+        UserError: It is not the folder of a finished run of `unlearner forget` on a causal language
+            model, or what the run began with is no longer there or no longer the same.
+    """
+    report = _finished_report(run_dir)
+    config = _config_of(run_dir, report)
+    say("loading the target model and the unlearned one")
+    prepared = start(config, needs=NEEDS)
+    unlearned = load_causal_lm(str(run_dir / "model"))
+    _check_same(run_dir, report, prepared, unlearned)
+    model = prepared.loaded.model.to(resolve_device(config.training))
+    limit_threads(model)
+    say("measuring the target model")
+    # Whether it still knows the records was decided by the run.
+    data = study(config, prepared, lambda _: None, force=True).data
+    say(f"looking at {len(shares)} models between the target and the unlearned one")
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    points = strength_path(model, before, unlearned.model.state_dict(), data, shares)
+    best = largest_keeping(points, data.utility_floor)
+    report["strength"] = {
+        "points": [point.to_json() for point in points],
+        "at_the_floor": None if best is None else best.to_json(),
+    }
+    return report, data
+
+
+def _finished_report(run_dir: Path) -> Json:
+    """The report of a run whose target and unlearned model can be mixed."""
+    report = read_report(run_dir)
+    command, family = report["command"], report["model"]["family"]
+    if command != "forget":
+        raise UserError(
+            f"{run_dir}: is a folder of `unlearner {command}`, which changed no model; give one of "
+            "`unlearner forget`"
+        )
+    if family != FAMILIES[0]:
+        raise UserError(
+            f"{run_dir}: its model is for {family}; strength is for causal language models"
+        )
+    if not (run_dir / "model").is_dir():
+        raise UserError(
+            f"{run_dir / 'model'}: no such folder; the unlearned model is needed, so repeat the "
+            f"run with `unlearner forget --config {run_dir / 'run.yaml'} --output DIR`"
+        )
+    if not os.access(run_dir, os.W_OK):
+        raise UserError(f"{run_dir}: cannot be written, and the report is there; copy the folder")
+    return report
+
+
+def _config_of(run_dir: Path, report: Json) -> RunConfig:
+    """The configuration of the run, all of whose local paths are still there."""
+    file = run_dir / "run.yaml"
+    sections = read_yaml(file)
+    model, data = sections.get("model", {}), sections.get("data", {})
+    if not model.get("name") or not (data.get("forget") or data.get("name")):
+        raise UserError(
+            f"{file}: the run was given its model or its records from Python, so they cannot be "
+            "read again; strength needs a run whose model and records are files or hub ids"
+        )
+    paths = {f"data.{name}": str(data.get(name, "")) for name in (*ROLES, "folder")}
+    if "hub_id" not in report["model"]:
+        paths["model.name"] = str(model["name"])
+    for name, path in paths.items():
+        if path and not path.startswith(HUB) and not Path(path).expanduser().exists():
+            raise UserError(
+                f"{file}: {name} {path}: no longer there; restore it, or run the command in the "
+                "folder that the run was started in"
+            )
+    return read_config(sections)[0]
+
+
+def _check_same(run_dir: Path, report: Json, prepared: Prepared, unlearned: Loaded) -> None:
+    """Refuse models and records that are not those of the report."""
+    target, digests = prepared.loaded, report["model"]
+    if provenance.digest_model(target.model) != digests["digest_target"]:
+        raise UserError(
+            f"{target.name}: is not the model that the run in {run_dir} began with, its weights "
+            "were changed since; restore them, or make a new run"
+        )
+    if provenance.digest_model(unlearned.model) != digests["digest_unlearned"]:
+        raise UserError(
+            f"{run_dir / 'model'}: is not the model that was measured, its weights were changed "
+            "since; make a new run"
+        )
+    if _shapes(target.model) != _shapes(unlearned.model):
+        raise UserError(
+            f"{run_dir / 'model'}: is of another shape than {target.name}, so there is nothing "
+            "between them"
+        )
+    key = provenance.read_key()
+    for role, tokenized in prepared.sets.items():
+        before = report["data"].get(role, {}).get("digest")
+        if before not in (None, digest_records(tokenized.records, key)):
+            raise UserError(
+                f"data.{role} {tokenized.source}: its records are not those of the run in "
+                f"{run_dir}; restore them, or set UNLEARNER_KEY_FILE if the run had another key of "
+                "digests"
+            )
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
