@@ -44,7 +44,6 @@ from unlearner.models.loading import (
 )
 from unlearner.output import CHECKPOINTS, check_output, staged
 from unlearner.pipeline import pipeline
-from unlearner.pipeline.benchmark_row import BENCHMARK, write_benchmark
 from unlearner.pipeline.compare import (
     INPUTS_FILE,
     PLAN_FILE,
@@ -64,7 +63,7 @@ from unlearner.pipeline.pipeline import (
     tracked_sections,
     write_outcome,
 )
-from unlearner.pipeline.run_file import RunFile, read_run_file
+from unlearner.pipeline.run_file import BENCHMARK, RunFile, read_run_file, write_benchmark
 from unlearner.pipeline.strength import add_strength, evenly_spaced
 from unlearner.provenance import digest_model, read_key, set_seeds
 from unlearner.report import write_report
@@ -459,7 +458,7 @@ def run_run(path: Path, settings: Sequence[str], output: Path | None, *, quiet: 
     if not (run / "report.json").exists():
         return status  # a comparison, or nothing was memorised, and that was said
     if not (output / BENCHMARK).exists():
-        write_benchmark(output, file.name, file.data, models, file.expected)
+        write_benchmark(output, file, models)
     return _conclude(output, file, quiet=quiet)
 
 

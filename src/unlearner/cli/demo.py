@@ -92,7 +92,7 @@ def run_demo(output: Path, *, seed: int) -> int:
         outcome, config = _forget(CAUSAL_LM, target, given, sections, work, seed, request)
         outcome.report["examples"] = _examples(given, outcome, _continuation, "response")
         write_outcome(outcome, config, work)
-    for role, name in ROLES.items():
+    for role in ROLES:
         example = next(one for one in outcome.report["examples"] if one["role"] == role)
         console.print(f"\n[bold]{role}: {escape(example['prompt'])}[/]")
         for when in ("truth", "before", "after"):

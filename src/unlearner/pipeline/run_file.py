@@ -1,4 +1,4 @@
-"""A run file: the sections of any run, three of its own, and what may stand in its texts.
+"""A run file, and the benchmark row that it leaves: the sections of any run, and three of its own.
 
     run: {command: forget, output: runs/mine}
     target: {pretrained: FOLDER, until: "ma>=0.99", epochs: 60}    made first, if it is not there
@@ -9,6 +9,7 @@ A text may hold ${NAME}, an environment variable, or ${NAME:-what to take where 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,12 @@ from pydantic import Field, PositiveInt
 
 from unlearner import registry
 from unlearner.config import RunConfig
-from unlearner.datasets.base import data_settings, family_of
+from unlearner.datasets.base import data_settings, family_of, options_of
 from unlearner.errors import UserError
+from unlearner.evaluation.tofu_metrics import measure_tofu
 from unlearner.models.loading import family_named
-from unlearner.pipeline.benchmark_row import ExpectedSettings
+from unlearner.output import Json
+from unlearner.pipeline.compare import check_plan, make_plan
 from unlearner.settings import (
     SECTIONS,
     DataSettings,
@@ -38,6 +41,10 @@ from unlearner.settings import (
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^{}]*))?\}")
 
 OWN = ("run", "target", "expected")
+
+BENCHMARK, SCHEMA = "benchmark.json", "unlearner/benchmark/1"
+
+TOFU = "tofu"  # the name of a set: TOFU's own figures, which are of several sets
 
 
 class RunSettings(Section):
@@ -73,7 +80,29 @@ class TargetSettings(Section):
     pretrained: str = Field(min_length=1)
     until: str = ""
     retrained: bool = False
-    finetune: dict[str, Any] = Field(default_factory=dict)
+    finetune: Json = Field(default_factory=dict)
+
+
+class ExpectedSettings(Section):
+    """A figure that the row is to come to.
+
+    Args:
+        metric: Of the report, or one of TOFU's own figures.
+        set: Of the report's sets, or "tofu".
+        model: Which model's.
+        value: The figure.
+        tolerance: How far from it the row's may be.
+        source: Where it stands.
+        published: Somebody else's figure for the same model and data, not an earlier one of ours.
+    """
+
+    metric: str
+    set: str = "forget"
+    model: Literal["target", "unlearned", "retrained"] = "unlearned"
+    value: float
+    tolerance: float = Field(ge=0)
+    source: str = Field(min_length=1)
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +118,7 @@ class RunFile:
     run: RunSettings
     target: TargetSettings | None
     expected: ExpectedSettings | None
-    sections: dict[str, Any]
+    sections: Json
     data: DataSettings
     family: str
     text: str
@@ -108,8 +137,7 @@ def read_run_file(path: Path, settings: Sequence[str] = ()) -> RunFile:
     run = build(RunSettings, own.get("run", {}), where="run")
     data = data_settings(given.get("data", {}))
     decides = run.model_dump(exclude={"output", "jobs"})  # what the results depend on
-    model = given.get("model", {})
-    family = family_of(data.name) if data.name else family_named(str(model.get("name", "")))
+    name = str(given.get("model", {}).get("name", ""))
     file = RunFile(
         name=path.stem,
         run=run,
@@ -117,42 +145,34 @@ def read_run_file(path: Path, settings: Sequence[str] = ()) -> RunFile:
         expected=build(ExpectedSettings, expected, where="expected") if expected else None,
         sections=given,
         data=data,
-        family=family,
+        family=family_of(data.name) if data.name else family_named(name),
         text=yaml.safe_dump({**own, **given, "run": decides}),
     )
-    _check(file, path)
+    _check_sections(file, path)
     return file
 
 
-def _check(file: RunFile, path: Path) -> None:
-    """Refuse here what would else be found after a target has been made.
-
-    Raises:
-        UserError: A section, key or value is not allowed, or one is missing.
-    """
-    allowed = [*SECTIONS, "method", *OWN]
-    if file.run.command == "compare":
-        from unlearner.pipeline.compare import check_plan, make_plan
-
-        check_names(
-            file.sections, [*allowed, *registry.names("methods")], what="section", where=str(path)
-        )
-        run = file.run
+def _check_sections(file: RunFile, path: Path) -> None:
+    """Refuse here what would else be found after a target has been made."""
+    allowed, run = [*SECTIONS, "method", *OWN], file.run
+    if run.command == "compare":
+        allowed += registry.names("methods")
+    check_names(file.sections, allowed, what="section", where=str(path))
+    if run.command == "compare":
         check_plan(
             make_plan(file.sections, run.methods, run.seeds, retrained="", keep_models=False)
         )
     else:
-        check_names(file.sections, allowed, what="section", where=str(path))
         RunConfig.from_sections(file.sections, family=file.family)
     if file.target is not None and not file.data.name:
         raise UserError(
             "target: needs data.name, the data set that it learns; see `unlearner list datasets`"
         )
-    if file.run.command == "finetune" and file.target is None:
+    if run.command == "finetune" and file.target is None:
         raise UserError("run.command: finetune needs a section `target:` with `pretrained`")
 
 
-def _target(given: Mapping[str, Any] | None) -> TargetSettings | None:
+def _target(given: Json | None) -> TargetSettings | None:
     """Keys that are not of the section itself are settings of finetune."""
     if given is None:
         return None
@@ -175,8 +195,74 @@ def _expand(value: Any, path: Path) -> Any:
         name, default = match.groups()
         found = os.environ.get(name) or default
         if found is None:
-            unset = f"${{{name}}} is not set; set it, or write ${{{name}:-default}}"
-            raise UserError(f"{path}: {unset}")
+            raise UserError(
+                f"{path}: ${{{name}}} is not set; set it, or write ${{{name}:-default}}"
+            )
         return found
 
     return VARIABLE.sub(text, value)
+
+
+# The row
+
+
+def write_benchmark(output: Path, file: RunFile, models: Mapping[str, Path]) -> None:
+    """Write `benchmark.json` beside the folder of the run.
+
+    Args:
+        models: The folders of the target and the retrained model, as far as the row made them.
+
+    Raises:
+        UserError: The report has no figure like the expected one.
+    """
+    report = json.loads((output / "run" / "report.json").read_text(encoding="utf-8"))
+    data, tofu = file.data, {}
+    if data.name == TOFU and (options := options_of(data)).tofu_metrics:
+        tofu = measure_tofu(data, options, {**models, "unlearned": output / "run" / "model"})
+    expected = file.expected and compare_expected(file.expected, report["results"], tofu)
+    row = {
+        "schema": SCHEMA,
+        "row": file.name,
+        "dataset": data.name,
+        "options": data.options,
+        "method": report["method"]["name"],
+        "verdict": report["verdict"]["status"],
+        "seconds": {role: _seconds(folder) for role, folder in models.items()}
+        | {"run": report["cost"]["seconds"], "unlearning": report["cost"]["seconds_unlearning"]},
+        "expected": expected,
+        "tofu": tofu,
+    }
+    finite = json.loads(json.dumps(row), parse_constant=lambda _: None)
+    (output / BENCHMARK).write_text(json.dumps(finite, indent=1) + "\n", encoding="utf-8")
+
+
+def compare_expected(
+    expected: ExpectedSettings, results: Json, tofu: Mapping[str, Mapping[str, float]]
+) -> Json:
+    """The expected figure beside the measured one, and whether it is within the tolerance.
+
+    Raises:
+        UserError: It was not measured.
+    """
+    if expected.set == TOFU:
+        found = {"value": tofu.get(expected.model, {}).get(expected.metric)}
+    else:
+        found = results.get(expected.model, {}).get(expected.set, {}).get(expected.metric, {})
+    measured = found.get("value")
+    if measured is None:
+        raise UserError(
+            f"expected: no {expected.metric} of the set {expected.set!r} of the "
+            f"{expected.model} model was measured; see run/report.json for what was"
+        )
+    return expected.model_dump() | {
+        "measured": measured,
+        "low": found.get("low"),
+        "high": found.get("high"),
+        "within": abs(measured - expected.value) <= expected.tolerance,
+    }
+
+
+def _seconds(folder: Path) -> float | None:
+    """What making the model took; None for one that says nothing of it."""
+    recipe = folder / "finetune.json"
+    return json.loads(recipe.read_text("utf-8"))["seconds"] if recipe.exists() else None

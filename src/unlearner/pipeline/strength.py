@@ -24,11 +24,11 @@ from unlearner import provenance
 from unlearner.config import RunConfig
 from unlearner.data.record import digest_records
 from unlearner.errors import UserError
-from unlearner.families.causal_lm import ROLES, Prepared
-from unlearner.models.loading import FAMILIES, Loaded, limit_threads, load_causal_lm
+from unlearner.families import CAUSAL_LM
+from unlearner.families.base import Prepared
+from unlearner.models.loading import Loaded, limit_threads
 from unlearner.output import Json
-from unlearner.pipeline.baseline import NEEDS, study
-from unlearner.pipeline.pipeline import read_config, start
+from unlearner.pipeline.pipeline import measure_baseline, read_config, start
 from unlearner.report import read_report
 from unlearner.settings import read_yaml
 from unlearner.training.data import UnlearningData
@@ -141,14 +141,14 @@ def add_strength(
     report = _finished_report(run_dir)
     config = _config_of(run_dir, report)
     say("loading the target model and the unlearned one")
-    prepared = start(config, needs=NEEDS)
-    unlearned = load_causal_lm(str(run_dir / "model"))
+    prepared = start(config, CAUSAL_LM)
+    unlearned = CAUSAL_LM.load(str(run_dir / "model"))
     _check_same(run_dir, report, prepared, unlearned)
     model = prepared.loaded.model.to(resolve_device(config.training))
     limit_threads(model)
     say("measuring the target model")
     # Whether it still knows the records was decided by the run.
-    data = study(config, prepared, lambda _: None, force=True).data
+    data = measure_baseline(config, prepared, lambda _: None, force=True).data
     say(f"looking at {len(shares)} models between the target and the unlearned one")
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     points = strength_path(model, before, unlearned.model.state_dict(), data, shares)
@@ -169,7 +169,7 @@ def _finished_report(run_dir: Path) -> Json:
             f"{run_dir}: is a folder of `unlearner {command}`, which changed no model; give one of "
             "`unlearner forget`"
         )
-    if family != FAMILIES[0]:
+    if family != CAUSAL_LM.name:
         raise UserError(
             f"{run_dir}: its model is for {family}; strength is for causal language models"
         )
@@ -193,7 +193,7 @@ def _config_of(run_dir: Path, report: Json) -> RunConfig:
             f"{file}: the run was given its model or its records from Python, so they cannot be "
             "read again; strength needs a run whose model and records are files or hub ids"
         )
-    paths = {f"data.{name}": str(data.get(name, "")) for name in (*ROLES, "folder")}
+    paths = {f"data.{name}": str(data.get(name, "")) for name in (*CAUSAL_LM.roles, "folder")}
     if "hub_id" not in report["model"]:
         paths["model.name"] = str(model["name"])
     for name, path in paths.items():

@@ -11,11 +11,10 @@ from conftest import tiny_model, tiny_tokenizer
 from unlearner.data.record import Record, RecordSet
 from unlearner.data.windows import Layout, tokenize_set
 from unlearner.datasets.tofu import Options, Question, questions
-from unlearner.models.loading import Loaded, load_causal_lm
-from unlearner.pipeline.tofu import (
+from unlearner.evaluation.tofu_metrics import (
     ANSWER_TOKENS,
     TofuAnswer,
-    ask_tofu,
+    answer_all,
     choice_probability,
     figures,
     forget_quality,
@@ -27,6 +26,7 @@ from unlearner.pipeline.tofu import (
     truth_ratio,
     truthfulness,
 )
+from unlearner.models.loading import Loaded, load_causal_lm
 
 LN2 = math.log(2)
 
@@ -140,9 +140,9 @@ def test_only_the_answers_tokens_count_and_each_once():
 def test_batches_and_neighbours_do_not_change_what_is_said():
     """Alone and padded beside others, in float64."""
     loaded = Loaded(tiny_model("llama").double(), tiny_tokenizer(), "tiny")
-    together = ask_tofu(loaded, {"forget": ROWS}, Layout(), 4096)["forget"]
+    together = answer_all(loaded, {"forget": ROWS}, Layout(), 4096)["forget"]
     for place, row in enumerate(ROWS):
-        (alone,) = ask_tofu(loaded, {"forget": [row]}, Layout(), 1)["forget"]
+        (alone,) = answer_all(loaded, {"forget": [row]}, Layout(), 1)["forget"]
         assert alone.generated == together[place].generated
         assert alone.loss == pytest.approx(together[place].loss, abs=1e-10)
         assert alone.perturbed_losses == pytest.approx(together[place].perturbed_losses, abs=1e-10)
@@ -153,7 +153,7 @@ def test_answers_may_be_longer_than_the_right_one_and_stay_in_the_context():
     model = tiny_model("gpt_neo")
     model.generation_config.eos_token_id = None
     loaded = Loaded(model, tiny_tokenizer(), "tiny")
-    (said,) = ask_tofu(loaded, {"forget": ROWS[1:]}, Layout(), 4096)["forget"]
+    (said,) = answer_all(loaded, {"forget": ROWS[1:]}, Layout(), 4096)["forget"]
     new = len(loaded.tokenizer(said.generated)["input_ids"])
     assert 4 * len(loaded.tokenizer("york")["input_ids"]) < new <= min(ANSWER_TOKENS, 128)
 
@@ -175,7 +175,7 @@ def test_real_rows_through_a_real_model(shared_data):
     assert len(asked["forget"][0].perturbed) == 5
     assert len(asked["world_facts"][0].perturbed) == 3
     loaded = load_causal_lm(str(model))
-    answers = ask_tofu(loaded, asked, Layout(), 4096)
+    answers = answer_all(loaded, asked, Layout(), 4096)
     found = figures(answers)
     assert all(0 <= value <= 1 for value in found.values())
     ratios = [some.truth_ratio for some in answers["forget"]]

@@ -1,12 +1,19 @@
-"""What TOFU's metrics ask of a model: the losses of all answers, and its own answer."""
+"""TOFU's own metrics: forget quality and model utility, and what they are made of.
+
+They rest on the losses of the right, reworded and wrong answers to each question, and on the
+model's own answer.
+
+Reference: Maini et al. (2024), arXiv:2401.06121.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import cast
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
@@ -14,18 +21,83 @@ from scipy.stats import ks_2samp
 
 from unlearner.data.record import Record, RecordSet
 from unlearner.data.windows import Layout, TokenizedSet, Window, tokenize_set
-from unlearner.datasets.tofu import Question
+from unlearner.datasets import tofu
 from unlearner.inference.language_model import Questions, ask, beam_continuations
-from unlearner.models.loading import Loaded
+from unlearner.models.loading import Loaded, limit_threads, load_causal_lm
+from unlearner.settings import DataSettings, EvaluationSettings
 
 # open-unlearning lets a model answer in so many tokens; TOFU ends question and answer there.
 ANSWER_TOKENS = 200
 
+# The sets of model utility; on the last two the right answer competes with the wrong ones.
+UTILITY_SETS = ("retain", "real_authors", "world_facts")
 
-def ask_tofu(
-    loaded: Loaded, questions: Mapping[str, Sequence[Question]], layout: Layout, batch_tokens: int
+CHOICE_SETS = ("real_authors", "world_facts")
+
+
+@dataclass(frozen=True)
+class TofuAnswer:
+    """What a model answers to one question.
+
+    Attributes:
+        loss: L of the right answer, in nats per token.
+        paraphrased_loss: L of the answer in other words; of the answer itself where there is none.
+        perturbed_losses: L of each wrong answer.
+        generated: The greedy answer.
+        answer: The right one.
+    """
+
+    loss: float
+    paraphrased_loss: float
+    perturbed_losses: tuple[float, ...]
+    generated: str
+    answer: str
+
+    @property
+    def truth_ratio(self) -> float:
+        """R, > 0."""
+        return truth_ratio(self.paraphrased_loss, self.perturbed_losses)
+
+
+def measure_tofu(
+    data: DataSettings, options: tofu.Options, models: Mapping[str, Path]
+) -> dict[str, dict[str, float]]:
+    """TOFU's figures of every model; forget quality of all but the retrained one, if there is one.
+
+    Args:
+        models: Folders of models by their role.
+    """
+    questions = tofu.questions(data.folder, options)
+    answers = {}
+    for role, folder in models.items():
+        loaded = load_causal_lm(str(folder))
+        limit_threads(loaded.model)
+        layout = Layout(
+            template=data.template,
+            chat=data.chat,
+            append_eos=data.append_eos,
+            max_length=max(2, min(data.max_length, loaded.context)),
+        )
+        answers[role] = answer_all(loaded, questions, layout, EvaluationSettings().batch_tokens)
+    values = {role: figures(sets) for role, sets in answers.items()}
+    ratios = {role: [one.truth_ratio for one in sets["forget"]] for role, sets in answers.items()}
+    for role in values:
+        if "retrained" in ratios and role != "retrained":
+            quality, distance = forget_quality(ratios[role], ratios["retrained"])
+            values[role] |= {"forget_quality": quality, "forget_quality_ks": distance}
+    return values
+
+
+# What a model answers
+
+
+def answer_all(
+    loaded: Loaded,
+    questions: Mapping[str, Sequence[tofu.Question]],
+    layout: Layout,
+    batch_tokens: int,
 ) -> dict[str, list[TofuAnswer]]:
-    """What the model says to the questions of every set.
+    """The model's answers to the questions of every set.
 
     Args:
         layout: How a question and its answer are joined. Only the answer's tokens count, the
@@ -37,20 +109,20 @@ def ask_tofu(
 
 
 def _answers(
-    loaded: Loaded, questions: Sequence[Question], layout: Layout, batch_tokens: int
+    loaded: Loaded, questions: Sequence[tofu.Question], layout: Layout, batch_tokens: int
 ) -> list[TofuAnswer]:
     right = _tokenized(loaded, [(row.question, row.answer) for row in questions], layout)
-    right_losses = losses(loaded, right, batch_tokens)
     pairs = [
         (row.question, answer) for row in questions for answer in (row.paraphrased, *row.perturbed)
     ]
+    right_losses = losses(loaded, right, batch_tokens)
     others = iter(losses(loaded, _tokenized(loaded, pairs, layout), batch_tokens))
-    found = []
+    answers = []
     for row, loss, text in zip(questions, right_losses, _generated(loaded, right), strict=True):
         paraphrased = next(others)
         perturbed = tuple(next(others) for _ in row.perturbed)
-        found.append(TofuAnswer(loss, paraphrased, perturbed, text.strip(), row.answer))
-    return found
+        answers.append(TofuAnswer(loss, paraphrased, perturbed, text.strip(), row.answer))
+    return answers
 
 
 def _tokenized(loaded: Loaded, pairs: Sequence[tuple[str, str]], layout: Layout) -> TokenizedSet:
@@ -82,34 +154,7 @@ def _generated(loaded: Loaded, some: TokenizedSet) -> list[str]:
     return beam_continuations(loaded.model, loaded.tokenizer, windows, num_beams=1, num_tokens=room)
 
 
-# The sets of model utility; on the last two the right answer competes with the wrong ones.
-UTILITY_SETS = ("retain", "real_authors", "world_facts")
-
-CHOICE_SETS = ("real_authors", "world_facts")
-
-
-@dataclass(frozen=True)
-class TofuAnswer:
-    """What a model says to one question.
-
-    Attributes:
-        loss: L of the answer, in nats per token.
-        paraphrased_loss: L of the answer in other words; of the answer itself where there is none.
-        perturbed_losses: L of each wrong answer.
-        generated: The greedy answer.
-        answer: The right one.
-    """
-
-    loss: float
-    paraphrased_loss: float
-    perturbed_losses: tuple[float, ...]
-    generated: str
-    answer: str
-
-    @property
-    def truth_ratio(self) -> float:
-        """R, > 0."""
-        return truth_ratio(self.paraphrased_loss, self.perturbed_losses)
+# The figures
 
 
 def probability(loss: float) -> float:
@@ -142,11 +187,11 @@ def truthfulness(ratio: float) -> float:
 
 def rouge_l_recall(answer: str, generated: str) -> float:
     """Share of the answer's words that the longest common subsequence has, stemmed, in [0, 1]."""
-    return float(_scorer().score(answer, generated)["rougeL"].recall)
+    return float(_stemming_scorer().score(answer, generated)["rougeL"].recall)
 
 
 @cache
-def _scorer() -> RougeScorer:
+def _stemming_scorer() -> RougeScorer:
     return RougeScorer(["rougeL"], use_stemmer=True)
 
 
@@ -167,8 +212,9 @@ def forget_quality(ratios: Sequence[float], retrained: Sequence[float]) -> tuple
     Returns:
         The p-value (forget quality: above 0.05 the two cannot be told apart) and the statistic D.
     """
-    found: Any = ks_2samp(ratios, retrained, alternative="two-sided")
-    return float(found.pvalue), float(found.statistic)
+    found = ks_2samp(ratios, retrained, alternative="two-sided")
+    statistic, p_value = cast("tuple[float, float]", found)
+    return float(p_value), float(statistic)
 
 
 def figures(answers: Mapping[str, Sequence[TofuAnswer]]) -> dict[str, float]:
@@ -176,17 +222,17 @@ def figures(answers: Mapping[str, Sequence[TofuAnswer]]) -> dict[str, float]:
 
     Model utility is the harmonic mean of the nine values of `UTILITY_SETS`.
     """
-    found = {}
+    values = {}
     for role, some in answers.items():
         score = indifference if role == "forget" else truthfulness
-        found[f"{role}_probability"] = mean(_probability(role, answer) for answer in some)
-        found[f"{role}_rouge_l_recall"] = mean(
+        values[f"{role}_probability"] = mean(_probability(role, answer) for answer in some)
+        values[f"{role}_rouge_l_recall"] = mean(
             rouge_l_recall(answer.answer, answer.generated) for answer in some
         )
-        found[f"{role}_truth_ratio"] = mean(score(answer.truth_ratio) for answer in some)
-    nine = [value for name, value in found.items() if name.startswith(UTILITY_SETS)]
+        values[f"{role}_truth_ratio"] = mean(score(answer.truth_ratio) for answer in some)
+    nine = [value for name, value in values.items() if name.startswith(UTILITY_SETS)]
     assert len(nine) == 9  # three values of three sets
-    return found | {"model_utility": harmonic_mean(nine)}
+    return values | {"model_utility": harmonic_mean(nine)}
 
 
 def _probability(role: str, answer: TofuAnswer) -> float:
