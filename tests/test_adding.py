@@ -1,6 +1,6 @@
 """`docs/adding.md` followed to the letter: its method and its metric are put where it says.
 
-They lie in folders of this test's own, which `catalog` and the import system are pointed at; the
+They lie in folders of this test's own, which `registry` and the import system are pointed at; the
 package itself stays as it is.
 """
 

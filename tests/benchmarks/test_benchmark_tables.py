@@ -74,7 +74,7 @@ def test_a_weight_is_a_multiple_of_the_familys_own_and_a_base_departs_from_nothi
 
 @pytest.mark.parametrize("name", list(deepcut_table.METHODS))
 def test_every_method_of_the_table_takes_its_settings(name):
-    method = deepcut_table.catalog.load_method(name)(**deepcut_table.METHODS[name])
+    method = deepcut_table.load_method(name)(**deepcut_table.METHODS[name])
     assert "token-classification" in method.families
 
 
