@@ -8,9 +8,10 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from unlearner import processes
+from unlearner.output import Json
 
 
 class Log:
@@ -21,14 +22,14 @@ class Log:
     """
 
     def __init__(
-        self, path: Path | None = None, listener: Callable[[dict[str, Any]], None] | None = None
+        self, path: Path | None = None, listener: Callable[[Json], None] | None = None
     ) -> None:
         self.path = path if processes.is_main() else None
         self.listener = listener
         self.silent = False
         self._file: TextIO | None = None
 
-    def write(self, line: dict[str, Any]) -> None:
+    def write(self, line: Json) -> None:
         """Append a line; it must hold ids and numbers only, never text of a record."""
         if self.silent:
             return

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from unlearner import processes
 from unlearner.errors import Interrupted, UserError
-from unlearner.output import CHECKPOINTS
+from unlearner.output import CHECKPOINTS, Json
 from unlearner.training.checkpoints import Checkpoints, Journal, has_checkpoint, read_run
 from unlearner.training.trainer import Trainer
 
@@ -27,7 +26,7 @@ class Resumable:
         """Where they are."""
         return self.output / CHECKPOINTS
 
-    def trials(self, run: Mapping[str, Any]) -> Path:
+    def trials(self, run: Mapping[str, object]) -> Path:
         """The file of the trials of a search; what it holds goes on with the run.
 
         Args:
@@ -36,11 +35,10 @@ class Resumable:
         Raises:
             UserError: It is of another run.
         """
-        checkpoints = Checkpoints(self.checkpoints, run)
-        processes.together(checkpoints.begin)
+        processes.together(Checkpoints(self.checkpoints, run).begin)
         return self.checkpoints / "search.jsonl"
 
-    def begun(self, command: str) -> dict[str, Any]:
+    def begun(self, command: str) -> Json:
         """What the run that goes on was given; empty for a new run.
 
         Raises:
@@ -61,7 +59,7 @@ class Resumable:
 def resuming(
     trainer: Trainer,
     resumable: Resumable | None,
-    run: Mapping[str, Any],
+    run: Mapping[str, object],
     say: Callable[[str], None],
 ) -> Iterator[None]:
     """Let the training in the block be cut off, and go on where it was.
