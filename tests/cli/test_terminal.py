@@ -6,7 +6,7 @@ from pathlib import Path
 from unlearner.cli.terminal import print_check, print_verdict
 from unlearner.data.duplicates import Duplicate
 from unlearner.evaluation.intervals import Value
-from unlearner.families.causal_lm import CheckResult
+from unlearner.families.base import CheckResult
 from unlearner.training.data import Level
 from unlearner.training.memory import Memory, Plan
 
@@ -16,6 +16,7 @@ GIB = 2**30
 PARTS = {"parameters": GIB, "gradients": GIB // 2, "further models": 0}
 PHASES = {"asked": {"parameters": GIB}, "trained": {"parameters": GIB, "gradients": GIB // 2}}
 MEMORY = Memory(PARTS, PHASES, host_bytes=0, held_bytes=GIB)
+SENTENCE = "memorised: MA 0.900, EL_10 0.500, unseen text has 0.300 and 0.010"
 LEVEL = Level(0.3, 0.01, 0.1, 3.0, 0.5, 0.1, "")
 
 
@@ -26,10 +27,11 @@ def value(figure, low=0.0, high=1.0):
 def checked(found=(), ids=("a", "b")):
     figures = {"ma": value(0.9, 0.8, 0.95), "el_10": value(0.5, math.nan, math.nan)}
     return CheckResult(
-        answers={},
+        family="causal-lm",
         values={"forget": figures},
         level=LEVEL,
         memorised=True,
+        sentence=SENTENCE,
         duplicates={"retain": list(found)},
         record_ids={"forget": list(ids), "retain": list(ids)},
         plan=Plan(2.25, 40, MEMORY, lambda _: MEMORY),
@@ -50,7 +52,7 @@ def test_a_check_tells_figures_copies_and_what_a_run_takes(capsys):
         "a run takes about 2.2 s an epoch, at most 40 epochs (90.0 s), and up to 1.5 GiB of memory "
         "(when trained)\n"
     ) in out
-    assert out.endswith("memorised: MA 0.900, EL_10 0.500, unseen text has 0.300 and 0.010\n")
+    assert out.endswith(SENTENCE + "\n")
     assert "0.9 (0.8 to 0.95)" in " ".join(out.split())
     assert "nan" not in out  # one subject has no interval
 

@@ -14,7 +14,7 @@ from unlearner.datasets.base import data_settings, family_of, named_sets, shuffl
 from unlearner.datasets.tofu import Options as TofuOptions
 from unlearner.datasets.tofu import questions
 from unlearner.errors import UserError
-from unlearner.families.causal_lm import read_sets
+from unlearner.families import CAUSAL_LM
 from unlearner.settings import DataSettings
 
 TITLE = "What is the full name of the author?"
@@ -352,7 +352,7 @@ def test_a_file_goes_before_the_data_sets_own(tofu):
         options={"retain_records": 40, "holdout_records": 20},
         holdout=str(tofu / "mine.jsonl"),
     )
-    found = read_sets(data, {"forget": ["from python"]})
+    found = CAUSAL_LM.read_sets(data, {"forget": ["from python"]})
     assert [record.text for record in found["holdout"]] == ["mine"]
     assert [record.text for record in found["forget"]] == ["from python"]
     assert len(found["retain"]) == 40
@@ -361,7 +361,7 @@ def test_a_file_goes_before_the_data_sets_own(tofu):
 def test_a_data_set_for_other_models_is_refused(banking):
     data = DataSettings(name="banking77", folder=str(banking))
     with pytest.raises(UserError, match="banking77 is for sequence-classification, MODEL is for c"):
-        read_sets(data, {})
+        CAUSAL_LM.read_sets(data, {})
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,12 @@ from conftest import tiny_model
 from unlearner.data.record import Record
 from unlearner.data.windows import TokenizedSet, Window
 from unlearner.errors import UserError
-from unlearner.evaluation.measure import ask_sets, questions, score_sets, target_distributions
+from unlearner.evaluation.measure import score_sets
+from unlearner.families import CAUSAL_LM
+from unlearner.families.causal_lm import questions_of
 from unlearner.families.causal_lm_criteria import Recall, level_of
 from unlearner.inference.answers import Answer
+from unlearner.models.loading import Loaded
 from unlearner.settings import CriteriaSettings, EvaluationSettings
 
 MEASURED = "mean of the holdout set under the target model"
@@ -178,26 +181,28 @@ def test_sets_of_the_same_records_are_asked_once(tokenizer):
         "analogous": windows("pool", 1, 2),
         "holdout": windows("holdout", 3),
     }
-    found = ask_sets(tiny_model("llama"), tokenizer, sets, EvaluationSettings())
+    loaded = Loaded(tiny_model("llama"), tokenizer, "tiny")
+    found = CAUSAL_LM.infer(loaded, sets, EvaluationSettings())
     assert found["analogous"] is found["retain"]
     assert found["holdout"] is not found["retain"]
 
 
 def test_divergence_is_0_from_oneself_and_never_asked_of_the_forget_set(tokenizer):
-    model = tiny_model("llama")
+    loaded = Loaded(tiny_model("llama"), tokenizer, "tiny")
     sets = {"forget": windows("forget", 1, 2), "retain": windows("retain", 3, 4)}
-    targets = target_distributions(model, sets)
+    targets = CAUSAL_LM.references(loaded, sets)
     assert list(targets) == ["retain"]
-    answers = ask_sets(model, tokenizer, sets, EvaluationSettings(), targets)
+    answers = CAUSAL_LM.infer(loaded, sets, EvaluationSettings(), targets)
     scores = score_sets(answers, sets, FAST, seed=0)
     assert scores["retain"]["kl_to_target"].value == pytest.approx(0, abs=1e-6)
     assert "kl_to_target" not in scores["forget"]
-    other = ask_sets(tiny_model("llama", seed=1), tokenizer, sets, EvaluationSettings(), targets)
+    another = Loaded(tiny_model("llama", seed=1), tokenizer, "other")
+    other = CAUSAL_LM.infer(another, sets, EvaluationSettings(), targets)
     assert score_sets(other, sets, FAST, seed=0)["retain"]["kl_to_target"].value > 0.1
 
 
 def test_every_model_of_a_run_is_asked_the_same():
-    asked = questions(EvaluationSettings(prompt_start=5, batch_tokens=64, memory_bytes=1000))
+    asked = questions_of(EvaluationSettings(prompt_start=5, batch_tokens=64, memory_bytes=1000))
     assert (asked.prompt_start, asked.batch_tokens, asked.memory_bytes) == (5, 64, 1000)
     assert asked.continuations == "all"
 

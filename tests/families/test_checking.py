@@ -8,11 +8,11 @@ import pytest
 from conftest import tiny_model, tiny_tokenizer
 from unlearner.config import RunConfig
 from unlearner.data.record import Record, RecordSet
-from unlearner.evaluation import measure as measure_module
-from unlearner.families import causal_lm
-from unlearner.families.causal_lm import check_sets, measured_sets, prepare
+from unlearner.families import CAUSAL_LM, base, causal_lm
+from unlearner.families.causal_lm import prepare_text
 from unlearner.inference.answers import Answer
 from unlearner.models.loading import Loaded, num_parameters
+from unlearner.pipeline import pipeline
 from unlearner.settings import DataSettings
 from unlearner.training.memory import Step
 
@@ -27,7 +27,8 @@ def prepared(**sizes):
         ids = [tuple(int(i) for i in rng.integers(2, 90, length)) for _ in range(count)]
         some = tuple(Record(f"{role}{i}", input_ids=each) for i, each in enumerate(ids))
         sets[role] = RecordSet(role, some, "memory")
-    return prepare(Loaded(tiny_model("gpt2"), tiny_tokenizer(), "t"), sets, DataSettings())
+    loaded = Loaded(tiny_model("gpt2"), tiny_tokenizer(), "t")
+    return prepare_text(CAUSAL_LM, loaded, sets, DataSettings())
 
 
 def config(**sections):
@@ -62,10 +63,8 @@ def checked(monkeypatch, hits, **sections):
         role = windows[0].id.rstrip("0123456789")
         return [said(window, hits[role][window.record]) for window in windows]
 
-    for place in (causal_lm, measure_module):
-        monkeypatch.setattr(place, "ask", ask)
-    chosen = config(**sections)
-    return check_sets(some, measured_sets(some, chosen), chosen)
+    monkeypatch.setattr(causal_lm, "ask", ask)
+    return pipeline.check(config(**sections), some)
 
 
 # Is it memorised?
@@ -74,7 +73,7 @@ def checked(monkeypatch, hits, **sections):
 def test_without_unseen_text_nobody_can_tell(monkeypatch):
     found = checked(monkeypatch, {"forget": [20, 20]})
     assert (found.level, found.memorised) == (None, None)
-    assert "without --holdout there is no level" in found.summary()
+    assert "without --holdout there is no level" in found.sentence
 
 
 def test_a_single_record_above_every_unseen_one_is_memorised(monkeypatch):
@@ -89,7 +88,7 @@ def test_a_mean_that_chance_explains_is_not_memorised(monkeypatch):
     found = checked(monkeypatch, {"forget": [8, 8], "holdout": [0, 10]})
     assert found.values["holdout"]["ma"].high == 0.5
     assert found.memorised is False
-    assert found.summary().startswith("nothing to unlearn by these measures: MA 0.400")
+    assert found.sentence.startswith("nothing to unlearn by these measures: MA 0.400")
 
 
 def test_a_mean_above_what_chance_explains_is_memorised(monkeypatch):
@@ -97,7 +96,7 @@ def test_a_mean_above_what_chance_explains_is_memorised(monkeypatch):
     found = checked(monkeypatch, {"forget": [10, 10], "holdout": [0] * 19 + [20]})
     assert found.values["holdout"]["ma"].high < 0.3
     assert found.memorised is True
-    assert found.summary().startswith("memorised: MA 0.500")
+    assert found.sentence.startswith("memorised: MA 0.500")
 
 
 def test_a_holdout_of_one_record_has_no_interval_and_is_the_limit_itself(monkeypatch):
@@ -115,10 +114,10 @@ def test_a_level_by_hand_is_the_limit_of_the_mean_and_of_each_record(monkeypatch
 def test_records_too_short_for_el_10_are_judged_by_ma():
     """Six tokens have no 10-gram."""
     some = prepared(forget=(2, 6), holdout=(2, 6))
-    found = check_sets(some, measured_sets(some, config()), config())
+    found = pipeline.check(config(), some)
     assert "el_10" not in found.values["forget"]
     assert found.memorised is not None
-    assert "EL_10" not in found.summary().partition("unseen")[0]
+    assert "EL_10" not in found.sentence.partition("unseen")[0]
 
 
 # Copies and samples
@@ -137,19 +136,21 @@ def test_copies_are_named_by_the_records_own_ids():
         )
         for role, each in texts.items()
     }
-    some = prepare(model, sets, DataSettings())
-    found = check_sets(some, measured_sets(some, config()), config())
+    some = prepare_text(CAUSAL_LM, model, sets, DataSettings())
+    found = pipeline.check(config(), some)
     assert found.ids("pool", found.duplicates["pool"]) == [("forget-0", "pool-1")]
     assert found.duplicates["holdout"] == []
 
 
 def test_large_sets_are_measured_as_a_sample_and_the_forget_set_whole():
-    some = prepared(forget=(5, 12), retain=(9, 12), holdout=(4, 12), pool=(3, 12))
-    sets = measured_sets(some, config(evaluation={"max_records": 4}))
+    """Nothing is reported of the pool; the test set, which nothing rests on, is."""
+    some = prepared(forget=(5, 12), retain=(9, 12), holdout=(4, 12), pool=(3, 12), test=(6, 12))
+    sets = CAUSAL_LM.measured_sets(some, config(evaluation={"max_records": 4}))
     assert {role: len(each) for role, each in sets.items()} == {
         "forget": 5,
         "retain": 4,
         "holdout": 4,
+        "test": 4,
     }
 
 
@@ -165,14 +166,14 @@ def plan(monkeypatch, sizes, training=None, **method):
         clock[0] += each * sum(map(len, windows))
         return [said(window, 0) for window in windows]
 
-    for place in (causal_lm, measure_module):
-        monkeypatch.setattr(place, "ask", ask)
-    monkeypatch.setattr(causal_lm, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(causal_lm, "ask", ask)
+    for place in (base, causal_lm):
+        monkeypatch.setattr(place, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     chosen = config(
         method={"name": "icu", "batch_size": 2, **method},
         training={"device": "cpu"} | (training or {}),
     )
-    return check_sets(some, measured_sets(some, chosen), chosen).plan, some.loaded.model
+    return pipeline.check(chosen, some).plan, some.loaded.model
 
 
 SIZES = {"forget": (3, 12), "retain": (5, 10), "holdout": (2, 20)}
@@ -204,7 +205,7 @@ def test_the_largest_step_by_hand():
     """
     some = prepared(**SIZES)
     chosen = config(method={"name": "icu", "batch_size": 2, "fresh_per_step": 4})
-    found = causal_lm._largest_step(some, measured_sets(some, chosen), chosen)
+    found = causal_lm._largest_step(some, CAUSAL_LM.measured_sets(some, chosen), chosen)
     assert found == Step(
         tokens=72,
         square=864,
@@ -220,7 +221,7 @@ def test_the_largest_step_by_hand():
 def test_with_adapters_the_output_layer_is_the_models_own():
     some = prepared(**SIZES)
     chosen = config(training={"lora_rank": 2})
-    assert causal_lm._largest_step(some, measured_sets(some, chosen), chosen).outputs == 3
+    assert causal_lm._largest_step(some, CAUSAL_LM.measured_sets(some, chosen), chosen).outputs == 3
 
 
 def test_checkpointing_takes_another_forward_pass(monkeypatch):

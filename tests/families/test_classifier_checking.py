@@ -29,17 +29,21 @@ from unlearner import registry
 from unlearner.config import RunConfig
 from unlearner.data.duplicates import Duplicate
 from unlearner.errors import UserError
-from unlearner.families import classifier
-from unlearner.families.classifier import (
-    Prepared,
-    check_sets,
-    latent_space,
-    measured_sets,
-    per_record,
+from unlearner.evaluation.measure import (
+    CONFUSION_ROWS,
+    confusion_counts,
+    score_sets,
+    shares_right,
+    with_retrained,
 )
+from unlearner.families import FAMILIES, classifier
+from unlearner.families.base import Measured, Prepared
+from unlearner.families.classifier import latent_space
+from unlearner.families.classifier_criteria import FORGET_SCORE
 from unlearner.methods.base import load_method
 from unlearner.metrics.base import CLASSIFIERS
 from unlearner.models.loading import Loaded
+from unlearner.pipeline import pipeline
 from unlearner.settings import EvaluationSettings
 
 torch.set_num_threads(1)
@@ -59,7 +63,11 @@ def prepared(family=SEQUENCE, forget_class=None, model=None, **changes):
     }
     sets = {role: some for role, some in (sets | changes).items() if some is not None}
     loaded = Loaded(model or tiny_classifier(family), toy_tokenizer(), "tiny")
-    return Prepared(loaded, sets, {}, forget_class)
+    return Prepared(FAMILIES[family], loaded, sets, {}, forget_class=forget_class)
+
+
+def with_sets(some, sets):
+    return replace(some, sets=sets, duplicates={})
 
 
 def config(method="deepcut", **method_settings):
@@ -67,7 +75,12 @@ def config(method="deepcut", **method_settings):
 
 
 def check(some, config=config()):  # noqa: B008 - never changed
-    return check_sets(some, measured_sets(some, config), config)
+    return pipeline.check(config, some)
+
+
+def infer(some, sets=None, batch_tokens=4096):
+    evaluation = EvaluationSettings(batch_tokens=batch_tokens)
+    return some.family.infer(some.loaded, sets or some.sets, evaluation)
 
 
 @pytest.fixture(scope="module", params=[SEQUENCE, TOKEN])
@@ -83,31 +96,32 @@ def known(request):
 
 def test_records_known_by_heart_are_known(known):
     found = check(known)
+    score = FORGET_SCORE[known.family.name]
     assert found.memorised is True
-    assert found.values["forget"][found.score].value == 1.0
-    assert found.values["holdout"][found.score].value < 0.9
-    assert found.summary().startswith(f"known: {found.score} 1.000, unseen records have 0.")
+    assert found.values["forget"][score].value == 1.0
+    assert found.values["holdout"][score].value < 0.9
+    assert found.sentence.startswith(f"known: {score} 1.000, unseen records have 0.")
 
 
 def test_unseen_records_are_nothing_to_unlearn(known):
     """The forget set is the holdout set: as well classified, and even."""
-    found = check(Prepared(known.loaded, known.sets | {"forget": known["holdout"]}, {}))
+    found = check(with_sets(known, known.sets | {"forget": known["holdout"]}))
     assert found.memorised is False
-    assert "nothing to unlearn by these measures" in found.summary()
+    assert "nothing to unlearn by these measures" in found.sentence
 
 
 def test_without_a_holdout_set_nothing_is_known(known):
-    found = check(Prepared(known.loaded, {"forget": known["forget"]}, {}))
+    found = check(with_sets(known, {"forget": known["forget"]}))
     assert found.memorised is None
-    assert "without --holdout" in found.summary()
+    assert "without --holdout" in found.sentence
 
 
 def test_a_class_is_known_above_chance():
     some = prepared(forget_class=0, forget=labelled(6, label="animal"))
     learn_by_heart(some.loaded.model, some["forget"], some["retain"])
     found = check(some)
-    assert (found.memorised, found.chance) == (True, pytest.approx(1 / 3))
-    assert found.summary() == "known: accuracy 1.000 of the class, chance is 0.333"
+    assert found.memorised is True
+    assert found.sentence == "known: accuracy 1.000 of the class, chance is 0.333"
 
 
 def test_a_broken_model_is_refused_and_not_taken_for_one_that_forgot():
@@ -145,7 +159,7 @@ def test_the_largest_step_by_hand():
     """Records of the same length n: 2 forget ones twice and 3 remaining ones are 7 n tokens."""
     some = prepared()
     one = replace(some["forget"], examples=some["forget"].examples[:1] * 9)
-    alike = Prepared(some.loaded, {"forget": one, "retain": one, "holdout": one}, {})
+    alike = with_sets(some, {"forget": one, "retain": one, "holdout": one})
     n = len(one.examples[0])
     deepcut = config(batch_size=2, retain_batch_size=3)
     found = classifier._largest_step(alike, deepcut)
@@ -179,7 +193,7 @@ def test_large_sets_are_measured_by_a_sample_and_the_forget_set_whole(known):
     limited = RunConfig.from_sections(
         {"method": {"name": "deepcut"}, "evaluation": {"max_records": 5}}
     )
-    sets = measured_sets(known, limited)
+    sets = known.family.measured_sets(known, limited)
     assert {role: len(some) for role, some in sets.items()} == {
         "forget": 9,
         "retain": 5,
@@ -190,7 +204,7 @@ def test_large_sets_are_measured_by_a_sample_and_the_forget_set_whole(known):
 def test_attacks_are_on_the_forget_set_and_of_a_class_against_its_unseen_records(known):
     """Against itself a set is even: 0.5, where the holdout set would give more."""
     sets = {**known.sets, "holdout_class": known["forget"]}
-    answers = ask_sets(known.loaded.model, sets, known.loaded.labels, 4096)
+    answers = infer(known, sets)
     evaluation = EvaluationSettings(resamples=10)
     found = score_sets(answers, sets, evaluation, seed=0)
     assert found["forget"]["mia_loss_auc"].value == 0.5
@@ -200,8 +214,8 @@ def test_attacks_are_on_the_forget_set_and_of_a_class_against_its_unseen_records
 
 
 def test_the_distance_from_a_model_to_itself_is_nothing(known):
-    answers = ask_sets(known.loaded.model, known.sets, known.loaded.labels, 4096)
-    beside = beside_retrained(answers, copy.deepcopy(answers))
+    answers = infer(known)
+    beside = with_retrained(answers, copy.deepcopy(answers))
     found = score_sets(beside, known.sets, EvaluationSettings(resamples=10), seed=0)
     assert found["forget"]["js_to_retrained"].value == pytest.approx(0.0, abs=1e-9)
     plain = score_sets(answers, known.sets, EvaluationSettings(resamples=10), seed=0)
@@ -210,7 +224,7 @@ def test_the_distance_from_a_model_to_itself_is_nothing(known):
 
 def test_answers_do_not_depend_on_the_tokens_of_a_pass(known):
     """One example at a time, or all together."""
-    some = [ask_sets(known.loaded.model, known.sets, known.loaded.labels, n) for n in (1, 10**6)]
+    some = [infer(known, batch_tokens=n) for n in (1, 10**6)]
     for role, examples in known.sets.items():
         for one, other, example in zip(
             some[0][role], some[1][role], examples.examples, strict=True
@@ -222,18 +236,18 @@ def test_answers_do_not_depend_on_the_tokens_of_a_pass(known):
 
 def test_confusion_is_counted_and_the_most_frequent_comes_first():
     answers = [said([0], [1]), said([0], [1], record=1), said([2], [2], record=2)]
-    assert confusion(answers, None) == [["a", "b", 2], ["c", "c", 1]]
+    assert confusion_counts(answers, None) == [["a", "b", 2], ["c", "c", 1]]
 
 
 def test_words_outside_entities_count_only_where_they_are_mistaken():
     answers = [tagged("O O B-loc O", "O B-per B-loc O")]
-    assert confusion(answers, 0) == [["B-loc", "B-loc", 1], ["O", "B-per", 1]]
+    assert confusion_counts(answers, 0) == [["B-loc", "B-loc", 1], ["O", "B-per", 1]]
 
 
 def test_confusion_has_a_bounded_number_of_rows():
     names = tuple(f"n{number:02}" for number in range(40))
     answers = [said([number], [number], record=number, names=names) for number in range(40)]
-    assert len(confusion(answers, None)) == CONFUSION_ROWS
+    assert len(confusion_counts(answers, None)) == CONFUSION_ROWS
 
 
 def test_the_share_right_of_a_record_is_over_all_its_parts():
@@ -243,8 +257,10 @@ def test_the_share_right_of_a_record_is_over_all_its_parts():
 
 
 def test_each_record_is_told_before_and_after(known):
-    answers = ask_sets(known.loaded.model, known.sets, known.loaded.labels, 4096)
-    found = per_record(known["forget"].records, {"target": answers, "unlearned": answers})
+    answers = infer(known)
+    models = {"target": answers, "unlearned": answers}
+    measured = Measured(known.sets, models, {model: {} for model in models}, None, ())
+    found = known.family.sections(known, measured, config())["per_record"]
     assert [one["id"] for one in found] == [record.id for record in known["forget"].records]
     assert all(set(one) == {"id", "before", "after"} for one in found)
     assert all(one["before"] == {"correct": 1.0} for one in found)
@@ -253,7 +269,7 @@ def test_each_record_is_told_before_and_after(known):
 def test_the_picture_has_points_of_both_sets_and_no_ids(known):
     """As many as there are labels that count: records of texts, of words the entities."""
     family = known.loaded.family
-    answers = ask_sets(known.loaded.model, known.sets, known.loaded.labels, 4096)
+    answers = infer(known)
     outside = 0 if family == TOKEN else None
     found = latent_space({"target": answers}, LABELS[family], outside, 0)
     assert set(found) == {"geometry", "confusion", "projection"}

@@ -7,7 +7,12 @@ import pytest
 
 from class_answers import said
 from unlearner.evaluation.intervals import Value
-from unlearner.families.classifier_criteria import Yardstick, fix_criteria, judge, record_statuses
+from unlearner.families.classifier_criteria import (
+    ClassifierBaseline,
+    judge_labels,
+    label_criteria,
+    label_statuses,
+)
 from unlearner.inference.answers import ClassAnswer
 from unlearner.settings import CriteriaSettings
 
@@ -37,7 +42,7 @@ def values(sets, records=MANY, width=0.0):
 def criteria(target=TARGET, retrained=None, settings=SETTINGS, **kind):
     kind = {"family": SEQUENCE, "num_classes": 4, "removes_class": False} | kind
     sides = {"target": values(target), "retrained": values(retrained or {})}
-    return fix_criteria(Yardstick(**kind, **sides), settings)
+    return label_criteria(ClassifierBaseline(**kind, **sides), settings)
 
 
 def limits(found):
@@ -108,7 +113,7 @@ def test_few_records_widen_the_score_margin_to_what_chance_shows():
         "holdout": values({"h": {"accuracy": 0.6, "loss": 1.0}}, 100, 0.16)["h"],
         "forget": values({"f": {"accuracy": 1.0}}, 25)["f"],
     }
-    found = fix_criteria(Yardstick(SEQUENCE, 4, False, target, {}), SETTINGS)
+    found = label_criteria(ClassifierBaseline(SEQUENCE, 4, False, target, {}), SETTINGS)
     margin = 0.08 * math.sqrt(5)  # 0.179
     assert limits(found)[SCORE] == near(0.6 - margin, 0.6 + margin)
     assert found[0].source.endswith("within 0.179, which as few records show by chance")
@@ -120,7 +125,7 @@ def test_few_records_widen_the_auc_margin_to_what_chance_shows():
         "forget": values({"f": {"accuracy": 1.0, "mia_loss_auc": 0.9}}, 10)["f"],
         "holdout": values({"h": {"accuracy": 0.8, "loss": 1.0}}, 40)["h"],
     }
-    found = fix_criteria(Yardstick(SEQUENCE, 4, False, target, {}), SETTINGS)
+    found = label_criteria(ClassifierBaseline(SEQUENCE, 4, False, target, {}), SETTINGS)
     margin = 1.96 * math.sqrt(51 / 4800)
     assert limits(found)[AUC] == near(0.5 - margin, 0.5 + margin)
 
@@ -160,7 +165,7 @@ def verdict(unlearned=FORGOTTEN, target=TARGET, retrained=None, records=(), **ki
     scores |= {"retrained": values(retrained)} if retrained else {}
     found = criteria(target or TARGET, retrained, **kind)
     some = [{"id": str(number), "status": status} for number, status in enumerate(records)]
-    return judge(found, scores, some, removes_class=kind.get("removes_class", False))
+    return judge_labels(found, scores, some, removes_class=kind.get("removes_class", False))
 
 
 def statuses(found):
@@ -292,7 +297,7 @@ def sure(probability, record):
 def by_record(unlearned, retrained=None, *, removes_class=False):
     """Statuses in order, of answers about the sets."""
     ids = [f"id{number}" for number in range(1 + max(a.record for a in unlearned["forget"]))]
-    found = record_statuses(ids, unlearned, retrained, removes_class=removes_class)
+    found = label_statuses(ids, unlearned, retrained, removes_class=removes_class)
     assert [one["id"] for one in found] == ids
     return [one["status"] for one in found]
 

@@ -5,11 +5,12 @@ import json
 import pytest
 
 from classifier_world import SEQUENCE, TOKEN, tiny_classifier, toy_tokenizer
+from unlearner.config import RunConfig
 from unlearner.data.record import Record, RecordSet
 from unlearner.errors import UserError
-from unlearner.families.classifier import measured, prepare
+from unlearner.families import FAMILIES
+from unlearner.families.base import sample
 from unlearner.models.loading import Loaded
-from unlearner.settings import DataSettings
 
 NEEDS = ("forget", "retain", "holdout")
 
@@ -53,10 +54,16 @@ def ids(prepared, role):
     return [record.id for record in prepared[role].records]
 
 
+def prepare(loaded, given, needs=NEEDS, **data):
+    """The sets of a run with these settings of its data."""
+    config = RunConfig.from_sections({"data": data}, family=loaded.family)
+    return FAMILIES[loaded.family].prepare(config, given, loaded, needs)
+
+
 def refused(loaded, given, needs=NEEDS, **data):
     """The one line of a refusal."""
     with pytest.raises(UserError) as caught:
-        prepare(loaded, DataSettings(**data), given, needs)
+        prepare(loaded, given, needs, **data)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -65,7 +72,7 @@ def refused(loaded, given, needs=NEEDS, **data):
 
 
 def test_sets_are_read_with_the_labels_of_the_model_and_made_into_tokens(classifier):
-    prepared = prepare(classifier, DataSettings(), SETS, NEEDS)
+    prepared = prepare(classifier, SETS)
     assert {role: len(some) for role, some in prepared.sets.items()} == {
         "forget": 2,
         "retain": 5,
@@ -81,18 +88,18 @@ def test_sets_are_read_with_the_labels_of_the_model_and_made_into_tokens(classif
 def test_a_set_from_python_goes_before_a_path(classifier, tmp_path):
     path = tmp_path / "forget.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in FORGET))
-    data = DataSettings(forget=str(path))
-    read = prepare(classifier, data, {}, ["forget"])
+    data = {"forget": str(path)}
+    read = prepare(classifier, {}, ["forget"], **data)
     assert ids(read, "forget") == ["fanimal0", "fanimal1"]
     given = RecordSet("forget", (Record("own", text="the cat", label="animal"),), "memory")
-    assert ids(prepare(classifier, data, {"forget": given}, ["forget"]), "forget") == ["own"]
+    assert ids(prepare(classifier, {"forget": given}, ["forget"], **data), "forget") == ["own"]
 
 
 def test_texts_are_no_longer_than_the_model_takes_or_the_settings_say(classifier):
     """32 positions, [CLS] and [SEP] among them; or 20; 2 would hold no word, so it is 8."""
     long = {"forget": [{"text": "cat " * 50, "label": "animal"}]}
     for limit, expected in ((1024, 32), (20, 20), (2, 8)):
-        found = prepare(classifier, DataSettings(max_length=limit), long, ["forget"])
+        found = prepare(classifier, long, ["forget"], max_length=limit)
         assert len(found["forget"].examples[0]) == expected
         assert found["forget"].truncated == 1
 
@@ -110,7 +117,7 @@ def test_a_missing_set_is_asked_for_by_its_option_and_what_it_is(role, classifie
 
 
 def test_a_set_that_is_not_needed_may_be_missing(classifier):
-    prepared = prepare(classifier, DataSettings(), {"forget": FORGET}, ["forget"])
+    prepared = prepare(classifier, {"forget": FORGET}, ["forget"])
     assert set(prepared.sets) == {"forget"}
 
 
@@ -144,7 +151,7 @@ def test_copies_of_forget_records_are_refused_and_named(role, classifier):
 @pytest.mark.parametrize("role", ["retain", "holdout"])
 def test_copies_are_left_out_where_that_is_asked_for(role, classifier):
     """Case and white space make no difference; the others stay in their order."""
-    prepared = prepare(classifier, DataSettings(drop_duplicates=True), with_copies(role), NEEDS)
+    prepared = prepare(classifier, with_copies(role), drop_duplicates=True)
     assert ids(prepared, role) == [row["id"] for row in SETS[role]]
     assert prepared.duplicates == {"retain": [], "holdout": []}
     assert ids(prepared, "forget") == ["fanimal0", "fanimal1"]
@@ -156,7 +163,7 @@ def test_near_copies_stay_and_are_told_by_their_place_after_dropping(classifier)
     forget = [{"id": "f", "text": f"{words} cairo", "label": "animal"}]
     near = {"id": "near", "text": f"{words} quito", "label": "animal"}
     given = {"forget": forget, "retain": [forget[0] | {"id": "exact"}, RETAIN[0], near]}
-    prepared = prepare(classifier, DataSettings(drop_duplicates=True), given, ["forget"])
+    prepared = prepare(classifier, given, ["forget"], drop_duplicates=True)
     assert ids(prepared, "retain") == ["animal0", "near"]
     (found,) = prepared.duplicates["retain"]
     assert (found.forget, found.other, found.exact) == (0, 1, False)
@@ -181,7 +188,7 @@ def test_copies_of_words_are_found_by_the_words(tagger):
 @pytest.mark.parametrize("name", ["animal", "0"])
 def test_a_class_is_taken_out_of_every_set(name, classifier):
     """Its training records are the forget set, its unseen ones a set of their own."""
-    prepared = prepare(classifier, DataSettings(forget_class=name), WHOLE, NEEDS)
+    prepared = prepare(classifier, WHOLE, forget_class=name)
     assert prepared.forget_class == 0
     assert ids(prepared, "forget") == ["animal0", "animal1"]
     assert ids(prepared, "retain") == ["colour0", "colour1", "place0"]
@@ -193,14 +200,14 @@ def test_a_class_is_taken_out_of_every_set(name, classifier):
 
 def test_without_unseen_records_of_the_class_there_is_no_such_set(classifier):
     given = WHOLE | {"holdout": HOLDOUT[1:], "test": TEST[1:]}
-    prepared = prepare(classifier, DataSettings(forget_class="animal"), given, NEEDS)
+    prepared = prepare(classifier, given, forget_class="animal")
     assert "holdout_class" not in prepared.sets
 
 
 def test_unseen_records_of_one_id_are_told_apart(classifier):
     same = rows("animal", "a cat here", prefix="x")
     given = WHOLE | {"holdout": [*HOLDOUT, *same], "test": [*TEST, *same]}
-    prepared = prepare(classifier, DataSettings(forget_class="animal"), given, NEEDS)
+    prepared = prepare(classifier, given, forget_class="animal")
     assert len(set(ids(prepared, "holdout_class"))) == 4
 
 
@@ -248,15 +255,15 @@ def test_a_tagger_has_no_class_to_remove(tagger):
 
 
 def test_a_large_set_is_measured_by_a_seeded_sample(classifier):
-    some = prepare(classifier, DataSettings(), SETS, NEEDS)["retain"]
-    assert measured(some, 5, 0) is some
-    samples = [[record.id for record in measured(some, 3, seed).records] for seed in (0, 0, 1, 2)]
+    some = prepare(classifier, SETS)["retain"]
+    assert sample(some, 5, 0) is some
+    samples = [[record.id for record in sample(some, 3, seed).records] for seed in (0, 0, 1, 2)]
     assert samples[0] == samples[1]
-    assert len({tuple(sample) for sample in samples}) > 1
+    assert len({tuple(drawn) for drawn in samples}) > 1
     order = [record.id for record in some.records]
-    for sample in samples:
-        assert len(set(sample)) == 3
-        assert sample == sorted(sample, key=order.index)
+    for drawn in samples:
+        assert len(set(drawn)) == 3
+        assert drawn == sorted(drawn, key=order.index)
 
 
 def test_the_family_of_the_model_decides_what_a_record_is(classifier, tagger):

@@ -4,15 +4,21 @@ import pytest
 
 from conftest import tiny_model, tiny_tokenizer
 from unlearner.data.record import Record, RecordSet
-from unlearner.data.windows import Layout, tokenize_set
+from unlearner.data.windows import Layout, contents, tokenize_set
 from unlearner.errors import UserError
-from unlearner.families.causal_lm import prepare, read_sets, sample
+from unlearner.families import CAUSAL_LM
+from unlearner.families.base import sample
+from unlearner.families.causal_lm import prepare_text
 from unlearner.models.loading import Loaded
-from unlearner.settings import DataSettings, EvaluationSettings
+from unlearner.settings import DataSettings
 
 
 def given(name, *texts):
     return RecordSet(name, tuple(Record(str(i), text=t) for i, t in enumerate(texts)), "memory")
+
+
+def prepare(model, sets, data):
+    return prepare_text(CAUSAL_LM, model, sets, data)
 
 
 def loaded(context=128):
@@ -27,7 +33,7 @@ def loaded(context=128):
 def test_sets_come_from_python_before_the_paths_of_the_settings(tmp_path):
     (tmp_path / "file.txt").write_text("from a file\n")
     data = DataSettings(forget=str(tmp_path / "none.txt"), retain=str(tmp_path / "file.txt"))
-    sets = read_sets(data, {"forget": ["from python"], "pool": None})
+    sets = CAUSAL_LM.read_sets(data, {"forget": ["from python"], "pool": None})
     assert {role: [record.text for record in some] for role, some in sets.items()} == {
         "forget": ["from python"],
         "retain": ["from a file"],
@@ -36,12 +42,12 @@ def test_sets_come_from_python_before_the_paths_of_the_settings(tmp_path):
 
 
 def test_sets_that_nobody_gave_are_not_there():
-    assert read_sets(DataSettings(), {}) == {}
+    assert CAUSAL_LM.read_sets(DataSettings(), {}) == {}
 
 
 def test_an_empty_list_is_a_wrong_set_not_a_missing_one():
     with pytest.raises(UserError, match="retain in memory: holds no records"):
-        read_sets(DataSettings(), {"retain": []})
+        CAUSAL_LM.read_sets(DataSettings(), {"retain": []})
 
 
 # Tokens
@@ -71,7 +77,7 @@ def test_records_of_token_ids_are_compared_as_text():
         "retain": given("retain", "something else", "The phone NUMBER of abcd"),
     }
     prepared = prepare(model, sets, DataSettings())
-    assert prepared.contents["forget"] == ["the phone number of abcd"]
+    assert contents(prepared["forget"], model.tokenizer) == ["the phone number of abcd"]
     (found,) = prepared.duplicates["retain"]
     assert (found.forget, found.other, found.exact) == (0, 1, True)
     assert "forget" not in prepared.duplicates
@@ -83,7 +89,7 @@ def test_a_long_record_is_compared_whole():
     sets = {"forget": RecordSet("forget", (Record("a", input_ids=ids),), "memory")}
     prepared = prepare(loaded(), sets, DataSettings(max_length=4))
     assert len(prepared["forget"].windows) > 2
-    assert prepared.contents["forget"] == ["abcdefghijk"]
+    assert contents(prepared["forget"], tiny_tokenizer()) == ["abcdefghijk"]
 
 
 # Samples
@@ -96,14 +102,14 @@ def many(count):
 
 def test_a_set_that_is_not_too_large_is_measured_whole():
     some = many(8)
-    assert sample(some, EvaluationSettings(max_records=8), seed=0) is some
+    assert sample(some, 8, seed=0) is some
 
 
 def test_a_sample_is_seeded_without_repeats_and_in_the_set_s_order():
-    some, settings = many(40), EvaluationSettings(max_records=9)
+    some = many(40)
 
     def drawn(seed):
-        return [record.id for record in sample(some, settings, seed).records]
+        return [record.id for record in sample(some, 9, seed).records]
 
     ids = drawn(3)
     assert ids == drawn(3)
@@ -113,7 +119,7 @@ def test_a_sample_is_seeded_without_repeats_and_in_the_set_s_order():
 
 
 def test_a_sample_s_windows_are_those_of_its_records():
-    found = sample(many(40), EvaluationSettings(max_records=5), seed=0)
+    found = sample(many(40), 5, seed=0)
     texts = [tiny_tokenizer().decode(tokens) for tokens in found.sequences()]
     assert texts == [record.text for record in found.records]
     assert {window.record for window in found.windows} == set(range(5))

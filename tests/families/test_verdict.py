@@ -8,7 +8,7 @@ import pytest
 from unlearner.errors import UserError
 from unlearner.evaluation.intervals import Value
 from unlearner.evaluation.verdict import Criterion, digest_criteria
-from unlearner.families.causal_lm_criteria import fix_criteria, judge, record_statuses
+from unlearner.families.causal_lm_criteria import Recall, judge_text, text_criteria, text_statuses
 from unlearner.settings import CriteriaSettings
 from unlearner.training.data import Level
 
@@ -30,12 +30,12 @@ def results(forget=FORGOTTEN, kept=KEPT, **sets):
 
 
 def criteria(target=TARGET, level=LEVEL):
-    return fix_criteria(level, {role: values(f) for role, f in target.items()}, SETTINGS)
+    return text_criteria(level, {role: values(f) for role, f in target.items()}, SETTINGS)
 
 
 def verdict(records=("met", "met"), **changed):
     some = [{"id": str(i), "status": status} for i, status in enumerate(records)]
-    return judge(criteria(), results(**changed), some)
+    return judge_text(criteria(), results(**changed), some)
 
 
 def statuses(found):
@@ -123,7 +123,7 @@ def test_infinity_is_not_met_where_the_limit_is_infinite(limit):
     """Infinity is at most infinity, yet no perplexity to be content with."""
     some = [Criterion("utility", "perplexity", "retain", limit, "")]
     for figure in NOT_NUMBERS:
-        found = judge(some, results(kept={"perplexity": figure}), [])
+        found = judge_text(some, results(kept={"perplexity": figure}), [])
         assert found.claims[1].status == "not met"
 
 
@@ -147,7 +147,7 @@ def test_not_met_goes_before_not_measured():
 
 def test_without_kept_text_utility_is_not_measured_and_the_whole_never_met():
     some = [{"id": "0", "status": "met"}]
-    found = judge(criteria({}), results(), some)
+    found = judge_text(criteria({}), results(), some)
     assert statuses(found) == {
         "verbatim": "met",
         "utility": "not measured",
@@ -156,7 +156,7 @@ def test_without_kept_text_utility_is_not_measured_and_the_whole_never_met():
 
 
 def test_a_set_that_was_not_asked_about_is_not_measured():
-    found = judge(criteria(), {"unlearned": {"forget": values(FORGOTTEN)}}, [])
+    found = judge_text(criteria(), {"unlearned": {"forget": values(FORGOTTEN)}}, [])
     assert found.claims[1].status == "not measured"
 
 
@@ -179,13 +179,13 @@ def test_a_record_is_held_to_the_most_predictable_unseen_record():
     """worst_ma 0.5 and worst_el_10 0.2: at both it is met, above either it is not."""
     accuracy = {0: 0.5, 1: 0.51, 2: 0.5, 3: math.nan, 4: 0.1}
     likelihood = {0: 0.2, 1: 0.0, 2: 0.21, 3: 0.0, 4: math.nan}
-    found = record_statuses(["a", "b", "c", "d", "e"], accuracy, likelihood, LEVEL)
+    found = text_statuses(["a", "b", "c", "d", "e"], Recall(accuracy, likelihood), LEVEL)
     assert [one["status"] for one in found] == ["met"] + ["not met"] * 4
     assert [one["id"] for one in found] == ["a", "b", "c", "d", "e"]
 
 
 def test_a_record_too_short_for_el_10_is_held_to_ma_and_one_never_asked_about_fails():
-    found = record_statuses(["short", "long", "lost"], {0: 0.5, 1: 0.6}, {}, LEVEL)
+    found = text_statuses(["short", "long", "lost"], Recall({0: 0.5, 1: 0.6}, {}), LEVEL)
     assert [one["status"] for one in found] == ["met", "not met", "not met"]
 
 
@@ -213,7 +213,7 @@ def test_what_was_not_measured_is_always_listed():
     """Without a retrained model the highest claim is in words: suppressed on the tests run."""
     alone = verdict()
     assert any("suppressed on the tests run" in line for line in alone.not_measured)
-    found = judge(criteria(), results() | {"retrained": {}}, [])
+    found = judge_text(criteria(), results() | {"retrained": {}}, [])
     assert len(found.not_measured) == len(alone.not_measured) - 1
     assert any(line.startswith("Robustness") for line in found.not_measured)
 

@@ -10,6 +10,7 @@ from unlearner.config import RunConfig
 from unlearner.data.record import Record, RecordSet
 from unlearner.data.windows import Layout, tokenize_set
 from unlearner.errors import UserError
+from unlearner.families import CAUSAL_LM
 from unlearner.inference.language_model import Questions
 from unlearner.methods._refusals import REFUSALS, check_refusable, read_refusals, refusal_set
 from unlearner.methods.dpo import DPO
@@ -115,8 +116,8 @@ def test_a_run_hands_on_how_its_own_records_became_tokens():
         {"method": {"name": "idk"}, "data": settings, "training": {"device": "cpu"}}
     )
     loaded = Loaded(tiny_model("gpt2"), tiny_tokenizer(), "tiny")
-    prepared = pipeline.start(config, sets, loaded)
-    known = study(config, prepared, lambda _plan: None, force=True)
+    prepared = pipeline.start(config, CAUSAL_LM, sets, loaded)
+    known = pipeline.measure_baseline(config, prepared, lambda _plan: None, force=True)
     expected = Layout(template=settings["template"], max_length=128, append_eos=True)
     assert prepared.layout == known.data.layout == expected
     text = tiny_tokenizer().decode(refusal_set(known.data, "", generator()).windows[0].input_ids)

@@ -18,6 +18,7 @@ from conftest import tiny_model, tiny_tokenizer
 from unlearner.cli.app import INTERRUPTED, MET, NOT_MET, WRONG_INPUT
 from unlearner.config import RunConfig
 from unlearner.errors import UserError
+from unlearner.families import CAUSAL_LM
 from unlearner.models import adapters
 from unlearner.models.loading import Loaded
 from unlearner.pipeline import pipeline, search
@@ -104,8 +105,9 @@ def known(model_folders, tmp_path):
         }
         some = RunConfig.from_sections(sections)
         some = replace(some, method=some.method.for_family("causal-lm"))
-        prepared = pipeline.start(some, needs=pipeline.FORGET_NEEDS)
-        return some, prepared, study(some, prepared, lambda _: None, force=True)
+        prepared = pipeline.start(some, CAUSAL_LM)
+        target = pipeline.measure_baseline(some, prepared, lambda _: None, force=True)
+        return some, prepared, target
 
     return prepare
 
