@@ -132,7 +132,7 @@ def test_the_kl_of_the_target_with_itself_is_nought():
 
 
 def unlearning_data(tokenizer, forget, pool, level):
-    found = Retrieved(((0,),), ((1.0,),), "tf-idf", (), 0, (0,))
+    found = Retrieved(((0,),), ((1.0,),), "tf-idf", (), 0)
     partners = [i % len(pool) for i in range(len(forget))]
     analogous = AnalogousSet(list(range(len(pool))), pool, partners, found, 0)
     questions = Questions(prompt_start=0.75)

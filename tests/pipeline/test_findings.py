@@ -137,7 +137,7 @@ def test_criteria_stand_in_the_report_with_their_digest():
 def test_a_run_of_a_method_tells_its_settings_and_what_it_learned_from():
     found = findings("forget")
     pool = found.prepared["pool"]
-    retrieved = Retrieved(((0,), (0,)), ((0.5,), (0.5,)), "tf-idf", (3, 4), 1, (2, 7))
+    retrieved = Retrieved(((0,), (0,)), ((0.5,), (0.5,)), "tf-idf", (3, 4), 1)
     found = replace(found, analogous=AnalogousSet([0], pool, [0, 0], retrieved, 7))
     told = build_report(found, torch.device("cpu"))
     assert told["method"]["name"] == "icu"
@@ -158,7 +158,7 @@ def test_of_an_encoder_s_folder_only_the_last_part_is_told(tmp_path):
     path = str(tmp_path / "secret" / "encoder")
     config = RunConfig.from_sections({"method": {"name": "icu", "encoder": path}})
     found = replace(findings("forget"), config=config)
-    retrieved = Retrieved(((0,), (0,)), ((0.5,), (0.5,)), path, (3, 4), 1, (2, 7))
+    retrieved = Retrieved(((0,), (0,)), ((0.5,), (0.5,)), path, (3, 4), 1)
     analogous = AnalogousSet([0], found.prepared["pool"], [0, 0], retrieved, 7)
     told = build_report(replace(found, analogous=analogous), torch.device("cpu"))
     assert told["method"]["encoder"] == told["retrieval"]["encoder"] == "encoder"

@@ -15,7 +15,7 @@ from unlearner.retrieval.overlap import longest_shared_run
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Settings:
     pairs: str = "fixed"
     encoder: str = "tf-idf"
     max_overlap: int = 10
@@ -28,14 +28,14 @@ def texts(name, *some, max_length=64):
     return tokenize_set(RecordSet(name, records, "memory"), tiny_tokenizer(), layout)
 
 
-def find(forget, pool, **wanted):
-    return find_analogous(forget, pool, tiny_tokenizer(), Wanted(**wanted))
+def find(forget, pool, **settings):
+    return find_analogous(forget, pool, tiny_tokenizer(), Settings(**settings))
 
 
 def deck(num_windows):
     """A set of so many records of one window each."""
     chosen = texts("pool", *("ab" for _ in range(num_windows)))
-    nothing = Retrieved((), (), "none", (), 0, ())
+    nothing = Retrieved((), (), "none", (), 0)
     return AnalogousSet(list(range(num_windows)), chosen, [], nothing, 0)
 
 
@@ -107,7 +107,7 @@ def test_partners_of_gives_every_window_of_a_partner_and_each_once():
     """The partner "abcdefgh" has windows 0 to 2 of 4 tokens; "xy" of the other record window 3."""
     chosen = texts("p", "abcdefgh", "xy", max_length=4)
     assert [window.record for window in chosen.windows] == [0, 0, 0, 1]
-    nothing = Retrieved((), (), "none", (), 0, ())
+    nothing = Retrieved((), (), "none", (), 0)
     some = AnalogousSet([0, 1], chosen, [0, 1, 0], nothing, 0)
     assert some.partners_of([0]) == [0, 1, 2]
     assert some.partners_of([2, 0]) == [0, 1, 2]  # a shared partner once

@@ -42,7 +42,7 @@ from unlearner.inference.reference import TargetDistribution
 from unlearner.methods.base import Method
 from unlearner.models.loading import Loaded, load_causal_lm
 from unlearner.output import Json
-from unlearner.retrieval.analogous import Wanted, find_analogous
+from unlearner.retrieval.analogous import AnalogousSettings, find_analogous
 from unlearner.settings import DataSettings, EvaluationSettings, own_name
 from unlearner.training.data import Level, UnlearningData
 from unlearner.training.finetune import FinetuneSettings
@@ -192,9 +192,9 @@ class CausalLM(Family[TokenizedSet, Answer]):
         if "analogous" not in config.method.needs:
             return baseline
         assert isinstance(baseline.data, UnlearningData)
-        loaded, wanted = prepared.loaded, cast("Wanted", config.method)
+        loaded, settings = prepared.loaded, cast("AnalogousSettings", config.method)
         pool = pool_of(config, prepared)
-        found = find_analogous(prepared["forget"], pool, loaded.tokenizer, wanted)
+        found = find_analogous(prepared["forget"], pool, loaded.tokenizer, settings)
         limit = config.evaluation.limit_for(self.name)
         own = {"analogous": sample(found.chosen, limit, config.training.seed)}
         retain = baseline.sets.get("retain")

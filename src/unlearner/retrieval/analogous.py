@@ -1,28 +1,28 @@
-"""ICU's analogous set: which kept records are learned while others are forgotten.
+"""ICU's analogous set: which pool records are learned while others are forgotten.
 
 "fixed" is the paper's: one partner for each forget record, found once. "fresh" draws other records
-of the pool for every step, so that no few of them are learned by heart in place of the rest.
+of the pool for every step, so that no few of them are memorised in place of the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
-from typing import Any, Protocol
+from itertools import chain, islice, zip_longest
+from typing import Protocol
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from unlearner.data.batches import Deck
 from unlearner.data.windows import TokenizedSet, Window, contents, tail_text
 from unlearner.retrieval.neighbours import Retrieved, Texts, assign_pairs, retrieve
 from unlearner.retrieval.overlap import longest_shared_run, repeating
 
-# Neighbours asked for per forget record.
-NUM_NEIGHBOURS = 64
+NUM_NEIGHBOURS = 64  # for each forget record
 
 
-class Wanted(Protocol):
+class AnalogousSettings(Protocol):
     """The settings of a method that decide its analogous set."""
 
     @property
@@ -37,7 +37,7 @@ class Wanted(Protocol):
 
 @dataclass
 class AnalogousSet:
-    """Kept records to learn from, and the order in which they are drawn.
+    """Pool records to learn from, and the order in which they are drawn.
 
     Attributes:
         records: Pool indices of the set's records.
@@ -62,8 +62,8 @@ class AnalogousSet:
 
     def partners_of(self, forget_records: Sequence[int]) -> list[int]:
         """Indices into `windows` of the partners of some forget records."""
-        wanted = {self.partners[record] for record in forget_records}
-        return [i for i, window in enumerate(self.windows) if window.record in wanted]
+        partners = {self.partners[record] for record in forget_records}
+        return [i for i, window in enumerate(self.windows) if window.record in partners]
 
     def draw(self, count: int, generator: torch.Generator) -> list[int]:
         """Indices of `count` windows, each drawn once before any is drawn again."""
@@ -71,53 +71,44 @@ class AnalogousSet:
 
 
 def find_analogous(
-    forget: TokenizedSet, pool: TokenizedSet, tokenizer: Any, wanted: Wanted
+    forget: TokenizedSet,
+    pool: TokenizedSet,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: AnalogousSettings,
 ) -> AnalogousSet:
     """Retrieve each forget record's neighbours in the pool and choose the set to learn from.
 
     With fixed pairs the set is the partners; else the nearest records of the pool up to
     `max_analogous`, without near duplicates of forget records and what repeats most of one.
     """
-    ours, theirs = _texts(forget, tokenizer), _texts(pool, tokenizer)
+    ours, theirs = (
+        Texts([tail_text(ids, tokenizer) for ids in ids_of], contents(records, tokenizer), ids_of)
+        for records, ids_of in ((forget, forget.arrays()), (pool, pool.arrays()))
+    )
     found = retrieve(
         ours,
         theirs,
-        encoder=wanted.encoder,
+        encoder=settings.encoder,
         num_neighbours=min(NUM_NEIGHBOURS, len(pool)),
-        max_overlap=wanted.max_overlap,
+        max_overlap=settings.max_overlap,
     )
     pairs = assign_pairs(found)
     fresh: list[int] = []
-    if wanted.pairs != "fixed":
-        banned = {*found.excluded, *repeating(ours.ids, theirs.ids, wanted.max_overlap)}
-        fresh = list(islice(_nearest(found, len(pool), banned), wanted.max_analogous))
+    if settings.pairs != "fixed":
+        banned = {*found.excluded, *repeating(ours.ids, theirs.ids, settings.max_overlap)}
+        fresh = list(islice(_by_rank(found, len(pool), banned), settings.max_analogous))
     records = sorted(fresh or {*pairs})
-    place = {record: index for index, record in enumerate(records)}
+    index_of = {record: index for index, record in enumerate(records)}
     longest = max(longest_shared_run(ours.ids[i], theirs.ids[pair]) for i, pair in enumerate(pairs))
-    chosen = pool.subset(records)
-    partners = [] if fresh else [place[partner] for partner in pairs]
-    return AnalogousSet(records, chosen, partners, found, longest)
+    partners = [] if fresh else [index_of[partner] for partner in pairs]
+    return AnalogousSet(records, pool.subset(records), partners, found, longest)
 
 
-def _nearest(found: Retrieved, pool_size: int, banned: set[int]) -> Iterator[int]:
+def _by_rank(found: Retrieved, pool_size: int, banned: set[int]) -> Iterator[int]:
     """Pool records by the best rank that they have with any forget record, then the rest."""
-    given = set(banned)
-    by_rank = (
-        neighbours[rank]
-        for rank in range(max(map(len, found.neighbours)))
-        for neighbours in found.neighbours
-        if rank < len(neighbours)
-    )
-    for record in chain(by_rank, range(pool_size)):
+    given = {None, *banned}  # None fills shorter lists of neighbours up
+    ranked = chain.from_iterable(zip_longest(*found.neighbours))
+    for record in chain(ranked, range(pool_size)):
         if record not in given:
             given.add(record)
             yield record
-
-
-def _texts(records: TokenizedSet, tokenizer: Any) -> Texts:
-    arrays = records.arrays()
-    return Texts(
-        tails=[tail_text(ids, tokenizer) for ids in arrays],
-        contents=contents(records, tokenizer),
-        ids=arrays,
-    )

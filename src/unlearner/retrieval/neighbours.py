@@ -9,186 +9,21 @@ no near duplicate of any forget record.
 
 from __future__ import annotations
 
-import heapq
-import logging
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_matrix, eye, hstack
+from scipy.sparse.csgraph import maximum_bipartite_matching, min_weight_full_bipartite_matching
 
 from unlearner.data.duplicates import find_duplicates
 from unlearner.errors import UserError
-from unlearner.retrieval.encoder import MINI_LM, Encoder, embedded, is_cached
-from unlearner.retrieval.overlap import Ids, longest_shared_run, longest_shared_runs, shared_runs
-from unlearner.retrieval.tfidf import tf_idf
+from unlearner.retrieval.encoder import Vectors, make_vectors
+from unlearner.retrieval.overlap import Ids, longest_shared_runs, shared_runs
 
-logger = logging.getLogger(__name__)
-
-TF_IDF = "tf-idf"
-
-ROWS_AT_ONCE = 256  # bounds the dense block of similarities
-
-# For rows of the F texts, their cosines with each block of the P texts in turn: (rows, N).
-Cosines = Callable[[np.ndarray], Iterator[np.ndarray]]
-
-# For rows of the F texts and a slice of the P texts: the pairs that do not count, as two arrays,
-# places in `rows` and places in the slice.
-Barred = Callable[[np.ndarray, slice], tuple[np.ndarray, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Search:
-    """A search for the nearest of P texts; a block of them is compared at a time.
-
-    Attributes:
-        cosines: Compares.
-        encoder: What the vectors are: a path or id, or "tf-idf".
-        excluded: Indices of texts that are not to be found, sorted.
-    """
-
-    cosines: Cosines
-    encoder: str
-    excluded: np.ndarray
-
-    def __call__(
-        self, rows: Sequence[int], k: int, barred: Barred | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest texts of each row, best first, ties to the lower index.
-
-        Returns:
-            Cosines and indices, (rows, k); -inf and -1 where fewer texts count.
-        """
-        parts = [
-            self._nearest(np.asarray(rows[start : start + ROWS_AT_ONCE]), k, barred)
-            for start in range(0, len(rows), ROWS_AT_ONCE)
-        ]
-        scores, indices = zip(*parts, strict=True)
-        return np.concatenate(scores), np.concatenate(indices)
-
-    def _nearest(
-        self, rows: np.ndarray, k: int, barred: Barred | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
-        indices = np.full((len(rows), k), -1, dtype=np.int64)
-        start = 0
-        for cosines in self.cosines(rows):
-            block = slice(start, start + cosines.shape[1])
-            first, last = np.searchsorted(self.excluded, (block.start, block.stop))
-            cosines[:, self.excluded[first:last] - start] = -np.inf
-            if barred is not None:
-                cosines[barred(rows, block)] = -np.inf
-            _merge(scores, indices, cosines, start)
-            start = block.stop
-        return scores, indices
-
-
-def _merge(scores: np.ndarray, indices: np.ndarray, cosines: np.ndarray, start: int) -> None:
-    """Enter a block, whose first text has the index `start`, into the best found so far.
-
-    Blocks come in order and sorting is stable, so that of equal cosines the lower index is first.
-    """
-    better = cosines > scores[:, -1:]
-    for row in np.flatnonzero(better.any(axis=1)):
-        places = np.flatnonzero(better[row])
-        all_scores = np.concatenate((scores[row], cosines[row, places]))
-        all_indices = np.concatenate((indices[row], places + start))
-        order = np.argsort(-all_scores, kind="stable")[: scores.shape[1]]
-        scores[row], indices[row] = all_scores[order], all_indices[order]
-
-
-def make_search(
-    queries: Sequence[str], texts: Sequence[str], encoder: str, excluded: Collection[int] = ()
-) -> Search:
-    """A search for the nearest `texts` of each of `queries`.
-
-    TF-IDF counts single words and pairs, weighted over both sides.
-
-    Args:
-        queries: F texts.
-        texts: P texts, at least one.
-        encoder: "auto": all-MiniLM-L6-v2 if the local hub cache has it, else TF-IDF, with no
-            download; "tf-idf"; or the path or id of a sentence-transformers model.
-        excluded: Indices of texts that are not to be found, nor embedded.
-
-    Raises:
-        UserError: The encoder cannot be loaded, its vectors cannot be kept, or TF-IDF finds no word
-            in any text.
-    """
-    automatic = encoder == "auto"
-    if automatic:
-        encoder = MINI_LM if is_cached(MINI_LM) else TF_IDF
-        logger.info("nearest neighbours by %s", encoder)
-    if encoder == TF_IDF:
-        cosines = tf_idf(queries, texts, excluded).cosines
-    else:
-        model = Encoder.load(encoder, local_only=automatic)
-        blocks = embedded(model, texts, excluded)
-        cosines = dense_cosines(model.embed(queries), blocks)
-    return Search(cosines, encoder, np.array(sorted(excluded), dtype=np.int64))
-
-
-def dense_cosines(queries_FD: np.ndarray, blocks: Sequence[np.ndarray]) -> Cosines:
-    """The comparison of vectors of length 1 with blocks of others, (N, D)."""
-
-    def cosines(rows: np.ndarray) -> Iterator[np.ndarray]:
-        return (queries_FD[rows] @ texts_ND.T for texts_ND in blocks)
-
-    return cosines
-
-
-def one_to_one(
-    neighbours: Sequence[Sequence[int]], scores: Sequence[Sequence[float]]
-) -> dict[int, int]:
-    """A neighbour of its own for as many rows as can have one, the highest score of all first."""
-    pairs: dict[int, int] = {}
-    owners: dict[int, int] = {}
-    left: list[int] = []
-    heap = [(-row_scores[0], row, 0) for row, row_scores in enumerate(scores)]
-    heapq.heapify(heap)
-    while heap:
-        _, row, position = heapq.heappop(heap)
-        if neighbours[row][position] not in owners:
-            pairs[row] = neighbours[row][position]
-            owners[pairs[row]] = row
-        elif position + 1 < len(neighbours[row]):
-            heapq.heappush(heap, (-scores[row][position + 1], row, position + 1))
-        else:
-            left.append(row)
-    for row in left:
-        _make_room(row, neighbours, pairs, owners)
-    return pairs
-
-
-def _make_room(
-    row: int, neighbours: Sequence[Sequence[int]], pairs: dict[int, int], owners: dict[int, int]
-) -> None:
-    """Give the row a pair by the shortest chain of others that move on; none if there is no chain.
-
-    One step of Berge's augmenting paths, breadth first.
-    """
-    wanted_by: dict[int, int] = {}
-    queue = deque([row])
-    while queue:
-        asking = queue.popleft()
-        for index in neighbours[asking]:
-            if index in wanted_by:
-                continue
-            wanted_by[index] = asking
-            if index in owners:
-                queue.append(owners[index])
-                continue
-            free: int | None = index
-            while free is not None:
-                mover = wanted_by[free]
-                left_behind = pairs.get(mover)
-                pairs[mover], owners[free] = free, mover
-                free = left_behind
-            return
-
-
+NEAR_DUPLICATE = 0.8  # Jaccard index from which a pool record is a near duplicate
+ROWS_AT_ONCE = 64  # forget records; bounds the dense block of similarities
 FALLBACK_CANDIDATES = 200  # nearest ones among which the least overlapping are sought
-
 DEEPER = 4  # factor by which a search that left a record without a pair of its own goes deeper
 
 Found = tuple[tuple[int, ...], tuple[float, ...]]  # indices and scores, of equal length
@@ -208,14 +43,6 @@ class Texts:
     contents: Sequence[str]
     ids: Sequence[Ids]
 
-    def __post_init__(self) -> None:
-        lengths = (len(self.tails), len(self.contents), len(self.ids))
-        if len(set(lengths)) > 1:
-            raise ValueError(f"tails, contents and ids must be of equal length, got {lengths}")
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
 
 @dataclass(frozen=True)
 class Retrieved:
@@ -229,7 +56,6 @@ class Retrieved:
         encoder: What embedded the texts: a path or id, or "tf-idf".
         excluded: Pool records that are near duplicates of a forget record, used for none.
         overlapping: Number of forget records for which no pool record passes.
-        overlap: Longest token run that each forget record shares with its first neighbour.
     """
 
     neighbours: tuple[tuple[int, ...], ...]
@@ -237,7 +63,6 @@ class Retrieved:
     encoder: str
     excluded: tuple[int, ...]
     overlapping: int
-    overlap: tuple[int, ...]
 
 
 def retrieve(
@@ -245,9 +70,8 @@ def retrieve(
     pool: Texts,
     *,
     num_neighbours: int = 1,
-    encoder: str | None = "auto",
+    encoder: str = "auto",
     max_overlap: int = 10,
-    near_duplicate: float = 0.8,
 ) -> Retrieved:
     """The nearest pool records of each forget record, by cosine, that do not repeat it.
 
@@ -255,130 +79,125 @@ def retrieve(
     all of a forget record that is shorter than that, and it is excluded for all if it is a near
     duplicate of any. Where no pool record passes, the least overlapping are taken, and counted, of
     the nearest `FALLBACK_CANDIDATES` (or as many as there are forget records, if that is more).
+    Of equal cosines the lower index comes first.
 
     Args:
         forget: The records to forget.
         pool: Records that may be learned in their place.
         num_neighbours: How many to find for each forget record, >= 1.
         encoder: "auto": all-MiniLM-L6-v2 if the local hub cache has it, else TF-IDF, with no
-            download; "tf-idf" or None; or the path or id of a sentence-transformers model.
+            download; "tf-idf"; or the path or id of a sentence-transformers model.
         max_overlap: Length in tokens of the shortest run that must not be shared, >= 1.
-        near_duplicate: Jaccard index from which a pool record is a near duplicate, in (0, 1].
 
     Raises:
         UserError: No pool record is left to use, or the encoder cannot be loaded.
     """
-    if min(num_neighbours, max_overlap) < 1:
-        got = f"{num_neighbours} and {max_overlap}"
-        raise ValueError(f"num_neighbours and max_overlap must be at least 1, got {got}")
-    duplicates = find_duplicates(forget.contents, pool.contents, threshold=near_duplicate)
-    excluded = {duplicate.other for duplicate in duplicates}
-    if len(excluded) == len(pool):
+    copies = find_duplicates(forget.contents, pool.contents, threshold=NEAR_DUPLICATE)
+    excluded = {copy.other for copy in copies}
+    usable = [index for index in range(len(pool.ids)) if index not in excluded]
+    if not usable:
         raise UserError(
-            f"pool: none of its {len(pool)} records is usable, {len(excluded)} are near duplicates "
-            f"of records to forget (similarity >= {near_duplicate}); give a pool of other texts"
+            f"pool: none of its {len(excluded)} records is usable, {len(excluded)} are near "
+            f"duplicates of records to forget (similarity >= {NEAR_DUPLICATE}); give a pool of "
+            "other texts"
         )
-    search = make_search(forget.tails, pool.tails, encoder or TF_IDF, excluded)
-    candidates = _Candidates(forget.ids, pool.ids, search, max_overlap)
-    candidates.deepen(range(len(forget)), num_neighbours)
-    candidates.deepen_until_all_differ(num_neighbours)
-    found = [candidates.found[row] for row in range(len(forget))]
-    neighbours = tuple(indices for indices, _ in found)
-    firsts = [pool.ids[indices[0]] for indices in neighbours]
+    vectors = make_vectors(forget.tails, [pool.tails[i] for i in usable], encoder)
+    search = _CandidateSearch(vectors, forget.ids, [pool.ids[i] for i in usable], max_overlap)
+    found, overlapping = search.candidates(num_neighbours)
     return Retrieved(
-        neighbours=neighbours,
+        neighbours=tuple(tuple(usable[place] for place in places) for places, _ in found),
         scores=tuple(scores for _, scores in found),
-        encoder=search.encoder,
+        encoder=vectors.encoder,
         excluded=tuple(sorted(excluded)),
-        overlapping=len(candidates.overlapping),
-        overlap=tuple(map(longest_shared_run, forget.ids, firsts)),
+        overlapping=overlapping,
     )
+
+
+class _CandidateSearch:
+    """A search for the pool records that may be the pairs of F forget records."""
+
+    def __init__(
+        self, vectors: Vectors, forget_ids: Sequence[Ids], pool_ids: Sequence[Ids], max_overlap: int
+    ) -> None:
+        self.vectors, self.forget_ids, self.pool_ids = vectors, forget_ids, pool_ids
+        self.ours, self.theirs = shared_runs(forget_ids, pool_ids, max_overlap)
+
+    def candidates(self, depth: int) -> tuple[list[Found], int]:
+        """`depth` candidates of each forget record, and the number of those for which none passes.
+
+        The search goes deeper until each has a pair of its own, or cannot have one: with as many
+        candidates as there are forget records one is always free.
+        """
+        enough = min(len(self.forget_ids), len(self.pool_ids))
+        passing = self.nearest(range(len(self.forget_ids)), depth)
+        overlapping = self._least_overlapping([row for row in passing if not passing[row][0]])
+        while True:
+            cut = {row: (found[:depth], s[:depth]) for row, (found, s) in overlapping.items()}
+            found = [*(passing | cut).values()]
+            partners = maximum_bipartite_matching(_costs(found)[0], perm_type="column")
+            if depth >= enough or (partners >= 0).all():
+                return found, len(overlapping)
+            depth = min(DEEPER * depth, enough)
+            passing |= self.nearest([row for row in passing if row not in overlapping], depth)
+
+    def nearest(self, rows: Sequence[int], depth: int, *, every: bool = False) -> dict[int, Found]:
+        """The nearest of each of these forget records, without those that share a run with it."""
+        found: dict[int, Found] = {}
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = list(rows[start : start + ROWS_AT_ONCE])
+            cosines = self.vectors.cosines(some)
+            if not every:
+                cosines[(self.ours[some] @ self.theirs.T).nonzero()] = -np.inf
+            found |= {row: _best(values, depth) for row, values in zip(some, cosines, strict=True)}
+        return found
+
+    def _least_overlapping(self, rows: Sequence[int]) -> dict[int, Found]:
+        """Of the nearest records of each of these rows those first that share the shortest runs."""
+        depth = max(FALLBACK_CANDIDATES, len(self.forget_ids))
+        found = self.nearest(rows, depth, every=True)
+        for row, (indices, scores) in found.items():
+            others = [self.pool_ids[index] for index in indices]
+            order = np.argsort(longest_shared_runs(self.forget_ids[row], others), kind="stable")
+            found[row] = tuple(indices[i] for i in order), tuple(scores[i] for i in order)
+        return found
+
+
+def _best(cosines: np.ndarray, count: int) -> Found:
+    """The highest that are not -inf, best first, ties to the lower index."""
+    least = np.partition(cosines, -count)[-count] if count < len(cosines) else -np.inf
+    places = np.flatnonzero((cosines >= least) & (cosines > -np.inf))
+    places = places[np.argsort(-cosines[places], kind="stable")[:count]]
+    return tuple(places.tolist()), tuple(cosines[places].tolist())
 
 
 def assign_pairs(retrieved: Retrieved) -> tuple[int, ...]:
     """One pool index for each forget record, each used once where the pool has enough.
 
-    Greedy, the nearest pair of all first; a record that then finds none free makes others move on
-    to their next. Records that are still left over are paired in the same way among themselves, so
-    that pool records are used again only where there is no other way, and evenly.
+    As many as possible get a neighbour of their own, with the largest sum of cosines. Records that
+    are left over are paired in the same way among themselves, so that pool records are used again
+    only where there is no other way, and evenly.
     """
+    found = [*zip(retrieved.neighbours, retrieved.scores, strict=True)]
     pairs: dict[int, int] = {}
-    rows = range(len(retrieved.neighbours))
-    while left := [row for row in rows if row not in pairs]:
-        neighbours = [retrieved.neighbours[row] for row in left]
-        scores = [retrieved.scores[row] for row in left]
-        pairs |= {left[i]: index for i, index in one_to_one(neighbours, scores).items()}
-    return tuple(pairs[row] for row in rows)
+    while left := [row for row in range(len(found)) if row not in pairs]:
+        pairs |= {left[i]: index for i, index in _one_to_one([found[row] for row in left]).items()}
+    return tuple(pairs[row] for row in range(len(found)))
 
 
-class _Candidates:
-    """For each forget record the pool records that may be its pair, found as deep as asked."""
-
-    def __init__(
-        self, forget_ids: Sequence[Ids], pool_ids: Sequence[Ids], search: Search, max_overlap: int
-    ) -> None:
-        self.forget_ids, self.pool_ids, self.search = forget_ids, pool_ids, search
-        self.usable = len(pool_ids) - len(search.excluded)
-        self.ours, self.theirs = shared_runs(forget_ids, pool_ids, max_overlap)
-        self.found: dict[int, Found] = {}
-        self.overlapping: dict[int, Found] = {}  # where none passes: the least overlapping first
-
-    def deepen(self, rows: Sequence[int], depth: int) -> None:
-        """Find `depth` candidates for each of these forget records, or all there are."""
-        for row in self.overlapping.keys() & rows:
-            self.found[row] = _first(self.overlapping[row], depth)
-        rows = [row for row in rows if row not in self.overlapping]
-        passing = self._search(rows, min(depth, self.usable), self._barred)
-        self.found |= {row: found for row, found in passing if found[0]}
-        for row, found in self._least_overlapping([row for row in rows if row not in self.found]):
-            self.overlapping[row] = found
-            self.found[row] = _first(found, depth)
-
-    def deepen_until_all_differ(self, depth: int) -> None:
-        """Go on from this depth until each forget record has a pair of its own, or cannot have one.
-
-        With as many candidates as there are forget records one is always free: that is enough. A
-        smaller pool is searched whole, so that all of it serves.
-        """
-        rows = range(len(self.forget_ids))
-        enough = min(len(rows), self.usable)
-        asked = dict.fromkeys(rows, depth)
-        while True:
-            found = [self.found[row] for row in rows]
-            pairs = one_to_one([indices for indices, _ in found], [scores for _, scores in found])
-            open_rows = [r for r in rows if len(self.found[r][0]) == asked[r] < enough]
-            more = [row for row in open_rows if row not in pairs] or open_rows
-            if len(pairs) == len(rows) or not more:
-                return
-            depth = min(DEEPER * depth, enough)
-            asked |= dict.fromkeys(more, depth)
-            self.deepen(more, depth)
-
-    def _search(
-        self, rows: Sequence[int], k: int, barred: Barred | None = None
-    ) -> Iterator[tuple[int, Found]]:
-        """The k nearest of each of these rows, fewer where fewer count; some rows at a time."""
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            some = rows[start : start + ROWS_AT_ONCE]
-            for row, scores, indices in zip(some, *self.search(some, k, barred), strict=True):
-                counts = indices >= 0
-                yield row, (tuple(indices[counts].tolist()), tuple(scores[counts].tolist()))
-
-    def _barred(self, rows: np.ndarray, block: slice) -> tuple[np.ndarray, np.ndarray]:
-        """The pairs of these rows and this block of the pool that share a run."""
-        return (self.ours[rows] @ self.theirs[block].T).nonzero()
-
-    def _least_overlapping(self, rows: Sequence[int]) -> Iterator[tuple[int, Found]]:
-        """Of the nearest records of each of these rows those first that share the shortest runs."""
-        enough = min(self.usable, max(FALLBACK_CANDIDATES, len(self.forget_ids)))
-        for row, (indices, scores) in self._search(rows, enough):
-            runs = longest_shared_runs(
-                self.forget_ids[row], [self.pool_ids[index] for index in indices]
-            )
-            order = np.argsort(runs, kind="stable").tolist()
-            yield row, (tuple(indices[i] for i in order), tuple(scores[i] for i in order))
+def _one_to_one(found: Sequence[Found]) -> dict[int, int]:
+    """A neighbour of its own for as many rows as can have one, with the largest sum of scores."""
+    costs, columns = _costs(found)
+    # A full matching has to exist: a row may stay alone, for more than all others can save by that.
+    alone = eye(len(found)) * (3 * len(found) + 1)
+    rows, places = min_weight_full_bipartite_matching(hstack((costs, alone), format="csr"))
+    pairs = zip(rows.tolist(), places.tolist(), strict=True)
+    return {row: int(columns[place]) for row, place in pairs if place < len(columns)}
 
 
-def _first(found: Found, depth: int) -> Found:
-    indices, scores = found
-    return indices[:depth], scores[:depth]
+def _costs(found: Sequence[Found]) -> tuple[csr_matrix, np.ndarray]:
+    """The rows' costs of their neighbours, 2 - score, in [1, 3]; and whose columns those are."""
+    indices = np.array([index for indices, _ in found for index in indices])
+    scores = np.array([score for _, scores in found for score in scores])
+    columns, places = np.unique(indices, return_inverse=True)
+    rows = np.repeat(np.arange(len(found)), [len(indices) for indices, _ in found])
+    return csr_matrix((2 - scores, (rows, places))), columns

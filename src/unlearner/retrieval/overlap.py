@@ -8,23 +8,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix
 
 REPEATED_SHARE = 0.8  # of a forget record, in one run, that rules a fresh record out
-
 TOKEN = np.dtype(np.int64)
-
-FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd and large: of the polynomial that tells runs apart
-
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd and large: of the polynomial that distinguishes runs
 AT_ONCE = 16_384  # pool records; bounds the arrays of their hashes
 
 Ids = Sequence[int] | np.ndarray  # the token ids of a record, >= 0
-
 Runs = Mapping[int, set[bytes]]  # by their length in tokens
 
 
@@ -49,11 +42,6 @@ def longest_shared_runs(ids: Ids, others: Sequence[Ids]) -> list[int]:
     return np.maximum.reduceat(longest, starts).tolist()
 
 
-def shares_ngram(a: Ids, b: Ids, n: int) -> bool:
-    """Whether some run of n tokens stands in both: the longest shared run is at least n >= 1."""
-    return not set(_ngrams(a, n)).isdisjoint(_ngrams(b, n))
-
-
 def shared_runs(
     forget_ids: Sequence[Ids], pool_ids: Sequence[Ids], length: int
 ) -> tuple[csr_matrix, csr_matrix]:
@@ -65,7 +53,7 @@ def shared_runs(
     columns: dict[bytes, int] = {}
     theirs = [
         (row, columns.setdefault(run, len(columns)))
-        for row, runs in _holders(pool_ids, _runs(forget_ids, lengths))
+        for row, runs in _holders(pool_ids, _runs_by_length(forget_ids, lengths))
         for run in runs
     ]
     ours = [
@@ -88,7 +76,7 @@ def repeating(forget_ids: Sequence[Ids], pool_ids: Sequence[Ids], max_overlap: i
     lengths = [
         min(len(ids), max(max_overlap, math.ceil(REPEATED_SHARE * len(ids)))) for ids in forget_ids
     ]
-    return {index for index, _ in _holders(pool_ids, _runs(forget_ids, lengths))}
+    return {index for index, _ in _holders(pool_ids, _runs_by_length(forget_ids, lengths))}
 
 
 def _ngrams(ids: Ids, n: int) -> Iterator[bytes]:
@@ -98,7 +86,7 @@ def _ngrams(ids: Ids, n: int) -> Iterator[bytes]:
         yield buffer[start : start + width]
 
 
-def _runs(records: Sequence[Ids], lengths: Sequence[int]) -> Runs:
+def _runs_by_length(records: Sequence[Ids], lengths: Sequence[int]) -> Runs:
     known: dict[int, set[bytes]] = defaultdict(set)
     for ids, n in zip(records, lengths, strict=True):
         if n:
@@ -156,7 +144,5 @@ def _among(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _ones(cells: Iterable[tuple[int, int]], shape: tuple[int, int]) -> csr_matrix:
-    from scipy.sparse import csr_matrix
-
     rows, columns = np.array([*cells, (0, 0)], dtype=np.int64)[:-1].T
     return csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
