@@ -6,7 +6,6 @@ Run `python benchmarks/pools.py --help`. Each size runs in a process of its own.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import resource
@@ -32,36 +31,22 @@ from unlearner import provenance
 from unlearner.data.duplicates import find_duplicates
 from unlearner.data.loading import read_records
 from unlearner.data.windows import Layout, TokenizedSet, contents, tail_text, tokenize_set
-from unlearner.retrieval.analogous import find_analogous
-from unlearner.retrieval.encoder import Encoder, embedded
-from unlearner.retrieval.neighbours import Search, dense_cosines
+from unlearner.retrieval.analogous import NUM_NEIGHBOURS, find_analogous
+from unlearner.retrieval.encoder import Vectors, embed, load_encoder
+from unlearner.retrieval.neighbours import CandidateSearch
 
-SIZES = (10_000, 100_000, 1_000_000)
+SIZES = (10_000, 100_000)
 WIDTH = 384  # numbers in a vector of all-MiniLM-L6-v2
-NUM_NEIGHBOURS = 64  # that ICU asks for
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Settings:
     """ICU's own settings."""
 
     pairs: str = "fresh"
     encoder: str = "tf-idf"
     max_overlap: int = 10
     max_analogous: int = 2048
-
-
-@dataclass(frozen=True)
-class StandIn:
-    """Random vectors as long as an encoder's: the search does not care what they mean."""
-
-    def digest(self) -> str:
-        return "stand-in"
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        seed = sum(map(len, texts))
-        vectors = np.random.default_rng(seed).standard_normal((len(texts), WIDTH), np.float32)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -123,7 +108,7 @@ def _run(size: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]
     command = [sys.executable, __file__, "--measure", str(size), "--work", str(work)]
     command += ["--embed", str(options.embed)]
     command += ["--encoder", options.encoder] if options.encoder else []
-    environment = os.environ | {"UNLEARNER_CACHE": str(work / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -173,72 +158,29 @@ def measure(size: int, work: Path, encoder: str | None) -> dict[str, Any]:
     ours, theirs = contents(forget, tokenizer), contents(pool, tokenizer)
     copies = stages.run("duplicates", lambda: find_duplicates(ours, theirs))
     assert len(copies) == 2 * NUM_COPIES, "all copies that were put into the pool, and no other"
-    stages.run("tf-idf", lambda: find_analogous(forget, pool, tokenizer, Wanted()))
-    half_recall = _vectors(stages, forget, pool, tokenizer, encoder)
+    stages.run("tf-idf", lambda: find_analogous(forget, pool, tokenizer, Settings()))
+    if encoder is not None:
+        model = load_encoder(encoder, local_only=True)
+        tails = [tail_text(ids, tokenizer) for ids in pool.arrays()]
+        stages.run("embed", lambda: embed(model, tails))
+    stages.run("search", lambda: _search(forget, pool))
     return {
         "records": size,
         "forget": NUM_FORGET,
         "tokens": pool.num_tokens,
         "base_bytes": base,
-        "disk_bytes": size * WIDTH * 4,
-        "half_recall": half_recall,
         "stages": stages.rows,
     }
 
 
-def _vectors(
-    stages: Stages, forget: TokenizedSet, pool: TokenizedSet, tokenizer: Any, encoder: str | None
-) -> float:
-    """The stages of the dense search; the share of neighbours that half precision would keep."""
-    tails = [tail_text(ids, tokenizer) for ids in pool.arrays()]
-    if encoder is not None:
-        real = Encoder.load(encoder, local_only=True)
-        stages.run("embed", lambda: embedded(real, tails))
-    queries = StandIn().embed([tail_text(ids, tokenizer) for ids in forget.arrays()])
-    stages.run("write", lambda: embedded(StandIn(), tails))
-    blocks = stages.run("find", lambda: embedded(StandIn(), tails))
-    found = stages.run("search", lambda: _nearest(queries, blocks))
-    if importlib.util.find_spec("faiss"):
-        stages.run("faiss", lambda: _nearest_by_faiss(queries, blocks))
-    half = _nearest(_halved(queries), _Halved(blocks))
-    return float(np.mean([len({*a} & {*b}) / len(a) for a, b in zip(found, half, strict=True)]))
-
-
-def _nearest(queries: np.ndarray, blocks: Sequence[np.ndarray]) -> list[list[int]]:
-    search = Search(dense_cosines(queries, blocks), "stand-in", np.array([], dtype=np.int64))
-    return search(range(len(queries)), NUM_NEIGHBOURS)[1].tolist()
-
-
-def _nearest_by_faiss(queries: np.ndarray, blocks: Sequence[np.ndarray]) -> list[list[int]]:
-    """Its own exact search over the same blocks, and its own merging of what they give."""
-    import faiss
-
-    faiss.omp_set_num_threads(1)
-    best, start = faiss.ResultHeap(len(queries), NUM_NEIGHBOURS, keep_max=True), 0
-    for block in blocks:
-        k = min(NUM_NEIGHBOURS, len(block))
-        scores, indices = faiss.knn(queries, np.array(block), k, faiss.METRIC_INNER_PRODUCT)
-        best.add_result(scores, indices + start)
-        start += len(block)
-    best.finalize()
-    return best.I.tolist()
-
-
-def _halved(vectors: np.ndarray) -> np.ndarray:
-    return vectors.astype(np.float16).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class _Halved(Sequence[np.ndarray]):
-    """Blocks rounded to half precision when they are asked for."""
-
-    blocks: Sequence[np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, index: Any) -> Any:
-        return _halved(self.blocks[index])
+def _search(forget: TokenizedSet, pool: TokenizedSet) -> None:
+    """Among random vectors as long as an encoder's: the search does not care what they mean."""
+    draw = np.random.default_rng(0).standard_normal
+    sides = (draw((len(some), WIDTH), np.float32) for some in (forget, pool))
+    queries, texts = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in sides)
+    vectors = Vectors(queries, texts, "stand-in")
+    search = CandidateSearch(vectors, forget.arrays(), pool.arrays(), Settings.max_overlap)
+    search.candidates(NUM_NEIGHBOURS)
 
 
 def _processor() -> str:

@@ -12,10 +12,7 @@ STAGES = {
     "duplicates": "search for copies of the forget records",
     "tf-idf": "whole analogous set by TF-IDF (last tokens as text, copies, shared runs, search)",
     "embed": "embed with all-MiniLM-L6-v2",
-    "write": "write as many vectors of 384 numbers to the cache",
-    "find": "find them there in the next run",
-    "search": "the 64 nearest of each forget record in the cached vectors",
-    "faiss": "the same by faiss, for comparison",
+    "search": "shared runs and the 64 nearest of each forget record among as many vectors",
 }
 
 
@@ -76,7 +73,7 @@ def _embedding_note(sizes: Sequence[dict[str, Any]]) -> str:
     return (
         f"\n\nThe encoder ran at {size['records']:,} records only: {rate:.0f} texts a second of "
         f"processor time, one thread, at which {largest:,} would take "
-        f"{largest / rate / 3600:.1f} hours (not measured). The cached vectors are "
+        f"{largest / rate / 3600:.1f} hours (not measured). The vectors searched are "
         "random ones in its place; the search takes as long with any."
     )
 
@@ -88,13 +85,10 @@ def _memory(sizes: Sequence[dict[str, Any]]) -> str:
         cells = [_stage(size, name) for size in sizes]
         if any(cells):
             rows.append([words, *(_gb(cell["peak_bytes"]) if cell else "" for cell in cells)])
-    rows.append(["(vectors on disk)", *(_gb(size["disk_bytes"]) for size in sizes)])
     notes = (
         "The peak of each stage by itself, with all that stages before it left: from the first on "
         "the records, from the second on their tokens. Memory grows in proportion to the records; "
-        "no array is as large as the pool times the forget set. In half precision the vectors "
-        f"would take half the disk, and {sizes[-1]['half_recall']:.4f} of the neighbours were the "
-        "same."
+        "no array is as large as the pool times the forget set."
     )
     return f"## Memory\n\n{_table(head, rows)}\n{notes}\n"
 

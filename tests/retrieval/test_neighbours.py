@@ -31,7 +31,7 @@ def test_rows_get_what_sorting_gives_with_ties_to_the_lower_index(monkeypatch, k
     shares[3], shares[:, 0] = False, False  # row 3 passes everywhere, the first text for all
     forget_ids = [[50 + row, row] for row in range(6)]
     pool_ids = [[100, *(50 + np.flatnonzero(shares[:, place]))] for place in range(20)]
-    search = neighbours._CandidateSearch(Given(values, None, "given"), forget_ids, pool_ids, 1)
+    search = neighbours.CandidateSearch(Given(values, None, "given"), forget_ids, pool_ids, 1)
     found = search.nearest([4, 0, 3], k)
     assert [*found] == [4, 0, 3]
     for row, (indices, scores) in found.items():

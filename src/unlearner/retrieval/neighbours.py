@@ -102,7 +102,7 @@ def retrieve(
             "other texts"
         )
     vectors = make_vectors(forget.tails, [pool.tails[i] for i in usable], encoder)
-    search = _CandidateSearch(vectors, forget.ids, [pool.ids[i] for i in usable], max_overlap)
+    search = CandidateSearch(vectors, forget.ids, [pool.ids[i] for i in usable], max_overlap)
     found, overlapping = search.candidates(num_neighbours)
     return Retrieved(
         neighbours=tuple(tuple(usable[place] for place in places) for places, _ in found),
@@ -113,7 +113,7 @@ def retrieve(
     )
 
 
-class _CandidateSearch:
+class CandidateSearch:
     """A search for the pool records that may be the pairs of F forget records."""
 
     def __init__(
