@@ -33,7 +33,7 @@ from unlearner.methods.rmu import RMU, Goal, down_projections, only_trained, ran
 from unlearner.methods.task_arithmetic import TaskArithmetic, negated
 from unlearner.metrics.base import CLASSIFIERS
 from unlearner.models import adapters, sharding
-from unlearner.training.trainer import _switch_dropout_off
+from unlearner.training.trainer import switch_dropout_off
 
 torch.set_num_threads(1)
 
@@ -240,7 +240,7 @@ def test_each_term_is_the_mean_over_tokens_of_what_the_windows_have_alone(method
 def test_a_pass_that_ends_at_the_block_gives_what_the_whole_pass_has_there(architecture, training):
     """Also in training mode, where the pass goes to its end."""
     model = tiny_model(architecture).train(training)
-    _switch_dropout_off(model)
+    switch_dropout_off(model)
     batch = collate(SETS["retain"])
     entries = ("input_ids", "attention_mask")
     whole = model(**{name: batch[name] for name in entries}, output_hidden_states=True)

@@ -18,9 +18,9 @@ from unlearner.evaluation.intervals import Value
 from unlearner.families.base import CheckResult
 from unlearner.methods.base import Method, load_method
 from unlearner.output import Json
-from unlearner.report.writing import NO_VALUE, SPACE, show, significant
+from unlearner.report.writing import NO_VALUE, SPACE, show, significant, size
 from unlearner.training.data import UnlearningData
-from unlearner.training.memory import Plan, in_words, size
+from unlearner.training.memory import WHEN, ResourcePlan
 
 COLOURS = {
     "met": "green",
@@ -60,16 +60,16 @@ def print_check(result: CheckResult) -> None:
     console.print(_inert(result.sentence))
 
 
-def _print_plan(console: Console, plan: Plan) -> None:
+def _print_plan(console: Console, plan: ResourcePlan) -> None:
     """The parts of a run's memory, those of its peak marked, and what comes to it in all."""
-    memory = plan.memory
+    peak = plan.peak
     table = Table("memory of a run", "at most", "at its peak")
-    for name, number in memory.parts.items():
+    for name, number in plan.parts.items():
         if number:
-            table.add_row(name, size(number), "yes" if name in memory.in_peak else "")
-    table.add_row("expected peak", size(memory.peak_bytes), f"when {memory.phase}")
+            table.add_row(name, size(number), "yes" if name in peak else "")
+    table.add_row("expected peak", size(sum(peak.values())), f"when {WHEN[plan.moment]}")
     console.print(table, soft_wrap=False)
-    console.print(in_words(plan))
+    console.print(plan.sentence())
 
 
 def print_verdict(report: Json, output: Path) -> None:

@@ -31,7 +31,7 @@ from unlearner.models.loading import Loaded
 from unlearner.output import Json
 from unlearner.settings import DataSettings, EvaluationSettings
 from unlearner.training.data import ClassifierData, Level, UnlearningData
-from unlearner.training.memory import Plan
+from unlearner.training.memory import ResourcePlan
 
 SetT = TypeVar("SetT", bound=TokenizedSet | LabelledSet)
 AnswerT = TypeVar("AnswerT", bound=Answer | ClassAnswer)
@@ -90,7 +90,7 @@ class CheckResult:
     sentence: str
     duplicates: dict[str, list[Duplicate]]
     record_ids: dict[str, list[str]]
-    plan: Plan
+    plan: ResourcePlan
 
     def ids(self, role: str, found: list[Duplicate]) -> list[tuple[str, str]]:
         """The ids of each forget record and its copy in another set."""
@@ -311,16 +311,6 @@ class Family(ABC, Generic[SetT, AnswerT]):
         config: RunConfig,
     ) -> tuple[bool | None, str]:
         """Whether the target knows the records (None: cannot be told), and the answer in words."""
-
-    @abstractmethod
-    def plan(
-        self,
-        prepared: Prepared[SetT],
-        sets: Mapping[str, SetT],
-        config: RunConfig,
-        seconds: float,
-    ) -> Plan:
-        """Time and memory of a run, from the seconds that inference on a token took."""
 
     @abstractmethod
     def criteria(

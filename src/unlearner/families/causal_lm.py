@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from itertools import chain
 from typing import Any, ClassVar, cast
 
 from unlearner import provenance
@@ -39,16 +37,11 @@ from unlearner.inference.answers import Answer
 from unlearner.inference.bertscore import BertScorer, measuring_scorer, with_scores
 from unlearner.inference.language_model import Questions, ask
 from unlearner.inference.reference import TargetDistribution
-from unlearner.methods.base import Method
 from unlearner.models.loading import Loaded, load_causal_lm
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSettings, find_analogous
 from unlearner.settings import DataSettings, EvaluationSettings, own_name
 from unlearner.training.data import Level, UnlearningData
-from unlearner.training.finetune import FinetuneSettings
-from unlearner.training.language_loop import MAX_COMPARED
-from unlearner.training.memory import Plan, Step, forwards_per_step, largest_draw, make_plan
-from unlearner.training.stop_rule import WATCHED_RECORDS
 
 
 class CausalLM(Family[TokenizedSet, Answer]):
@@ -142,15 +135,6 @@ class CausalLM(Family[TokenizedSet, Answer]):
         return memorised, (
             f"{answer}: {found}, unseen text has {level.ma:.3f} and {level.el_10:.3f}"
         )
-
-    def plan(
-        self,
-        prepared: Prepared[TokenizedSet],
-        sets: Mapping[str, TokenizedSet],
-        config: RunConfig,
-        seconds: float,
-    ) -> Plan:
-        return _plan(prepared, sets, config, seconds)
 
     def criteria(
         self,
@@ -357,91 +341,3 @@ def _without_copies(prepared: Prepared[TokenizedSet], pool: TokenizedSet) -> Tok
     if not copies:
         return pool
     return pool.subset([record for record in range(len(pool)) if record not in copies])
-
-
-def _plan(
-    prepared: Prepared[TokenizedSet],
-    sets: Mapping[str, TokenizedSet],
-    config: RunConfig,
-    asking: float,
-) -> Plan:
-    """What a run takes, from one timed forward pass and the seconds of asking for a token."""
-    model, method, forget = prepared.loaded.model, config.method, sets["forget"]
-    pool, kept_windows = _kept(prepared, method)
-    passed = _passed(prepared, sets, method)
-    steps = -(-len(passed) // _batch_size(method))
-    tokens = method.windows_per_record * passed.num_tokens
-    tokens += steps * kept_windows * pool.num_tokens / len(pool.windows)
-    started = time.perf_counter()
-    forced = replace(questions_of(config.evaluation), continuations="none")
-    ask(model, prepared.loaded.tokenizer, forget.windows, forced)
-    forward = (time.perf_counter() - started) / forget.num_tokens
-    watched = sum(map(len, (prepared.get("retain") or pool).windows_of(range(WATCHED_RECORDS))))
-    return make_plan(
-        model,
-        lambda changed: _largest_step(prepared, sets, changed),
-        config,
-        seconds=forward * (forwards_per_step(config.training) * tokens + watched)
-        + asking * forget.num_tokens,
-        max_epochs=_epochs(method),
-    )
-
-
-def _passed(
-    prepared: Prepared[TokenizedSet], sets: Mapping[str, TokenizedSet], method: Method
-) -> TokenizedSet:
-    """What an epoch passes over: the remaining data where the model is made anew."""
-    retain = prepared.get("retain")
-    return sets["forget"] if retain is None or not method.begins_anew else retain
-
-
-def _batch_size(method: Method) -> int:
-    """Records of a step; where the method leaves that to the target's recipe, the default."""
-    return method.batch_size or FinetuneSettings().batch_size
-
-
-def _epochs(method: Method) -> int:
-    if not method.begins_anew:
-        return method.max_epochs
-    return method.model_dump().get("epochs") or FinetuneSettings().epochs
-
-
-def _kept(prepared: Prepared[TokenizedSet], method: Method) -> tuple[TokenizedSet, int]:
-    """The text that is learned meanwhile, and how many of its windows a step holds."""
-    pool = prepared.get("pool") or prepared.get("retain") or prepared["forget"]
-    return pool, min(method.kept_per_step, len(pool.windows))
-
-
-def _largest_step(
-    prepared: Prepared[TokenizedSet], sets: Mapping[str, TokenizedSet], config: RunConfig
-) -> Step:
-    """The largest step, its windows all padded to the longest of them."""
-    method = config.method
-    pool, kept_windows = _kept(prepared, method)
-    records: dict[int, list[int]] = {}
-    for window in _passed(prepared, sets, method).windows:
-        records.setdefault(window.record, []).append(len(window))
-    largest = sorted(records.values(), key=sum)[-_batch_size(method) :]
-    forget = list(chain(*largest)) * method.windows_per_record
-    kept = [len(window) for window in pool.windows]
-    count, longest = len(forget) + kept_windows, max(*forget, *kept)
-    compared = [some.num_tokens for role, some in sets.items() if role != "forget"]
-    spread = [name for name, kind in method.asks.items() if kind == "logits"]
-    stated = [*spread, *(name for name, kind in method.asks.items() if kind == "states")]
-    limit = method.model_dump().get("max_analogous", MAX_COMPARED)
-    most = min(pool.num_tokens, limit * longest)
-    states = [sets["forget"].num_tokens if name == "forget" else most for name in stated]
-    measured = int("analogous" in method.needs)
-    return Step(
-        tokens=count * longest,
-        square=count * longest**2,
-        labels=sum(forget) + largest_draw(kept, kept_windows) - count,
-        longest=max(len(window) for some in sets.values() for window in some.windows),
-        asked=max(some.num_tokens for some in sets.values()),
-        copies=int(method.begins_anew),  # the target model, beside the new one
-        # Of every set that is measured but the forget set, and of those that the method compares
-        # with; the analogous set is both.
-        outputs=len(compared) + measured + (0 if config.training.lora_rank else len(spread)),
-        states=sum(compared) + sum(states) + measured * sum(states),
-        keeps_best=True,
-    )

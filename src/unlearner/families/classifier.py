@@ -48,9 +48,8 @@ from unlearner.inference.classifier import ask as classify
 from unlearner.models.loading import Loaded, check_head, load_classifier, pad
 from unlearner.output import Json
 from unlearner.settings import EvaluationSettings
-from unlearner.training.classifier_finetune import ClassifierFinetuneSettings, read_recipe
+from unlearner.training.classifier_finetune import read_recipe
 from unlearner.training.data import ClassifierData, Level
-from unlearner.training.memory import Plan, Step, forwards_per_step, largest_draw, make_plan
 
 UNSEEN = ("holdout", "test")
 
@@ -173,15 +172,6 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         check_finite(scores, prepared.loaded.name)
         chance = None if prepared.forget_class is None else 1 / len(prepared.loaded.labels)
         return is_known(scores, FORGET_SCORE[self.name], chance, config.criteria.score_margin)
-
-    def plan(
-        self,
-        prepared: Prepared[LabelledSet],
-        sets: Mapping[str, LabelledSet],
-        config: RunConfig,
-        seconds: float,
-    ) -> Plan:
-        return _plan(prepared, config, seconds)
 
     def criteria(
         self,
@@ -381,67 +371,3 @@ def _projected(forget: Sequence[ClassAnswer], retain: Sequence[ClassAnswer], see
 
 def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
-
-
-# Further models that a method keeps beside the one in training; and with adapters, with which off
-# that one is the target itself.
-FURTHER = {"bad_teacher": 2, "scrub": 1, "retrain": 1}
-
-FURTHER_WITH_ADAPTERS = {"bad_teacher": 1}
-
-
-def _plan(prepared: Prepared[LabelledSet], config: RunConfig, asking: float) -> Plan:
-    """What a run takes, from the seconds that asking about a token took just now."""
-    method, forget = config.method, prepared["forget"]
-    fields: dict[str, Any] = method.model_dump()
-    kept, made_again = prepared.get("retain") or forget, "epochs" in fields
-    batch_size, beside = _examples(fields)
-    passed = kept if made_again else forget
-    steps = -(-len(passed) // batch_size) * fields.get("remaining_per_forget", 1)
-    seen = batch_size * fields.get("num_views", 1) + beside * fields.get("retain_views", 1)
-    step_tokens = seen * kept.num_tokens / max(1, len(kept.examples))
-    epochs = fields.get("epochs") or ClassifierFinetuneSettings().epochs
-    return make_plan(
-        prepared.loaded.model,
-        lambda changed: _largest_step(prepared, changed),
-        config,
-        seconds=asking * forwards_per_step(config.training) * steps * step_tokens,
-        max_epochs=epochs if made_again else method.max_epochs,
-    )
-
-
-def _examples(fields: Mapping[str, Any]) -> tuple[int, int]:
-    """Examples of a step: those that an epoch passes over, and remaining ones beside them."""
-    batch_size = fields["batch_size"] or ClassifierFinetuneSettings().batch_size
-    return batch_size, fields.get("retain_batch_size", 0)
-
-
-def _largest_step(prepared: Prepared[LabelledSet], config: RunConfig) -> Step:
-    """The largest step of a method, whose examples go forward in groups of similar length."""
-    fields: dict[str, Any] = config.method.model_dump()
-    forget, sets = prepared["forget"], prepared.sets.values()
-    kept, (batch_size, beside) = prepared.get("retain") or forget, _examples(fields)
-    passed = forget if beside or "remaining_per_forget" in fields else kept
-    parts = [
-        (passed, batch_size, fields.get("num_views", 1)),
-        (kept, beside, fields.get("retain_views", 1)),
-    ]
-    lengths = [
-        ([len(example) for example in some.examples], count, views) for some, count, views in parts
-    ]
-    further = FURTHER_WITH_ADAPTERS if config.training.lora_rank else FURTHER
-    return Step(
-        tokens=sum(views * largest_draw(some, count) for some, count, views in lengths),
-        square=sum(
-            views * largest_draw([n * n for n in some], count) for some, count, views in lengths
-        ),
-        labels=sum(views * count for _, count, views in lengths),
-        longest=max(len(example) for some in sets for example in some.examples),
-        asked=max(some.num_tokens for some in sets),
-        dropout=True,
-        # SISA has its shards, and the weights before each slice of one
-        copies=further.get(config.method.name, 0)
-        + sum(fields.get(name, 0) for name in ("num_shards", "num_slices")),
-        others=int(bool(config.model.retrained)),
-        saved=fields.get("num_shards", 1),
-    )

@@ -226,7 +226,7 @@ class Work:
         limit_threads(self.model)
         self.model.to(Trainer(config.training, Log(None)).device)
         self.say("measuring the target model")
-        fits = partial(announce, config=config, say=_silent, checkpoints=False)
+        fits = partial(announce, say=_silent, checkpoints=False)
         self.base = measure_baseline(config, self.prepared, fits, force=True)
         self._check_inputs()
         self.before = {

@@ -30,7 +30,7 @@ from unlearner.report import write_report
 from unlearner.report.card import model_card
 from unlearner.training.classifier_finetune import RECIPE_FILE
 from unlearner.training.log import Log
-from unlearner.training.memory import Plan, announce
+from unlearner.training.memory import ResourcePlan, announce, plan_run
 from unlearner.training.resume import Resumable, resuming
 from unlearner.training.trainer import Trainer
 
@@ -120,14 +120,16 @@ def _checked(
         sentence=sentence,
         duplicates=prepared.duplicates,
         record_ids={role: [r.id for r in some.records] for role, some in prepared.sets.items()},
-        plan=family.plan(prepared, measured.sets, config, seconds),
+        plan=plan_run(
+            prepared.loaded, prepared.sets, measured.sets, config.method, config.training, seconds
+        ),
     )
 
 
 def measure_baseline(
     config: RunConfig,
     prepared: Prepared[Any],
-    tell: Callable[[Plan], None],
+    tell: Callable[[ResourcePlan], None],
     *,
     force: bool,
 ) -> Baseline[Any, Any]:
@@ -196,7 +198,7 @@ def forget(
     trainer = Trainer(config.training, log or Log(work / "log.jsonl"))
     prepared.loaded.model.to(trainer.device)
     say("measuring the target model")
-    tell = partial(announce, config=config, say=say, checkpoints=resumable is not None)
+    tell = partial(announce, say=say, checkpoints=resumable is not None)
     baseline = measure_baseline(config, prepared, tell, force=force)
     baseline = family.for_method(config, prepared, baseline)
     identity = run_identity(config, prepared, baseline.digest, key)

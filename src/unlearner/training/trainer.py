@@ -123,9 +123,9 @@ class Trainer:
         self.dropout = dropout
         self.max_gradient_norm = self.settings.max_gradient_norm or max_gradient_norm
         if self.settings.gradient_checkpointing:
-            _recompute_activations(model)
+            recompute_activations(model)
             if not dropout:
-                _switch_dropout_off(model)
+                switch_dropout_off(model)
         processes.same_weights(some for some in model.parameters() if some.requires_grad)
         if sharding.wanted():
             self._skeleton = sharding.skeleton(self.adapter or model)
@@ -353,7 +353,7 @@ def resolve_device(settings: TrainingSettings) -> torch.device:
     return device
 
 
-def _recompute_activations(model: Any) -> None:
+def recompute_activations(model: Any) -> None:
     # The reentrant kind finds no gradient behind frozen embeddings.
     options = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):  # transformers 5.23 renamed it
@@ -367,7 +367,7 @@ def _plain(value: Any) -> Any:
     return value.item()
 
 
-def _switch_dropout_off(model: Any) -> None:
+def switch_dropout_off(model: Any) -> None:
     """Also where a module holds the rate itself, as OPT's layers do."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
