@@ -3,19 +3,25 @@
 import math
 from pathlib import Path
 
+import torch
+
 from unlearner.cli.terminal import print_check, print_verdict
 from unlearner.data.duplicates import Duplicate
 from unlearner.evaluation.intervals import Value
 from unlearner.families.base import CheckResult
 from unlearner.training.data import Level
-from unlearner.training.memory import Memory, Plan
+from unlearner.training.memory import CHECKPOINT, SAVED, STEP, ResourcePlan
 
 HOSTILE = "[red]a[/red]:warning:\x1b[2J\x07"
 INERT = "[red]a[/red]:warning:\\x1b[2J\\x07"
 GIB = 2**30
-PARTS = {"parameters": GIB, "gradients": GIB // 2, "further models": 0}
-PHASES = {"asked": {"parameters": GIB}, "trained": {"parameters": GIB, "gradients": GIB // 2}}
-MEMORY = Memory(PARTS, PHASES, host_bytes=0, held_bytes=GIB)
+PARTS = {
+    "held already": GIB,
+    "further models": 0,
+    STEP: GIB // 2,
+    CHECKPOINT: 0,
+    SAVED: GIB // 4,
+}
 SENTENCE = "memorised: MA 0.900, EL_10 0.500, unseen text has 0.300 and 0.010"
 LEVEL = Level(0.3, 0.01, 0.1, 3.0, 0.5, 0.1, "")
 
@@ -34,7 +40,7 @@ def checked(found=(), ids=("a", "b")):
         sentence=SENTENCE,
         duplicates={"retain": list(found)},
         record_ids={"forget": list(ids), "retain": list(ids)},
-        plan=Plan(2.25, 40, MEMORY, lambda _: MEMORY),
+        plan=ResourcePlan(2.0, 40, PARTS, torch.device("cpu"), {}, ignored=False),
     )
 
 
@@ -49,8 +55,8 @@ def test_a_check_tells_figures_copies_and_what_a_run_takes(capsys):
     out = capsys.readouterr().out
     assert "copies of forget records in retain: 1 exact, 1 near\n  a ~ b, b ~ a\n" in out
     assert (
-        "a run takes about 2.2 s an epoch, at most 40 epochs (90.0 s), and up to 1.5 GiB of memory "
-        "(when trained)\n"
+        "a run takes about 2.0 s an epoch, at most 40 epochs (80 s), and up to 1.50 GiB of memory "
+        "(when the largest step is taken)\n"
     ) in out
     assert out.endswith(SENTENCE + "\n")
     assert "0.9 (0.8 to 0.95)" in " ".join(out.split())
@@ -58,13 +64,14 @@ def test_a_check_tells_figures_copies_and_what_a_run_takes(capsys):
 
 
 def test_a_check_tells_the_parts_of_a_runs_memory(capsys):
-    """Of the two phases the second needs more; a part that takes nothing is no line."""
+    """The step needs more than the saved model; a part that takes nothing is no line."""
     print_check(checked())
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "│ parameters │ 1.0 GiB │ yes │" in lines
-    assert "│ gradients │ 512.0 MiB │ yes │" in lines
-    assert "│ expected peak │ 1.5 GiB │ when trained │" in lines
-    assert not any("further models" in line for line in lines)
+    assert "│ held already │ 1.00 GiB │ yes │" in lines
+    assert "│ largest step │ 512 MiB │ yes │" in lines
+    assert "│ saved model │ 256 MiB │ │" in lines
+    assert any(line.startswith("│ expected peak │ 1.50 GiB │ when the largest") for line in lines)
+    assert not any("further models" in line or "checkpoint" in line for line in lines)
 
 
 def test_only_the_first_ten_copies_are_named(capsys):

@@ -11,10 +11,9 @@ from unlearner.data.record import Record, RecordSet
 from unlearner.families import CAUSAL_LM, base, causal_lm
 from unlearner.families.causal_lm import prepare_text
 from unlearner.inference.answers import Answer
-from unlearner.models.loading import Loaded, num_parameters
+from unlearner.models.loading import Loaded
 from unlearner.pipeline import pipeline
 from unlearner.settings import DataSettings
-from unlearner.training.memory import Step
 
 LABELS = 20
 
@@ -157,86 +156,22 @@ def test_large_sets_are_measured_as_a_sample_and_the_forget_set_whole():
 # What a run takes
 
 
-def plan(monkeypatch, sizes, training=None, **method):
-    """The plan when a forward pass takes 0.01 s a token and asking for continuations 0.02 s."""
-    some, clock = prepared(**sizes), [0.0]
+def test_a_plan_counts_what_asking_took_for_each_token_of_the_forget_set(monkeypatch):
+    """Asking takes 0.02 s a token: 3 * 12 tokens are 0.72 s beside the steps of an epoch."""
+    some, clock, asked = prepared(forget=(3, 12), retain=(5, 10), holdout=(2, 20)), [0.0], {}
 
-    def ask(_model, _tokenizer, windows, questions, _target=None):
-        each = 0.01 if questions.continuations == "none" else 0.02
-        clock[0] += each * sum(map(len, windows))
+    def ask(_model, _tokenizer, windows, _questions, _target=None):
+        clock[0] += 0.02 * sum(map(len, windows))
         return [said(window, 0) for window in windows]
 
+    def plan_run(_loaded, sets, measured, method, settings, token_seconds):
+        asked.update(sets=set(sets), measured=set(measured), method=method.name)
+        return settings.device, token_seconds
+
     monkeypatch.setattr(causal_lm, "ask", ask)
-    for place in (base, causal_lm):
-        monkeypatch.setattr(place, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    chosen = config(
-        method={"name": "icu", "batch_size": 2, **method},
-        training={"device": "cpu"} | (training or {}),
-    )
-    return pipeline.check(chosen, some).plan, some.loaded.model
-
-
-SIZES = {"forget": (3, 12), "retain": (5, 10), "holdout": (2, 20)}
-
-
-def test_seconds_of_an_epoch_by_hand(monkeypatch):
-    """3 records of 12 tokens in 2 steps, each with 4 kept windows of 10: 36 + 2 * 40 = 116 tokens.
-
-    Forward and backward 3 * 116 * 0.01 = 3.48, watching 5 * 10 tokens 0.5, asking 36 * 0.02.
-    """
-    found, _ = plan(monkeypatch, SIZES, fresh_per_step=4, max_epochs=7)
-    assert found.seconds_per_epoch == pytest.approx(3.48 + 0.5 + 0.72)
-    assert found.max_epochs == 7
-
-
-def test_a_step_holds_no_more_kept_windows_than_there_are_and_fixed_pairs_one_each(monkeypatch):
-    """All 5: 36 + 2 * 50 = 136 tokens; 2 partners of 2 records: 36 + 2 * 20 = 76."""
-    found, _ = plan(monkeypatch, SIZES, fresh_per_step=99)
-    assert found.seconds_per_epoch == pytest.approx(0.03 * 136 + 0.5 + 0.72)
-    found, _ = plan(monkeypatch, SIZES, fresh_per_step=99, pairs="fixed")
-    assert found.seconds_per_epoch == pytest.approx(0.03 * 76 + 0.5 + 0.72)
-
-
-def test_the_largest_step_by_hand():
-    """2 forget windows of 12 and 4 kept ones of 10, all padded to 12: 72 tokens, 6 * 144 pairs.
-
-    Labels 2 * 11 + 4 * 9. Of the retain and the holdout set, and twice of the analogous set (all 5
-    kept windows), the output layer and the hidden states are kept: 50 + 40 + 2 * 50 positions.
-    """
-    some = prepared(**SIZES)
-    chosen = config(method={"name": "icu", "batch_size": 2, "fresh_per_step": 4})
-    found = causal_lm._largest_step(some, CAUSAL_LM.measured_sets(some, chosen), chosen)
-    assert found == Step(
-        tokens=72,
-        square=864,
-        labels=58,
-        longest=20,
-        asked=50,
-        outputs=4,
-        states=190,
-        keeps_best=True,
-    )
-
-
-def test_with_adapters_the_output_layer_is_the_models_own():
-    some = prepared(**SIZES)
-    chosen = config(training={"lora_rank": 2})
-    assert causal_lm._largest_step(some, CAUSAL_LM.measured_sets(some, chosen), chosen).outputs == 3
-
-
-def test_checkpointing_takes_another_forward_pass(monkeypatch):
-    """The 116 tokens of the epoch above: 4 * 116 * 0.01 in place of 3.48."""
-    found, _ = plan(monkeypatch, SIZES, fresh_per_step=4, training={"gradient_checkpointing": True})
-    assert found.seconds_per_epoch == pytest.approx(4.64 + 0.5 + 0.72)
-
-
-def test_the_plan_is_of_the_configuration_and_can_be_asked_of_another(monkeypatch):
-    found, model = plan(monkeypatch, SIZES, fresh_per_step=4)
-    assert found.memory.parts["parameters"] == 4 * num_parameters(model)
-    other = config(method={"name": "icu", "batch_size": 1, "fresh_per_step": 4})
-    assert found.again(other).parts["logits"] < found.memory.parts["logits"]
-
-
-def test_one_forget_record_and_nothing_else_can_be_planned(monkeypatch):
-    found, _ = plan(monkeypatch, {"forget": (1, 12)})
-    assert found.seconds_per_epoch > 0
+    monkeypatch.setattr(base, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(pipeline, "plan_run", plan_run)
+    found = pipeline.check(config(method={"name": "npo"}, training={"device": "cpu"}), some)
+    assert found.plan == ("cpu", pytest.approx(0.02))
+    every = {"forget", "retain", "holdout"}
+    assert asked == {"sets": every, "measured": every, "method": "npo"}

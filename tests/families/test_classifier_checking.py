@@ -2,15 +2,11 @@
 
 import copy
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from unlearner.evaluation.classifier_measure import (
     CONFUSION_ROWS,
-    ask_sets,
-    beside_retrained,
-    confusion,
     score_sets,
     shares_right,
 )
@@ -36,7 +32,7 @@ from unlearner.evaluation.measure import (
     shares_right,
     with_retrained,
 )
-from unlearner.families import FAMILIES, classifier
+from unlearner.families import FAMILIES
 from unlearner.families.base import Measured, Prepared
 from unlearner.families.classifier import latent_space
 from unlearner.families.classifier_criteria import FORGET_SCORE
@@ -146,44 +142,7 @@ def test_every_method_has_a_plan(method, known):
     plan = check(known, config(method)).plan
     assert plan.seconds_per_epoch > 0
     assert plan.max_epochs >= 1
-    assert plan.memory.peak_bytes > 16 * sum(p.numel() for p in known.loaded.model.parameters())
-
-
-def test_a_method_that_trains_anew_passes_over_the_retain_set(known):
-    assert check(known, config("retrain")).plan.max_epochs == 10
-    assert check(known, config("retrain", epochs=3)).plan.max_epochs == 3
-    assert check(known, config("deepcut", max_epochs=7)).plan.max_epochs == 7
-
-
-def test_the_largest_step_by_hand():
-    """Records of the same length n: 2 forget ones twice and 3 remaining ones are 7 n tokens."""
-    some = prepared()
-    one = replace(some["forget"], examples=some["forget"].examples[:1] * 9)
-    alike = with_sets(some, {"forget": one, "retain": one, "holdout": one})
-    n = len(one.examples[0])
-    deepcut = config(batch_size=2, retain_batch_size=3)
-    found = classifier._largest_step(alike, deepcut)
-    assert (found.tokens, found.square, found.labels) == (7 * n, 7 * n * n, 7)
-    assert (found.asked, found.dropout, found.copies, found.saved) == (9 * n, True, 0, 1)
-    assert classifier._largest_step(alike, config("finetune", batch_size=4)).tokens == 4 * n
-
-
-@pytest.mark.parametrize(
-    ("method", "copies", "with_adapters"),
-    [("deepcut", 0, 0), ("scrub", 1, 0), ("bad_teacher", 2, 1)],
-)
-def test_teachers_are_further_models(method, copies, with_adapters):
-    """With adapters the target is the model itself with its adapters off."""
-    some = prepared()
-    assert classifier._largest_step(some, config(method)).copies == copies
-    lora = RunConfig.from_sections({"method": {"name": method}, "training": {"lora_rank": 2}})
-    assert classifier._largest_step(some, lora).copies == with_adapters
-
-
-def test_shards_and_the_weights_before_slices_are_further_models():
-    """Five shards and three slices; the saved model is all shards."""
-    found = classifier._largest_step(prepared(), config("sisa"))
-    assert (found.copies, found.saved) == (5 + 3, 5)
+    assert sum(plan.peak.values()) > 20 * sum(p.numel() for p in known.loaded.model.parameters())
 
 
 # Figures

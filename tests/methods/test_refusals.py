@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from unlearner.pipeline.baseline import study
 
 from conftest import tiny_model, tiny_tokenizer
 from unlearner.config import RunConfig

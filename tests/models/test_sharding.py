@@ -21,16 +21,13 @@ from test_processes import (
     world,  # noqa: F401 - a fixture
 )
 from unlearner import processes
-from unlearner.config import RunConfig
 from unlearner.inference.language_model import Questions, ask, beam_continuations
 from unlearner.methods.icu import ICU
 from unlearner.models import adapters, sharding
 from unlearner.settings import TrainingSettings
-from unlearner.training import memory as memory_module
 from unlearner.training.checkpoints import Checkpoints, Journal
 from unlearner.training.finetune import FinetuneSettings, finetune
 from unlearner.training.log import Log
-from unlearner.training.memory import Shape
 from unlearner.training.trainer import Trainer
 
 torch.set_num_threads(1)
@@ -375,18 +372,3 @@ def test_the_last_rounds_model_and_the_adapter_are_written_whole(tmp_path):
     )
     assert one
     assert all(torch.equal(one[name], two[name]) and one[name].numel() for name in one)
-
-
-def test_the_plan_divides_what_training_adds():
-    """Gradients of 4 bytes, moments of 8 a parameter: of 4 processes each has a quarter."""
-    shape = Shape.of(tiny_model("llama"))
-    step = memory_module.Step(tokens=8, square=32, labels=4, longest=4, asked=8)
-    config = RunConfig.from_sections({"method": {"name": "icu"}}, family="causal-lm")
-    whole, divided = (
-        memory_module.memory(shape, step, config, device="cuda", shards=shards).parts
-        for shards in (1, 4)
-    )
-    assert whole["gradients"] == 4 * shape.parameters
-    for name in ("gradients", "optimiser moments"):
-        assert divided[name] == whole[name] // 4
-    assert divided["parameters"] == whole["parameters"]  # the target is measured whole

@@ -92,7 +92,7 @@ def test_a_method_that_diverges_is_told_as_not_run_and_the_others_go_on(capsys):
 
 
 def test_what_will_not_fit_into_memory_is_refused_in_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(memory_module, "available_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(memory_module, "available_bytes", lambda: 1 << 10)
     assert compare("too-large", *ONE, methods="npo,rmu") == WRONG_INPUT
     err = capsys.readouterr().err
     assert err.startswith("unlearner: training: the run is expected to need")

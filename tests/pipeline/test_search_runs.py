@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from test_lm_methods import CLASSES, LOW
 from test_search import config, data_of
-from unlearner.pipeline.baseline import study
 
 from command_world import RUN, SETS
 from conftest import tiny_model, tiny_tokenizer

@@ -1,45 +1,48 @@
 """Does it fit? What is available, what is said, and the refusal with its ways out."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from test_memory_plan import SHAPE, STEP, config, step
+import torch
 
+from unlearner.config import RunConfig
 from unlearner.errors import UserError
-from unlearner.training import memory as memory_module
-from unlearner.training.memory import (
-    Plan,
-    announce,
-    available_bytes,
-    changed,
-    duration,
-    in_words,
-    memory,
-    size,
-)
+from unlearner.training import memory
+from unlearner.training.memory import CHECKPOINT, SAVED, STEP, ResourcePlan, announce
 
 GIB = 1 << 30
-BIG = replace(SHAPE, parameters=GIB // 4, layers=24, hidden=1024, inner=4096, attention=1024)
+PARTS = {
+    "held already": GIB,
+    "gradients": GIB // 2,
+    "optimiser moments": GIB,
+    STEP: 2 * GIB,
+    CHECKPOINT: GIB // 4,
+    SAVED: GIB // 2,
+}
 
 
-def plan(some, *, shape=SHAPE, device="cpu", largest=STEP):
-    """The plan of a run with this shape, whose step grows with the batch size."""
+def plan(**changes):
+    """40 epochs of 30 s; 4.5 GiB at the peak, of which one is held already."""
+    ways = {
+        STEP: ["training.lora_rank=16", "method.batch_size=4"],
+        CHECKPOINT: ["training.checkpoint_every=never"],
+        SAVED: [],
+    }
+    found = ResourcePlan(30.0, 40, PARTS, torch.device("cpu"), ways, ignored=False)
+    return replace(found, **changes)
 
-    def again(other):
-        share = other.method.batch_size / 8
-        grown = replace(largest, tokens=int(largest.tokens * share))
-        return memory(shape, grown, other, device=device)
 
-    return Plan(30.0, 40, again(some), again)
-
-
-def refusal(monkeypatch, available, **sections):
-    monkeypatch.setattr(memory_module, "available_bytes", lambda: available)
-    some = config(**sections)
-    with pytest.raises(UserError) as caught:
-        announce(plan(some, shape=BIG, largest=step(tokens=4096)), some, lambda _: None)
-    return str(caught.value)
+def told(some, monkeypatch, available, **options):
+    """What is said when so much is available, and the refusal, if there is one."""
+    monkeypatch.setattr(memory, "available_bytes", lambda: available)
+    said = []
+    try:
+        announce(some, said.append, **options)
+    except UserError as error:
+        return said, str(error)
+    return said, None
 
 
 # What is said
@@ -47,132 +50,117 @@ def refusal(monkeypatch, available, **sections):
 
 def test_the_plan_in_one_line():
     """40 epochs of 30 s are 20 minutes."""
-    some = config(training={"checkpoint_every": "never"})
-    found = plan(some)
-    assert in_words(found) == (
-        f"a run takes about 30.0 s an epoch, at most 40 epochs (20 min), and up to "
-        f"{size(found.memory.peak_bytes)} of memory (when {found.memory.phase})"
+    assert plan().sentence() == (
+        "a run takes about 30 s an epoch, at most 40 epochs (20 min), and up to 4.50 GiB of memory "
+        "(when the largest step is taken)"
+    )
+
+
+def test_what_does_not_fit_has_no_time():
+    assert plan(seconds_per_epoch=math.nan).sentence() == (
+        "a run takes more than 4.50 GiB of memory (when the largest step is taken), which is not "
+        "there"
     )
 
 
 def test_a_run_that_fits_says_its_plan_and_no_more(monkeypatch):
-    monkeypatch.setattr(memory_module, "available_bytes", lambda: GIB)
-    said, some = [], config()
-    announce(plan(some), some, said.append)
-    assert said == [in_words(plan(some))]
-
-
-def test_sizes_and_durations_are_for_people():
-    assert [size(n) for n in (2048, 3 << 20, 5 * GIB // 2)] == ["2 KiB", "3.0 MiB", "2.5 GiB"]
-    assert [duration(s) for s in (2.25, 600, 7200)] == ["2.2 s", "10 min", "2.0 h"]
+    assert told(plan(), monkeypatch, 4 * GIB) == ([plan().sentence()], None)
 
 
 # The refusal
 
 
 def test_what_does_not_fit_is_refused_in_one_line_with_its_largest_parts(monkeypatch):
-    told = refusal(monkeypatch, GIB)
-    assert "\n" not in told
-    assert told.startswith("training: the run is expected to need ")
-    assert "optimiser moments 2.0 GiB" in told
-    assert told.endswith("or set training.ignore_memory_plan=true to go on anyway")
+    """3.5 GiB are needed beside the one that is held; 3 are there."""
+    _, refusal = told(plan(), monkeypatch, 3 * GIB)
+    assert refusal == (
+        "training: the run is expected to need 4.50 GiB of the machine's memory when the largest "
+        "step is taken (largest step 2.00 GiB, held already 1.00 GiB, optimiser moments 1.00 GiB), "
+        "and 4.00 GiB is there for it; set training.lora_rank=16, method.batch_size=4; or set "
+        "training.ignore_memory_plan=true to go on anyway"
+    )
 
 
-def test_advice_is_what_the_same_plan_comes_to_with_each_setting(monkeypatch):
-    told = refusal(monkeypatch, GIB)
-    for setting, value in (
-        ("training.lora_rank", 16),
-        ("training.gradient_checkpointing", True),
-        ("training.checkpoint_every", "never"),
-        ("method.batch_size", 4),
-    ):
-        other = changed(config(), [(setting, value)])
-        peak = plan(other, shape=BIG, largest=step(tokens=4096)).memory.peak_bytes
-        if peak < plan(config(), shape=BIG, largest=step(tokens=4096)).memory.peak_bytes:
-            assert f"{setting}={str(value).lower()} ({size(peak)}" in told
-    assert "training.lora_rank=16 (" in told
-    assert "all of these (" in told
+def test_what_is_held_is_not_asked_for_twice(monkeypatch):
+    """It just fits; a byte less does not."""
+    needed = 7 * GIB // 2
+    assert told(plan(), monkeypatch, needed)[1] is None
+    assert told(plan(), monkeypatch, needed - 1)[1] is not None
 
 
-def test_a_setting_that_is_not_enough_alone_says_so(monkeypatch):
-    """All that is there is the weights' 1 GiB and a little: adapters alone are not enough."""
-    told = refusal(monkeypatch, 1 << 20)
-    _, found, behind = told.partition("training.lora_rank=16 (")
-    assert found
-    assert behind.partition(")")[0].endswith(", still too much")
+def test_advice_is_what_helps_at_that_moment(monkeypatch):
+    large = {CHECKPOINT: 9 * GIB}
+    _, refusal = told(plan(parts=PARTS | large), monkeypatch, GIB)
+    assert "set training.checkpoint_every=never; or set" in refusal
+    assert "batch_size" not in refusal
+    _, refusal = told(plan(parts=PARTS | {SAVED: 9 * GIB}), monkeypatch, GIB)
+    assert "is there for it; set training.ignore_memory_plan=true to go on anyway" in refusal
 
 
-def test_what_is_set_already_is_not_advised(monkeypatch):
-    told = refusal(monkeypatch, 1 << 20, training={"lora_rank": 16, "precision": "bfloat16"})
-    assert "lora_rank" not in told
-    assert "precision" not in told
-
-
-def test_adapters_are_not_advised_to_a_method_that_makes_its_model_anew():
-    settings = [name for name, _ in memory_module._candidates(config(method={"name": "sisa"}))]
-    assert "training.gradient_checkpointing" in settings
-    assert "training.lora_rank" not in settings
-    assert "training.lora_rank" in [name for name, _ in memory_module._candidates(config())]
-
-
-def test_weights_that_are_loaded_are_not_asked_for_twice(monkeypatch):
-    """Available is the peak less the weights: it just fits; a byte less does not."""
-    some = config()
-    found = plan(some)
-    there = found.memory.peak_bytes - found.memory.parts["parameters"]
-    monkeypatch.setattr(memory_module, "available_bytes", lambda: there)
-    announce(found, some, lambda _: None)
-    monkeypatch.setattr(memory_module, "available_bytes", lambda: there - 1)
-    with pytest.raises(UserError):
-        announce(found, some, lambda _: None)
+def test_a_step_that_could_not_be_run_is_refused_whatever_is_free_now(monkeypatch):
+    _, refusal = told(plan(seconds_per_epoch=math.nan), monkeypatch, 99 * GIB)
+    assert "the run is expected to need more than 4.50 GiB" in refusal
+    assert "training.lora_rank=16" in refusal
 
 
 def test_the_plan_can_be_ignored(monkeypatch):
-    monkeypatch.setattr(memory_module, "available_bytes", lambda: 0)
-    some, said = config(training={"ignore_memory_plan": True}), []
-    announce(plan(some), some, said.append)
+    said, refusal = told(plan(ignored=True), monkeypatch, 0)
+    assert refusal is None
     assert "more memory than is available" in said[1]
 
 
 def test_a_run_without_a_place_for_checkpoints_has_none(monkeypatch):
-    """Three copies of 400 MB make its peak, which is more than there is; the plan is ignored."""
-    monkeypatch.setattr(memory_module, "available_bytes", lambda: GIB)
-    big, said = replace(SHAPE, parameters=10**8), []
-    ignored = {"ignore_memory_plan": True}
-    some = config(training=ignored)
-    without = config(training=ignored | {"checkpoint_every": "never"})
-    announce(plan(some, shape=big), some, said.append)
-    announce(plan(some, shape=big), some, said.append, checkpoints=False)
-    assert "a checkpoint is saved" in said[0]
-    assert in_words(plan(without, shape=big)) in said
-    assert "a checkpoint is saved" not in in_words(plan(without, shape=big))
+    some = plan(parts=PARTS | {CHECKPOINT: 9 * GIB})
+    assert "a checkpoint is saved" in told(some, monkeypatch, 99 * GIB)[0][0]
+    assert told(some, monkeypatch, 99 * GIB, checkpoints=False)[0] == [plan().sentence()]
 
 
 def test_processes_of_one_machine_share_what_is_available(monkeypatch):
-    some = config()
-    found = plan(some)
-    there = found.memory.peak_bytes - found.memory.parts["parameters"]
-    monkeypatch.setattr(memory_module, "available_bytes", lambda: 2 * there)
-    monkeypatch.setattr(memory_module.processes, "count", lambda: 2)
-    monkeypatch.setattr(memory_module.processes, "from_main", lambda value: value)
-    announce(found, some, lambda _: None)
-    monkeypatch.setattr(memory_module.processes, "count", lambda: 3)
-    with pytest.raises(UserError):
-        announce(found, some, lambda _: None)
+    needed = 7 * GIB // 2
+    monkeypatch.setattr(memory.processes, "from_main", lambda value: value)
+    monkeypatch.setattr(memory.processes, "count", lambda: 2)
+    assert told(plan(), monkeypatch, 2 * needed)[1] is None
+    monkeypatch.setattr(memory.processes, "count", lambda: 3)
+    assert told(plan(), monkeypatch, 2 * needed)[1] is not None
 
 
-def test_on_an_accelerator_both_memories_have_to_do(monkeypatch):
-    """The device has room, the machine has not; and the other way round."""
-    some = config(training={"device": "cuda"})
-    found = plan(some, device="cuda", largest=step(keeps_best=True))
-    monkeypatch.setattr(memory_module, "available_on_cuda", lambda: GIB)
-    monkeypatch.setattr(memory_module, "available_bytes", lambda: 10)
-    with pytest.raises(UserError, match="beside the accelerator's memory"):
-        announce(found, some, lambda _: None)
-    monkeypatch.setattr(memory_module, "available_on_cuda", lambda: 10)
-    monkeypatch.setattr(memory_module, "available_bytes", lambda: GIB)
-    with pytest.raises(UserError, match="of the accelerator's memory"):
-        announce(found, some, lambda _: None)
+def test_on_an_accelerator_its_own_memory_counts(monkeypatch):
+    """Free, and what torch holds there without using it: 3 + 2 - 1 GiB; the machine has none."""
+    for name, value in (
+        ("mem_get_info", (3 * GIB, 80 * GIB)),
+        ("memory_reserved", 2 * GIB),
+        ("memory_allocated", GIB),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    some = plan(device=torch.device("cuda"))
+    assert told(some, monkeypatch, 0)[1] is None
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * GIB, 80 * GIB))
+    assert "4.50 GiB of the accelerator's memory" in told(some, monkeypatch, 0)[1]
+
+
+def ways(training=None, **method):
+    config = RunConfig.from_sections({"method": method, "training": training or {}})
+    return memory._ways_out(config.method, config.training)
+
+
+def test_ways_out_of_a_step_that_is_too_large():
+    assert ways(name="icu", batch_size=6, fresh_per_step=1)[STEP] == [
+        "training.lora_rank=16",
+        "training.gradient_checkpointing=true",
+        "method.batch_size=3",
+        "a smaller data.max_length",
+    ]
+
+
+def test_what_is_set_already_is_not_advised():
+    set_already = {"lora_rank": 16, "gradient_checkpointing": True}
+    found = ways(set_already, name="icu", batch_size=1, fresh_per_step=8)
+    assert found[STEP] == ["method.fresh_per_step=4", "a smaller data.max_length"]
+    assert found[SAVED] == []
+
+
+def test_adapters_are_not_advised_to_a_method_that_makes_its_model_anew():
+    assert "training.lora_rank=16" not in ways(name="retrain")[STEP]
 
 
 # What is available
@@ -188,18 +176,19 @@ def group(root, place, files, line):
     (root / "proc/self/cgroup").write_text(line)
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch):
-    """A machine with 1000 bytes to spare."""
+@pytest.fixture
+def available(monkeypatch):
+    """On a machine with 1000 bytes to spare."""
     there = SimpleNamespace(available=1000)
-    monkeypatch.setattr(memory_module.psutil, "virtual_memory", lambda: there)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: there)
+    return memory.available_bytes
 
 
-def test_without_control_groups_the_machine_is_the_limit(tmp_path):
-    assert available_bytes(tmp_path) == 1000
+def test_without_control_groups_the_machine_is_the_limit(tmp_path, available):
+    assert available(tmp_path) == 1000
 
 
-def test_a_control_group_leaves_its_limit_less_what_is_used_and_not_cache(tmp_path):
+def test_a_control_group_leaves_its_limit_less_what_is_used_and_not_cache(tmp_path, available):
     """500 - 400 + 50 of files that can be read again."""
     files = {
         "memory.max": "500\n",
@@ -207,21 +196,21 @@ def test_a_control_group_leaves_its_limit_less_what_is_used_and_not_cache(tmp_pa
         "memory.stat": "anon 350\ninactive_file 50\n",
     }
     group(tmp_path, "sys/fs/cgroup/job", files, "0::/job\n")
-    assert available_bytes(tmp_path) == 150
+    assert available(tmp_path) == 150
 
 
-def test_a_limit_of_a_group_above_holds_too(tmp_path):
+def test_a_limit_of_a_group_above_holds_too(tmp_path, available):
     files = {"memory.max": "max\n", "memory.current": "400\n", "memory.stat": "inactive_file 0\n"}
     group(tmp_path, "sys/fs/cgroup/job/step", files, "0::/job/step\n")
     group(tmp_path, "sys/fs/cgroup/job", files | {"memory.max": "700\n"}, "0::/job/step\n")
-    assert available_bytes(tmp_path) == 300
+    assert available(tmp_path) == 300
 
 
-def test_groups_of_the_first_version_are_read(tmp_path):
+def test_groups_of_the_first_version_are_read(tmp_path, available):
     files = {
         "memory.limit_in_bytes": "600\n",
         "memory.usage_in_bytes": "500\n",
         "memory.stat": "total_inactive_file 20\n",
     }
     group(tmp_path, "sys/fs/cgroup/memory/job", files, "4:cpu,cpuacct:/\n3:memory:/job\n")
-    assert available_bytes(tmp_path) == 120
+    assert available(tmp_path) == 120
