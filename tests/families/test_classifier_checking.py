@@ -2,14 +2,10 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from unlearner.evaluation.classifier_measure import (
-    CONFUSION_ROWS,
-    score_sets,
-    shares_right,
-)
 
 from class_answers import said, tagged
 from classifier_world import (
