@@ -339,7 +339,8 @@ of EL_10 from {some["start"]} on. The definition is one greedy `generate` for ea
 the whole batch. {some["asked_lengths"]} of its {some["all_lengths"]} lengths were run; the time of
 reading prompts is scaled by their tokens, and that of every further token by the number of forward
 passes. Ours is `unlearner.inference.language_model.ask` with both metrics. Memorised is what the
-model itself generates, unseen are random tokens. Kernels for other numbers of rows round otherwise, and the most
+model itself generates, unseen are random tokens. Kernels for other numbers of rows round otherwise,
+and the most
 probable tokens of a random model are close to each other, so that on an accelerator not every
 continuation needs to be equal to the token.
 """

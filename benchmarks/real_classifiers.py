@@ -35,8 +35,8 @@ from unlearner.families.classifier_criteria import FORGET_SCORE, KEPT_SCORE
 from unlearner.models.loading import Loaded, load_classifier, load_with_new_head, save
 from unlearner.provenance import set_seeds
 from unlearner.settings import EvaluationSettings, TrainingSettings
-from unlearner.training.classifier_finetune import ClassifierFinetuneSettings, finetune_classifier
 from unlearner.training.data import ClassifierData, Recipe
+from unlearner.training.finetune import ClassifierFinetuneSettings, finetune_model
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
 
@@ -169,7 +169,7 @@ class World:
             records = tokenize_labelled(self.records["train"], loaded.tokenizer, labelling)
         settings = TrainingSettings(seed=self.seed, precision=PRECISION)
         trainer, started = Trainer(settings, Log()), cpu_seconds()
-        finetune_classifier(loaded.model, records, self.labels, self.task.finetune, trainer)
+        finetune_model(loaded.model, loaded.tokenizer, records, self.task.finetune, trainer)
         save(trainer.model, loaded.tokenizer, folder)
         recipe = {
             "model": str(ENCODER),

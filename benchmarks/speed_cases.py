@@ -19,7 +19,7 @@ from unlearner.data.windows import TokenizedSet, Window
 from unlearner.inference.language_model import Questions, ask
 from unlearner.models.loading import load_causal_lm
 from unlearner.settings import TrainingSettings
-from unlearner.training.finetune import FinetuneSettings, Until, finetune
+from unlearner.training.finetune import FinetuneSettings, Until, finetune_model
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
 
@@ -161,7 +161,7 @@ def learn(model: Any, tokenizer: Any, ids: Tensor, device: str) -> Any:
     trainer = Trainer(TrainingSettings(device="cpu" if device == "cpu" else "auto"), Log())
     settings = FinetuneSettings(epochs=150, learning_rate=5e-3)
     until = Until.parse("ma>=1")
-    result = finetune(
+    result = finetune_model(
         model,
         tokenizer,
         TokenizedSet("trained", records, windows, "memory"),

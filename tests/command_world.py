@@ -19,7 +19,7 @@ from unlearner.data.loading import read_records
 from unlearner.data.windows import Layout, tokenize_set
 from unlearner.models import loading
 from unlearner.settings import TrainingSettings
-from unlearner.training.finetune import FinetuneSettings, finetune
+from unlearner.training.finetune import FinetuneSettings, finetune_model
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
 
@@ -63,7 +63,7 @@ def model_folders(tmp_path_factory):
     some = tokenize_set(read_records([*FORGET, *RETAIN], name="records"), tokenizer, Layout())
     settings = FinetuneSettings(epochs=40, batch_size=4, learning_rate=5e-3)
     trainer = Trainer(TrainingSettings(device="cpu"), Log())
-    learned = finetune(tiny_model("gpt_neo"), tokenizer, some, settings, trainer)
+    learned = finetune_model(tiny_model("gpt_neo"), tokenizer, some, settings, trainer)
     loading.save(learned.model, tokenizer, good)
 
     def spoiled(name):

@@ -23,7 +23,7 @@ from unlearner.models.loading import Loaded, save
 from unlearner.pipeline.pipeline import NothingToUnlearn
 from unlearner.provenance import digest_model
 from unlearner.settings import DataSettings, TrainingSettings
-from unlearner.training.finetune import FinetuneSettings, Until, finetune
+from unlearner.training.finetune import FinetuneSettings, Until, finetune_model
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
 
@@ -48,7 +48,7 @@ def target(tmp_path_factory):
     ]
     trainer = Trainer(TrainingSettings(device="cpu"), Log())
     learning = FinetuneSettings(learning_rate=1e-2, epochs=80)
-    result = finetune(model, tokenizer, some, learning, trainer, Until("ma", ">=", 0.95))
+    result = finetune_model(model, tokenizer, some, learning, trainer, Until("ma", ">=", 0.95))
     assert result.reached
     folder = tmp_path_factory.mktemp("target")
     save(model, tokenizer, folder)

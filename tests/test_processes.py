@@ -22,6 +22,7 @@ from classifier_world import (
     tiny_classifier,
     tiny_data,
     tiny_trainer,
+    toy_tokenizer,
 )
 from command_world import FINETUNE, FORGET_RUN, SETS
 from conftest import tiny_model
@@ -33,8 +34,11 @@ from unlearner.inference.language_model import Questions, ask
 from unlearner.inference.reference import TargetDistribution
 from unlearner.methods.base import load_method
 from unlearner.methods.icu import ICU
-from unlearner.training.classifier_finetune import ClassifierFinetuneSettings, finetune_classifier
-from unlearner.training.finetune import FinetuneSettings, finetune
+from unlearner.training.finetune import (
+    ClassifierFinetuneSettings,
+    FinetuneSettings,
+    finetune_model,
+)
 
 torch.set_num_threads(1)
 
@@ -277,7 +281,7 @@ def test_finetuning_takes_the_same_steps(tokenizer):
     def work():
         some, losses = tiny_trainer(), []
         some.log.listener = lambda line: losses.append(line.get("loss", {}).get("loss", 0.0))
-        finetune(tiny_model("gpt2"), tokenizer, records, settings, some)
+        finetune_model(tiny_model("gpt2"), tokenizer, records, settings, some)
         return losses
 
     alone = work()
@@ -291,7 +295,7 @@ def test_dropout_leaves_out_other_units_in_every_process():
 
     def work():
         some = tiny_trainer()
-        model = finetune_classifier(tiny_classifier(), records, LABELS[SEQUENCE], settings, some)
+        model = finetune_model(tiny_classifier(), toy_tokenizer(), records, settings, some)
         return torch.rand(3).tolist(), flat(model.model)
 
     (first, one), (second, other) = in_processes(2, work)

@@ -11,7 +11,7 @@ from test_commands import SCHEMA, read
 from unlearner.cli import demo
 from unlearner.cli.app import MET, NOT_MET, run
 from unlearner.demo.messages import LABELS, messages
-from unlearner.training.classifier_finetune import ClassifierFinetuneSettings
+from unlearner.training.finetune import ClassifierFinetuneSettings
 
 SMALL = {"num_forget": 4, "num_holdout": 12, "num_test": 12}
 

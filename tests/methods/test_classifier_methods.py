@@ -33,8 +33,9 @@ from unlearner.methods.retrain import Retrain
 from unlearner.methods.scrub import SCRUB
 from unlearner.metrics.base import CLASSIFIERS
 from unlearner.models.heads import Classifier
-from unlearner.training import classifier_loop
-from unlearner.training.classifier_loop import encode_parts, forget_and_remaining
+from unlearner.training import losses
+from unlearner.training.classifier_loop import forget_and_remaining, loss_steps
+from unlearner.training.losses import encode_parts
 
 torch.set_num_threads(1)
 
@@ -207,10 +208,10 @@ def test_bad_teacher_shows_the_forget_set_and_its_share_of_the_rest(monkeypatch,
     data, target = world
     seen = {"forget": [], "retain": []}
 
-    def encode(classifier, parts, trainer):
+    def encode(model, parts):
         for role, some in parts.items():
             seen[role] += [example.record for example in some]
-        return encode_parts(classifier, parts, trainer)
+        return encode_parts(model, parts)
 
     monkeypatch.setattr("unlearner.methods.bad_teacher.encode_parts", encode)
     BadTeacher(**FAST, batch_size=4, max_epochs=1).unlearn(
@@ -240,7 +241,7 @@ def test_teachers_stay_as_they_were(monkeypatch, world):
     kept = []
 
     def frozen_copy(model):
-        kept.append(classifier_loop.frozen_copy(model))
+        kept.append(losses.frozen_copy(model))
         return kept[-1]
 
     monkeypatch.setattr("unlearner.methods.scrub.frozen_copy", frozen_copy)
@@ -263,13 +264,21 @@ def test_each_forget_batch_meets_other_remaining_examples():
 
 
 def test_parts_encoded_together_are_as_if_encoded_apart():
-    data, trainer = tiny_data(TOKEN), tiny_trainer()
-    classifier = Classifier(tiny_classifier(TOKEN))
-    parts = {"forget": data.forget.examples, "retain": data.retain.examples[:5]}
-    together = encode_parts(classifier, parts, trainer)
-    for role, some in parts.items():
-        for one, other in zip(together[role], classifier.encode(some), strict=True):
+    data, model = tiny_data(TOKEN), tiny_classifier(TOKEN)
+    parts = {"forget": data.forget.examples, "retain": data.retain.examples[:5], "none": []}
+    together = encode_parts(model, parts)
+    assert list(together) == ["forget", "retain"]
+    for role, encoded in together.items():
+        for one, other in zip(encoded, Classifier(model).encode(parts[role]), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_is_the_loss_of_its_batch_and_counts_its_tokens():
+    data, model, trainer = tiny_data(TOKEN), tiny_classifier(TOKEN), tiny_trainer()
+    parts = {"forget": data.forget.examples, "retain": data.retain.examples[:5]}
+    method = GradientDifference()
+    (step,) = loss_steps(method, model, trainer, iter([parts]), None)
+    assert step() == method.loss(model, parts)
     assert trainer.tokens == sum(len(example) for some in parts.values() for example in some)
 
 

@@ -1,19 +1,23 @@
 """The losses of the methods for classifiers, with numbers worked by hand.
 
-Everywhere the vectors of a model are given instead of computed: logits (N, C), features (N, D) and
-labels (N,) of N labelled positions.
+Everywhere the vectors of a model are given instead of computed: of token t a `Table` makes the row
+t of its features, which are its logits too. Or logits (N, C), features (N, D) and labels (N,) of N
+labelled positions are given.
 """
 
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import BertConfig
+from transformers.modeling_outputs import TokenClassifierOutput
 
 from classifier_world import SEQUENCE, TOKEN, labelled, tiny_classifier
 from unlearner import functional
-from unlearner.data.labelled import collate_examples
+from unlearner.data.labelled import Example, collate_examples
 from unlearner.methods.bad_teacher import BadTeacher
 from unlearner.methods.contrastive_unlearning import ContrastiveUnlearning
 from unlearner.methods.finetune import FineTune
@@ -22,16 +26,39 @@ from unlearner.methods.gradient_difference import GradientDifference
 from unlearner.methods.random_labels import RandomLabels, relabel
 from unlearner.methods.scrub import SCRUB
 from unlearner.models.heads import Encoded
-from unlearner.training.classifier_loop import compared
+from unlearner.training.losses import compared
 
 torch.set_num_threads(1)
 
-# Probabilities 1/4 and 3/4.
-QUARTER = [0.0, math.log(3)]
+# Probabilities 1/4 and 3/4, and 1/2 twice.
+QUARTER, EVEN = [0.0, math.log(3)], [0.0, 0.0]
 # KL((1/2, 1/2) || (1/4, 3/4)) = 1/2 ln(2) + 1/2 ln(2/3) = 1/2 ln(4/3)
 HALF_TO_QUARTER = 0.5 * math.log(4 / 3)
 # KL((1/4, 3/4) || (1/2, 1/2)) = 1/4 ln(1/2) + 3/4 ln(3/2)
 QUARTER_TO_HALF = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+
+
+class TableForTokenClassification(nn.Module):
+    """A tagger whose logits of a token are a row of a table, whatever stands around it."""
+
+    def __init__(self, *rows):
+        super().__init__()
+        self.config = BertConfig(vocab_size=len(rows), num_labels=len(rows[0]), pad_token_id=None)
+        self.device = torch.device("cpu")
+        self.rows = nn.Embedding.from_pretrained(torch.tensor(rows))
+        self.head = nn.Linear(len(rows[0]), len(rows[0]), bias=False)
+        self.head.weight = nn.Parameter(torch.eye(len(rows[0])))
+
+    def forward(self, input_ids, **_):
+        return TokenClassifierOutput(logits=self.head(self.rows(input_ids)))
+
+
+def part(*tokens_and_labels):
+    """One example with these tokens, every one with its label, as a batch has it."""
+    tokens, labels = zip(*tokens_and_labels, strict=True)
+    ids, places = np.array(tokens), np.arange(len(tokens))
+    zeros = np.zeros_like(ids)
+    return collate_examples([Example(0, "r", ids, zeros, places, np.array(labels))])
 
 
 def encoded(logits, labels, features=None):
@@ -39,31 +66,35 @@ def encoded(logits, labels, features=None):
     return Encoded(torch.tensor(logits), features, torch.tensor(labels))
 
 
+Table = TableForTokenClassification
+
+
 def close(terms: dict[str, Tensor], **expected: float) -> bool:
-    return {name: float(term) for name, term in terms.items()} == pytest.approx(expected)
+    return {name: term.item() for name, term in terms.items()} == pytest.approx(expected)
 
 
 def test_finetune_is_the_mean_cross_entropy_of_the_remaining_positions():
     """-ln(1/4) and -ln(3/4): their mean is (ln 4 + ln 4/3) / 2."""
-    terms = FineTune()._terms({"retain": encoded([QUARTER, QUARTER], [0, 1])})
+    terms = FineTune().loss(Table(QUARTER), {"retain": part((0, 0), (0, 1))})
     assert close(terms, retain=(math.log(4) + math.log(4 / 3)) / 2)
 
 
 def test_gradient_ascent_is_minus_the_mean_cross_entropy_of_the_forget_positions():
-    terms = GradientAscent()._terms({"forget": encoded([QUARTER, QUARTER], [0, 1])})
+    terms = GradientAscent().loss(Table(QUARTER), {"forget": part((0, 0), (0, 1))})
     assert close(terms, forget=-(math.log(4) + math.log(4 / 3)) / 2)
 
 
 def test_gradient_difference_weighs_both_parts():
     """0.05 * -ln 4 for the forget position, 0.95 * ln 4/3 for the remaining one."""
-    parts = {"forget": encoded([QUARTER], [0]), "retain": encoded([QUARTER], [1])}
-    terms = GradientDifference()._terms(parts)
+    parts = {"forget": part((0, 0)), "retain": part((0, 1))}
+    terms = GradientDifference().loss(Table(QUARTER), parts)
     assert close(terms, forget=-0.05 * math.log(4), retain=0.95 * math.log(4 / 3))
 
 
 def test_random_labels_learns_both_parts_with_the_labels_it_is_given():
-    parts = {"forget": encoded([QUARTER], [1]), "retain": encoded([QUARTER], [0])}
-    assert close(RandomLabels()._terms(parts), forget=math.log(4 / 3), retain=math.log(4))
+    parts = {"forget": part((0, 1)), "retain": part((0, 0))}
+    terms = RandomLabels().loss(Table(QUARTER), parts)
+    assert close(terms, forget=math.log(4 / 3), retain=math.log(4))
 
 
 def test_tempered_kl_by_hand():
@@ -84,9 +115,10 @@ def test_bad_teacher_averages_over_the_positions_of_both_parts():
     The student says (1/4, 3/4) of the forget position, whose teacher says (1/2, 1/2); of the
     remaining ones it says what the target said, and (1/2, 1/2) instead of (1/4, 3/4).
     """
-    said = {"forget": torch.tensor([QUARTER]), "retain": torch.tensor([QUARTER, [0.0, 0.0]])}
-    taught = {"forget": torch.zeros(1, 2), "retain": torch.tensor([QUARTER, QUARTER])}
-    terms = BadTeacher()._terms(said, taught)
+    student = Table(QUARTER, EVEN)
+    teachers = {"forget": Table(EVEN, EVEN), "retain": Table(QUARTER, QUARTER)}
+    batch = {"forget": part((0, 0)), "retain": part((0, 0), (1, 0))}
+    terms = BadTeacher().loss(student, batch, teachers)
     assert close(terms, forget=HALF_TO_QUARTER / 3, retain=QUARTER_TO_HALF / 3)
 
 
@@ -96,17 +128,14 @@ def test_scrub_departs_on_forget_positions_and_stays_on_the_others():
     Forget: -KL. Remaining, of label 0: 2 ln 4, and 0.5 KL.
     """
     method = SCRUB(temperature=1.0, retain_weight=2.0, kl_weight=0.5)
-    parts = {"forget": encoded([QUARTER], [0]), "retain": encoded([QUARTER], [0])}
-    taught = dict.fromkeys(parts, torch.zeros(1, 2))
-    terms = method._terms(parts, taught)
+    batch = {"forget": part((0, 0)), "retain": part((0, 0))}
+    terms = method.loss(Table(QUARTER), batch, Table(EVEN))
     assert close(terms, forget=-HALF_TO_QUARTER, retain=2 * math.log(4), kl=0.5 * HALF_TO_QUARTER)
 
 
 def test_scrub_takes_each_part_alone():
-    parts, taught = {"forget": encoded([QUARTER], [0])}, {"forget": torch.zeros(1, 2)}
-    assert set(SCRUB()._terms(parts, taught)) == {"forget"}
-    parts, taught = {"retain": encoded([QUARTER], [0])}, {"retain": torch.zeros(1, 2)}
-    assert set(SCRUB()._terms(parts, taught)) == {"retain", "kl"}
+    for role, names in (("forget", {"forget"}), ("retain", {"retain", "kl"})):
+        assert set(SCRUB().loss(Table(QUARTER), {role: part((0, 0))}, Table(EVEN))) == names
 
 
 def test_contrastive_unlearning_by_hand():

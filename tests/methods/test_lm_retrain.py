@@ -21,8 +21,7 @@ from unlearner.methods.llmu import LLMU
 from unlearner.methods.retrain import Retrain, remaining
 from unlearner.methods.rmu import RMU
 from unlearner.methods.task_arithmetic import TaskArithmetic
-from unlearner.training.classifier_finetune import RECIPE_FILE
-from unlearner.training.finetune import FinetuneSettings, finetune
+from unlearner.training.finetune import RECIPE_FILE, FinetuneSettings, finetune_model
 
 torch.set_num_threads(1)
 
@@ -42,7 +41,7 @@ def test_retraining_is_finetuning_the_pretrained_model_on_the_retain_set(pretrai
     model, trainer = tiny_model("gpt2"), tiny_trainer()
     before = flat(model).clone()
     found = Retrain(pretrained=pretrained, **settings).unlearn(model, data, trainer)
-    expected = finetune(
+    expected = finetune_model(
         tiny_model("gpt2", seed=5),
         tokenizer,
         data.retain,

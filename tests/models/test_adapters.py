@@ -19,10 +19,10 @@ from unlearner.inference.reference import TargetDistribution
 from unlearner.methods.base import load_method
 from unlearner.methods.icu import ICU
 from unlearner.models import adapters
-from unlearner.models.heads import Classifier, output_head
+from unlearner.models.heads import output_head
 from unlearner.settings import TrainingSettings
-from unlearner.training.classifier_loop import frozen_copy, teach
 from unlearner.training.log import Log
+from unlearner.training.losses import frozen_copy, teach
 from unlearner.training.trainer import Trainer
 
 torch.set_num_threads(1)
@@ -158,10 +158,10 @@ def test_the_frozen_head_is_no_copy_where_nothing_trains_it():
 
 def test_the_teacher_is_the_model_itself_with_the_adapters_off():
     model = tiny_classifier()
-    expected = teach(Classifier(copy.deepcopy(model)), tiny_data().forget.examples)
+    expected = teach(copy.deepcopy(model), tiny_data().forget.examples)
     drawn(model)
     assert frozen_copy(model) is model
-    assert torch.equal(teach(Classifier(model), tiny_data().forget.examples), expected)
+    assert torch.equal(teach(model, tiny_data().forget.examples), expected)
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -26,7 +26,7 @@ from unlearner.methods.icu import ICU
 from unlearner.models import adapters, sharding
 from unlearner.settings import TrainingSettings
 from unlearner.training.checkpoints import Checkpoints, Journal
-from unlearner.training.finetune import FinetuneSettings, finetune
+from unlearner.training.finetune import FinetuneSettings, finetune_model
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
 
@@ -155,7 +155,7 @@ def learned(tokenizer, records, architecture, **settings):
     some = tiny_trainer(**settings)
     some.log.listener = lambda line: lines.append(line.get("loss", {}).get("loss", 0.0))
     lesson = FinetuneSettings(epochs=2, batch_size=2, learning_rate=1e-3)
-    result = finetune(tiny_model(architecture), tokenizer, records, lesson, some)
+    result = finetune_model(tiny_model(architecture), tokenizer, records, lesson, some)
     return some, lines, some.finish(result.model)
 
 

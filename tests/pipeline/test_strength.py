@@ -12,8 +12,7 @@ from conftest import tiny_model
 from unlearner.pipeline import strength
 from unlearner.pipeline.strength import Point, largest_keeping, mix, strength_path
 from unlearner.training.data import Level
-from unlearner.training.language_loop import LevelRules
-from unlearner.training.stop_rule import Refinement, RoundState
+from unlearner.training.stop_rule import Refinement, RoundState, Rules
 
 # MA is above it always, so that a quick look leaves EL_10 out.
 LEVEL = Level(-1.0, 0.1, 0.2, 3.0, worst_ma=0.6, worst_el_10=0.3, source="")
@@ -91,7 +90,7 @@ def test_each_point_is_what_a_run_would_see_of_that_model(tokenizer, quick):
     before = {name: one.clone() for name, one in target.state_dict().items()}
     found = strength_path(target, before, unlearned.state_dict(), some, (0.5, 1.0))
     assert same(target.state_dict(), before)
-    refinement = Refinement(LevelRules(), some, by_set=True)
+    refinement = Refinement(Rules(), some, by_set=True)
     first = refinement.examine(target, 0)
     for point in found:
         mixed = tiny_model("gpt_neo", 2)

@@ -21,13 +21,14 @@ from unlearner.errors import UserError
 from unlearner.models import loading
 from unlearner.models.heads import Classifier
 from unlearner.models.loading import load_classifier, load_with_new_head
-from unlearner.training.classifier_finetune import (
+from unlearner.training.finetune import (
     ClassifierFinetuneSettings,
-    finetune_classifier,
+    Until,
+    finetune_model,
     learn,
     read_recipe,
+    share_of_peak,
 )
-from unlearner.training.finetune import Until, share_of_peak
 
 torch.set_num_threads(1)
 
@@ -43,7 +44,7 @@ def taught(family, records, settings=FAST, until=None, **trainer):
     some = tiny_trainer(**trainer)
     torch.manual_seed(0)
     model = tiny_classifier(family)
-    return finetune_classifier(model, records, LABELS[family], settings, some, until), some
+    return finetune_model(model, toy_tokenizer(), records, settings, some, until), some
 
 
 # Learning
@@ -100,13 +101,13 @@ def test_a_goal_that_is_missed_is_told():
 
 def test_a_goal_that_the_records_cannot_have_is_refused():
     """No label is "O", so that there are no entities to find."""
-    records = labelled(4, TOKEN)
-    names = ("noun", *LABELS[TOKEN][1:])
+    model = tiny_classifier(TOKEN)
+    model.config.id2label[0] = "noun"
     with pytest.raises(UserError, match=r"^--until: f1_entity cannot be measured on these records"):
-        finetune_classifier(
-            tiny_classifier(TOKEN),
-            records,
-            names,
+        finetune_model(
+            model,
+            toy_tokenizer(),
+            labelled(4, TOKEN),
             FAST,
             tiny_trainer(),
             Until.parse("f1_entity>=1"),
@@ -116,13 +117,12 @@ def test_a_goal_that_the_records_cannot_have_is_refused():
 def test_the_rate_rises_over_a_twentieth_of_the_steps_and_falls_to_nothing():
     """40 steps of peak 1e-3: 2 to warm up, step 21 of 38 to go is half the way down."""
     trainer = tiny_trainer()
-    settings = ClassifierFinetuneSettings(learning_rate=1e-3, batch_size=4)
-    take_epoch = learn(tiny_classifier(), settings, trainer, 40)
+    settings = ClassifierFinetuneSettings(learning_rate=1e-3, batch_size=4, epochs=40)
+    take_epoch = learn(tiny_classifier(), settings, trainer, labelled(4).examples)
     rates = []
-    records = labelled(4).examples
     for _ in range(40):
         rates.append(trainer.optimiser.param_groups[0]["lr"])
-        take_epoch(records)
+        take_epoch()
     assert rates == pytest.approx([1e-3 * share_of_peak(step, 40) for step in range(40)])
     assert rates[:3] == pytest.approx([0.5e-3, 1e-3, 1e-3])
     assert rates[21] == pytest.approx(0.5e-3)

@@ -10,12 +10,18 @@ import torch
 from class_answers import answer, said, tagged
 from classifier_world import SEQUENCE, TOKEN, labelled, tiny_classifier, tiny_data, tiny_trainer
 from unlearner.training import classifier_loop
-from unlearner.training.classifier_loop import Rounds, RoundState, Watch, take, train_in_rounds
+from unlearner.training.classifier_loop import (
+    ClassifierRound,
+    Rounds,
+    Watch,
+    take_steps,
+    train_in_rounds,
+)
 from unlearner.training.trainer import Trainer
 
 torch.set_num_threads(1)
 
-STATE = RoundState(
+STATE = ClassifierRound(
     round=2,
     steps=10,
     forget_score=0.5,
@@ -226,7 +232,7 @@ def test_the_loss_of_a_lone_record_is_in_no_line(scripted, monkeypatch):
 
 
 def test_taking_no_steps_tells_nothing():
-    assert take(iter([]), 0, tiny_trainer()) == {}
+    assert take_steps(iter([]), 0, tiny_trainer()) == {}
 
 
 # A real look

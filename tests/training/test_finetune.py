@@ -12,7 +12,7 @@ from unlearner.data.windows import TokenizedSet, Window
 from unlearner.errors import UserError
 from unlearner.provenance import digest_model
 from unlearner.settings import TrainingSettings
-from unlearner.training.finetune import FinetuneSettings, Until, finetune, share_of_peak
+from unlearner.training.finetune import FinetuneSettings, Until, finetune_model, share_of_peak
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
 
@@ -32,7 +32,7 @@ def train(tokenizer, some=None, *, until="", seed=0, log=None, **settings):
     trainer = Trainer(TrainingSettings(device="cpu", seed=seed), log or Log())
     goal = Until.parse(until) if until else None
     chosen = FinetuneSettings(**{"epochs": 2, "batch_size": 2, "learning_rate": 3e-3, **settings})
-    return finetune(model, tokenizer, some or records(), chosen, trainer, goal), trainer
+    return finetune_model(model, tokenizer, some or records(), chosen, trainer, goal), trainer
 
 
 # Goals

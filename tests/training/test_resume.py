@@ -10,7 +10,6 @@ from test_icu import LOW, tokenized, unlearning_data
 from torch import nn
 
 from classifier_world import (
-    LABELS,
     SEQUENCE,
     TOKEN,
     labelled,
@@ -18,6 +17,7 @@ from classifier_world import (
     save_encoder,
     tiny_classifier,
     tiny_data,
+    toy_tokenizer,
 )
 from conftest import tiny_model
 from unlearner import registry
@@ -27,8 +27,12 @@ from unlearner.methods.icu import ICU
 from unlearner.metrics.base import CLASSIFIERS
 from unlearner.settings import TrainingSettings
 from unlearner.training.checkpoints import Checkpoints, Journal, TrainingError
-from unlearner.training.classifier_finetune import ClassifierFinetuneSettings, finetune_classifier
-from unlearner.training.finetune import FinetuneSettings, Until, finetune
+from unlearner.training.finetune import (
+    ClassifierFinetuneSettings,
+    FinetuneSettings,
+    Until,
+    finetune_model,
+)
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
 
@@ -279,7 +283,7 @@ def test_finetuning_goes_on_with_its_schedule_and_its_goal(tmp_path, tokenizer):
 
     def learn(some):
         goal = Until.parse("ma>=1")
-        return finetune(tiny_model("gpt2"), tokenizer, records, settings, some, goal).model
+        return finetune_model(tiny_model("gpt2"), tokenizer, records, settings, some, goal).model
 
     check_every_cut(tmp_path, learn, None)
 
@@ -289,6 +293,6 @@ def test_finetuning_a_classifier_goes_on(tmp_path):
 
     def learn(some):
         model = tiny_classifier()
-        return finetune_classifier(model, records, LABELS[SEQUENCE], settings, some).model
+        return finetune_model(model, toy_tokenizer(), records, settings, some).model
 
     check_every_cut(tmp_path, learn, None)

@@ -76,12 +76,14 @@ from unlearner.settings import (
     build,
     check_names,
 )
-from unlearner.training.classifier_finetune import (
+from unlearner.training.finetune import (
     RECIPE_FILE,
     ClassifierFinetuneSettings,
-    finetune_classifier,
+    FinetuneResult,
+    FinetuneSettings,
+    Until,
+    finetune_model,
 )
-from unlearner.training.finetune import FinetuneResult, FinetuneSettings, Until, finetune
 from unlearner.training.log import Log, quieten
 from unlearner.training.resume import Resumable, resuming
 from unlearner.training.tracking import Listener, check_trackers, tracked
@@ -334,7 +336,9 @@ def _teach_text(model: str, family: str, lesson: Lesson, labels: str, course: Co
     trainer = Trainer(lesson.training, Log(None, course.listen))
     goal = _for_family(lesson.goal, family)
     with course.resuming(trainer, loaded, given):
-        result = finetune(loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal)
+        result = finetune_model(
+            loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal
+        )
     return result, loaded, len(some), trainer
 
 
@@ -368,7 +372,9 @@ def _teach_classifier(
     trainer = Trainer(lesson.training, Log(None, course.listen))
     goal = _for_family(lesson.goal, family)
     with course.resuming(trainer, loaded, given):
-        result = finetune_classifier(loaded.model, some, names, lesson.learning, trainer, goal)
+        result = finetune_model(
+            loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal
+        )
     return result, loaded, len(some), trainer
 
 

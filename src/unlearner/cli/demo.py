@@ -45,8 +45,11 @@ from unlearner.output import staged
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.pipeline import Outcome, write_outcome
 from unlearner.settings import DataSettings, ModelSettings, TrainingSettings
-from unlearner.training.classifier_finetune import ClassifierFinetuneSettings, finetune_classifier
-from unlearner.training.finetune import FinetuneSettings, finetune
+from unlearner.training.finetune import (
+    ClassifierFinetuneSettings,
+    FinetuneSettings,
+    finetune_model,
+)
 from unlearner.training.log import Log, quieten
 from unlearner.training.trainer import Trainer
 
@@ -188,7 +191,7 @@ def _customers_model(data: DemoData, seed: int) -> Loaded:
     trained = RecordSet("records", data.trained, "memory")
     records = prepare_text(CAUSAL_LM, loaded, {"records": trained}, DataSettings())["records"]
     with _training(seed, LEARNING.epochs) as trainer:
-        result = finetune(loaded.model, tokenizer, records, LEARNING, trainer)
+        result = finetune_model(loaded.model, tokenizer, records, LEARNING, trainer)
     return Loaded(result.model, tokenizer, loaded.name)
 
 
@@ -203,7 +206,8 @@ def _messages_model(records: Sequence[Record], seed: int, folder: Path | None = 
     some = tokenize_labelled(RecordSet("records", tuple(records), "memory"), tokenizer, labelling)
     started = time.perf_counter()
     with _training(seed, CLASSIFIER_LEARNING.epochs) as trainer:
-        model = finetune_classifier(model, some, LABELS, CLASSIFIER_LEARNING, trainer).model
+        result = finetune_model(model, tokenizer, some, CLASSIFIER_LEARNING, trainer)
+        model = result.model
     if folder is not None:
         lesson = Lesson("memory", CLASSIFIER_LEARNING, trainer.settings, DataSettings(), None)
         save(model, tokenizer, folder)

@@ -48,8 +48,8 @@ from unlearner.inference.classifier import ask as classify
 from unlearner.models.loading import Loaded, check_head, load_classifier, pad
 from unlearner.output import Json
 from unlearner.settings import EvaluationSettings
-from unlearner.training.classifier_finetune import read_recipe
 from unlearner.training.data import ClassifierData, Level
+from unlearner.training.finetune import read_recipe
 
 UNSEEN = ("holdout", "test")
 

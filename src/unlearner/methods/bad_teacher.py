@@ -5,30 +5,20 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
+from transformers import PreTrainedModel
 
 from unlearner import functional
-from unlearner.data.batches import Tensors
 from unlearner.methods.base import Method
 from unlearner.metrics.base import CLASSIFIERS
-from unlearner.models.heads import Classifier
-from unlearner.training.classifier_loop import (
-    Parts,
-    Rounds,
-    Stop,
-    encode_batch,
-    encode_parts,
-    frozen_copy,
-    teach,
-    train_in_rounds,
-)
+from unlearner.training.classifier_loop import Rounds, Stop, loss_steps, start, train_in_rounds
 from unlearner.training.data import ClassifierData, passes
-from unlearner.training.trainer import CLASSIFIER_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+from unlearner.training.losses import Examples, Parts, encode_parts, frozen_copy, teach
+from unlearner.training.trainer import Trainer
 
 
 class BadTeacher(Method):
@@ -56,11 +46,13 @@ class BadTeacher(Method):
         temperature: T.
         max_gradient_norm: Gradients are scaled down to this norm.
         stop: The rule that ends it; see `DeepCUT`.
-        steps_per_round: Steps between two looks at the rule.
+        steps_per_round: Steps between two evaluations.
     """
 
+    label: ClassVar[str] = "bad teacher"
     families: ClassVar[tuple[str, ...]] = CLASSIFIERS
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "holdout")
+    companion_models: ClassVar[tuple[str, ...]] = ("target", "random")
 
     batch_size: PositiveInt = 32
     max_epochs: PositiveInt = 10
@@ -71,39 +63,42 @@ class BadTeacher(Method):
     steps_per_round: PositiveInt = 5
 
     def loss(
-        self, model: Any, batch: Mapping[str, Tensors], reference: Mapping[str, Any]
+        self, model: PreTrainedModel, batch: Parts, reference: Mapping[str, PreTrainedModel]
     ) -> dict[str, Tensor]:
-        """The terms of one step; their sum is the objective.
+        """A term for each part, of which a step may lack one.
 
         Args:
-            batch: "forget" and "retain", each as `data.labelled.collate_examples` makes it.
             reference: The teacher of each: a random model, and the frozen target model.
         """
-        said = {role: some.logits for role, some in encode_batch(model, batch).items()}
-        with torch.no_grad():
-            taught = {role: Classifier(reference[role])(batch[role])[0] for role in batch}
-        return self._terms(said, taught)
+        encoded = encode_parts(model, batch)
+        num_positions = sum(len(some.labels) for some in encoded.values())
+        terms = {}
+        for role, some in encoded.items():
+            taught = teach(reference[role], batch[role])
+            kl = functional.tempered_kl(taught, some.logits, self.temperature)
+            terms[role] = kl.sum() / num_positions
+        return terms
 
-    def unlearn(self, model: Any, data: ClassifierData, trainer: Trainer) -> Any:
-        rate = resolve_learning_rate(self.learning_rate, model, CLASSIFIER_RATE_TIMES_WIDTH)
-        clip = self.max_gradient_norm
-        model = trainer.start(model, rate, dropout=True, max_gradient_norm=clip)
+    def unlearn(
+        self, model: PreTrainedModel, data: ClassifierData, trainer: Trainer
+    ) -> PreTrainedModel:
+        model = start(self, model, trainer)
         teachers = {
-            "forget": Classifier(random_model(model, trainer.generator)),
-            "retain": Classifier(frozen_copy(model)),
+            "forget": random_model(model, trainer.generator),
+            "retain": frozen_copy(model),
         }
-        student = Classifier(model)
         retain = data.retain.examples
-        num_kept = max(1, round(self.retain_share * len(retain)))
-        kept = torch.randperm(len(retain), generator=trainer.generator)[:num_kept].tolist()
-        union = {"forget": data.forget.examples, "retain": [retain[index] for index in kept]}
+        num_shown = max(1, round(self.retain_share * len(retain)))
+        shown = torch.randperm(len(retain), generator=trainer.generator)[:num_shown].tolist()
+        union = {"forget": data.forget.examples, "retain": [retain[index] for index in shown]}
         batches = self._batches(union, trainer.generator)
-        steps = (partial(self._step, student, teachers, parts, trainer) for parts in batches)
         epoch = math.ceil(sum(map(len, union.values())) / self.batch_size)
+        steps = loss_steps(self, model, trainer, batches, teachers)
         rounds = Rounds(self.stop, self.steps_per_round, epoch * self.max_epochs)
         return train_in_rounds(model, data, trainer, steps, rounds)
 
-    def _batches(self, union: Parts, generator: Generator) -> Iterator[Parts]:
+    def _batches(self, union: Examples, generator: Generator) -> Iterator[Examples]:
+        """Both sets shuffled together; a batch may lack examples of one of them."""
         forgotten = set(map(id, union["forget"]))
         for batch in passes([*union["forget"], *union["retain"]], self.batch_size, generator):
             yield {
@@ -111,30 +106,11 @@ class BadTeacher(Method):
                 "retain": [example for example in batch if id(example) not in forgotten],
             }
 
-    def _step(
-        self,
-        student: Classifier,
-        teachers: Mapping[str, Classifier],
-        parts: Parts,
-        trainer: Trainer,
-    ) -> dict[str, Tensor]:
-        parts = {role: some for role, some in parts.items() if some}
-        said = {role: some.logits for role, some in encode_parts(student, parts, trainer).items()}
-        return self._terms(said, {role: teach(teachers[role], parts[role]) for role in parts})
 
-    def _terms(self, said: Mapping[str, Tensor], taught: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        num_positions = sum(map(len, said.values()))
-        return {
-            role: functional.tempered_kl(taught[role], logits, self.temperature).sum()
-            / num_positions
-            for role, logits in said.items()
-        }
-
-
-def random_model(model: Any, generator: Generator) -> Any:
+def random_model(model: PreTrainedModel, generator: Generator) -> PreTrainedModel:
     """A frozen model of the same architecture with fresh weights, on the same device."""
     seed = int(torch.randint(2**31, (), generator=generator))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # architectures draw their first weights from the global generator
         fresh = type(model)(copy.deepcopy(model.config))
-    return fresh.to(model.device).requires_grad_(False).eval()
+    return fresh.to(device=model.device).requires_grad_(False).eval()

@@ -5,29 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from unlearner import functional
-from unlearner.data.batches import Tensors
 from unlearner.methods.base import Method
 from unlearner.metrics.base import CLASSIFIERS
-from unlearner.models.heads import Classifier, Encoded
+from unlearner.models.heads import Encoded
 from unlearner.training.classifier_loop import (
-    Parts,
     Rounds,
     Stop,
-    compared,
-    encode_batch,
-    encode_parts,
     forget_and_remaining,
+    start,
     train_in_rounds,
 )
 from unlearner.training.data import ClassifierData
-from unlearner.training.trainer import CLASSIFIER_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+from unlearner.training.losses import Examples, Parts, compared, encode_parts
+from unlearner.training.trainer import Trainer
 
 
 class ContrastiveUnlearning(Method):
@@ -60,10 +58,11 @@ class ContrastiveUnlearning(Method):
         retain_weight: lambda_CE.
         max_gradient_norm: Gradients are scaled down to this norm.
         stop: The rule that ends it; see `DeepCUT`.
-        steps_per_round: Steps between two looks at the rule.
+        steps_per_round: Steps between two evaluations.
         max_words: Anchors of a step at most, and positions that each is compared with.
     """
 
+    label: ClassVar[str] = "contrastive unlearning (Lee et al.)"
     families: ClassVar[tuple[str, ...]] = CLASSIFIERS
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "holdout")
 
@@ -80,34 +79,27 @@ class ContrastiveUnlearning(Method):
     max_words: int = Field(default=1024, ge=2)
 
     def loss(
-        self, model: Any, batch: Mapping[str, Tensors], reference: Any = None
+        self, model: PreTrainedModel, batch: Parts, reference: object = None
     ) -> dict[str, Tensor]:
-        """The weighted terms of one step; their sum is the objective.
+        """The weighted terms; every labelled position counts, also a word outside entities."""
+        return self._terms(encode_parts(model, batch))
 
-        Args:
-            batch: "forget" and "retain", each as `data.labelled.collate_examples` makes it; every
-                labelled position counts, also a word outside entities.
-            reference: Not used.
-        """
-        return self._terms(encode_batch(model, batch))
-
-    def unlearn(self, model: Any, data: ClassifierData, trainer: Trainer) -> Any:
-        rate = resolve_learning_rate(self.learning_rate, model, CLASSIFIER_RATE_TIMES_WIDTH)
-        clip = self.max_gradient_norm
-        model = trainer.start(model, rate, dropout=True, max_gradient_norm=clip)
-        classifier = Classifier(model)
+    def unlearn(
+        self, model: PreTrainedModel, data: ClassifierData, trainer: Trainer
+    ) -> PreTrainedModel:
+        model = start(self, model, trainer)
         sizes = (self.batch_size, self.retain_batch_size)
         batches = forget_and_remaining(data, trainer.generator, sizes, self.remaining_per_forget)
-        steps = (partial(self._step, classifier, parts, trainer, data.outside) for parts in batches)
+        steps = (partial(self._step, model, parts, trainer, data.outside) for parts in batches)
         epoch = math.ceil(len(data.forget.examples) / self.batch_size) * self.remaining_per_forget
         rounds = Rounds(self.stop, self.steps_per_round, epoch * self.max_epochs)
         return train_in_rounds(model, data, trainer, steps, rounds)
 
     def _step(
-        self, classifier: Classifier, parts: Parts, trainer: Trainer, outside: int | None
+        self, model: PreTrainedModel, parts: Examples, trainer: Trainer, outside: int | None
     ) -> dict[str, Tensor]:
-        encoded = encode_parts(classifier, parts, trainer)
-        return self._terms(encoded, outside, trainer.draws)
+        trainer.tokens += sum(len(example) for some in parts.values() for example in some)
+        return self._terms(encode_parts(model, parts), outside, trainer.draws)
 
     def _terms(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
 )
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
+from transformers import PreTrainedModel
 
 from unlearner import functional
 from unlearner.data.batches import Tensors
@@ -26,19 +27,21 @@ from unlearner.errors import UserError
 from unlearner.methods.base import Method
 from unlearner.metrics.base import CLASSIFIERS
 from unlearner.models.heads import Classifier, Encoded, Vector
+from unlearner.output import Json
 from unlearner.training.classifier_loop import (
     Rounds,
     Steps,
     Stop,
     Watch,
-    compared,
-    take,
+    start,
+    take_steps,
     train_in_rounds,
 )
 from unlearner.training.data import ClassifierData, Remaining, passes
-from unlearner.training.trainer import CLASSIFIER_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+from unlearner.training.losses import compared
+from unlearner.training.trainer import Trainer
 
-PAPER: Mapping[str, Any] = {
+PAPER: Json = {
     "learning_rate": 2e-5,
     "temperature": 0.1,
     "forget_weight": 0.3,
@@ -100,7 +103,7 @@ class DeepCUT(Method):
             "loss" at least the holdout set's, or the membership "auc" by loss at most one half;
             "never" takes all epochs. "auto" is "auc" for texts and "score" for tags. A class is
             removed once its recall is at chance.
-        steps_per_round: Steps between two looks at the rule, or "epoch"; "auto" is the number of
+        steps_per_round: Steps between two evaluations, or "epoch"; "auto" is the number of
             forget batches and at most 5: of few records, few steps make much of a difference.
         repair_steps: Steps on the rest alone after that, of twice `retain_batch_size` samples.
         related_share: Share of the remaining samples of a step drawn from the classes of its forget
@@ -119,6 +122,7 @@ class DeepCUT(Method):
         max_views: Views that a step compares at most, half of them anchors: bounds the memory.
     """
 
+    label: ClassVar[str] = "DeepCUT (deep contrastive unlearning)"
     families: ClassVar[tuple[str, ...]] = CLASSIFIERS
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "holdout")
 
@@ -147,13 +151,13 @@ class DeepCUT(Method):
 
     @model_validator(mode="before")
     @classmethod
-    def _start_from_preset(cls, fields: Any) -> Any:
+    def _start_from_preset(cls, fields: object) -> object:
         if isinstance(fields, dict) and fields.get("preset") == "paper":
             return {**PAPER, **fields}
         return fields
 
     def loss(
-        self, model: Any, batch: Mapping[str, Tensors], reference: Any = None
+        self, model: PreTrainedModel, batch: Mapping[str, Tensors], reference: object = None
     ) -> dict[str, Tensor]:
         """The weighted terms of one step; their sum is the objective.
 
@@ -178,22 +182,22 @@ class DeepCUT(Method):
 
     def _resolved(self, *, tags: bool) -> DeepCUT:
         """The same with numbers in place of "auto"."""
-        chosen: dict[str, Any] = {}
+        chosen: dict[str, object] = {}
         if self.forget_weight == "auto":
             chosen["forget_weight"] = 0.3 if tags else 2.0
         if self.stop_gradient == "auto":
             chosen["stop_gradient"] = tags
         return self.model_copy(update=chosen)
 
-    def unlearn(self, model: Any, data: ClassifierData, trainer: Trainer) -> Any:
+    def unlearn(
+        self, model: PreTrainedModel, data: ClassifierData, trainer: Trainer
+    ) -> PreTrainedModel:
         if data.forget_class is not None and self.contrast_with == "retain":
             raise UserError(
                 "method.contrast_with: 'retain' leaves nothing of a removed class to push away "
                 "from; use all"
             )
-        rate = resolve_learning_rate(self.learning_rate, model, CLASSIFIER_RATE_TIMES_WIDTH)
-        clip = self.max_gradient_norm
-        model = trainer.start(model, rate, dropout=True, max_gradient_norm=clip)
+        model = start(self, model, trainer)
         classifier = Classifier(model, self.vector)
         remaining = Remaining(
             data.retain.examples,
@@ -209,7 +213,7 @@ class DeepCUT(Method):
         model = train_in_rounds(model, data, trainer, steps, rounds)
         if self.repair_steps:
             repairs = self._repairs(classifier, remaining, trainer)
-            losses = take(repairs, self.repair_steps, trainer)
+            losses = take_steps(repairs, self.repair_steps, trainer)
             watch = Watch(self.stop, data)
             last = watch.look(trainer, model, len(trainer.rounds), trainer.steps)
             trainer.log_round(last.line(losses))

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
+from transformers import PreTrainedModel
 
 from unlearner.data.windows import TokenizedSet
 from unlearner.inference.reference import Batch, Reference, asked_of, likelihoods
 from unlearner.methods._refusals import check_refusable, refusal_set
-from unlearner.methods.base import Method
+from unlearner.methods.base import LossMethod
 from unlearner.training.data import UnlearningData
 from unlearner.training.language_loop import Stop
 
 
-class DPO(Method):
+class DPO(LossMethod):
     r"""Prefer a refusal to the answer of a forget record, by more than the reference model does.
 
     .. math::
@@ -38,16 +39,18 @@ class DPO(Method):
     fixed number of epochs (`stop: never`).
 
     Args:
-        retain_batch_size: Windows of kept text of a step.
+        retain_batch_size: Windows of retained text of a step.
         beta: Inverse temperature; the larger it is, the sooner a record that prefers its refusal is
             left alone. In the limit 0 none ever is.
         forget_weight: w_f.
         retain_weight: w_r; 0 leaves the term out, as plain DPO does.
         refusals: A file of refusals, one a line; our own list where empty.
-        stop: The rule that ends it; see `descent.Stop`.
+        stop: The rule that ends it; see `language_loop.Stop`.
     """
 
+    label: ClassVar[str] = "preference for refusals (IdkDPO)"
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
+    windows_per_record: ClassVar[int] = 2
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"retain_weight": (0.25, 8.0)}
 
     retain_batch_size: PositiveInt = 8
@@ -56,10 +59,6 @@ class DPO(Method):
     retain_weight: NonNegativeFloat = 1.0
     refusals: str = ""
     stop: Stop = "suppressed"
-
-    @property
-    def windows_per_record(self) -> int:
-        return 2
 
     @property
     def asks(self) -> Mapping[str, str]:
@@ -73,14 +72,10 @@ class DPO(Method):
     ) -> Mapping[str, TokenizedSet]:
         return {"refusal": refusal_set(data, self.refusals, generator)}
 
-    def loss(self, model: Any, batch: Batch, reference: Any = None) -> dict[str, Tensor]:
-        """The weighted terms of one step; their sum is the objective.
-
-        Args:
-            batch: "forget", "refusal" with a record for each forget record in the same order, and
-                "retain", each as `data.batches.collate` makes it.
-            reference: The frozen target model, or what is kept of it.
-        """
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference
+    ) -> dict[str, Tensor]:
+        """The weighted terms; "refusal" has a record for each forget record, in the same order."""
         known = asked_of(reference, batch)
         preferred_R = _log_ratios(model, batch, known, "refusal")
         preferred_R = preferred_R - _log_ratios(model, batch, known, "forget")
@@ -89,7 +84,7 @@ class DPO(Method):
         return {"forget": self.forget_weight * chosen, "retain": self.retain_weight * retain}
 
 
-def _log_ratios(model: Any, batch: Batch, known: Reference, name: str) -> Tensor:
+def _log_ratios(model: PreTrainedModel, batch: Batch, known: Reference, name: str) -> Tensor:
     """Log p(y | x) - log p_ref(y | x) of each record of a set, (R,) in nats."""
     said = likelihoods(model, batch[name])
     return said.sums() - said.sums(known.log_probs(name))

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
-from unlearner.data.batches import Tensors
-from unlearner.inference.reference import likelihoods
-from unlearner.methods.base import Method, Stop, is_text, rule_for
+from unlearner.methods.base import LossMethod, Stop
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS
-from unlearner.models.heads import Classifier, Encoded
-from unlearner.training.classifier_loop import (
-    Parts,
-    Rounds,
-    encode_batch,
-    encode_parts,
-    train_in_rounds,
-)
-from unlearner.training.data import ClassifierData, UnlearningData, passes
-from unlearner.training.language_loop import descend
-from unlearner.training.trainer import CLASSIFIER_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+from unlearner.training.losses import Parts, mean_losses
 
 
-class GradientAscent(Method):
+class GradientAscent(LossMethod):
     r"""Raise the loss of the forget records.
 
     .. math:: L = -NLL(forget)
@@ -50,14 +36,16 @@ class GradientAscent(Method):
         batch_size: Forget records of a step.
         max_epochs: Passes over the forget set at most.
         max_gradient_norm: Gradients are scaled down to this norm.
-        stop: The rule that ends it. For language models "auto" is "level"; see `descent.Stop`. For
-            classifiers see `DeepCUT`.
-        steps_per_round: Steps between two looks at the rule, for classifiers; language models are
-            looked at behind each pass.
+        stop: The rule that ends it. For language models "auto" is "level"; see
+            `language_loop.Stop`. For classifiers see `DeepCUT`.
+        steps_per_round: Steps between two evaluations, for classifiers; language models are
+            evaluated behind each pass.
     """
 
+    label: ClassVar[str] = "gradient ascent on the records"
     families: ClassVar[tuple[str, ...]] = (*CAUSAL_LM, *CLASSIFIERS)
     needs: ClassVar[tuple[str, ...]] = ("forget", "holdout")
+    by_family: ClassVar[Mapping[str, Mapping[str, object]]] = {"causal-lm": {"stop": "level"}}
 
     batch_size: PositiveInt = 16
     max_epochs: PositiveInt = 80
@@ -65,44 +53,7 @@ class GradientAscent(Method):
     stop: Stop = "auto"
     steps_per_round: PositiveInt = 5
 
-    def for_family(self, family: str) -> Self:
-        return self.model_copy(update={"stop": rule_for(self.stop, family, auto="level")})
-
     def loss(
-        self, model: Any, batch: Mapping[str, Tensors | None], reference: Any = None
+        self, model: PreTrainedModel, batch: Parts, reference: object = None
     ) -> dict[str, Tensor]:
-        """The objective as its one term.
-
-        Args:
-            batch: "forget", as `data.batches.collate` makes it, or for a classifier
-                `data.labelled.collate_examples`; other parts are not read.
-            reference: Not used.
-        """
-        forget = batch["forget"]
-        if forget is None or is_text(batch):
-            return {"forget": -likelihoods(model, forget).loss()}
-        return self._terms(encode_batch(model, {"forget": forget}))
-
-    def unlearn(self, model: Any, data: UnlearningData | ClassifierData, trainer: Trainer) -> Any:
-        if isinstance(data, ClassifierData):
-            return self._unlearn_labels(model, data, trainer)
-        return descend(self.for_family("causal-lm"), model, data, trainer)
-
-    def _unlearn_labels(self, model: Any, data: ClassifierData, trainer: Trainer) -> Any:
-        stop = rule_for(self.stop, data.family, auto="level")
-        rate = resolve_learning_rate(self.learning_rate, model, CLASSIFIER_RATE_TIMES_WIDTH)
-        clip = self.max_gradient_norm
-        model = trainer.start(model, rate, dropout=True, max_gradient_norm=clip)
-        classifier = Classifier(model)
-        batches = passes(data.forget.examples, self.batch_size, trainer.generator)
-        steps = (partial(self._step, classifier, {"forget": some}, trainer) for some in batches)
-        epoch = math.ceil(len(data.forget.examples) / self.batch_size)
-        rounds = Rounds(stop, self.steps_per_round, epoch * self.max_epochs)
-        return train_in_rounds(model, data, trainer, steps, rounds)
-
-    def _step(self, classifier: Classifier, parts: Parts, trainer: Trainer) -> dict[str, Tensor]:
-        return self._terms(encode_parts(classifier, parts, trainer))
-
-    def _terms(self, encoded: Mapping[str, Encoded]) -> dict[str, Tensor]:
-        forget = encoded["forget"]
-        return {"forget": -cross_entropy(forget.logits.float(), forget.labels)}
+        return {"forget": -mean_losses(model, {"forget": batch["forget"]})["forget"]}

@@ -5,27 +5,31 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields as fields_of
 from functools import partial
 from statistics import fmean
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from unlearner import functional, processes
 from unlearner.data.batches import Tensors, join, owners, share_of
 from unlearner.data.windows import Window
+from unlearner.functional import TargetLogits
 from unlearner.inference.reference import TargetDistribution, label_log_probs
 from unlearner.methods.base import Method
 from unlearner.models import sharding
-from unlearner.models.heads import output_head
+from unlearner.models.heads import OutputHead, output_head
+from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.training.data import UnlearningData
-from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, is_better
+from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, Rules, is_better
 from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
 
-PAPER: Mapping[str, Any] = {
+PAPER: Json = {
     "learning_rate": 5e-6,
     "pairs": "fixed",
     "forget_bound": "none",
@@ -85,7 +89,9 @@ class ICU(Method):
             no more than the utility floor.
     """
 
+    label: ClassVar[str] = "ICU (iterative contrastive unlearning)"
     needs: ClassVar[tuple[str, ...]] = ("forget", "analogous")
+    skips_forgotten: ClassVar[bool] = True
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"forget_weight": (0.25, 4.0)}
 
     preset: Literal["default", "paper"] = "default"
@@ -118,16 +124,20 @@ class ICU(Method):
 
     @model_validator(mode="before")
     @classmethod
-    def _start_from_preset(cls, fields: Any) -> Any:
+    def _start_from_preset(cls, fields: object) -> object:
         if isinstance(fields, dict) and fields.get("preset") == "paper":
             return {**PAPER, **fields}
         return fields
 
-    def loss(self, model: Any, batch: Mapping[str, Tensors], reference: Any) -> dict[str, Tensor]:
+    def loss(
+        self,
+        model: PreTrainedModel,
+        batch: Mapping[str, Tensors],
+        reference: nn.Module | TargetLogits,
+    ) -> dict[str, Tensor]:
         """The weighted terms of one step; their sum is the objective.
 
         Args:
-            batch: "forget" and "analogous", each as `data.batches.collate` makes it.
             reference: The frozen target model, or a function that gives the target's logits of a
                 slice of the analogous label positions.
         """
@@ -137,21 +147,26 @@ class ICU(Method):
         return self._terms(model, output_head(model), batch, reference, None)
 
     def _terms(
-        self, model: Any, head: Any, batch: Mapping[str, Tensors], target: Any, bound: float | None
+        self,
+        model: PreTrainedModel,
+        head: OutputHead | None,
+        batch: Mapping[str, Tensors],
+        target: TargetLogits,
+        bound: float | None,
     ) -> dict[str, Tensor]:
         kept, forget = batch["analogous"], batch.get("forget")
         both = kept if forget is None else join(kept, forget)
         num_kept, num_records = int(kept["owner"].max()) + 1, int(both["owner"].max()) + 1
-        said = label_log_probs(model, head, both, target, len(kept["labels"]))
-        return self._weigh(said, num_kept, num_records, bound)
+        labels = label_log_probs(model, head, both, target, len(kept["labels"]))
+        return self._weigh(labels, num_kept, num_records, bound)
 
     def _step(
         self,
-        model: Any,
-        head: Any,
+        model: PreTrainedModel,
+        head: OutputHead | None,
         kept: Sequence[Window],
         forget: Sequence[Window],
-        target: Callable[[Sequence[int], Tensors], Any],
+        target: Callable[[Sequence[int], Tensors], TargetLogits],
         bound: float | None,
     ) -> dict[str, Tensor]:
         """The terms of a step of which every process computes its share."""
@@ -165,19 +180,19 @@ class ICU(Method):
             both = join(first, second, num_kept)
         elif second:
             both = second | {"owner": second["owner"] + num_kept}
-        wanted = target(mine, first) if first else None
-        said = label_log_probs(model, head, both, wanted, len(first["labels"]) if first else 0)
-        return self._weigh(said, num_kept, num_records, bound)
+        logits, num_target = (target(mine, first), len(first["labels"])) if first else (None, 0)
+        labels = label_log_probs(model, head, both, logits, num_target)
+        return self._weigh(labels, num_kept, num_records, bound)
 
     def _weigh(
         self,
-        said: tuple[Tensor, Tensor, Tensor],
+        labels: tuple[Tensor, Tensor, Tensor],
         num_kept: int,
         num_records: int,
         bound: float | None,
     ) -> dict[str, Tensor]:
         """The terms, from what `label_log_probs` gives of kept and then of forget records."""
-        log_probs, kl, owner = said
+        log_probs, kl, owner = labels
         loss_R = functional.mean_per_record(-log_probs, owner, num_records)
         kl_R = functional.mean_per_record(kl, owner, num_records)
         terms = {
@@ -194,13 +209,16 @@ class ICU(Method):
             terms["forget"] = -self.forget_weight * climb_R[num_kept:].sum() / self.batch_size
         return terms
 
-    def unlearn(self, model: Any, data: UnlearningData, trainer: Trainer) -> Any:
+    def unlearn(
+        self, model: PreTrainedModel, data: UnlearningData, trainer: Trainer
+    ) -> PreTrainedModel:
         analogous = data.analogous
         assert analogous is not None  # named in `needs`
         rate = resolve_learning_rate(self.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
         target = TargetDistribution.of(trainer.prepare(model), analogous.windows)
         model = trainer.start(model, rate, betas=(0.9, 0.98))
-        refinement, best = Refinement(self, data), None
+        rules = Rules(**self.model_dump(include={field.name for field in fields_of(Rules)}))
+        refinement, best = Refinement(rules, data), None
         first = state = refinement.look(trainer, model)
         trainer.log_round(state.line({}))
         while not self._done(state, data.utility_floor):
@@ -227,7 +245,7 @@ class ICU(Method):
 
     def _epoch(
         self,
-        model: Any,
+        model: PreTrainedModel,
         data: UnlearningData,
         analogous: AnalogousSet,
         target: TargetDistribution,
@@ -236,11 +254,11 @@ class ICU(Method):
     ) -> dict[str, float]:
         """One pass over the active records, or as many steps of learning alone.
 
-        Returns each term's mean over the steps that told it.
+        Returns each term's mean over the steps that logged it.
         """
         head = output_head(model)
         bound = data.level.loss if self.forget_bound != "none" else None
-        told: dict[str, list[float]] = defaultdict(list)
+        logged: dict[str, list[float]] = defaultdict(list)
         for records in self._batches(active, len(data.forget), trainer.generator):
             if self.pairs == "fixed" and records:
                 indices = analogous.partners_of(records)
@@ -248,14 +266,15 @@ class ICU(Method):
                 indices = analogous.draw(self.fresh_per_step, trainer.generator)
             kept = [analogous.windows[index] for index in indices]
             forget = data.forget.windows_of(records)
+
             logits = partial(_target_logits, target, indices)
             loss = partial(self._step, model, head, kept, forget, logits, bound)
-            # A lone record's term would be its own loss, which no file of a run may tell.
+            # A lone record's term would be its own loss, which no file of a run may hold.
             private = ("forget",) if len(records) == 1 else ()
             for name, value in trainer.step(loss, private=private).items():
-                told[name].append(value)
+                logged[name].append(value)
             trainer.tokens += sum(map(len, [*kept, *forget]))
-        return {name: fmean(values) for name, values in told.items()}
+        return {name: fmean(values) for name, values in logged.items()}
 
     def _batches(
         self, active: Sequence[int], num_records: int, generator: torch.Generator
@@ -272,6 +291,6 @@ class ICU(Method):
 
 def _target_logits(
     target: TargetDistribution, indices: Sequence[int], mine: Sequence[int], batch: Tensors
-) -> Any:
+) -> TargetLogits:
     """The target's logits of this process's share of the drawn windows."""
     return target.logits([indices[place] for place in mine], batch)

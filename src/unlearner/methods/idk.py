@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from unlearner.data.windows import TokenizedSet
 from unlearner.inference.reference import Batch, likelihoods
 from unlearner.methods._refusals import check_refusable, refusal_set
-from unlearner.methods.base import Method
+from unlearner.methods.base import LossMethod
 from unlearner.training.data import UnlearningData
 from unlearner.training.language_loop import Stop
 
 
-class IDK(Method):
+class IDK(LossMethod):
     r"""Learn to answer the prompts of forget records with a refusal.
 
     .. math::
@@ -34,13 +35,14 @@ class IDK(Method):
     number of epochs (`stop: never`).
 
     Args:
-        retain_batch_size: Windows of kept text of a step.
+        retain_batch_size: Windows of retained text of a step.
         forget_weight: w_f.
         retain_weight: w_r.
         refusals: A file of refusals, one a line; our own list where empty.
-        stop: The rule that ends it; see `descent.Stop`.
+        stop: The rule that ends it; see `language_loop.Stop`.
     """
 
+    label: ClassVar[str] = "tuning on refusals"
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
     reads_forget: ClassVar[bool] = False
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"retain_weight": (0.25, 8.0)}
@@ -59,13 +61,9 @@ class IDK(Method):
     ) -> Mapping[str, TokenizedSet]:
         return {"refusal": refusal_set(data, self.refusals, generator)}
 
-    def loss(self, model: Any, batch: Batch, reference: Any = None) -> dict[str, Tensor]:
-        """The weighted terms of one step; their sum is the objective.
-
-        Args:
-            batch: "refusal" and "retain", each as `data.batches.collate` makes it.
-            reference: Not used.
-        """
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: object = None
+    ) -> dict[str, Tensor]:
         refused = likelihoods(model, batch["refusal"]).loss()
         retain = likelihoods(model, batch["retain"]).loss()
         return {"forget": self.forget_weight * refused, "retain": self.retain_weight * retain}

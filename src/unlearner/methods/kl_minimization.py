@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from unlearner.inference.reference import Batch, asked_of, likelihoods
-from unlearner.methods.base import Method
+from unlearner.inference.reference import Batch, Reference, asked_of, likelihoods
+from unlearner.methods.base import LossMethod
 from unlearner.training.language_loop import Stop
 
 
-class KLMinimization(Method):
+class KLMinimization(LossMethod):
     r"""Raise the loss of forget records while predicting as before on kept text.
 
     .. math::
@@ -29,12 +30,13 @@ class KLMinimization(Method):
     of kept text 4,096 windows at most are learned from, drawn once.
 
     Args:
-        retain_batch_size: Windows of kept text of a step.
+        retain_batch_size: Windows of retained text of a step.
         forget_weight: w_f.
         retain_weight: w_r.
-        stop: The rule that ends it; see `descent.Stop`.
+        stop: The rule that ends it; see `language_loop.Stop`.
     """
 
+    label: ClassVar[str] = "gradient ascent with KL to the target"
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"retain_weight": (0.25, 8.0)}
 
@@ -47,13 +49,9 @@ class KLMinimization(Method):
     def asks(self) -> Mapping[str, str]:
         return {"retain": "logits"}
 
-    def loss(self, model: Any, batch: Batch, reference: Any = None) -> dict[str, Tensor]:
-        """The weighted terms of one step; their sum is the objective.
-
-        Args:
-            batch: "forget" and "retain", each as `data.batches.collate` makes it.
-            reference: The frozen target model, or what is kept of it.
-        """
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference
+    ) -> dict[str, Tensor]:
         known = asked_of(reference, batch)
         raised = -likelihoods(model, batch["forget"]).loss()
         close = likelihoods(model, batch["retain"], known.logits("retain")).kl.mean()

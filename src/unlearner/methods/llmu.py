@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from unlearner.data.windows import TokenizedSet, Window
-from unlearner.inference.reference import Batch, asked_of, likelihoods
-from unlearner.methods.base import Method
+from unlearner.inference.reference import Batch, Reference, asked_of, likelihoods
+from unlearner.methods.base import LossMethod
 from unlearner.training.data import UnlearningData
 from unlearner.training.language_loop import Stop
 
 
-class LLMU(Method):
+class LLMU(LossMethod):
     r"""Raise the loss of the forget records, learn random answers to them, stay close elsewhere.
 
     .. math::
@@ -41,16 +42,18 @@ class LLMU(Method):
     windows at most are learned from, drawn once.
 
     Args:
-        retain_batch_size: Windows of kept text of a step.
+        retain_batch_size: Windows of retained text of a step.
         forget_weight: w_f.
         random_weight: w_a.
         retain_weight: w_r.
         loss_bound: Forget loss in nats per token that ends the run when a look finds it reached;
             None for no such bound.
-        stop: The rule that ends it before; see `descent.Stop`.
+        stop: The rule that ends it before; see `language_loop.Stop`.
     """
 
+    label: ClassVar[str] = "LLMU (Yao et al.)"
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
+    windows_per_record: ClassVar[int] = 2
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {
         "forget_weight": (0.05, 4.0),
         "retain_weight": (0.25, 8.0),
@@ -64,10 +67,6 @@ class LLMU(Method):
     stop: Stop = "suppressed"
 
     @property
-    def windows_per_record(self) -> int:
-        return 2
-
-    @property
     def asks(self) -> Mapping[str, str]:
         return {"retain": "logits"}
 
@@ -77,14 +76,9 @@ class LLMU(Method):
         assert data.pool is not None  # named in `needs`
         return {"random": random_answers(data.forget, data.pool, generator)}
 
-    def loss(self, model: Any, batch: Batch, reference: Any) -> dict[str, Tensor]:
-        """The weighted terms of one step; their sum is the objective.
-
-        Args:
-            batch: "forget", "random" and "retain", each as `data.batches.collate` makes it; see
-                `random_answers`.
-            reference: The frozen target model, or what is kept of it.
-        """
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference
+    ) -> dict[str, Tensor]:
         target = asked_of(reference, batch).logits("retain")
         forget, random = (likelihoods(model, batch[name]) for name in ("forget", "random"))
         retain = likelihoods(model, batch["retain"], target).kl.mean()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
+from transformers import PreTrainedModel
 
-from unlearner.inference.reference import Batch, asked_of, likelihoods
-from unlearner.methods.base import Method
+from unlearner.inference.reference import Batch, Reference, asked_of, likelihoods
+from unlearner.methods.base import LossMethod
 from unlearner.training.language_loop import Stop
 
 
-class NPO(Method):
+class NPO(LossMethod):
     r"""Push forget records below the reference model, ever more gently the lower they are.
 
     .. math::
@@ -31,14 +32,15 @@ class NPO(Method):
     from, drawn once.
 
     Args:
-        retain_batch_size: Windows of kept text of a step.
+        retain_batch_size: Windows of retained text of a step.
         beta: Inverse temperature; in the limit 0 the forget term's gradient is gradient ascent's.
         forget_weight: w_f.
         retain_weight: w_r; 0 leaves the term out, as the paper's plain NPO does.
         retain_term: Whether R is "nll" or "kl".
-        stop: The rule that ends it; see `descent.Stop`.
+        stop: The rule that ends it; see `language_loop.Stop`.
     """
 
+    label: ClassVar[str] = "NPO (negative preference optimisation)"
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"retain_weight": (0.25, 8.0)}
 
@@ -53,13 +55,9 @@ class NPO(Method):
     def asks(self) -> Mapping[str, str]:
         return {"forget": "log_probs"} | ({"retain": "logits"} if self.retain_term == "kl" else {})
 
-    def loss(self, model: Any, batch: Batch, reference: Any = None) -> dict[str, Tensor]:
-        """The weighted terms of one step; their sum is the objective.
-
-        Args:
-            batch: "forget" and "retain", each as `data.batches.collate` makes it.
-            reference: The frozen target model, or what is kept of it.
-        """
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference
+    ) -> dict[str, Tensor]:
         known = asked_of(reference, batch)
         forget = likelihoods(model, batch["forget"])
         ratio_R = forget.sums() - forget.sums(known.log_probs("forget"))

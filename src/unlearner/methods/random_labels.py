@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Generator, Tensor
-from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
-from unlearner.data.batches import Tensors
-from unlearner.data.labelled import Example
-from unlearner.methods.base import Method
+from unlearner.data.labelled import Example, LabelledSet
+from unlearner.methods.base import LossMethod
 from unlearner.metrics.base import CLASSIFIERS
-from unlearner.models.heads import Classifier, Encoded
-from unlearner.training.classifier_loop import (
-    Parts,
-    Rounds,
-    Stop,
-    encode_batch,
-    encode_parts,
-    forget_and_remaining,
-    train_in_rounds,
-)
+from unlearner.training.classifier_loop import Stop
 from unlearner.training.data import ClassifierData
-from unlearner.training.trainer import CLASSIFIER_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+from unlearner.training.losses import Parts, mean_losses
 
 
-class RandomLabels(Method):
+class RandomLabels(LossMethod):
     r"""Learn wrong labels for the forget records, beside the right ones of remaining records.
 
     .. math:: L = CE(\tilde{forget}) + CE(retain)
@@ -54,9 +42,10 @@ class RandomLabels(Method):
         max_epochs: Passes over the forget set at most.
         max_gradient_norm: Gradients are scaled down to this norm.
         stop: The rule that ends it; see `DeepCUT`.
-        steps_per_round: Steps between two looks at the rule.
+        steps_per_round: Steps between two evaluations.
     """
 
+    label: ClassVar[str] = "random labels (amnesiac unlearning)"
     families: ClassVar[tuple[str, ...]] = CLASSIFIERS
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "holdout")
 
@@ -67,39 +56,15 @@ class RandomLabels(Method):
     stop: Stop = "auto"
     steps_per_round: PositiveInt = 5
 
+    def companions(self, data: ClassifierData, generator: Generator) -> Mapping[str, LabelledSet]:
+        wrong = relabel(data.forget.examples, len(data.labels), data.outside, generator)
+        return {"forget": replace(data.forget, examples=wrong)}
+
     def loss(
-        self, model: Any, batch: Mapping[str, Tensors], reference: Any = None
+        self, model: PreTrainedModel, batch: Parts, reference: object = None
     ) -> dict[str, Tensor]:
-        """The terms of one step; their sum is the objective.
-
-        Args:
-            batch: "forget", whose labels are the random ones already, and "retain", each as
-                `data.labelled.collate_examples` makes it.
-            reference: Not used.
-        """
-        return self._terms(encode_batch(model, batch))
-
-    def unlearn(self, model: Any, data: ClassifierData, trainer: Trainer) -> Any:
-        rate = resolve_learning_rate(self.learning_rate, model, CLASSIFIER_RATE_TIMES_WIDTH)
-        clip = self.max_gradient_norm
-        model = trainer.start(model, rate, dropout=True, max_gradient_norm=clip)
-        classifier = Classifier(model)
-        wrong = relabel(data.forget.examples, len(data.labels), data.outside, trainer.generator)
-        lessons = replace(data, forget=replace(data.forget, examples=wrong))
-        sizes = (self.batch_size, self.retain_batch_size)
-        batches = forget_and_remaining(lessons, trainer.generator, sizes)
-        steps = (partial(self._step, classifier, parts, trainer) for parts in batches)
-        epoch = math.ceil(len(wrong) / self.batch_size)
-        rounds = Rounds(self.stop, self.steps_per_round, epoch * self.max_epochs)
-        return train_in_rounds(model, data, trainer, steps, rounds)
-
-    def _step(self, classifier: Classifier, parts: Parts, trainer: Trainer) -> dict[str, Tensor]:
-        return self._terms(encode_parts(classifier, parts, trainer))
-
-    def _terms(self, encoded: Mapping[str, Encoded]) -> dict[str, Tensor]:
-        return {
-            role: cross_entropy(some.logits.float(), some.labels) for role, some in encoded.items()
-        }
+        """The two terms of the equation; the labels of the "forget" part are the random ones."""
+        return mean_losses(model, batch)
 
 
 def relabel(

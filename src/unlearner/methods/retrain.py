@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Self
 
 from pydantic import NonNegativeFloat, PositiveInt
+from transformers import PreTrainedModel
 
 from unlearner.data.duplicates import find_duplicates
 from unlearner.data.windows import TokenizedSet, contents
 from unlearner.errors import UserError
-from unlearner.methods.base import Method
+from unlearner.methods.base import Exactness, Method
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS
-from unlearner.models.loading import load_causal_lm
-from unlearner.training.classifier_finetune import (
+from unlearner.output import Json
+from unlearner.training.classifier_loop import Watch
+from unlearner.training.data import ClassifierData, UnlearningData
+from unlearner.training.finetune import (
     ClassifierFinetuneSettings,
-    learn,
-    new_classifier,
+    FinetuneSettings,
+    learn_all,
+    new_model,
     read_recipe,
     recipe_for,
 )
-from unlearner.training.classifier_loop import Watch
-from unlearner.training.data import ClassifierData, UnlearningData
-from unlearner.training.finetune import FinetuneSettings
-from unlearner.training.finetune import learn as learn_text
-from unlearner.training.language_loop import LevelRules
-from unlearner.training.stop_rule import Refinement
+from unlearner.training.stop_rule import Refinement, Rules
 from unlearner.training.trainer import LearningRate, Trainer
 
 NO_RETAIN = "--retain: none given; method retrain learns all the remaining training data anew"
@@ -57,9 +55,15 @@ class Retrain(Method):
         max_epochs: Not used.
     """
 
+    label: ClassVar[str] = "retraining without the records"
     families: ClassVar[tuple[str, ...]] = (*CAUSAL_LM, *CLASSIFIERS)
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "holdout")
     begins_anew: ClassVar[bool] = True
+    companion_models: ClassVar[tuple[str, ...]] = ("target",)
+    exact: ClassVar[Exactness | None] = Exactness(
+        done="A new model was trained without the records",
+        why="they were trained without any of the records",
+    )
 
     pretrained: str = ""
     learning_rate: LearningRate | None = None  # type: ignore[assignment]  # None: the target's
@@ -79,62 +83,42 @@ class Retrain(Method):
             )
         return self
 
-    def check_sets(self, sets: Mapping[str, Any]) -> None:
+    def check_sets(self, sets: Mapping[str, object]) -> None:
         if "retain" not in sets:
             raise UserError(NO_RETAIN)
 
-    def unlearn(self, model: Any, data: UnlearningData | ClassifierData, trainer: Trainer) -> Any:
+    def unlearn(
+        self, model: PreTrainedModel, data: UnlearningData | ClassifierData, trainer: Trainer
+    ) -> PreTrainedModel:
         """Leave `model` as it is and return the new one."""
         if isinstance(data, ClassifierData):
-            return self._retrain_classifier(model, data, trainer)
-        settings = self.for_family("causal-lm")._settings_of(model)
-        refinement = Refinement(LevelRules(), data, by_set=True)
-        first = refinement.look(trainer, model)
-        trainer.log_round(first.line({}))
-        retrained = self._pretrained(data)
-        take_epoch = learn_text(retrained, settings, trainer, remaining(data))
-        for _ in range(settings.epochs):
-            retrained = take_epoch()
-        trainer.log_round(refinement.look(trainer, retrained, first).line({}))
+            kind, known = ClassifierFinetuneSettings, data.recipe
+        else:
+            self.for_family(CAUSAL_LM[0])
+            kind, known = FinetuneSettings, read_recipe(str(model.name_or_path))
+        changes = self.model_dump(include=set(kind.model_fields))
+        recipe = recipe_for(known, self.pretrained, changes)
+        evaluate = _evaluation(data, trainer)
+        trainer.log_round(evaluate(model))
+        retrained = learn_all(
+            new_model(recipe.pretrained, data),
+            kind.model_validate(recipe.finetune),
+            trainer,
+            data.retain.examples if isinstance(data, ClassifierData) else remaining(data),
+        )
+        trainer.log_round(evaluate(retrained))
         return retrained
 
-    def _settings_of(self, model: Any) -> FinetuneSettings:
-        """Those that the target was made with, as far as they are known, and the user's changes."""
-        changes = self.model_dump(include=set(FinetuneSettings.model_fields))
-        recipe = read_recipe(model.name_or_path)
-        known = {} if recipe is None else recipe.finetune
-        known = {name: known[name] for name in changes if name in known}
-        chosen = {name: value for name, value in changes.items() if value is not None}
-        return FinetuneSettings.model_validate(known | chosen)
 
-    def _pretrained(self, data: UnlearningData) -> Any:
-        """The model to start from.
-
-        Raises:
-            UserError: It cannot be loaded, or reads other tokens than the sets are made of.
-        """
-        loaded = load_causal_lm(self.pretrained)
-        if loaded.tokenizer.get_vocab() != data.tokenizer.get_vocab():
-            raise UserError(
-                f"method.pretrained: the tokenizer of {self.pretrained} differs from the target's; "
-                "name the model that the target was fine-tuned from"
-            )
-        return loaded.model
-
-    def _retrain_classifier(self, model: Any, data: ClassifierData, trainer: Trainer) -> Any:
-        changes = self.model_dump(include=set(ClassifierFinetuneSettings.model_fields))
-        recipe = recipe_for(data, self.pretrained, changes)
-        settings = ClassifierFinetuneSettings.model_validate(recipe.finetune)
+def _evaluation(
+    data: UnlearningData | ClassifierData, trainer: Trainer
+) -> Callable[[PreTrainedModel], Json]:
+    """A function that evaluates a model for the round's line in the report."""
+    if isinstance(data, ClassifierData):
         watch = Watch("never", data)
-        trainer.log_round(watch.look(trainer, model, 0, 0).line({}))
-        examples = data.retain.examples
-        steps = math.ceil(len(examples) / settings.batch_size) * settings.epochs
-        retrained = new_classifier(recipe, data)
-        take_epoch = learn(retrained, settings, trainer, steps)
-        for _ in range(settings.epochs):
-            retrained = take_epoch(examples)
-        trainer.log_round(watch.look(trainer, retrained, 1, trainer.steps).line({}))
-        return retrained
+        return lambda model: watch.look(trainer, model, len(trainer.rounds), trainer.steps).line({})
+    refinement = Refinement(Rules(), data, by_set=True)
+    return lambda model: refinement.look(trainer, model).line({})
 
 
 def remaining(data: UnlearningData) -> TokenizedSet:

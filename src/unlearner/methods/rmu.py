@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from unlearner import functional, processes
-from unlearner.data.batches import Tensors, share_of
+from unlearner.data.batches import Tensors
 from unlearner.errors import UserError
 from unlearner.inference.hidden_states import keep_states, states_at_labels
 from unlearner.inference.reference import Batch
@@ -23,7 +24,7 @@ from unlearner.methods.base import Method
 from unlearner.models import sharding
 from unlearner.models.adapters import without_adapters
 from unlearner.training.data import UnlearningData
-from unlearner.training.language_loop import Drawing, Stop, take_epoch, train_to_level
+from unlearner.training.language_loop import Drawing, Places, Stop, take_epoch, train_to_level
 from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
 
 # Blocks of which weights are trained: that of the layer and the two before it.
@@ -67,15 +68,16 @@ class RMU(Method):
     epochs; c = 60 and a = 10 had brought MA from 0.99 to 0.61 after 6.
 
     Args:
-        retain_batch_size: Windows of kept text of a step.
+        retain_batch_size: Windows of retained text of a step.
         steering_coefficient: c, the length that hidden states of forget records are to have: some
             times what it is in the target model.
         retain_weight: a.
         layer: l, counted from 0; None for a quarter of the depth, the paper's 7 of 32, and 2 at
             least where there are so many.
-        stop: The rule that ends it; see `descent.Stop`.
+        stop: The rule that ends it; see `language_loop.Stop`.
     """
 
+    label: ClassVar[str] = "RMU (misdirected hidden states)"
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {
         "steering_coefficient": (1.0, 300.0),
@@ -92,7 +94,7 @@ class RMU(Method):
     def asks(self) -> Mapping[str, str]:
         return {"retain": "states"}
 
-    def layer_of(self, model: Any) -> int:
+    def layer_of(self, model: PreTrainedModel) -> int:
         """The number of block l in a model.
 
         Raises:
@@ -108,23 +110,23 @@ class RMU(Method):
             )
         return self.layer
 
-    def loss(self, model: Any, batch: Batch, reference: Any) -> dict[str, Tensor]:
-        """The weighted terms of one step; their sum is the objective.
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: PreTrainedModel | Goal
+    ) -> dict[str, Tensor]:
+        """The weighted terms of one step.
 
         Args:
-            batch: "forget" and "retain", each as `data.batches.collate` makes it.
             reference: What the step is compared with, or the frozen target model; then u is the
                 same for all models of one width.
         """
-        layer = self.layer_of(model)
-        compared = reference
-        if isinstance(reference, nn.Module):
-            with torch.no_grad(), without_adapters(reference):
-                kept = states_at_labels(reference, layer, batch["retain"])
-            compared = Goal(random_direction(model, torch.Generator().manual_seed(0)), kept)
+        layer, goal = self.layer_of(model), reference
+        if not isinstance(goal, Goal):
+            with torch.no_grad(), without_adapters(goal):
+                states = states_at_labels(goal, layer, batch["retain"])
+            goal = Goal(random_direction(model, torch.Generator().manual_seed(0)), states)
         goals = {
-            "forget": (self.steering_coefficient * compared.direction)[None],
-            "retain": compared.retain,
+            "forget": (self.steering_coefficient * goal.direction)[None],
+            "retain": goal.retain,
         }
         weights = {"forget": 1.0, "retain": self.retain_weight}
         return {
@@ -132,53 +134,43 @@ class RMU(Method):
             for name, goal in goals.items()
         }
 
-    def unlearn(self, model: Any, data: UnlearningData, trainer: Trainer) -> Any:
+    def unlearn(
+        self, model: PreTrainedModel, data: UnlearningData, trainer: Trainer
+    ) -> PreTrainedModel:
         model, layer = trainer.prepare(model), self.layer_of(model)
         rate = resolve_learning_rate(self.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
         drawing = Drawing(self, data, {}, trainer.generator)
         direction = random_direction(model, trainer.generator)
-        kept = keep_states(model, layer, drawing.windows["retain"])
+        states = keep_states(model, layer, drawing.windows["retain"])
+
+        def terms(places: Places) -> dict[str, Tensor]:
+            device = sharding.device_of(model)
+            mine = [states[place] for place in processes.share(places["retain"])]
+            rows = torch.cat(mine) if mine else torch.zeros(0, len(direction))
+            return self.loss(model, drawing.batch(places, device), Goal(direction, rows.to(device)))
+
         with only_trained(model, down_projections(model, layer)):
             model = trainer.start(model, rate)
-
-            def epoch() -> dict[str, float]:
-                terms = partial(self._terms, model, drawing, direction, kept)
-                return take_epoch(drawing, trainer, terms)
-
+            epoch = partial(take_epoch, drawing, trainer, terms)
             return train_to_level(self, model, data, trainer, epoch)
 
-    def _terms(
-        self,
-        model: Any,
-        drawing: Drawing,
-        direction: Tensor,
-        kept: Sequence[Tensor],
-        places: Mapping[str, Sequence[int]],
-    ) -> dict[str, Tensor]:
-        device = sharding.device_of(model)
-        batch = {
-            name: share_of([drawing.windows[name][place] for place in some], device)
-            for name, some in places.items()
-        }
-        mine = [kept[place] for place in processes.share(places["retain"])]
-        states = torch.cat(mine) if mine else torch.zeros(0, len(direction))
-        return self.loss(model, batch, Goal(direction, states.to(device)))
 
-
-def random_direction(model: Any, generator: torch.Generator) -> Tensor:
+def random_direction(model: PreTrainedModel, generator: torch.Generator) -> Tensor:
     """u: a unit vector (D,) with entries >= 0, on the model's device."""
     drawn = torch.rand(model.config.get_text_config().hidden_size, generator=generator)
     return (drawn / drawn.norm()).to(sharding.device_of(model))
 
 
-def _mean_distance(model: Any, layer: int, batch: Tensors | None, goals_ND: Tensor) -> Tensor:
+def _mean_distance(
+    model: PreTrainedModel, layer: int, batch: Tensors | None, goals_ND: Tensor
+) -> Tensor:
     """Mean over all processes' label positions of the squared distance from its goal."""
     states = states_at_labels(model, layer, batch)
     goals = goals_ND if len(goals_ND) == len(states) else goals_ND.expand(len(states), -1)
     return processes.gather_rows(functional.squared_distances(states, goals)).mean()
 
 
-def down_projections(model: Any, layer: int) -> list[Tensor]:
+def down_projections(model: PreTrainedModel, layer: int) -> list[Tensor]:
     """The weights to be trained of block `layer` and the two before it.
 
     Raises:
@@ -213,7 +205,7 @@ def _writes(module: nn.Module) -> int:
 
 
 @contextmanager
-def only_trained(model: Any, weights: Sequence[Tensor]) -> Iterator[None]:
+def only_trained(model: PreTrainedModel, weights: Sequence[Tensor]) -> Iterator[None]:
     """While the block runs, nothing but these weights is trained."""
     # By name: sharding puts others in their place.
     before = {name: some.requires_grad for name, some in model.named_parameters()}

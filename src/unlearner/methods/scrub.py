@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 
-import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from unlearner import functional
-from unlearner.data.batches import Tensors
 from unlearner.methods.base import Method
 from unlearner.metrics.base import CLASSIFIERS
-from unlearner.models.heads import Classifier, Encoded
-from unlearner.training.classifier_loop import (
-    Parts,
-    Rounds,
-    Stop,
-    encode_batch,
-    encode_parts,
-    frozen_copy,
-    teach,
-    train_in_rounds,
-)
+from unlearner.training.classifier_loop import Rounds, Stop, loss_steps, start, train_in_rounds
 from unlearner.training.data import ClassifierData, passes
-from unlearner.training.trainer import CLASSIFIER_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+from unlearner.training.losses import Examples, Parts, encode_parts, frozen_copy, teach
+from unlearner.training.trainer import Trainer
 
 
 class SCRUB(Method):
@@ -41,8 +30,8 @@ class SCRUB(Method):
     with KL_T the divergence of the predictions at temperature T, times T^2, in nats; p_0 the target
     model without dropout, and means over all labelled positions of a step. Each of the first epochs
     is a pass over the forget set on L_max and then one over the remaining records on L_min; further
-    epochs have L_min alone. The rule to stop is asked at the end of an epoch only, because what
-    L_max has broken is mended by L_min.
+    epochs have L_min alone. The rule to stop is asked at the end of an epoch only, because
+    L_min repairs what L_max has broken.
 
     Reference: Kurmanji et al. (2023), arXiv:2302.09880; the defaults are those of the published
     code for small data sets but for T, which is 2 there and 4 in its other experiments.
@@ -63,8 +52,10 @@ class SCRUB(Method):
         stop: The rule that ends it; see `DeepCUT`.
     """
 
+    label: ClassVar[str] = "SCRUB"
     families: ClassVar[tuple[str, ...]] = CLASSIFIERS
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "holdout")
+    companion_models: ClassVar[tuple[str, ...]] = ("target",)
 
     batch_size: PositiveInt = 64
     retain_batch_size: PositiveInt = 32
@@ -76,63 +67,47 @@ class SCRUB(Method):
     max_gradient_norm: PositiveFloat | None = 1.0
     stop: Stop = "auto"
 
-    def loss(self, model: Any, batch: Mapping[str, Tensors], reference: Any) -> dict[str, Tensor]:
+    def loss(
+        self, model: PreTrainedModel, batch: Parts, reference: PreTrainedModel
+    ) -> dict[str, Tensor]:
         """The terms of L_max for a "forget" part and of L_min for a "retain" part.
 
         Args:
-            batch: One part for a step of the procedure, or both, each as
-                `data.labelled.collate_examples` makes it.
+            batch: One part for a step of the procedure, or both.
             reference: The frozen target model.
         """
-        teacher = Classifier(reference)
-        with torch.no_grad():
-            taught = {role: teacher(some)[0] for role, some in batch.items()}
-        return self._terms(encode_batch(model, batch), taught)
-
-    def unlearn(self, model: Any, data: ClassifierData, trainer: Trainer) -> Any:
-        rate = resolve_learning_rate(self.learning_rate, model, CLASSIFIER_RATE_TIMES_WIDTH)
-        clip = self.max_gradient_norm
-        model = trainer.start(model, rate, dropout=True, max_gradient_norm=clip)
-        teacher, student = Classifier(frozen_copy(model)), Classifier(model)
-        num_max = math.ceil(len(data.forget.examples) / self.batch_size)
-        num_min = math.ceil(len(data.retain.examples) / self.retain_batch_size)
-        batches = self._batches(data, trainer, num_max, num_min)
-        steps = (partial(self._step, student, teacher, parts, trainer) for parts in batches)
-        # A round is as long as an epoch with both parts; behind those, every step is on L_min.
-        later = max(0, self.max_epochs - self.num_forget_epochs) * num_min
-        both = min(self.max_epochs, self.num_forget_epochs) * (num_max + num_min)
-        rounds = Rounds(self.stop, num_max + num_min, both + later)
-        return train_in_rounds(model, data, trainer, steps, rounds)
-
-    def _batches(
-        self, data: ClassifierData, trainer: Trainer, num_max: int, num_min: int
-    ) -> Iterator[Parts]:
-        forget = passes(data.forget.examples, self.batch_size, trainer.generator)
-        retain = passes(data.retain.examples, self.retain_batch_size, trainer.generator)
-        for _ in range(self.num_forget_epochs):
-            for _ in range(num_max):
-                yield {"forget": next(forget)}
-            for _ in range(num_min):
-                yield {"retain": next(retain)}
-        for some in retain:
-            yield {"retain": some}
-
-    def _step(
-        self, student: Classifier, teacher: Classifier, parts: Parts, trainer: Trainer
-    ) -> dict[str, Tensor]:
-        taught = {role: teach(teacher, some) for role, some in parts.items()}
-        return self._terms(encode_parts(student, parts, trainer), taught)
-
-    def _terms(
-        self, encoded: Mapping[str, Encoded], taught: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        kl = {
-            role: functional.tempered_kl(taught[role], some.logits, self.temperature).mean()
-            for role, some in encoded.items()
-        }
+        encoded = encode_parts(model, batch)
+        kl = {}
+        for role, some in encoded.items():
+            taught = teach(reference, batch[role])
+            kl[role] = functional.tempered_kl(taught, some.logits, self.temperature).mean()
         terms = {"forget": -kl["forget"]} if "forget" in kl else {}
         if "retain" in kl:
             retain = encoded["retain"]
             loss = cross_entropy(retain.logits.float(), retain.labels)
             terms |= {"retain": self.retain_weight * loss, "kl": self.kl_weight * kl["retain"]}
         return terms
+
+    def unlearn(
+        self, model: PreTrainedModel, data: ClassifierData, trainer: Trainer
+    ) -> PreTrainedModel:
+        model = start(self, model, trainer)
+        num_max = math.ceil(len(data.forget.examples) / self.batch_size)
+        num_min = math.ceil(len(data.retain.examples) / self.retain_batch_size)
+        batches = self._batches(data, trainer, num_max, num_min)
+        # A round is as long as an epoch with both parts; behind those, every step is on L_min.
+        later = max(0, self.max_epochs - self.num_forget_epochs) * num_min
+        both = min(self.max_epochs, self.num_forget_epochs) * (num_max + num_min)
+        steps = loss_steps(self, model, trainer, batches, frozen_copy(model))
+        rounds = Rounds(self.stop, num_max + num_min, both + later)
+        return train_in_rounds(model, data, trainer, steps, rounds)
+
+    def _batches(
+        self, data: ClassifierData, trainer: Trainer, num_max: int, num_min: int
+    ) -> Iterator[Examples]:
+        forget = passes(data.forget.examples, self.batch_size, trainer.generator)
+        retain = passes(data.retain.examples, self.retain_batch_size, trainer.generator)
+        for _ in range(self.num_forget_epochs):
+            yield from ({"forget": next(forget)} for _ in range(num_max))
+            yield from ({"retain": next(retain)} for _ in range(num_min))
+        yield from ({"retain": some} for some in retain)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+from transformers import PreTrainedModel
 
 from unlearner.inference.reference import Batch, likelihoods
-from unlearner.methods.base import Method
+from unlearner.methods.base import LossMethod
 from unlearner.training.language_loop import Stop
 
 
-class SimNPO(Method):
+class SimNPO(LossMethod):
     r"""Push forget records down by their mean log-probability, without a reference model.
 
     .. math::
@@ -31,15 +32,16 @@ class SimNPO(Method):
     of epochs (`stop: never`).
 
     Args:
-        retain_batch_size: Windows of kept text of a step.
+        retain_batch_size: Windows of retained text of a step.
         beta: Inverse temperature of the mean log-probability; in the limit 0 the forget term's
             gradient is gradient ascent's, each record counting alike.
         gamma: The reward margin; the larger it is, the sooner the push fades.
         forget_weight: w_f.
         retain_weight: w_r.
-        stop: The rule that ends it; see `descent.Stop`.
+        stop: The rule that ends it; see `language_loop.Stop`.
     """
 
+    label: ClassVar[str] = "SimNPO"
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"retain_weight": (0.0625, 2.0)}
 
@@ -50,13 +52,9 @@ class SimNPO(Method):
     retain_weight: NonNegativeFloat = 1.0
     stop: Stop = "suppressed"
 
-    def loss(self, model: Any, batch: Batch, reference: Any = None) -> dict[str, Tensor]:
-        """The weighted terms of one step; their sum is the objective.
-
-        Args:
-            batch: "forget" and "retain", each as `data.batches.collate` makes it.
-            reference: Not used.
-        """
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: object = None
+    ) -> dict[str, Tensor]:
         mean_R = likelihoods(model, batch["forget"]).means()
         pushed = -(2 / self.beta) * logsigmoid(-self.beta * mean_R - self.gamma).mean()
         retain = likelihoods(model, batch["retain"]).loss()

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from unlearner.data.labelled import Example
 from unlearner.errors import UserError
-from unlearner.methods.base import Method
+from unlearner.methods.base import Exactness, Method
 from unlearner.metrics.base import CLASSIFIERS
 from unlearner.models.ensemble import make_ensemble
-from unlearner.training.classifier_finetune import (
-    ClassifierFinetuneSettings,
-    learn,
-    new_classifier,
-    recipe_for,
-)
 from unlearner.training.classifier_loop import Watch
 from unlearner.training.data import ClassifierData, Recipe
+from unlearner.training.finetune import (
+    ClassifierFinetuneSettings,
+    learn_all,
+    new_model,
+    recipe_for,
+)
 from unlearner.training.trainer import LearningRate, Trainer
 
 Weights = Mapping[str, Tensor]
@@ -79,9 +79,14 @@ class SISA(Method):
         max_epochs: Not used.
     """
 
+    label: ClassVar[str] = "SISA (retraining of the shards concerned)"
     families: ClassVar[tuple[str, ...]] = CLASSIFIERS
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "holdout")
     begins_anew: ClassVar[bool] = True
+    exact: ClassVar[Exactness | None] = Exactness(
+        done="The parts of the model that had seen a record were trained again without it",
+        why="whatever had been trained on a record was trained again without it",
+    )
 
     num_shards: PositiveInt = 5
     num_slices: PositiveInt = 3
@@ -91,14 +96,16 @@ class SISA(Method):
     epochs: PositiveInt | None = None
     weight_decay: NonNegativeFloat | None = None
 
-    def unlearn(self, model: Any, data: ClassifierData, trainer: Trainer) -> Any:
+    def unlearn(
+        self, model: PreTrainedModel, data: ClassifierData, trainer: Trainer
+    ) -> PreTrainedModel:
         """Leave `model` as it is and return the ensemble of the shards.
 
         `trainer.details` gets `seconds_preparation`, `steps_preparation`, `tokens_preparation` and
         `sisa_trained_on`, for each shard its stages in the order of training.
         """
         changes = self.model_dump(include=set(ClassifierFinetuneSettings.model_fields))
-        training = _Training(recipe_for(data, self.pretrained, changes), data, trainer)
+        training = _Training(recipe_for(data.recipe, self.pretrained, changes), data, trainer)
         watch = Watch("never", data)
         trainer.log_round(watch.look(trainer, model, 0, 0).line({}))
         shards = deal(
@@ -111,7 +118,9 @@ class SISA(Method):
             for number, slices in enumerate(shards)
         ]
         trainer.details |= training.spent | {"sisa_trained_on": training.stages}
-        ensemble = make_ensemble([shard for shard in trained if shard is not None], data.family)
+        remaining = [shard for shard in trained if shard is not None]
+        # It has what is needed of a model.
+        ensemble = cast("PreTrainedModel", make_ensemble(remaining, data.family))
         trainer.log_round(watch.look(trainer, ensemble, 1, trainer.steps).line({}))
         return ensemble
 
@@ -132,12 +141,12 @@ class _Training:
 
     def shard(
         self, slices: Sequence[Sequence[int]], forgotten: Collection[int], seed: tuple[int, int]
-    ) -> Any:
+    ) -> PreTrainedModel | None:
         """Train a shard, delete the forgotten records; None where no record of it remains."""
         self.stages.append([])
         with self._preparation():
             with _seeded(self.trainer, (*seed, len(slices))):
-                model = new_classifier(self.recipe, self.data)
+                model = new_model(self.recipe.pretrained, self.data)
             checkpoints = self._train(model, slices, 0, "preparation", seed)
         holds = [any(record in forgotten for record in some) for some in slices]
         if not any(holds):
@@ -152,7 +161,7 @@ class _Training:
 
     def _train(
         self,
-        model: Any,
+        model: PreTrainedModel,
         slices: Sequence[Sequence[int]],
         first: int,
         phase: str,
@@ -181,14 +190,11 @@ class _Training:
             )
         return checkpoints
 
-    def _learn(self, model: Any, records: Sequence[int], num_slices: int) -> None:
+    def _learn(self, model: PreTrainedModel, records: Sequence[int], num_slices: int) -> None:
         examples = [example for record in records for example in self.examples[record]]
         epochs = max(1, round(2 * self.settings.epochs / (num_slices + 1)))
         settings = self.settings.model_copy(update={"epochs": epochs})
-        steps = math.ceil(len(examples) / settings.batch_size) * epochs
-        take_epoch = learn(model, settings, self.trainer, steps)
-        for _ in range(epochs):
-            take_epoch(examples)
+        learn_all(model, settings, self.trainer, examples)
 
     @contextmanager
     def _preparation(self) -> Iterator[None]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from unlearner.data.batches import share_of
-from unlearner.inference.reference import likelihoods
 from unlearner.methods.base import Method
 from unlearner.models import sharding
 from unlearner.models.adapters import has_adapters, own_weights, set_own_weights
 from unlearner.training.checkpoints import Weights
 from unlearner.training.data import UnlearningData
-from unlearner.training.language_loop import Drawing, LevelRules, take_epoch
-from unlearner.training.stop_rule import Refinement, is_better
+from unlearner.training.language_loop import Drawing, Places, take_epoch
+from unlearner.training.losses import mean_losses
+from unlearner.training.stop_rule import Refinement, Rules, is_better
 from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
 
 
@@ -27,10 +26,10 @@ class TaskArithmetic(Method):
         \theta_f = \arg\min NLL(forget) \text{ from } \theta
 
     with NLL the mean negative log-probability in nats over all scored tokens of a step. The scales
-    a grow evenly up to `max_scale`, each with a look at its model; the first whose forget records
-    are suppressed is the result (see `descent.Stop`), else, of those that kept the kept text's
-    perplexity under the floor, the one that had forgotten most. With adapters the product B A of
-    each is scaled.
+    a grow evenly up to `max_scale`, each with an evaluation of its model; the first whose forget
+    records are suppressed is the result (see `language_loop.Stop`), else, of those that kept the
+    retained text's perplexity under the floor, the one that had forgotten most. With adapters the
+    product B A of each is scaled.
 
     Reference: Ilharco et al. (2022), arXiv:2212.04089.
     Differs from the paper: the learning rate and the epochs of the fine-tuning, and the choice of
@@ -44,17 +43,20 @@ class TaskArithmetic(Method):
         max_epochs: Scales that are tried, a round each; the first is max_scale / max_epochs.
     """
 
+    label: ClassVar[str] = "task arithmetic (negated task vector)"
     needs: ClassVar[tuple[str, ...]] = ("forget",)
 
     finetune_epochs: PositiveInt = 5
     max_scale: PositiveFloat = 1.0
     max_epochs: PositiveInt = 20
 
-    def unlearn(self, model: Any, data: UnlearningData, trainer: Trainer) -> Any:
+    def unlearn(
+        self, model: PreTrainedModel, data: UnlearningData, trainer: Trainer
+    ) -> PreTrainedModel:
         rate = resolve_learning_rate(self.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
         model = trainer.start(model, rate)
         before = own_weights(model)
-        refinement, best = Refinement(LevelRules(), data, by_set=True), None
+        refinement, best = Refinement(Rules(), data, by_set=True), None
         first = state = refinement.look(trainer, model)
         trainer.log_round(state.line({}))
         losses = {} if state.suppressed else self._learn(model, data, trainer)
@@ -69,25 +71,25 @@ class TaskArithmetic(Method):
             trainer.details["restored_round"] = best.round
         return model
 
-    def _learn(self, model: Any, data: UnlearningData, trainer: Trainer) -> dict[str, float]:
+    def _learn(
+        self, model: PreTrainedModel, data: UnlearningData, trainer: Trainer
+    ) -> dict[str, float]:
         """Fine-tune on the forget records; returns the mean of the last epoch's term."""
         drawing = Drawing(self, data, {}, trainer.generator)
         losses: dict[str, float] = {}
+
+        def terms(places: Places) -> dict[str, Tensor]:
+            return mean_losses(model, drawing.batch(places, sharding.device_of(model)))
+
         for _ in range(self.finetune_epochs):
-            losses = take_epoch(drawing, trainer, partial(_terms, model, drawing))
+            losses = take_epoch(drawing, trainer, terms)
         trainer.keep(model)  # so that a run that goes on has it, whichever scale it was at
         return losses
 
-    def _go(self, model: Any, before: Weights, trainer: Trainer, number: int) -> None:
+    def _go(self, model: PreTrainedModel, before: Weights, trainer: Trainer, number: int) -> None:
         """Give the model the weights of a scale, by its number from 1."""
         scale = self.max_scale * number / self.max_epochs
         set_own_weights(model, negated(before, trainer.kept, scale, has_adapters(model)))
-
-
-def _terms(model: Any, drawing: Drawing, places: Any) -> dict[str, Tensor]:
-    windows = [drawing.windows["forget"][place] for place in places["forget"]]
-    batch = share_of(windows, sharding.device_of(model))
-    return {"forget": likelihoods(model, batch).loss()}
 
 
 def negated(before: Weights, after: Weights, scale: float, adapters: bool) -> Weights:

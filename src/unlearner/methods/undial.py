@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from unlearner.data.batches import Tensors
-from unlearner.inference.reference import Batch, asked_of, likelihoods
-from unlearner.methods.base import Method
+from unlearner.inference.reference import Batch, Reference, asked_of, likelihoods
+from unlearner.methods.base import LossMethod
 from unlearner.training.language_loop import Stop
 
 
-class UNDIAL(Method):
+class UNDIAL(LossMethod):
     r"""Imitate the reference model with the logit of each forget token lowered.
 
     .. math::
@@ -32,13 +33,14 @@ class UNDIAL(Method):
     (`retain_weight: 0`); the learning rate, and the rule to stop.
 
     Args:
-        retain_batch_size: Windows of kept text of a step.
+        retain_batch_size: Windows of retained text of a step.
         beta: What is taken off the logit of a forget token; the paper tries 3, 10 and 30.
         forget_weight: w_f.
         retain_weight: w_r; 0 leaves the term out.
-        stop: The rule that ends it; see `descent.Stop`.
+        stop: The rule that ends it; see `language_loop.Stop`.
     """
 
+    label: ClassVar[str] = "UNDIAL (self-distillation on adjusted logits)"
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"retain_weight": (0.25, 8.0)}
 
@@ -52,13 +54,9 @@ class UNDIAL(Method):
     def asks(self) -> Mapping[str, str]:
         return {"forget": "logits"}
 
-    def loss(self, model: Any, batch: Batch, reference: Any = None) -> dict[str, Tensor]:
-        """The weighted terms of one step; their sum is the objective.
-
-        Args:
-            batch: "forget" and "retain", each as `data.batches.collate` makes it.
-            reference: The frozen target model, or what is kept of it.
-        """
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference
+    ) -> dict[str, Tensor]:
         logits = asked_of(reference, batch).logits("forget")
         adjusted = _lowered(logits, batch["forget"], self.beta)
         imitated = likelihoods(model, batch["forget"], adjusted).kl.mean()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from unlearner.inference.reference import Batch, likelihoods
-from unlearner.methods.base import Method
+from unlearner.methods.base import LossMethod
 from unlearner.training.language_loop import Stop
 
 
-class WeightedGradientAscent(Method):
+class WeightedGradientAscent(LossMethod):
     r"""Raise the loss of each forget token, the less the less likely the token is already.
 
     .. math::
@@ -29,13 +30,14 @@ class WeightedGradientAscent(Method):
     several.
 
     Args:
-        retain_batch_size: Windows of kept text of a step.
+        retain_batch_size: Windows of retained text of a step.
         beta: The power of p_t; 0 is gradient ascent.
         forget_weight: w_f.
         retain_weight: w_r; 0 leaves the term out.
-        stop: The rule that ends it; see `descent.Stop`.
+        stop: The rule that ends it; see `language_loop.Stop`.
     """
 
+    label: ClassVar[str] = "weighted gradient ascent (WGA)"
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain")
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"retain_weight": (0.25, 8.0)}
 
@@ -45,13 +47,9 @@ class WeightedGradientAscent(Method):
     retain_weight: NonNegativeFloat = 1.0
     stop: Stop = "suppressed"
 
-    def loss(self, model: Any, batch: Batch, reference: Any = None) -> dict[str, Tensor]:
-        """The weighted terms of one step; their sum is the objective.
-
-        Args:
-            batch: "forget" and "retain", each as `data.batches.collate` makes it.
-            reference: Not used.
-        """
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: object = None
+    ) -> dict[str, Tensor]:
         log_probs_N = likelihoods(model, batch["forget"]).log_probs
         weights_N = (self.beta * log_probs_N.detach()).exp()
         pushed = (weights_N * log_probs_N).mean()

@@ -27,6 +27,9 @@ Vector = Literal["head", "first", "mean"]
 # What another forward pass costs beside its tokens, in tokens.
 PASS_TOKENS = 64
 
+# Of each model that is alive, what `_last_linear` has found: a loss asks for it at every step.
+_KNOWN_LINEAR: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+
 
 class Encoded(NamedTuple):
     """What a classifier makes of N labelled positions, in the order of the examples."""
@@ -160,7 +163,10 @@ class Classifier:
 
 
 def _last_linear(model: Any) -> nn.Module:
-    """The linear map whose output the logits are, found by asking about a few tokens."""
+    """The linear map whose output the logits are, found once by asking about a few tokens."""
+    known = _KNOWN_LINEAR.get(model)
+    if any(module is known for module in model.modules()):  # not where adapters have come or gone
+        return _KNOWN_LINEAR[model]
     candidates: list[Any] = [
         module
         for module in model.modules()
@@ -189,6 +195,7 @@ def _last_linear(model: Any) -> nn.Module:
         # Damaged weights give NaN, which is told where the answers are looked at.
         near = {"rtol": 1e-4, "atol": 1e-5, "equal_nan": True}
         if same.shape == logits.shape and torch.allclose(same, logits, **near):
+            _KNOWN_LINEAR[model] = module
             return module
     raise UserError(
         f"MODEL: the logits of {type(model).__name__} are not the output of one linear map, whose "

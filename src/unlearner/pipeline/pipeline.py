@@ -28,7 +28,7 @@ from unlearner.pipeline.hub import file_digests
 from unlearner.pipeline.search import Searched, check_search, search
 from unlearner.report import write_report
 from unlearner.report.card import model_card
-from unlearner.training.classifier_finetune import RECIPE_FILE
+from unlearner.training.finetune import RECIPE_FILE
 from unlearner.training.log import Log
 from unlearner.training.memory import ResourcePlan, announce, plan_run
 from unlearner.training.resume import Resumable, resuming

@@ -32,8 +32,7 @@ from unlearner.pipeline.pipeline import measure_baseline, read_config, start
 from unlearner.report import read_report
 from unlearner.settings import read_yaml
 from unlearner.training.data import UnlearningData
-from unlearner.training.language_loop import LevelRules
-from unlearner.training.stop_rule import Refinement, RoundState
+from unlearner.training.stop_rule import Refinement, RoundState, Rules
 from unlearner.training.trainer import resolve_device
 
 Weights = Mapping[str, Tensor]
@@ -90,7 +89,7 @@ def strength_path(
     Args:
         shares: In any order; 0 is measured first in any case.
     """
-    refinement = Refinement(LevelRules(), data, by_set=True)
+    refinement = Refinement(Rules(), data, by_set=True)
     mix(model, target, unlearned, 0.0)
     first = refinement.examine(model, 0)
     points = []

@@ -1,4 +1,4 @@
-"""Steps in rounds: after a few of them the model is asked whether the records look unseen now.
+"""Steps in rounds: after a few of them a classifier is evaluated, until the records look unseen.
 
 The figures are the report's own metrics, on the forget set and on holdout records, never on the
 test set.
@@ -6,26 +6,25 @@ test set.
 
 from __future__ import annotations
 
-import copy
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Literal
 
-import torch
 from torch import Generator, Tensor
+from transformers import PreTrainedModel
 
-from unlearner.data.batches import Tensors
-from unlearner.data.labelled import Example
 from unlearner.evaluation.intervals import evaluate_set
 from unlearner.inference.answers import ClassAnswer
 from unlearner.inference.classifier import ask
 from unlearner.metrics import accuracy, f1_entity, loss, mia_loss_auc
-from unlearner.models.adapters import has_adapters, without_adapters
-from unlearner.models.heads import Classifier, Encoded
-from unlearner.training.data import ClassifierData, Remaining, passes
-from unlearner.training.trainer import Trainer
+from unlearner.output import Json
+from unlearner.training.data import ClassifierData, DescentMethod, Remaining, passes
+from unlearner.training.losses import Examples, frozen_copy
+from unlearner.training.trainer import CLASSIFIER_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
 
 # The rule by which records count as forgotten.
 Stop = Literal["auto", "score", "loss", "auc", "never"]
@@ -34,20 +33,23 @@ Stop = Literal["auto", "score", "loss", "auc", "never"]
 # stopped by it, a tagger had lost them altogether (WNUT17, F1 0.05 where the retrained had 0.58).
 AUTO_STOP: dict[str, Stop] = {"sequence-classification": "auc", "token-classification": "score"}
 
-Steps = Iterator[Callable[[], Mapping[str, Tensor]]]
+SCORES = {
+    "sequence-classification": accuracy.metric,
+    "token-classification": f1_entity.metric,
+}
 
 # Where losses rank forget and holdout records alike.
 EVEN_AUC = 0.5
 
-SCORES = {
-    "sequence-classification": ("accuracy", accuracy.metric),
-    "token-classification": ("f1_entity", f1_entity.metric),
-}
+# Of a method that has no field of its own for it.
+STEPS_PER_ROUND = 5
+
+Steps = Iterator[Callable[[], Mapping[str, Tensor]]]
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """How long a method goes on: the rule, the steps between two looks at it, steps at most."""
+    """How long a method goes on: the rule, the steps between two evaluations, steps at most."""
 
     stop: Stop
     steps_per_round: int
@@ -55,7 +57,7 @@ class Rounds:
 
 
 @dataclass(frozen=True)
-class RoundState:
+class ClassifierRound:
     """The model after some rounds.
 
     Attributes:
@@ -65,8 +67,8 @@ class RoundState:
         holdout_score: Likewise on the holdout set.
         forget_loss: Mean loss of the forget set in nats.
         holdout_loss: Likewise of the holdout set.
-        mia_loss_auc: How well a low loss tells forget from holdout records.
-        seconds: Time of this examination.
+        mia_loss_auc: How well a low loss distinguishes forget from holdout records.
+        seconds: Time of this evaluation.
         records: Records of the forget set.
     """
 
@@ -80,36 +82,37 @@ class RoundState:
     seconds: float
     records: int
 
-    def line(self, losses: Mapping[str, float]) -> dict[str, Any]:
-        """The round as the report holds it; the loss of a lone record is told to no one."""
-        told = asdict(self) | ({"forget_loss": None} if self.records == 1 else {})
-        del told["records"]
-        return {**told, "loss": dict(losses), "retain_score": None}
+    def line(self, losses: Mapping[str, float]) -> Json:
+        """The round as the report holds it; the loss of a lone record is reported to no one."""
+        fields = asdict(self) | ({"forget_loss": None} if self.records == 1 else {})
+        del fields["records"]
+        return {**fields, "loss": dict(losses), "retain_score": None}
 
 
 class Watch:
-    """Examines a model in training."""
+    """Evaluates a model in training."""
 
     def __init__(self, stop: Stop, data: ClassifierData) -> None:
         self.stop = AUTO_STOP[data.family] if stop == "auto" else stop
         self.data = data
 
-    def examine(self, model: Any, number: int, steps: int) -> RoundState:
-        """Ask about the forget and the holdout set."""
+    def examine(self, model: PreTrainedModel, number: int, steps: int) -> ClassifierRound:
+        """Evaluate the forget and the holdout set."""
         started = time.perf_counter()
-        forget = ask(model, self.data.forget.examples, self.data.labels)
-        holdout = ask(model, self.data.holdout.examples, self.data.labels)
-        own = self._figures(forget, self.data.forget.groups)
-        other = self._figures(holdout, self.data.holdout.groups)
+        data = self.data
+        forget = ask(model, data.forget.examples, data.labels)
+        holdout = ask(model, data.holdout.examples, data.labels)
+        own = self._figures(forget, data.forget.groups)
+        other = self._figures(holdout, data.holdout.groups)
         against = evaluate_set(
             forget,
             {"auc": mia_loss_auc.metric},
-            self.data.forget.groups,
+            data.forget.groups,
             versus=holdout,
-            versus_groups=self.data.holdout.groups,
+            versus_groups=data.holdout.groups,
             resamples=0,
         )
-        return RoundState(
+        return ClassifierRound(
             round=number,
             steps=steps,
             forget_score=own["score"],
@@ -118,19 +121,21 @@ class Watch:
             holdout_loss=other["loss"],
             mia_loss_auc=against["auc"].value,
             seconds=time.perf_counter() - started,
-            records=len(self.data.forget),
+            records=len(data.forget),
         )
 
-    def look(self, trainer: Trainer, model: Any, number: int, steps: int) -> RoundState:
-        """`examine`, or what it told before the run was cut off."""
+    def look(
+        self, trainer: Trainer, model: PreTrainedModel, number: int, steps: int
+    ) -> ClassifierRound:
+        """`examine`, or what it gave before the run was cut off."""
 
-        def examined() -> dict[str, Any]:
+        def examined() -> Json:
             with trainer.arithmetic():
                 return asdict(self.examine(model, number, steps))
 
-        return RoundState(**trainer.look(examined))
+        return ClassifierRound(**trainer.look(examined))
 
-    def done(self, state: RoundState) -> bool:
+    def done(self, state: ClassifierRound) -> bool:
         """Whether the records look unseen by the rule; a class is gone once recall is at chance."""
         if self.stop == "never":
             return False
@@ -143,52 +148,60 @@ class Watch:
         }[self.stop]
 
     def _figures(self, answers: list[ClassAnswer], groups: list[str]) -> dict[str, float]:
-        score = SCORES[self.data.family][1]
-        wanted = {"score": score, "loss": loss.metric}
-        found = evaluate_set(answers, wanted, groups, resamples=0)
+        metrics = {"score": SCORES[self.data.family], "loss": loss.metric}
+        values = evaluate_set(answers, metrics, groups, resamples=0)
         # Sentences without any entity, neither tagged nor found, have none wrong.
-        return {name: found[name].value if name in found else 1.0 for name in wanted}
+        return {name: values[name].value if name in values else 1.0 for name in metrics}
 
 
-def train_in_rounds(
-    model: Any, data: ClassifierData, trainer: Trainer, steps: Steps, rounds: Rounds
-) -> Any:
-    """Take steps until the rule says stop, or all of them; returns the model.
+def descend_classifier(
+    method: DescentMethod, model: PreTrainedModel, data: ClassifierData, trainer: Trainer
+) -> PreTrainedModel:
+    """Train a classifier on `method.loss` and return it.
 
-    Args:
-        steps: Each a function that gives the weighted terms of one step.
+    The method's fields `stop`, `steps_per_round`, `retain_batch_size` and `max_gradient_norm` are
+    followed where it has them.
     """
-    watch = Watch(rounds.stop, data)
-    # The term of a lone record would be its own loss, which no file of a run may tell.
-    private = ("forget",) if len(data.forget) == 1 else ()
-    state = watch.look(trainer, model, 0, 0)
-    trainer.log_round(state.line({}))
-    while not watch.done(state) and state.steps < rounds.num_steps:
-        count = min(rounds.steps_per_round, rounds.num_steps - state.steps)
-        losses = take(steps, count, trainer, private)
-        state = watch.look(trainer, model, state.round + 1, state.steps + count)
-        trainer.log_round(state.line(losses))
-    return model
+    fields = method.model_dump()
+    model = start(method, model, trainer)
+    reference = frozen_copy(model) if "target" in method.companion_models else None
+    batches, num_batches = _batches(method, data, trainer.generator)
+    length = fields.get("steps_per_round", STEPS_PER_ROUND)
+    rounds = Rounds(
+        stop=fields.get("stop", "auto"),
+        steps_per_round=num_batches if length == "epoch" else length,
+        num_steps=num_batches * method.max_epochs,
+    )
+    steps = loss_steps(method, model, trainer, batches, reference)
+    return train_in_rounds(model, data, trainer, steps, rounds)
 
 
-def take(
-    steps: Steps, count: int, trainer: Trainer, private: Collection[str] = ()
-) -> dict[str, float]:
-    """Take so many steps; returns the mean of each term that is not private."""
-    sums: dict[str, float] = defaultdict(float)
-    for _ in range(count):
-        for name, value in trainer.step(next(steps), private).items():
-            sums[name] += value / count
-    return dict(sums)
+def start(method: DescentMethod, model: PreTrainedModel, trainer: Trainer) -> PreTrainedModel:
+    """The model, ready to be trained with dropout at the method's own rate and clipping."""
+    rate = resolve_learning_rate(method.learning_rate, model, CLASSIFIER_RATE_TIMES_WIDTH)
+    clip = method.model_dump().get("max_gradient_norm")
+    return trainer.start(model, rate, dropout=True, max_gradient_norm=clip)
 
 
-# Examples by part, "forget" and "retain".
-Parts = Mapping[str, Sequence[Example]]
+def _batches(
+    method: DescentMethod, data: ClassifierData, generator: Generator
+) -> tuple[Iterator[Examples], int]:
+    """Batches for ever of what the method needs, and how many make a pass over its first set."""
+    data = replace(data, **method.companions(data, generator))  # what it makes of them
+    size = method.batch_size
+    first = data.forget if method.reads_forget else data.retain
+    if method.reads_forget and "retain" in method.needs:
+        beside = method.model_dump().get("retain_batch_size", size)
+        batches = forget_and_remaining(data, generator, (size, beside))
+    else:
+        role = "forget" if method.reads_forget else "retain"
+        batches = ({role: some} for some in passes(first.examples, size, generator))
+    return batches, math.ceil(len(first.examples) / size)
 
 
 def forget_and_remaining(
     data: ClassifierData, generator: Generator, sizes: tuple[int, int], per_forget: int = 1
-) -> Iterator[Parts]:
+) -> Iterator[Examples]:
     """For ever: a batch of forget examples and one of remaining examples, which differ each time.
 
     Args:
@@ -201,75 +214,49 @@ def forget_and_remaining(
             yield {"forget": forget, "retain": remaining.draw(sizes[1], forget)}
 
 
-def encode_parts(classifier: Classifier, parts: Parts, trainer: Trainer) -> dict[str, Encoded]:
-    """Encode the examples of all parts together, and take them apart again.
+def loss_steps(
+    method: DescentMethod,
+    model: PreTrainedModel,
+    trainer: Trainer,
+    batches: Iterator[Examples],
+    reference: object,
+) -> Steps:
+    """A step for each batch: the method's loss of it."""
 
-    A part without examples is empty: a mean over it would not be a number.
-    """
-    examples = [example for some in parts.values() for example in some]
-    trainer.tokens += sum(map(len, examples))
-    sizes = [sum(len(example.labels) for example in some) for some in parts.values()]
-    pieces = zip(*(tensor.split(sizes) for tensor in classifier.encode(examples)), strict=True)
-    return {role: Encoded(*piece) for role, piece in zip(parts, pieces, strict=True)}
+    def terms(batch: Examples) -> Mapping[str, Tensor]:
+        trainer.tokens += sum(len(example) for some in batch.values() for example in some)
+        return method.loss(model, batch, reference)
 
-
-def encode_batch(model: Any, batch: Mapping[str, Tensors]) -> dict[str, Encoded]:
-    """Encode the parts of a batch, each made by `data.labelled.collate_examples`."""
-    classifier = Classifier(model)
-    return {role: Encoded(*classifier(some), some["labels"]) for role, some in batch.items()}
+    return (partial(terms, batch) for batch in batches)
 
 
-@torch.no_grad()
-def teach(teacher: Classifier, examples: Sequence[Example]) -> Tensor:
-    """A teacher's logits (N, C) at the labelled positions, from which no gradient flows."""
-    with without_adapters(teacher.bare):
-        return teacher.encode(examples).logits
-
-
-def frozen_copy(model: Any) -> Any:
-    """The target model, which neither training nor dropout touches, for `teach`.
-
-    With adapters it is the model itself, which is the target once they are off.
-    """
-    if has_adapters(model):
-        return model
-    return copy.deepcopy(model).requires_grad_(False).eval()
-
-
-def compared(
-    forget_labels: Tensor,
-    retain_labels: Tensor,
-    outside: int | None,
-    limit: int,
-    generator: Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Places of the forget labels that are anchors, and of the retain labels to compare them with.
-
-    Of tags, anchors are the words of entities; compared with them are those of the retain labels,
-    and about as many words outside entities as there are words in them.
+def train_in_rounds(
+    model: PreTrainedModel, data: ClassifierData, trainer: Trainer, steps: Steps, rounds: Rounds
+) -> PreTrainedModel:
+    """Take steps until the rule says stop, or all of them; returns the model.
 
     Args:
-        outside: The tag of a word that is no entity; None where there is no such label.
-        limit: Places of each at most, which bounds the memory.
+        steps: Each a function that gives the weighted terms of one step.
     """
-    anchors = _draw(_where(forget_labels, outside, equal=False), limit, generator)
-    entities = _where(retain_labels, outside, equal=False)
-    others = _where(retain_labels, outside, equal=True)
-    others = _draw(others, len(anchors) + len(entities), generator)
-    return anchors, _draw(torch.cat([entities, others]), limit, generator)
+    watch = Watch(rounds.stop, data)
+    # The term of a lone record would be its own loss, which no file of a run may hold.
+    private = ("forget",) if len(data.forget) == 1 else ()
+    state = watch.look(trainer, model, 0, 0)
+    trainer.log_round(state.line({}))
+    while not watch.done(state) and state.steps < rounds.num_steps:
+        count = min(rounds.steps_per_round, rounds.num_steps - state.steps)
+        losses = take_steps(steps, count, trainer, private)
+        state = watch.look(trainer, model, state.round + 1, state.steps + count)
+        trainer.log_round(state.line(losses))
+    return model
 
 
-def _where(labels: Tensor, outside: int | None, *, equal: bool) -> Tensor:
-    # A comparison of a tensor with None is one truth value, not one for each element.
-    is_outside = (
-        torch.zeros_like(labels, dtype=torch.bool) if outside is None else labels == outside
-    )
-    return (is_outside == equal).nonzero()[:, 0]
-
-
-def _draw(places: Tensor, limit: int, generator: Generator | None) -> Tensor:
-    """The places themselves, or a draw of so many of them, in their order."""
-    if len(places) <= limit:
-        return places
-    drawn = torch.randperm(len(places), generator=generator)[:limit].sort().values
-    return places[drawn.to(places.device)]
+def take_steps(
+    steps: Steps, count: int, trainer: Trainer, private: Collection[str] = ()
+) -> dict[str, float]:
+    """Take so many steps; returns the mean of each term that is not private."""
+    sums: dict[str, float] = defaultdict(float)
+    for _ in range(count):
+        for name, value in trainer.step(next(steps), private).items():
+            sums[name] += value / count
+    return dict(sums)

@@ -1,19 +1,21 @@
-"""The sets that a method works on, and the level that unseen text has under the target model."""
+"""What a method gets: its sets and the holdout level; and what the loops need of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearner.data.labelled import Example, LabelledSet
 from unlearner.data.windows import Layout, TokenizedSet
 from unlearner.inference.language_model import Questions
 from unlearner.metrics.base import OUTSIDE, TOKEN_CLASSIFICATION
+from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSet
 
 
@@ -59,7 +61,7 @@ class UnlearningData:
         layout: How the records of the run became tokens, for those that a method makes itself.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     forget: TokenizedSet
     pool: TokenizedSet | None
     retain: TokenizedSet | None
@@ -88,7 +90,7 @@ class Recipe:
     """
 
     pretrained: str
-    finetune: dict[str, Any]
+    finetune: Json
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class ClassifierData:
         recipe: How the target was made; None where that is not known.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     family: str
     labels: tuple[str, ...]
     forget: LabelledSet
@@ -124,6 +126,29 @@ class ClassifierData:
         """The index of the tag that stands for no entity, where there is one."""
         tags = family == TOKEN_CLASSIFICATION and OUTSIDE in labels
         return labels.index(OUTSIDE) if tags else None
+
+
+class DescentMethod(Protocol):
+    """What the loops need of a method; `methods.base.Method` says what each of them means."""
+
+    learning_rate: float | Literal["auto"]
+    batch_size: int
+    max_epochs: int
+    needs: ClassVar[tuple[str, ...]]
+    reads_forget: ClassVar[bool]
+    companion_models: ClassVar[tuple[str, ...]]
+
+    @property
+    def kept_per_step(self) -> int: ...
+
+    @property
+    def asks(self) -> Mapping[str, str]: ...
+
+    def companions(self, data: Any, generator: Generator) -> Mapping[str, Any]: ...
+
+    def loss(self, model: PreTrainedModel, batch: Any, reference: Any) -> dict[str, Tensor]: ...
+
+    def model_dump(self) -> Json: ...
 
 
 def passes(items: Sequence[Example], size: int, generator: Generator) -> Iterator[list[Example]]:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
+from torch import Generator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearner import registry
-from unlearner.data.batches import Tensors, share_of
-from unlearner.data.windows import TokenizedSet
+from unlearner.data.batches import share_of
+from unlearner.data.labelled import Example, LabelledSet
+from unlearner.data.windows import TokenizedSet, Window
 from unlearner.errors import UserError
 from unlearner.evaluation.intervals import evaluate_set
-from unlearner.inference.language_model import Questions, ask
-from unlearner.inference.reference import label_log_probs
+from unlearner.inference import classifier, language_model
+from unlearner.metrics.base import Metric
 from unlearner.models import sharding
-from unlearner.models.heads import output_head
+from unlearner.models.loading import Loaded, load_causal_lm, load_with_new_head
 from unlearner.settings import EvaluationSettings
+from unlearner.training.data import ClassifierData, Recipe, UnlearningData, similar_lengths
+from unlearner.training.losses import Part, mean_losses
 from unlearner.training.trainer import LearningRate, Trainer, resolve_learning_rate
 
 # 3e-3 for 64 hidden units, 2.5e-4 for 768, 4.7e-5 for 4096.
@@ -30,6 +36,8 @@ AUTO_RATE_TIMES_WIDTH = 0.192
 WARMUP_SHARE = 0.05
 
 COMPARE = {">=": float.__ge__, "<=": float.__le__, ">": float.__gt__, "<": float.__lt__}
+
+RECIPE_FILE = "finetune.json"
 
 
 class FinetuneSettings(BaseModel):
@@ -51,6 +59,13 @@ class FinetuneSettings(BaseModel):
     weight_decay: NonNegativeFloat = 0.0
 
 
+class ClassifierFinetuneSettings(FinetuneSettings):
+    """How a classifier learns records; the fields are those of `FinetuneSettings`."""
+
+    batch_size: PositiveInt = 32
+    epochs: PositiveInt = 10
+
+
 @dataclass(frozen=True)
 class Until:
     """A goal for a metric of the records, such as ma>=0.99."""
@@ -62,7 +77,12 @@ class Until:
     @property
     def families(self) -> tuple[str, ...]:
         """The families of models that the metric can be measured on."""
-        return registry.load("metrics", self.metric).metric.families
+        return self.definition.families
+
+    @property
+    def definition(self) -> Metric:
+        """The metric itself."""
+        return registry.load("metrics", self.metric).metric
 
     @classmethod
     def parse(cls, text: str) -> Until:
@@ -78,10 +98,14 @@ class Until:
             limit = math.nan
         if match is None or math.isnan(limit):
             raise UserError(f"--until {text!r}: write a metric and a limit, for example 'ma>=0.99'")
-        metric = registry.load("metrics", match.group(1)).metric
-        if metric.versus or metric.needs in ("target", "bertscore", "retrained"):
+        until = cls(match.group(1), match.group(2), limit)
+        if until.definition.versus or until.definition.needs in (
+            "target",
+            "bertscore",
+            "retrained",
+        ):
             raise UserError(f"--until {text!r}: this metric needs more than the records themselves")
-        return cls(match.group(1), match.group(2), limit)
+        return until
 
     def reached(self, value: float) -> bool:
         """Whether a value of the metric meets the goal."""
@@ -92,65 +116,120 @@ class Until:
 class FinetuneResult:
     """The trained model, the epochs it took, and the last value of the goal's metric."""
 
-    model: Any
+    model: PreTrainedModel
     epochs: int
     value: float | None
     reached: bool | None
 
 
-def finetune(
-    model: Any,
-    tokenizer: Any,
-    records: TokenizedSet,
+def finetune_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: TokenizedSet | LabelledSet,
     settings: FinetuneSettings,
     trainer: Trainer,
     until: Until | None = None,
 ) -> FinetuneResult:
-    """Minimise the mean token loss of the records; stop early once the goal is reached."""
-    take_epoch = learn(model, settings, trainer, records)
+    """Minimise the mean loss of the records' labels; stop early once the goal is reached."""
+    text = isinstance(records, TokenizedSet)
+    take_epoch = learn(model, settings, trainer, records if text else records.examples)
     value = None
     for epoch in range(1, settings.epochs + 1):
         model = take_epoch()
-        value = None
         if until is not None:
-            value = trainer.look(partial(_value, model, tokenizer, records, until))
+            value = trainer.look(partial(_goal_value, until, model, tokenizer, records))
         trainer.log_round({"round": epoch, "epochs": settings.epochs, "value": value})
         if until is not None and value is not None and until.reached(value):
             return FinetuneResult(model, epoch, value, True)
     return FinetuneResult(model, settings.epochs, value, None if until is None else False)
 
 
+def _goal_value(
+    until: Until,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: TokenizedSet | LabelledSet,
+) -> float:
+    metric = until.definition
+    if isinstance(records, LabelledSet):
+        labels = Loaded(model, tokenizer, "").labels
+        answers = classifier.ask(model, records.examples, labels)
+    else:
+        questions = language_model.Questions(
+            continuations="all" if metric.needs == "continuations" else "none",
+            prompt_start=EvaluationSettings().prompt_start,
+        )
+        answers = language_model.ask(model, tokenizer, records.windows, questions)
+    values = evaluate_set(answers, {until.metric: metric}, records.groups, resamples=0)
+    if until.metric not in values:
+        raise UserError(f"--until: {until.metric} cannot be measured on these records")
+    return values[until.metric].value
+
+
+def learn_all(
+    model: PreTrainedModel,
+    settings: FinetuneSettings,
+    trainer: Trainer,
+    records: TokenizedSet | Sequence[Example],
+) -> PreTrainedModel:
+    """The model after all the settings' epochs."""
+    take_epoch = learn(model, settings, trainer, records)
+    for _ in range(settings.epochs):
+        model = take_epoch()
+    return model
+
+
 def learn(
-    model: Any, settings: FinetuneSettings, trainer: Trainer, records: TokenizedSet
-) -> Callable[[], Any]:
-    """A function that takes one of all the settings' epochs and returns the model."""
-    rate = resolve_learning_rate(settings.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
-    # A window inside a long prompt has no label that counts; a mean over none is not a number.
-    windows = [window for window in records.windows if window.scored.any()]
-    steps = math.ceil(len(windows) / settings.batch_size) * settings.epochs
+    model: PreTrainedModel,
+    settings: FinetuneSettings,
+    trainer: Trainer,
+    records: TokenizedSet | Sequence[Example],
+) -> Callable[[], PreTrainedModel]:
+    """A function that takes one of all the settings' epochs and returns the model.
+
+    A classifier has its dropout on, and gradients of norm 1 at most.
+    """
+    text = isinstance(records, TokenizedSet)
+    if text:
+        # A window inside a long prompt has no label that counts; a mean over none is no number.
+        windows = [window for window in records.windows if window.scored.any()]
+        count, batches = len(windows), partial(_window_batches, windows)
+    else:
+        count, batches = len(records), partial(_example_batches, records)
+    steps = math.ceil(count / settings.batch_size) * settings.epochs
     model = trainer.start(
         model,
-        rate,
+        resolve_learning_rate(settings.learning_rate, model, AUTO_RATE_TIMES_WIDTH),
         weight_decay=settings.weight_decay,
+        dropout=not text,
+        max_gradient_norm=None if text else 1.0,
         schedule=lambda step: share_of_peak(step, steps),
     )
-    head = output_head(model)
 
-    def epoch() -> Any:
-        order = torch.randperm(len(windows), generator=trainer.generator).tolist()
-        for start in range(0, len(order), settings.batch_size):
-            some = [windows[i] for i in order[start : start + settings.batch_size]]
-            batch = share_of(some, sharding.device_of(model))
-            trainer.step(lambda batch=batch: {"loss": _mean_loss(model, head, batch)})
-            trainer.tokens += sum(map(len, some))
+    def epoch() -> PreTrainedModel:
+        for batch, num_tokens in batches(model, settings.batch_size, trainer.generator):
+            trainer.step(partial(mean_losses, model, {"loss": batch}))
+            trainer.tokens += num_tokens
         return model
 
     return epoch
 
 
-def _mean_loss(model: Any, head: Any, batch: Tensors | None) -> torch.Tensor:
-    """Mean over all label positions of all processes' batches, in nats."""
-    return -label_log_probs(model, head, batch)[0].mean()
+def _window_batches(
+    windows: Sequence[Window], model: PreTrainedModel, size: int, generator: Generator
+) -> Iterator[tuple[Part | None, int]]:
+    """This process's shares of the batches of one pass, and the tokens of the whole batch."""
+    order = torch.randperm(len(windows), generator=generator).tolist()
+    for start in range(0, len(order), size):
+        some = [windows[index] for index in order[start : start + size]]
+        yield share_of(some, sharding.device_of(model)), sum(map(len, some))
+
+
+def _example_batches(
+    examples: Sequence[Example], _: PreTrainedModel, size: int, generator: Generator
+) -> Iterator[tuple[Part | None, int]]:
+    for some in similar_lengths(examples, size, generator):
+        yield some, sum(map(len, some))
 
 
 def share_of_peak(step: int, total: int) -> float:
@@ -159,12 +238,54 @@ def share_of_peak(step: int, total: int) -> float:
     return min((step + 1) / warmup, (total - step) / max(1, total - warmup))
 
 
-def _value(model: Any, tokenizer: Any, records: TokenizedSet, until: Until) -> float:
-    metric = registry.load("metrics", until.metric).metric
-    needed = "all" if metric.needs == "continuations" else "none"
-    asked = Questions(continuations=needed, prompt_start=EvaluationSettings().prompt_start)
-    answers = ask(model, tokenizer, records.windows, asked)
-    found = evaluate_set(answers, {until.metric: metric}, records.groups, resamples=0)
-    if until.metric not in found:
-        raise UserError(f"--until: {until.metric} cannot be measured on these records")
-    return found[until.metric].value
+def read_recipe(folder: str) -> Recipe | None:
+    """How a model made by `unlearner finetune` was made; None for any other."""
+    try:
+        recipe = json.loads((Path(folder) / RECIPE_FILE).read_text(encoding="utf-8"))
+        return Recipe(str(recipe["model"]), dict(recipe["finetune"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def recipe_for(known: Recipe | None, pretrained: str, changes: Mapping[str, object]) -> Recipe:
+    """The target's recipe with the user's changes to it.
+
+    Args:
+        known: The target's; None where it is not known.
+        pretrained: The model to start from; where empty, the one that the target started from.
+        changes: Settings of `FinetuneSettings`; None leaves the target's.
+
+    Raises:
+        UserError: It is not known what the target was fine-tuned from.
+    """
+    if not pretrained and known is None:
+        raise UserError(
+            "method.pretrained: how the target was made is not known (its folder has no "
+            "finetune.json); name the encoder that it was fine-tuned from"
+        )
+    known = known or Recipe(pretrained, {})
+    settings = {
+        name: known.finetune[name]
+        for name in FinetuneSettings.model_fields
+        if name in known.finetune
+    }
+    chosen = {name: value for name, value in changes.items() if value is not None}
+    return Recipe(pretrained or known.pretrained, settings | chosen)
+
+
+def new_model(pretrained: str, data: UnlearningData | ClassifierData) -> PreTrainedModel:
+    """A pretrained model, where labels are to be learned with a fresh head for the target's.
+
+    Raises:
+        UserError: It cannot be loaded, or reads other tokens than the sets are made of.
+    """
+    if isinstance(data, ClassifierData):
+        kind, loaded = "encoder", load_with_new_head(pretrained, data.family, data.labels)
+    else:
+        kind, loaded = "model", load_causal_lm(pretrained)
+    if loaded.tokenizer.get_vocab() != data.tokenizer.get_vocab():
+        raise UserError(
+            f"method.pretrained: the tokenizer of {pretrained} differs from the target's; "
+            f"name the {kind} that the target was fine-tuned from"
+        )
+    return loaded.model

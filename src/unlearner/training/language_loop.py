@@ -1,7 +1,7 @@
 """Plain descent on a method's loss: passes over the forget set until its records look unseen.
 
-The loop of every method for language models that is a loss and nothing else. What it looks at
-between passes is what ICU looks at, so that methods differ in their losses alone.
+The loop of every method for language models that is a loss and nothing else. What is evaluated
+between passes is what ICU evaluates, so that methods differ in their losses alone.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from unlearner.data.batches import Deck, share_of
+from unlearner.data.batches import Deck, Tensors, share_of
 from unlearner.data.windows import TokenizedSet, Window
 from unlearner.inference.reference import KeptReference
 from unlearner.models import sharding
-from unlearner.training.data import UnlearningData
-from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, is_better
+from unlearner.training.data import DescentMethod, UnlearningData
+from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, Rules, is_better
 from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
 
 # When a run ends before its last epoch: once the forget set's MA, EL_10 and ES, and each single
@@ -30,48 +30,15 @@ from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_l
 # or never.
 Stop = Literal["suppressed", "level", "never"]
 
-# Kept text at most, in windows, where its hidden states under the target model are kept.
+# Retained text at most, in windows, where its hidden states under the target model are stored.
 MAX_COMPARED = 4096
 
-
-class DescentMethod(Protocol):
-    """What the loop needs of a method; `methods.base.Method` says what each of them means."""
-
-    learning_rate: float | Literal["auto"]
-    batch_size: int
-    max_epochs: int
-    reads_forget: ClassVar[bool]
-
-    @property
-    def kept_per_step(self) -> int: ...
-
-    @property
-    def asks(self) -> Mapping[str, str]: ...
-
-    def companions(
-        self, data: UnlearningData, generator: torch.Generator
-    ) -> Mapping[str, TokenizedSet]: ...
-
-    def loss(self, model: Any, batch: Any, reference: Any) -> dict[str, Tensor]: ...
-
-    def model_dump(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class LevelRules:
-    """A record is forgotten when its figures are at or below the level of unseen text."""
-
-    refine_by: str = "level"
-    refine_rule: str = "any"
-    bleu_below: float = 0.0
-    bertscore_below: float = 0.0
-    bertscore_model: str | None = None
-    bertscore_baseline: float = 0.0
-    num_beams: int = 1
+# The windows of a step by set, as places in that set.
+Places = Mapping[str, Sequence[int]]
 
 
 class Drawing:
-    """The windows of each step: some forget records, what belongs to them, and kept text.
+    """The windows of each step: some forget records, what belongs to them, and retained text.
 
     Args:
         companions: Sets with a record for each forget record; see `Method.companions`.
@@ -93,15 +60,14 @@ class Drawing:
             name: some.windows for name, some in self.aligned.items()
         }
         if self.kept_per_step:
-            self.windows["retain"] = self._kept(method, data)
+            self.windows["retain"] = self._retained(method, data)
 
-    def _kept(self, method: DescentMethod, data: UnlearningData) -> Sequence[Window]:
+    def _retained(self, method: DescentMethod, data: UnlearningData) -> Sequence[Window]:
         assert data.pool is not None  # the pipeline refuses a run without
-        windows = data.pool.windows
-        kept = method.asks.get("retain") in ("logits", "states")
         # A window wholly within a prompt has no label that counts, and a step of such no mean.
-        windows = [window for window in windows if window.scored.any()]
-        if not kept or len(windows) <= MAX_COMPARED:
+        windows = [window for window in data.pool.windows if window.scored.any()]
+        compared = method.asks.get("retain") in ("logits", "states")
+        if not compared or len(windows) <= MAX_COMPARED:
             return windows
         order = torch.randperm(len(windows), generator=self.generator)[:MAX_COMPARED]
         return [windows[index] for index in sorted(order.tolist())]
@@ -111,9 +77,9 @@ class Drawing:
         order = torch.randperm(self.num_records, generator=self.generator).tolist()
         steps = []
         for start in range(0, len(order), self.batch_size):
-            wanted = set(order[start : start + self.batch_size])
+            drawn = set(order[start : start + self.batch_size])
             places = {
-                name: [i for i, window in enumerate(some.windows) if window.record in wanted]
+                name: [i for i, window in enumerate(some.windows) if window.record in drawn]
                 for name, some in self.aligned.items()
             }
             if self.kept_per_step:
@@ -122,14 +88,27 @@ class Drawing:
             steps.append(places)
         return steps
 
-    def records(self, places: Mapping[str, Sequence[int]]) -> set[int]:
-        """The forget records of a step."""
+    def num_forget(self, places: Places) -> int:
+        """How many forget records a step has."""
         name = next(iter(self.aligned))
-        return {self.windows[name][place].record for place in places[name]}
+        return len({self.windows[name][place].record for place in places[name]})
+
+    def num_tokens(self, places: Places) -> int:
+        """The tokens of a step."""
+        return sum(len(self.windows[name][i]) for name, some in places.items() for i in some)
+
+    def batch(self, places: Places, device: torch.device) -> dict[str, Tensors | None]:
+        """This process's share of a step's windows, by set."""
+        return {
+            name: share_of([self.windows[name][place] for place in some], device)
+            for name, some in places.items()
+        }
 
 
-def descend(method: DescentMethod, model: Any, data: UnlearningData, trainer: Trainer) -> Any:
-    """Train `model` on `method.loss` and return it.
+def descend(
+    method: DescentMethod, model: PreTrainedModel, data: UnlearningData, trainer: Trainer
+) -> PreTrainedModel:
+    """Train a language model on `method.loss` and return it.
 
     The method's fields `stop`, `loss_bound` and `max_gradient_norm` are followed where it has them.
     """
@@ -140,57 +119,41 @@ def descend(method: DescentMethod, model: Any, data: UnlearningData, trainer: Tr
     clip = method.model_dump().get("max_gradient_norm")
     model = trainer.start(model, rate, max_gradient_norm=clip)
 
-    def epoch() -> dict[str, float]:
-        return take_epoch(drawing, trainer, partial(_terms, method, model, drawing, reference))
+    def terms(places: Places) -> dict[str, Tensor]:
+        batch = drawing.batch(places, sharding.device_of(model))
+        return method.loss(model, batch, reference.at(places, batch))
 
-    return train_to_level(method, model, data, trainer, epoch)
-
-
-def _terms(
-    method: DescentMethod,
-    model: Any,
-    drawing: Drawing,
-    reference: KeptReference,
-    places: Mapping[str, Sequence[int]],
-) -> dict[str, Tensor]:
-    device = sharding.device_of(model)
-    batch = {
-        name: share_of([drawing.windows[name][place] for place in some], device)
-        for name, some in places.items()
-    }
-    return method.loss(model, batch, reference.at(places, batch))
+    return train_to_level(
+        method, model, data, trainer, partial(take_epoch, drawing, trainer, terms)
+    )
 
 
 def take_epoch(
-    drawing: Drawing,
-    trainer: Trainer,
-    terms: Callable[[Mapping[str, Sequence[int]]], Mapping[str, Tensor]],
+    drawing: Drawing, trainer: Trainer, terms: Callable[[Places], Mapping[str, Tensor]]
 ) -> dict[str, float]:
-    """A step for each draw of an epoch; returns each term's mean over the steps that told it."""
-    told: dict[str, list[float]] = defaultdict(list)
+    """A step for each draw of an epoch; returns each term's mean over the steps that logged it."""
+    logged: dict[str, list[float]] = defaultdict(list)
     for places in drawing.epoch():
-        # A lone record's term would be its own loss, which no file of a run may tell.
-        private = ("forget",) if len(drawing.records(places)) == 1 else ()
+        # A lone record's term would be its own loss, which no file of a run may hold.
+        private = ("forget",) if drawing.num_forget(places) == 1 else ()
         for name, value in trainer.step(partial(terms, places), private=private).items():
-            told[name].append(value)
-        trainer.tokens += sum(
-            len(drawing.windows[name][place]) for name, some in places.items() for place in some
-        )
-    return {name: fmean(values) for name, values in told.items()}
+            logged[name].append(value)
+        trainer.tokens += drawing.num_tokens(places)
+    return {name: fmean(values) for name, values in logged.items()}
 
 
 def train_to_level(
     method: DescentMethod,
-    model: Any,
+    model: PreTrainedModel,
     data: UnlearningData,
     trainer: Trainer,
     epoch: Callable[[], dict[str, float]],
-) -> Any:
+) -> PreTrainedModel:
     """Take epochs until the method's rule says stop; returns the model.
 
     Where it never does before the last epoch, or before the forget loss has reached the method's
-    `loss_bound`, the weights are those of the round that had forgotten most while the kept text's
-    perplexity was under the floor, if there was one.
+    `loss_bound`, the weights are those of the round that had forgotten most while the retained
+    text's perplexity was under the floor, if there was one.
 
     Args:
         epoch: Takes the steps of one epoch and returns the mean of each term.
@@ -199,7 +162,7 @@ def train_to_level(
     bound = method.model_dump().get("loss_bound") or math.inf
     learns = method.kept_per_step > 0
     floor = data.utility_floor if learns and stop == "suppressed" else None
-    refinement = Refinement(LevelRules(), data, by_set=True, floor=floor)
+    refinement = Refinement(Rules(), data, by_set=True, floor=floor)
     best = None
     first = state = refinement.look(trainer, model)
     trainer.log_round(state.line({}))
@@ -221,7 +184,7 @@ def train_to_level(
 
 
 def _done(stop: Stop, state: RoundState, data: UnlearningData, *, learns: bool) -> bool:
-    """Whether to stop; a method that learns on kept text goes on until that has recovered."""
+    """Whether to stop; a method that learns on retained text goes on until that has recovered."""
     if stop == "never":
         return False
     if stop == "level":

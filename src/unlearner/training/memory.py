@@ -37,16 +37,13 @@ from unlearner.models.heads import Classifier
 from unlearner.models.loading import Loaded, num_parameters
 from unlearner.report.writing import duration, size
 from unlearner.settings import TrainingSettings
-from unlearner.training.classifier_finetune import ClassifierFinetuneSettings
-from unlearner.training.finetune import FinetuneSettings
-from unlearner.training.language_loop import MAX_COMPARED, DescentMethod
+from unlearner.training.data import DescentMethod
+from unlearner.training.finetune import ClassifierFinetuneSettings, FinetuneSettings
+from unlearner.training.language_loop import MAX_COMPARED
 from unlearner.training.stop_rule import WATCHED_RECORDS
 from unlearner.training.trainer import recompute_activations, switch_dropout_off
 
 FLOAT = 4  # bytes of a number: weights, gradients and moments are float32
-
-# Models beside the one in training; one less with adapters, with which off that is the target.
-FURTHER = {"bad_teacher": 2, "scrub": 1, "retrain": 1}
 
 # Parts that are there at one moment only, the largest of which makes the peak.
 STEP, CHECKPOINT, SAVED = "largest step", "checkpoint", "saved model"
@@ -204,7 +201,8 @@ def _first_guess(
     adapter = FLOAT * rank * sum(sum(layer.shape) for layer in layers)
     whole = FLOAT * num_parameters(model)
     trained = (adapter or whole) // (processes.count() if sharding.wanted() else 1)
-    further = max(0, FURTHER.get(method.name, 0) - bool(rank))
+    # With adapters the target is the model in training, with them off.
+    further = sum(not (rank and kind == "target") for kind in method.companion_models)
     further += fields.get("num_shards", 0) + fields.get("num_slices", 0)
     output = model.get_output_embeddings().weight if compared else torch.empty(0, 0)
     here = 0 if model.device.type == "cuda" else 1  # the machine's memory is another there

@@ -1,4 +1,4 @@
-"""Between epochs: which records are still remembered, and what has it cost so far.
+"""Between epochs: which records are still remembered, and what it has cost so far.
 
 The figures are the report's own metrics over answers from one pass over the model.
 """
@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
-from typing import Any, Protocol
+
+from transformers import PreTrainedModel
 
 from unlearner.data.windows import Window
 from unlearner.evaluation.intervals import evaluate_set, record_values
@@ -19,6 +20,7 @@ from unlearner.inference.bertscore import BertScorer, with_scores
 from unlearner.inference.language_model import ask, beam_continuations
 from unlearner.metrics import bertscore_f1, bleu, el_10, es, loss, ma, perplexity
 from unlearner.metrics.base import Metric
+from unlearner.output import Json
 from unlearner.training.data import Level, UnlearningData
 from unlearner.training.trainer import Trainer
 
@@ -32,23 +34,20 @@ RECOVERED_AT = 1.05
 SET_METRICS = {"ma": ma.metric, "el_10": el_10.metric, "es": es.metric, "loss": loss.metric}
 
 
-class Rules(Protocol):
-    """The settings of a method that decide when a record counts as forgotten."""
+@dataclass(frozen=True)
+class Rules:
+    """When a record counts as forgotten: by default at or below the level of unseen text.
 
-    @property
-    def refine_by(self) -> str: ...
-    @property
-    def refine_rule(self) -> str: ...
-    @property
-    def bleu_below(self) -> float: ...
-    @property
-    def bertscore_below(self) -> float: ...
-    @property
-    def bertscore_model(self) -> str | None: ...
-    @property
-    def bertscore_baseline(self) -> float: ...
-    @property
-    def num_beams(self) -> int: ...
+    The fields are those of `methods.icu.ICU`.
+    """
+
+    refine_by: str = "level"
+    refine_rule: str = "any"
+    bleu_below: float = 0.0
+    bertscore_below: float = 0.0
+    bertscore_model: str | None = None
+    bertscore_baseline: float = 0.0
+    num_beams: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class RoundState:
     excess: float
     seconds: float
 
-    def line(self, losses: dict[str, float]) -> dict[str, Any]:
+    def line(self, losses: dict[str, float]) -> Json:
         """The round as the report holds it."""
         return {
             "round": self.round,
@@ -129,7 +128,9 @@ class Refinement:
         baseline = rules.bertscore_baseline
         self.scorer = BertScorer(name, baseline=baseline) if name else None
 
-    def look(self, trainer: Trainer, model: Any, first: RoundState | None = None) -> RoundState:
+    def look(
+        self, trainer: Trainer, model: PreTrainedModel, first: RoundState | None = None
+    ) -> RoundState:
         """The state after another epoch, or what it was before the run was cut off.
 
         Args:
@@ -138,7 +139,9 @@ class Refinement:
         number = len(trainer.rounds)
         return RoundState(**trainer.look(lambda: asdict(self.examine(model, number, first))))
 
-    def examine(self, model: Any, number: int, first: RoundState | None = None) -> RoundState:
+    def examine(
+        self, model: PreTrainedModel, number: int, first: RoundState | None = None
+    ) -> RoundState:
         """The state after `number` epochs."""
         started = time.perf_counter()
         level, kept = self.data.level, self._perplexity(model)
@@ -163,7 +166,9 @@ class Refinement:
             seconds=time.perf_counter() - started,
         )
 
-    def _ask_forget(self, model: Any, ratio: float) -> tuple[list[Answer], dict[str, float], bool]:
+    def _ask_forget(
+        self, model: PreTrainedModel, ratio: float
+    ) -> tuple[list[Answer], dict[str, float], bool]:
         """The answers, their figures, and whether EL_10 is among what was asked."""
         forget, questions = self.data.forget, self.data.questions
         if self.by_set and self.data.quick_looks:
@@ -180,7 +185,7 @@ class Refinement:
         """Whether a loop that works on the whole set goes on, whatever EL_10 is."""
         return self.by_set and (figures["ma"] > self.data.level.ma or ratio > self.floor)
 
-    def _perplexity(self, model: Any) -> float:
+    def _perplexity(self, model: PreTrainedModel) -> float:
         asked = replace(self.data.questions, continuations="none")
         answers = ask(model, self.data.tokenizer, self.watched, asked)
         groups = self.data.kept.groups
@@ -189,7 +194,7 @@ class Refinement:
         ].value
 
     def _remembered(
-        self, model: Any, answers: Sequence[Answer], windows: Sequence[Window]
+        self, model: PreTrainedModel, answers: Sequence[Answer], windows: Sequence[Window]
     ) -> set[int]:
         if self.rules.refine_by == "level":
             level = self.data.level
@@ -198,7 +203,7 @@ class Refinement:
         return self._remembered_text(model, answers, windows)
 
     def _remembered_text(
-        self, model: Any, answers: Sequence[Answer], windows: Sequence[Window]
+        self, model: PreTrainedModel, answers: Sequence[Answer], windows: Sequence[Window]
     ) -> set[int]:
         """Records whose continuation is still like their text."""
         if self.rules.num_beams > 1:
