@@ -11,14 +11,12 @@ import pytest
 from page_reader import Page
 from unlearner.evaluation.comparison import cost_over_seeds, front, is_met, over_seeds, place
 from unlearner.report.compare import (
-    HEADINGS,
     as_csv,
-    in_words,
-    markdown,
+    comparison_rows,
+    headings,
+    markdown_comparison,
     pareto_near,
-    render,
-    short_headings,
-    short_rows,
+    render_comparison,
     write_comparison,
 )
 
@@ -236,19 +234,19 @@ def test_a_number_that_json_has_not_leaves_no_file(tmp_path):
 def test_a_hostile_name_is_text_on_the_page_and_in_markdown():
     """In a name, a request's id and a reason: no tag, no direction mark, no line of its own."""
     hostile = comparison(HOSTILE, HOSTILE)
-    page = render(hostile, in_words(hostile))
+    page = render_comparison(hostile)
     assert "<script" not in page
     assert "\u202e" not in page
     assert "\\u202e" in page
     assert "alert(1)" in Page(page).shown
-    told = markdown(hostile, in_words(hostile))
+    told = markdown_comparison(hostile)
     assert "<script" not in told
     assert "\n# x" not in told
     assert "\\|" in told.splitlines()[0]
 
 
 def test_the_page_needs_nothing_but_itself_and_has_what_was_compared():
-    page = Page(render(comparison(), in_words(comparison())))
+    page = Page(render_comparison(comparison()))
     tags = [tag for tag, _ in page.tags]
     assert "script" not in tags
     assert tags.count("svg") == 2
@@ -274,10 +272,12 @@ def test_the_page_needs_nothing_but_itself_and_has_what_was_compared():
 def test_a_method_that_made_the_model_useless_is_shown_without_a_number():
     """Its perplexity was infinite: no cell, no mark in the pictures, and words that say so."""
     assert "gradient_ascent: MA 0 %, perplexity beyond any number" in (
-        render(comparison(), in_words(comparison())).replace("\N{NO-BREAK SPACE}", " ")
+        render_comparison(comparison()).replace("\N{NO-BREAK SPACE}", " ")
     )
-    row = next(row for row in short_rows(comparison()) if row[0] == "gradient_ascent")
-    assert row[short_headings().index("Perplexity, kept")] == "–"
+    row = next(
+        row for row in comparison_rows(comparison(), short=True) if row[0] == "gradient_ascent"
+    )
+    assert row[headings(short=True).index("Perplexity, kept")] == "–"
 
 
 def test_methods_near_the_level_have_a_picture_of_their_own_where_one_is_far_off():
@@ -288,13 +288,13 @@ def test_methods_near_the_level_have_a_picture_of_their_own_where_one_is_far_off
     drawn = pareto_near(far)
     assert drawn is not None
     assert "near the level: npo." in drawn
-    assert "near the level" in render(far, in_words(far))
+    assert "near the level" in render_comparison(far)
 
 
 def test_markdown_has_a_row_for_each_model_under_the_headings():
-    lines = markdown(comparison(), in_words(comparison())).splitlines()
+    lines = markdown_comparison(comparison()).splitlines()
     rows = [line for line in lines if line.startswith("| ")]
-    assert {row.count(" | ") for row in rows} == {len(HEADINGS) - 1}
+    assert {row.count(" | ") for row in rows} == {len(headings()) - 1}
     names = ["model", "---", "target model", "retrained model", "npo *", "icu *", "gradient_ascent"]
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == names
     assert "| 1 of 2 |" in rows[4]

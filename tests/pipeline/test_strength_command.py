@@ -17,7 +17,7 @@ from conftest import tiny_model
 from page_reader import Page
 from unlearner.cli.app import MET, NOT_MET, WRONG_INPUT, run
 from unlearner.pipeline.strength import Point, evenly_spaced, largest_keeping, mix
-from unlearner.report import write_report
+from unlearner.report.files import write_report
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/report.schema.json").read_text("utf-8"))
 FIGURES = ("ma", "el_10", "es")

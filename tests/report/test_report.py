@@ -15,9 +15,9 @@ import pytest
 from page_reader import Page
 from report_example import demonstration, evaluated, example, failed
 from report_variants import HOSTILE, REPORTS
-from unlearner.report import write_report
-from unlearner.report.card import markdown_report, model_card
-from unlearner.report.page import render
+from unlearner.report.card import model_card
+from unlearner.report.files import write_report
+from unlearner.report.page import markdown_report, render
 from unlearner.report.writing import visible
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/report.schema.json").read_text("utf-8"))

@@ -22,19 +22,13 @@ from report_classifier_example import (
 )
 from report_example import example
 from report_variants import REPORTS, hostile_labels
-from unlearner.report import (
-    classifier_plots,
-    classifier_tables,
-    classifier_tiles,
-    names,
-    svg,
-    write_report,
-)
-from unlearner.report.card import markdown_report, model_card
-from unlearner.report.classifier_words import BY_CONSTRUCTION, findings, limits, requested
-from unlearner.report.page import render
+from unlearner.report import classifier_plots, names, svg, tables
+from unlearner.report.card import model_card
+from unlearner.report.files import write_report
+from unlearner.report.page import markdown_report, render
 from unlearner.report.plots import MODEL_STYLES
 from unlearner.report.tables import claims
+from unlearner.report.words import BY_CONSTRUCTION, sentences
 
 
 @cache
@@ -43,7 +37,7 @@ def shown(name: str) -> str:
 
 
 def said(report: dict) -> str:
-    return " ".join(findings(report)).replace("\xa0", " ")
+    return " ".join(sentences(report).findings).replace("\xa0", " ")
 
 
 # What it leads with
@@ -51,7 +45,7 @@ def said(report: dict) -> str:
 
 def test_the_report_leads_with_use_distance_membership_and_time_and_ends_with_what_was_aimed_at():
     """0.8044 and 0.8009 of test records; 184 s of 2460 s are 7.5 %."""
-    tiles = classifier_tiles.summary(sequence())
+    tiles = tables.tiles(sequence())
     assert [(label, value.replace("\xa0", " ")) for label, value, _ in tiles] == [
         ("Test records, right", "80.4 → 80.1 %"),
         ("Records to be kept, right", "99.2 → 98.9 %"),
@@ -71,9 +65,9 @@ def test_the_report_leads_with_use_distance_membership_and_time_and_ends_with_wh
 
 
 def test_that_the_score_fell_to_that_of_unseen_records_is_said_to_prove_nothing():
-    sentences = findings(sequence())
-    assert BY_CONSTRUCTION in sentences[-2]  # the last one counts the records that pass
-    assert "on unseen records 79.9" in sentences[-2]
+    found = sentences(sequence()).findings
+    assert BY_CONSTRUCTION in found[-2]  # the last one counts the records that pass
+    assert "on unseen records 79.9" in found[-2]
     assert BY_CONSTRUCTION not in said(exact())  # nothing was stopped by a score
     assert BY_CONSTRUCTION not in said(evaluated_classifier())
 
@@ -81,14 +75,14 @@ def test_that_the_score_fell_to_that_of_unseen_records_is_said_to_prove_nothing(
 def test_without_a_test_set_unseen_records_stand_in_and_the_page_says_so():
     report = sequence(test=False)
     assert "No test set was given; on unseen records, the model labels 79.9 % right" in said(report)
-    assert classifier_tiles.summary(report)[0][0] == "Unseen records, right"
+    assert tables.tiles(report)[0][0] == "Unseen records, right"
 
 
 def test_without_a_retrained_model_the_distance_is_not_measured():
     report = sequence(retrained=False)
     assert "is not known: none was given" in said(report)
-    assert "There was no model retrained" in limits(report)
-    tiles = {label: (value, beside) for label, value, beside in classifier_tiles.summary(report)}
+    assert "There was no model retrained" in sentences(report).limits
+    tiles = {label: (value, beside) for label, value, beside in tables.tiles(report)}
     assert tiles["Closeness to retraining"] == ("not measured", "no retrained model was given")
     assert tiles["Time of unlearning"][1] == "retraining: not timed"
     assert "How close is it to a model" not in shown("sequence alone")
@@ -97,8 +91,9 @@ def test_without_a_retrained_model_the_distance_is_not_measured():
 
 def test_the_removal_of_a_class_is_told_as_its_recall():
     report = class_removal()
-    assert "no longer recognises the class “optimism”, to which 48 records belong" in requested(
-        report
+    assert (
+        "no longer recognises the class “optimism”, to which 48 records belong"
+        in sentences(report).requested
     )
     assert "Recall of the class “optimism” is 2.08 % on the records; before 99.3 %" in said(report)
     assert "on unseen records 1.83 %" in said(report)
@@ -119,13 +114,13 @@ def test_a_tagger_is_told_by_its_entities():
 def test_a_method_that_trains_anew_is_exact_for_the_weights_and_any_other_approximate(
     method, words
 ):
-    text = limits(exact(method))
+    text = sentences(exact(method)).limits
     assert "exact by construction" in text
     assert words in text
     assert "evidence, not proof" in text
     assert "approximate" not in text
-    assert "The method is approximate" in limits(sequence())
-    assert "exact" not in limits(sequence())
+    assert "The method is approximate" in sentences(sequence()).limits
+    assert "exact" not in sentences(sequence()).limits
 
 
 def test_every_method_has_a_name_that_people_can_read():
@@ -162,7 +157,7 @@ def test_a_criterion_with_two_limits_is_met_between_them(value, status):
 
 def test_confusion_counts_every_pair_for_every_model():
     """12 records of each of four classes: 12 right before, 9 after and 3 wrong, retrained 10."""
-    rows = classifier_tables.confusion(sequence())
+    rows = tables.confusion_rows(sequence())
     right = [row for row in rows if row.right]
     assert [(row.own, row.counts) for row in right] == [(e, ["12", "9", "10"]) for e in EMOTIONS]
     assert [row.counts for row in rows if not row.right] == [["0", "3", "2"]] * 3
@@ -173,7 +168,7 @@ def test_a_pair_that_a_full_list_lacks_is_not_called_absent():
     report = sequence()
     full = [[f"class {i}", "other", 2] for i in range(30)]
     report["confusion"] = {"target": full, "unlearned": [["own", "own", 1]]}
-    last = classifier_tables.confusion(report)[-1]
+    last = tables.confusion_rows(report)[-1]
     assert (last.own, last.counts) == ("own", ["–", "1"])
 
 
@@ -181,22 +176,22 @@ def test_each_record_is_right_or_wrong_under_each_model():
     report = sequence()
     report["per_record"][0] |= {"before": {"correct": True}, "after": {"correct": False}}
     report["per_record"][0]["retrained"] = {"correct": None}
-    first = classifier_tables.records(report)[0]
-    assert first.answers == [("right", "right"), ("wrong", "wrong"), ("not known", "unknown")]
-    counts = dict(classifier_tables.record_counts(report))
+    first = tables.record_rows(report)[0]
+    assert first.cells == [("right", "right"), ("wrong", "wrong"), ("not known", "unknown")]
+    counts = dict(tables.record_counts(report))
     known = [e["retrained"]["correct"] for e in report["per_record"][1:]]
     assert counts["retrained"] == f"{sum(known)} of {N - 1}"
 
 
 def test_gaps_to_the_retrained_model_carry_their_sign():
-    rows = {row.label: row.values for row in classifier_tables.distance(sequence())}
+    rows = {row.label: row.values for row in tables.distance_rows(sequence())}
     assert rows["F1 minus the retrained model’s: test records"] == ["+0.0021", "−0.0014"]
     assert rows["Tug-of-war score"] == ["0.791", "0.974"]
     assert rows["Distance to retrained (JS): records to be forgotten"] == ["0.0912", "0.0174"]
 
 
 def test_what_a_repeated_quantity_means_is_told_once():
-    meanings = [row.meaning for row in classifier_tables.distance(sequence()) if row.meaning]
+    meanings = [row.meaning for row in tables.distance_rows(sequence()) if row.meaning]
     assert len(meanings) == len(set(meanings)) == 4
 
 
@@ -222,7 +217,7 @@ def test_a_class_has_one_colour_and_shape_in_every_panel_and_no_two_classes_shar
     assert len({key.path for key in keys}) == len({key.color for key in keys}) == 4
     with svg.style():
         for points in report["projection"]["models"].values():
-            drawing = classifier_plots.latent_space("name", points, chosen, "words")
+            drawing = classifier_plots.draw_latent_space("name", points, chosen, "words")
             assert all(f"var(--class-{i})" in drawing for i in (1, 2, 3, 4))
 
 

@@ -11,11 +11,11 @@ import pytest
 from page_reader import Page
 from report_example import example
 from report_variants import HOSTILE, searched, with_strength
-from unlearner.report import write_report
-from unlearner.report.card import markdown_report
-from unlearner.report.facts import rows
-from unlearner.report.page import render
-from unlearner.report.words import floor, strength
+from unlearner.report.facts import perplexity_limit
+from unlearner.report.files import write_report
+from unlearner.report.page import markdown_report, render
+from unlearner.report.tables import trial_rows
+from unlearner.report.words import sentences
 from unlearner.report.writing import visible
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/report.schema.json").read_text("utf-8"))
@@ -29,7 +29,7 @@ def plain(text):
 
 
 def test_without_a_search_there_is_no_table_of_one():
-    assert rows(example(3)) == []
+    assert trial_rows(example(3).get("search")) == []
     assert 'id="search"' not in render(example(3))
     assert "search for settings" not in markdown_report(example(3))
 
@@ -37,7 +37,7 @@ def test_without_a_search_there_is_no_table_of_one():
 def test_a_trial_is_a_row_and_the_one_taken_is_marked():
     """Rates of 1e-5 keep their digits; what is not known is a dash."""
     report = searched(4)
-    found = rows(report)
+    found = trial_rows(report["search"])
     assert [row.number for row in found] == ["0", "1", "2", "3"]
     assert [row.chosen for row in found] == [False, False, True, False]
     first, last = found[0], found[-1]
@@ -90,10 +90,10 @@ def test_hostile_names_of_settings_are_text():
 
 def test_the_floor_is_the_limit_of_perplexity_over_the_targets():
     """21.726 / 21.3 is 1.02; a report without that criterion has none."""
-    assert floor(example(3)) == pytest.approx(1.02)
+    assert perplexity_limit(example(3)) == pytest.approx(1.02)
     report = copy.deepcopy(example(3))
     report["criteria"] = [one for one in report["criteria"] if one["metric"] != "perplexity"]
-    assert floor(report) is None
+    assert perplexity_limit(report) is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_the_floor_is_the_limit_of_perplexity_over_the_targets():
 )
 def test_one_sentence_says_what_a_part_of_the_change_would_do(share, suppressed, said):
     report = with_strength(share, suppressed=suppressed)
-    assert plain(strength(report)) == said
+    assert plain(sentences(report).findings[-1]) == said
     assert said in plain(Page(render(report)).shown)
     assert said.replace("(", "").split(";")[0] in plain(markdown_report(report)).replace("(", "")
 

@@ -14,12 +14,12 @@ from page_reader import Page
 from report_example import evaluated, example, failed
 from report_variants import HOSTILE, classifier, hostile
 from unlearner.errors import UserError
-from unlearner.report import classifier_words, read_report, rewrite, write_report
-from unlearner.report.card import escape, markdown_report, model_card
+from unlearner.report.card import model_card
+from unlearner.report.files import read_report, rewrite, write_report
 from unlearner.report.measures import CLASSIFIER_MEASURES, MEASURES
-from unlearner.report.page import render
-from unlearner.report.words import findings, headline
-from unlearner.report.writing import change, duration, show, significant, size, visible
+from unlearner.report.page import markdown_report, render
+from unlearner.report.words import sentences
+from unlearner.report.writing import change, duration, escape, show, significant, size, visible
 
 # Words
 
@@ -27,17 +27,17 @@ from unlearner.report.writing import change, duration, show, significant, size, 
 def test_the_headline_counts_and_names_the_claims_that_failed():
     """Of failed()'s four claims, two are not met and two were not tested."""
     expected = "2 of 4 claims are not met: word-for-word recall, quality on everything else."
-    assert headline(failed()) == expected
+    assert sentences(failed()).headline == expected
 
 
 def test_the_findings_name_the_records_that_remain():
     """24 records, one remembered: 23 pass, and the last one is named."""
-    assert "23 of 24 records pass one by one; not: rec-0024." in findings(failed())
+    assert "23 of 24 records pass one by one; not: rec-0024." in sentences(failed()).findings
 
 
 def test_a_classifier_is_described_by_its_labels():
     """1.0 before and 0.25 after are 100 % and 25.0 %."""
-    said = " ".join(classifier_words.findings(classifier())).replace("\xa0", " ")
+    said = " ".join(sentences(classifier()).findings).replace("\xa0", " ")
     assert "On the records to be forgotten, the model labels 25.0 % right; before 100 %." in said
 
 

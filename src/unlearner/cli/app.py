@@ -382,7 +382,7 @@ def run_file(
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="Folder with a report.json.")]) -> int:
     """Write report.html and report.md again from report.json."""
-    from unlearner.report import rewrite
+    from unlearner.report.files import rewrite
 
     rewrite(run_dir)
     print(run_dir / "report.html")

@@ -66,8 +66,8 @@ from unlearner.pipeline.pipeline import (
 from unlearner.pipeline.run_file import BENCHMARK, RunFile, read_run_file, write_benchmark
 from unlearner.pipeline.strength import add_strength, evenly_spaced
 from unlearner.provenance import digest_model, read_key, set_seeds
-from unlearner.report import write_report
-from unlearner.report.compare import not_run, short_headings, short_rows, write_comparison
+from unlearner.report.compare import comparison_rows, headings, not_run, write_comparison
+from unlearner.report.files import write_report
 from unlearner.report.private_text import write_texts
 from unlearner.settings import (
     DataSettings,
@@ -708,8 +708,8 @@ def _open_folder(plan: Plan, output: Path, *, resume: bool) -> None:
 
 def _print_table(comparison: Mapping[str, Any], output: Path) -> None:
     console = Console(highlight=False, emoji=False, markup=False, soft_wrap=not os.isatty(1))
-    table = Table(*short_headings())
-    for row in short_rows(comparison):
+    table = Table(*headings(short=True))
+    for row in comparison_rows(comparison, short=True):
         table.add_row(*row)
     console.print(table, soft_wrap=False)
     for line in not_run(comparison):

@@ -15,7 +15,7 @@ from unlearner.evaluation.verdict import Verdict, digest_criteria
 from unlearner.families.base import Measured, Prepared
 from unlearner.models.loading import num_parameters
 from unlearner.output import Json
-from unlearner.report import SCHEMA
+from unlearner.report.facts import SCHEMA
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.settings import own_name, without_paths
 from unlearner.training.data import ClassifierData, UnlearningData

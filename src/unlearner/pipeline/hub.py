@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from unlearner.errors import UserError
-from unlearner.report import read_report
+from unlearner.report.files import read_report
 
 CARD = "README.md"
 

@@ -26,8 +26,8 @@ from unlearner.output import Json
 from unlearner.pipeline.findings import Findings, build_report
 from unlearner.pipeline.hub import file_digests
 from unlearner.pipeline.search import Searched, check_search, search
-from unlearner.report import write_report
 from unlearner.report.card import model_card
+from unlearner.report.files import write_report
 from unlearner.training.finetune import RECIPE_FILE
 from unlearner.training.log import Log
 from unlearner.training.memory import ResourcePlan, announce, plan_run

@@ -29,7 +29,7 @@ from unlearner.families.base import Prepared
 from unlearner.models.loading import Loaded, limit_threads
 from unlearner.output import Json
 from unlearner.pipeline.pipeline import measure_baseline, read_config, start
-from unlearner.report import read_report
+from unlearner.report.files import read_report
 from unlearner.settings import read_yaml
 from unlearner.training.data import UnlearningData
 from unlearner.training.stop_rule import Refinement, RoundState, Rules

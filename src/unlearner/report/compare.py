@@ -5,152 +5,51 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite, nan
+from collections.abc import Iterator, Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from unlearner.evaluation.comparison import COLUMNS
 from unlearner.report import svg
+from unlearner.report.facts import Report
 from unlearner.report.measures import measure
 from unlearner.report.names import SETS
-from unlearner.report.page import FOLDER
-from unlearner.report.writing import duration, show, show_interval, significant, size, visible, when
-
-# Of each column in few words: what of which set.
-SHORT = {"forget": "forget", "retain": "kept", "holdout": "unseen"}
-
-HEADINGS = (
-    "model",
-    "met",
-    *(f"{measure(metric).label}, {SHORT[role]}" for role, metric in COLUMNS),
-    "time",
-    "rounds",
-    "memory",
+from unlearner.report.plots import number
+from unlearner.report.tables import settings_text, trial_rows
+from unlearner.report.writing import (
+    FOLDER,
+    NOTHING,
+    duration,
+    macros,
+    one_line_each,
+    show,
+    show_interval,
+    significant,
+    size,
+    templates,
+    visible,
+    write_files,
 )
 
-# In a terminal: without intervals, which the page has.
-SHOWN = (
+# In a terminal: the figures that decide, without intervals, which the page has.
+SHORT_COLUMNS = (
     ("forget", "ma"),
     ("forget", "el_10"),
     ("forget", "mia_loss_auc"),
     ("retain", "perplexity"),
 )
 
+# Of each column in few words: what of which set.
+SHORT = {"forget": "forget", "retain": "kept", "holdout": "unseen"}
+
 NAMES = {"target": "target model", "retrained": "retrained model"}
 
-NOTHING = "–"
-
-
-def table_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
-    """The cells below `HEADINGS`, as text."""
-    rows = [
-        [NAMES[name], NOTHING, *_figures(figures), NOTHING, NOTHING, NOTHING]
-        for name, figures in comparison["results"].items()
-    ]
-    total = len(comparison["seeds"])
-    for name, entry in comparison["methods"].items():
-        cost = entry["cost"]
-        rows.append(
-            [
-                name + (" *" if entry["on_front"] else ""),
-                f"{entry['met']} of {total}",
-                *_figures(entry["summary"]),
-                duration(cost["seconds_unlearning"]),
-                f"{cost['rounds']:.3g}",
-                size(cost["peak_memory_bytes"]),
-            ]
-        )
-    return rows
-
-
-def short_headings() -> list[str]:
-    """The headings of `short_rows`."""
-    names = (f"{measure(metric).label}, {SHORT[role]}" for role, metric in SHOWN)
-    return ["model", "met", *names, "time"]
-
-
-def short_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
-    """The cells for a terminal: the figures that decide, without intervals."""
-    rows = [
-        [NAMES[name], NOTHING, *_means(figures), NOTHING]
-        for name, figures in comparison["results"].items()
-    ]
-    total = len(comparison["seeds"])
-    for name, entry in comparison["methods"].items():
-        rows.append(
-            [
-                name + (" *" if entry["on_front"] else ""),
-                f"{entry['met']} of {total}",
-                *_means(entry["summary"]),
-                duration(entry["cost"]["seconds_unlearning"]),
-            ]
-        )
-    return rows
-
-
-def _means(figures: Mapping[str, Any]) -> Iterator[str]:
-    for role, metric in SHOWN:
-        value = figures.get(role, {}).get(metric)
-        yield NOTHING if value is None else show(metric, value["value"])
-
-
-def _figures(figures: Mapping[str, Any]) -> Iterator[str]:
-    for role, metric in COLUMNS:
-        value = figures.get(role, {}).get(metric)
-        if value is None:
-            yield NOTHING
-            continue
-        interval = show_interval(metric, value["low"], value["high"])
-        yield show(metric, value["value"]) + (f" ({interval})" if interval else "")
-
-
-def markdown(comparison: Mapping[str, Any], lines: Sequence[str]) -> str:
-    """`compare.md`: the table, and the same words as on the page."""
-    cells = [list(HEADINGS), ["---"] * len(HEADINGS), *table_rows(comparison)]
-    table = "\n".join("| " + " | ".join(_inert(cell) for cell in row) + " |" for row in cells)
-    paragraphs = "\n\n".join(_inert(line) for line in lines)
-    name = _inert(visible(comparison["model"]["name"]))
-    return f"# Comparison of methods: {name}\n\n{paragraphs}\n\n{table}\n"
-
-
-def _inert(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-def as_csv(comparison: Mapping[str, Any]) -> str:
-    """`compare.csv`: a line for each model, set and metric, of every seed and over all."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("model", "seed", "set", "metric", "value", "low", "high", "records", "seeds"))
-    for name, figures in comparison["results"].items():
-        _write(writer, name, "", figures)
-    for name, entry in comparison["methods"].items():
-        _write(writer, name, "all", entry["summary"])
-        for run in entry["seeds"]:
-            _write(writer, name, str(run["seed"]), run["results"])
-    return buffer.getvalue()
-
-
-def _write(writer: Any, name: str, seed: str, figures: Mapping[str, Any]) -> None:
-    for role in (*SETS, *(role for role in figures if role not in SETS)):
-        for metric, value in figures.get(role, {}).items():
-            row = (
-                value["value"],
-                value["low"],
-                value["high"],
-                value["records"],
-                value.get("seeds", ""),
-            )
-            writer.writerow((name, seed, role, metric, *row))
-
-
 # Colour is never the only sign: every method has a marker of its own as well.
-MARKERS = "os^Dv<>pPX*hd8H"
+METHOD_MARKERS = "os^Dv<>pPX*hd8H"
 
 # A logarithmic scale of less than so many times has no ticks of its own.
 NARROW = 5.0
@@ -158,7 +57,9 @@ NARROW = 5.0
 # Around the level of unseen text, in MA, on either side.
 NEAR = 0.06
 
-LEGEND: dict[str, Any] = {
+PICTURE = {"height": 4.4, "width": 6.6}  # inches
+
+LEGEND: svg.Style = {
     "loc": "center left",
     "bbox_to_anchor": (1.02, 0.5),
     "frameon": False,
@@ -166,50 +67,216 @@ LEGEND: dict[str, Any] = {
 }
 
 
-def pareto(comparison: Mapping[str, Any]) -> Markup:
+def write_comparison(comparison: Report, folder: Path) -> None:
+    """Write all four into an existing folder. The same comparison gives the same bytes.
+
+    Raises:
+        ValueError: A number is NaN or infinite.
+    """
+    files = {
+        "compare.json": json.dumps(comparison, indent=1, allow_nan=False) + "\n",
+        "compare.html": render_comparison(comparison),
+        "compare.md": markdown_comparison(comparison),
+        "compare.csv": as_csv(comparison),
+    }
+    write_files(folder, files)
+
+
+def render_comparison(comparison: Report) -> str:
+    """The page as HTML, which needs nothing but itself; every text in it is escaped."""
+    sheets = ("style.css", "classifier.css", "compare.css")
+    style = "".join((FOLDER / sheet).read_text(encoding="utf-8") for sheet in sheets)
+    page = templates("html").get_template("compare.html.j2")
+    shown = page.render(
+        style=Markup(style),
+        comparison=comparison,
+        lines=paragraphs(comparison),
+        headings=headings(),
+        rows=comparison_rows(comparison),
+        pareto=pareto(comparison),
+        near=pareto_near(comparison),
+        strengths=strengths(comparison),
+        at_the_floor=_at_the_floor(comparison),
+        settings=_settings_rows(comparison),
+        trials=_trials(comparison),
+        not_run=not_run(comparison),
+    )
+    return shown + "\n"
+
+
+def markdown_comparison(comparison: Report) -> str:
+    """`compare.md`: the table, and the same words as on the page."""
+    cells = [headings(), ["---"] * len(headings()), *comparison_rows(comparison)]
+    table = "\n".join(f"| {' | '.join(map(_inert_cell, row))} |" for row in cells)
+    lines = [*paragraphs(comparison), *not_run(comparison)]
+    name = _inert_cell(visible(comparison["model"]["name"]))
+    words = "\n\n".join(map(_inert_cell, lines))
+    return f"# Comparison of methods: {name}\n\n{words}\n\n{table}\n"
+
+
+def _inert_cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def paragraphs(comparison: Report) -> list[str]:
+    """What was compared, how, and who is on the front, a paragraph each."""
+    methods, seeds = comparison["methods"], comparison["seeds"]
+    told = macros(
+        "compare.j2",
+        comparison=comparison,
+        on_front=[name for name, entry in methods.items() if entry["on_front"]],
+        met=[name for name, entry in methods.items() if entry["met"] == len(seeds)],
+    )
+    return one_line_each(told["paragraphs"]())
+
+
+def not_run(comparison: Report) -> list[str]:
+    """A line for each method, and each seed of one, of which there is no model."""
+    return one_line_each(macros("compare.j2", comparison=comparison)["not_run"]())
+
+
+# Tables
+
+
+def headings(*, short: bool = False) -> list[str]:
+    """The headings of `comparison_rows`."""
+    columns = SHORT_COLUMNS if short else COLUMNS
+    figures = [f"{measure(metric).label}, {SHORT[role]}" for role, metric in columns]
+    return ["model", "met", *figures, *(("time",) if short else ("time", "rounds", "memory"))]
+
+
+def comparison_rows(comparison: Report, *, short: bool = False) -> list[list[str]]:
+    """A row for each model, as text; `short` ones for a terminal, without intervals."""
+    costs = 1 if short else 3
+    rows = [
+        [NAMES[name], NOTHING, *_cells(figures, short=short), *([NOTHING] * costs)]
+        for name, figures in comparison["results"].items()
+    ]
+    for name, entry in comparison["methods"].items():
+        spent = entry["cost"]
+        cost = [
+            duration(spent["seconds_unlearning"]),
+            f"{spent['rounds']:.3g}",
+            size(spent["peak_memory_bytes"]),
+        ]
+        met = f"{entry['met']} of {len(comparison['seeds'])}"
+        figures = _cells(entry["summary"], short=short)
+        rows.append([_starred(name, entry), met, *figures, *cost[:costs]])
+    return rows
+
+
+def _cells(figures: Report, *, short: bool) -> Iterator[str]:
+    for role, metric in SHORT_COLUMNS if short else COLUMNS:
+        value = figures.get(role, {}).get(metric)
+        if value is None:
+            yield NOTHING
+            continue
+        interval = "" if short else show_interval(metric, value["low"], value["high"])
+        yield show(metric, value["value"]) + (f" ({interval})" if interval else "")
+
+
+def _starred(name: str, entry: Report) -> str:
+    return f"{name} *" if entry["on_front"] else name
+
+
+def _at_the_floor(comparison: Report) -> list[list[str]]:
+    """What each method has to offer at the same utility: the furthest point under the floor."""
+    rows = []
+    for name, entry in comparison["methods"].items():
+        point = entry["strength"]["at_the_floor"]
+        cells = [NOTHING] * 3
+        if point is not None:
+            ratio = significant(point["kept_ratio"])
+            cells = [f"{point['share']:.3g}", show("ma", point["ma"]), ratio]
+        rows.append([name, *cells])
+    return rows
+
+
+def _settings_rows(comparison: Report) -> list[tuple[str, str]]:
+    rows = []
+    for name, entry in comparison["methods"].items():
+        given = {k: v for k, v in entry["settings"].items() if k != "name" and v not in (None, "")}
+        rows.append((name, settings_text(given)))
+    return rows
+
+
+def _trials(comparison: Report) -> list[list[str]]:
+    """Every trial of every search."""
+    rows = []
+    for name, entry in comparison["methods"].items():
+        for trial in trial_rows(entry["search"]):
+            number = f"{trial.number} (taken)" if trial.chosen else trial.number
+            figures = (trial.ma, trial.kept_ratio, trial.rounds, trial.time)
+            rows.append([name, number, trial.settings, trial.ended, *figures])
+    return rows
+
+
+def as_csv(comparison: Report) -> str:
+    """`compare.csv`: a line for each model, set and metric, of every seed and over all."""
+    rows = [("model", "seed", "set", "metric", "value", "low", "high", "records", "seeds")]
+    for name, figures in comparison["results"].items():
+        rows += _csv_rows(name, "", figures)
+    for name, entry in comparison["methods"].items():
+        rows += _csv_rows(name, "all", entry["summary"])
+        for run in entry["seeds"]:
+            rows += _csv_rows(name, str(run["seed"]), run["results"])
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def _csv_rows(name: str, seed: str, figures: Report) -> Iterator[tuple]:
+    for role in (*SETS, *(role for role in figures if role not in SETS)):
+        for metric, value in figures.get(role, {}).items():
+            numbers = (value[key] for key in ("value", "low", "high", "records"))
+            yield name, seed, role, metric, *numbers, value.get("seeds", "")
+
+
+# Pictures
+
+
+def pareto(comparison: Report) -> Markup:
     """Each method's mean: MA of the forget set from right to left, perplexity from top to bottom.
 
     Every seed is a small mark; filled where its verdict is met.
     """
     with svg.style():
-        figure, axes = svg.canvas(height=4.4, width=6.6)
-        _draw_all(axes, comparison, list(comparison["methods"]))
-        axes.plot(
-            [_ma(comparison["results"]["target"])],
-            [1.0],
-            marker="o",
-            markersize=9,
-            linestyle="",
-            color=svg.BEFORE,
-            markerfacecolor=svg.PAPER,
-            label="target",
-        )
+        figure, axes = svg.canvas(**PICTURE)
+        _draw_methods(axes, comparison, list(comparison["methods"]))
+        target = _ma(comparison["results"]["target"])
+        style = _mark_style(svg.BEFORE, "o", filled=False)
+        axes.plot([target], [1.0], markersize=9, label="target", **style)
         axes.legend(**LEGEND)
         axes.set_yscale("log")
         _plain_ticks(axes)
-        return svg.inline(figure, "pareto", _pareto_words(comparison))
+        words = "; ".join(
+            f"{name}: MA {show('ma', remembered)}, perplexity "
+            + (f"times {significant(ratio)}" if isfinite(ratio) else "beyond any number")
+            for name, (remembered, ratio) in _places(comparison).items()
+        )
+        return svg.inline(figure, "pareto", f"Forgetting against damage. {words}.")
 
 
-def pareto_near(comparison: Mapping[str, Any]) -> Markup | None:
+def pareto_near(comparison: Report) -> Markup | None:
     """The same around the most damage allowed and the level; None where the first shows it well.
 
     Only methods whose mean lies there are drawn.
     """
-    picture = comparison["picture"]
-    allowed = picture["floor"] / picture["target"] - 1
+    level, allowed = comparison["picture"]["level"], _most(comparison) - 1
+    places = _places(comparison)
     near = {
         name: (x, y)
-        for name, (x, y) in _places(comparison).items()
-        if y <= 1 + 1.25 * allowed and x <= picture["level"] + NEAR
+        for name, (x, y) in places.items()
+        if y <= 1 + 1.25 * allowed and x <= level + NEAR
     }
-    if not near or not any(y > 1 + 2 * allowed for _, y in _places(comparison).values()):
+    if not near or not any(y > 1 + 2 * allowed for _, y in places.values()):
         return None  # one without a number is in no picture
     with svg.style():
-        figure, axes = svg.canvas(height=4.4, width=6.6)
-        _draw_all(axes, comparison, list(near))
+        figure, axes = svg.canvas(**PICTURE)
+        _draw_methods(axes, comparison, list(near))
         lowest = min(1.0, *(y for _, y in near.values()))
         axes.set_ylim(lowest - 0.25 * allowed, 1 + 1.25 * allowed)
-        axes.set_xlim(min(x for x, _ in near.values()) - NEAR, picture["level"] + NEAR)
+        axes.set_xlim(min(x for x, _ in near.values()) - NEAR, level + NEAR)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: significant(value, 3)))
@@ -218,112 +285,25 @@ def pareto_near(comparison: Mapping[str, Any]) -> Markup | None:
         return svg.inline(figure, "pareto-near", words)
 
 
-def _draw_all(axes: Any, comparison: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Methods, limits, and the models beside them."""
-    picture = comparison["picture"]
-    axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
-    axes.axvline(picture["level"], color=svg.LIMIT, linestyle=(0, (4, 3)), linewidth=1.2)
-    ratio = picture["floor"] / picture["target"]
-    axes.axhline(ratio, color=svg.LIMIT, linestyle=(0, (1, 2)), linewidth=1.2)
-    for number, (name, entry) in enumerate(comparison["methods"].items()):
-        if name in names:
-            _draw(axes, number, name, entry, picture)
-    retrained = comparison["results"].get("retrained")
-    if retrained:
-        axes.plot(
-            [_ma(retrained)],
-            [_ratio(retrained, picture)],
-            marker="D",
-            markersize=9,
-            color=svg.RETRAINED,
-            linestyle="",
-            label="retrained",
-        )
-    axes.set_xlabel("MA of the records to be forgotten (dashed: text never seen)")
-    axes.set_ylabel("Perplexity of kept text, times the target's\n(dotted: the most allowed)")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show("ma", value, 2)))
-
-
-def _draw(axes: Any, number: int, name: str, entry: Mapping[str, Any], picture: Any) -> None:
-    colour, marker = svg.CLASSES[number % len(svg.CLASSES)], MARKERS[number % len(MARKERS)]
-    points = [
-        (_ma(run["results"]), _ratio(run["results"], picture), run["status"] == "met")
-        for run in entry["seeds"]
-    ]
-    for x, y, met in points:
-        axes.plot(
-            [x],
-            [y],
-            marker=marker,
-            color=colour,
-            markersize=3.5,
-            linestyle="",
-            markerfacecolor=colour if met else svg.PAPER,
-        )
-    x, y = (sum(point[i] for point in points) / len(points) for i in (0, 1))
-    met = entry["met"] == len(points) and not entry["diverged"]
-    axes.plot(
-        [x],
-        [y],
-        marker=marker,
-        color=colour,
-        markersize=8,
-        linestyle="",
-        markerfacecolor=colour if met else svg.PAPER,
-        label=name + (" *" if entry["on_front"] else ""),
-    )
-
-
-def _plain_ticks(axes: Any) -> None:
-    low, high = axes.get_ylim()
-    wide = high > NARROW * low
-    axes.yaxis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0)) if wide else MaxNLocator(6))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: significant(value, 3)))
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _pareto_words(comparison: Mapping[str, Any]) -> str:
-    told = []
-    for name, (remembered, ratio) in _places(comparison).items():
-        times = f"times {significant(ratio)}" if isfinite(ratio) else "beyond any number"
-        told.append(f"{name}: MA {show('ma', remembered)}, perplexity {times}")
-    return "Forgetting against damage. " + "; ".join(told) + "."
-
-
-def _places(comparison: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    picture = comparison["picture"]
-    found = {}
-    for name, entry in comparison["methods"].items():
-        found[name] = (_ma(entry["summary"]), _ratio(entry["summary"], picture))
-    return found
-
-
-def strengths(comparison: Mapping[str, Any]) -> Markup:
+def strengths(comparison: Report) -> Markup:
     """MA of the forget set and perplexity of kept text along each method's path."""
-    picture = comparison["picture"]
     with svg.style():
         figure, axes = svg.canvas(height=4.0, width=6.6)
         axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
-        for number, (name, entry) in enumerate(comparison["methods"].items()):
+        start = _ma(comparison["results"]["target"])
+        for i, (name, entry) in enumerate(comparison["methods"].items()):
             points = entry["strength"]["points"]
-            start = _ma(comparison["results"]["target"])
-            colour = svg.CLASSES[number % len(svg.CLASSES)]
+            colour, marker = _sign(i)
             axes.plot(
                 [start, *(point["ma"] for point in points)],
-                [1.0, *(_number(point["kept_ratio"]) for point in points)],
+                [1.0, *(number(point["kept_ratio"]) for point in points)],
                 color=colour,
-                marker=MARKERS[number % len(MARKERS)],
+                marker=marker,
                 markersize=3.5,
                 linewidth=1.2,
                 label=name,
             )
-        axes.axvline(picture["level"], color=svg.LIMIT, linestyle=(0, (4, 3)), linewidth=1.2)
-        axes.axhline(
-            picture["floor"] / picture["target"],
-            color=svg.LIMIT,
-            linestyle=(0, (1, 2)),
-            linewidth=1.2,
-        )
+        _draw_limits(axes, comparison)
         axes.set_yscale("log")
         axes.set_xlabel("MA of the records to be forgotten")
         axes.set_ylabel("Perplexity of kept text, times the target's")
@@ -333,177 +313,77 @@ def strengths(comparison: Mapping[str, Any]) -> Markup:
         return svg.inline(figure, "strength", words)
 
 
-def _ma(results: Mapping[str, Any]) -> float:
+def _draw_methods(axes: Axes, comparison: Report, names: Sequence[str]) -> None:
+    """Methods, limits, and the models beside them."""
+    axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
+    _draw_limits(axes, comparison)
+    for i, (name, entry) in enumerate(comparison["methods"].items()):
+        if name in names:
+            _draw_method(axes, comparison, _sign(i), _starred(name, entry), entry)
+    retrained = comparison["results"].get("retrained")
+    if retrained:
+        x, y = _ma(retrained), _ratio(retrained, comparison)
+        style = _mark_style(svg.RETRAINED, "D", filled=True)
+        axes.plot([x], [y], markersize=9, label="retrained", **style)
+    axes.set_xlabel("MA of the records to be forgotten (dashed: text never seen)")
+    axes.set_ylabel("Perplexity of kept text, times the target's\n(dotted: the most allowed)")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show("ma", value, 2)))
+
+
+def _draw_method(
+    axes: Axes, comparison: Report, sign: tuple[str, str], label: str, entry: Report
+) -> None:
+    points = [(_ma(run["results"]), _ratio(run["results"], comparison)) for run in entry["seeds"]]
+    for (x, y), run in zip(points, entry["seeds"], strict=True):
+        axes.plot([x], [y], markersize=3.5, **_mark_style(*sign, filled=run["status"] == "met"))
+    x, y = (sum(point[axis] for point in points) / len(points) for axis in (0, 1))
+    met = entry["met"] == len(points) and not entry["diverged"]
+    axes.plot([x], [y], markersize=8, label=label, **_mark_style(*sign, filled=met))
+
+
+def _mark_style(color: str, marker: str, *, filled: bool) -> svg.Style:
+    face = color if filled else svg.PAPER
+    return {"color": color, "marker": marker, "linestyle": "", "markerfacecolor": face}
+
+
+def _draw_limits(axes: Axes, comparison: Report) -> None:
+    """Dashed the level of unseen text, dotted the most damage allowed."""
+    dashed = {**svg.DASHED, "linewidth": 1.2}
+    axes.axvline(comparison["picture"]["level"], **dashed)
+    axes.axhline(_most(comparison), **{**dashed, "linestyle": (0, (1, 2))})
+
+
+def _sign(i: int) -> tuple[str, str]:
+    """Colour and marker of the i-th method."""
+    return svg.CLASSES[i % len(svg.CLASSES)], METHOD_MARKERS[i % len(METHOD_MARKERS)]
+
+
+def _plain_ticks(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    wide = high > NARROW * low
+    axes.yaxis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0)) if wide else MaxNLocator(6))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: significant(value, 3)))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _places(comparison: Report) -> dict[str, tuple[float, float]]:
+    return {
+        name: (_ma(entry["summary"]), _ratio(entry["summary"], comparison))
+        for name, entry in comparison["methods"].items()
+    }
+
+
+def _ma(results: Report) -> float:
     return results["forget"]["ma"]["value"]
 
 
-def _ratio(results: Mapping[str, Any], picture: Mapping[str, Any]) -> float:
+def _ratio(results: Report, comparison: Report) -> float:
     """Perplexity as a multiple of the target's; NaN, which is not drawn, where it is infinite."""
-    return _number(results[picture["set"]].get("perplexity", {}).get("value")) / picture["target"]
+    picture = comparison["picture"]
+    perplexity = results[picture["set"]].get("perplexity", {}).get("value")
+    return number(perplexity) / picture["target"]
 
 
-def _number(value: float | None) -> float:
-    return nan if value is None else value
-
-
-def write_comparison(comparison: Mapping[str, Any], folder: Path) -> None:
-    """Write all four into an existing folder. The same comparison gives the same bytes.
-
-    Raises:
-        ValueError: A number is NaN or infinite.
-    """
-    lines = in_words(comparison)
-    files = {
-        "compare.json": json.dumps(comparison, indent=1, allow_nan=False) + "\n",
-        "compare.html": render(comparison, lines),
-        "compare.md": markdown(comparison, [*lines, *not_run(comparison)]),
-        "compare.csv": as_csv(comparison),
-    }
-    for name, content in files.items():
-        partial = folder / f".{name}.partial"
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(folder / name)
-
-
-def render(comparison: Mapping[str, Any], lines: list[str]) -> str:
-    """The page as HTML, which needs nothing but itself; every text in it is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = "".join(
-        (FOLDER / name).read_text(encoding="utf-8")
-        for name in ("style.css", "classifier.css", "compare.css")
-    )
-    page = environment.get_template("compare.html.j2")
-    return (
-        page.render(
-            style=Markup(style),
-            model=visible(comparison["model"]["name"]),
-            created=when(comparison["created"]),
-            request_id=visible(comparison["request"]["id"]),
-            lines=lines,
-            headings=HEADINGS,
-            rows=table_rows(comparison),
-            pareto=pareto(comparison),
-            near=pareto_near(comparison),
-            strengths=strengths(comparison),
-            at_the_floor=_at_the_floor(comparison),
-            settings=_settings(comparison),
-            trials=_trials(comparison),
-            not_run=not_run(comparison),
-        )
-        + "\n"
-    )
-
-
-def not_run(comparison: Mapping[str, Any]) -> list[str]:
-    """A line for each method, and each seed of one, of which there is no model."""
-    lines = [f"{name} was not run: {visible(why)}" for name, why in comparison["not_run"].items()]
-    for name, entry in comparison["methods"].items():
-        lines += [
-            f"{name} gave no model with seed {one['seed']}, and the figures are those of the "
-            f"others: {visible(one['reason'])}"
-            for one in entry["diverged"]
-        ]
-    return lines
-
-
-def in_words(comparison: Mapping[str, Any]) -> list[str]:
-    """What was compared, how, and who is on the front, a paragraph each."""
-    seeds, methods = comparison["seeds"], comparison["methods"]
-    searched = any(entry["search"] for entry in methods.values())
-    best = [name for name, entry in methods.items() if entry["on_front"]]
-    met = [name for name, entry in methods.items() if entry["met"] == len(seeds)]
-    interval = "the range over the seeds" if len(seeds) > 1 else "a 95 % interval over records"
-    limits = "; ".join(
-        f"{one['metric']} of {one['set']} at most {significant(one['at_most'])}"
-        for one in comparison["criteria"]
-    )
-    settings = (
-        "Each method has the settings that a search found for it with the first seed: the least "
-        "damaging ones that reached the criteria, or else those that came nearest."
-        if searched
-        else "Each method has the settings that were given, or its defaults."
-    )
-    return [
-        f"{len(methods)} methods were to make the same model forget the same "
-        f"{comparison['request']['records']} records, by the same criteria, fixed before any of "
-        f"them ran: {limits}. Below each mean stands {interval} "
-        f"({len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}).",
-        settings,
-        f"Every criterion met with every seed: {', '.join(met) if met else 'by no method'}.",
-        f"On the front (*), where no other method leaves less and damages less: "
-        f"{', '.join(best) or 'none'}. Below the level of unseen text less MA does not count as "
-        "better, nor does a perplexity of kept text below the target's.",
-        "Times are by the clock, without the search, of runs that may have shared the machine."
-        + (" The first seed is the one that the search saw." if searched else ""),
-        "These are figures of this model and these records. Met means suppressed on the tests "
-        "run; it is no proof that a model forgot.",
-    ]
-
-
-def _at_the_floor(comparison: Mapping[str, Any]) -> list[list[str]]:
-    """What each method has to offer at the same utility: the furthest point under the floor."""
-    rows = []
-    for name, entry in comparison["methods"].items():
-        point = entry["strength"]["at_the_floor"]
-        if point is None:
-            rows.append([name, NOTHING, NOTHING, NOTHING])
-            continue
-        rows.append(
-            [
-                name,
-                f"{point['share']:.3g}",
-                show("ma", point["ma"]),
-                significant(point["kept_ratio"]),
-            ]
-        )
-    return rows
-
-
-def _settings(comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (
-            name,
-            ", ".join(
-                f"{key} {_setting(value)}"
-                for key, value in entry["settings"].items()
-                if key != "name" and value not in (None, "")
-            ),
-        )
-        for name, entry in comparison["methods"].items()
-    ]
-
-
-def _setting(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else visible(str(value))
-
-
-def _trials(comparison: Mapping[str, Any]) -> list[list[str]]:
-    """Every trial of every search."""
-    rows = []
-    for name, entry in comparison["methods"].items():
-        search = entry["search"]
-        for trial in search["trials"] if search else ():
-            chosen = " (taken)" if trial["number"] == search["chosen"] else ""
-            settings = ", ".join(
-                f"{key} {_setting(value)}" for key, value in trial["settings"].items()
-            )
-            ratio = trial["kept_ratio"]
-            rows.append(
-                [
-                    name,
-                    f"{trial['number']}{chosen}",
-                    settings,
-                    trial["status"],
-                    NOTHING if trial["ma"] is None else show("ma", trial["ma"]),
-                    NOTHING if ratio is None else significant(ratio),
-                    str(trial["rounds"]),
-                    duration(trial["seconds"]),
-                ]
-            )
-    return rows
+def _most(comparison: Report) -> float:
+    """The most damage allowed, as a multiple of the target's perplexity."""
+    return comparison["picture"]["floor"] / comparison["picture"]["target"]

@@ -1,174 +1,130 @@
-"""The plain facts of a run as names and values: request, data, method, retrieval, cost."""
+"""What report.json says, looked up: single figures, limits, and what kind of run it was."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from unlearner.report import names
-from unlearner.report.writing import duration, show, significant, size, visible
+SCHEMA = "unlearner/report/1"
+
+Report = dict[str, Any]  # report.json as it is read; docs/report.schema.json says what it holds
+
+MODELS = ("target", "unlearned", "retrained")  # in the order of their columns
+
+EXACT = ("retrain", "sisa")  # for classifiers: trained without the records
+
+ATTACKS = ("mia_loss_auc", "mia_entropy_auc", "mia_modified_entropy_auc")  # on a classifier
 
 
-def data(report: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """Sets by name: records, tokens, how many of them overlap with the forget set, digest."""
-    rows = []
-    for set_name, label in names.sets(report).items():
-        entry = report["data"].get(set_name)
-        if entry is None:
-            continue
-        overlap = entry.get("overlap_with_forget")
-        shown = "–" if set_name == "forget" else setting(overlap)
-        tokens = setting(entry.get("tokens"))
-        rows.append((label, setting(entry["records"]), tokens, shown, visible(entry["digest"])))
-    return rows
+def is_classifier(report: Report) -> bool:
+    """Whether the model gives labels and not text."""
+    return report["model"]["family"] != "causal-lm"
 
 
-def request(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """The request and the model it is about, as names and values."""
-    model, asked = report["model"], report["request"]
-    rows = [
-        ("Request", visible(asked["id"])),
-        ("Class to be forgotten", setting(asked.get("forget_class"))),
-        ("Records", setting(asked["records"])),
-        ("Subjects", setting(asked.get("subjects"))),
-        ("Digest of the request", visible(asked["digest"])),
-        ("Model", visible(model["name"])),
-        ("Kind of model", visible(model["family"])),
-        ("Parameters", setting(model.get("parameters"))),
-        ("Digest before", setting(model.get("digest_target"))),
-        ("Digest after", setting(model.get("digest_unlearned"))),
-        ("Digest of the criteria", visible(report["criteria_digest"])),
-    ]
-    return [(name, value) for name, value in rows if value != "–"]
+def removes_class(report: Report) -> bool:
+    """Whether a whole class is to be forgotten and not only some of its records."""
+    return "forget_class" in report["request"]
 
 
-def method(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """The hyper-parameters, as the run file names them."""
-    fields = report.get("method", {})
-    return [(visible(name), setting(value)) for name, value in fields.items()]
+def is_one_class(report: Report, set_name: str) -> bool:
+    """Whether the set holds the records of one class only."""
+    return removes_class(report) and set_name in ("forget", "holdout_class")
 
 
-def retrieval(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """How the analogous set was found (ICU)."""
-    entry = report.get("retrieval")
-    if not entry:
-        return []
-    pairs = {"fixed": "found once, before training", "fresh": "found anew during training"}
-    return [
-        ("Encoder", visible(entry["encoder"])),
-        ("Pairs", pairs.get(entry["pairs"], visible(entry["pairs"]))),
-        ("Near duplicates left out", setting(entry["near_duplicates_excluded"])),
-        ("Records without a clean pair", setting(entry["without_clean_pair"])),
-        ("Longest run of tokens shared in a pair", setting(entry["longest_shared_run"])),
-    ]
+def is_exact(report: Report) -> bool:
+    """Whether a classifier was trained without the records and not worked on after it had them."""
+    return is_classifier(report) and report.get("method", {}).get("name") in EXACT
 
 
-def cost(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """Time, memory and work of the run."""
-    entry = report["cost"]
-    shown = {
-        "seconds": ("Whole run", duration),
-        "seconds_unlearning": ("Unlearning", duration),
-        "seconds_retraining": ("Retraining, to compare", duration),
-        "seconds_evaluation": ("Evaluation", duration),
-        "peak_memory_bytes": ("Peak memory", size),
-        "steps": ("Training steps", lambda n: f"{n:,}"),
-        "tokens": ("Tokens trained on", lambda n: f"{n:,}"),
-    }
-    return [
-        (label, write(entry[key]))
-        for key, (label, write) in shown.items()
-        if entry.get(key) is not None
-    ]
+def models_of(report: Report) -> list[str]:
+    """The measured models, in the order of their columns."""
+    return [model for model in MODELS if model in report["results"]]
 
 
-def environment(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the run ran on and with."""
-    entry = report["environment"]
-    return [
-        ("Hardware", setting(entry["hardware"])),
-        ("Processes", setting(entry["processes"])),
-        ("Seed", setting(entry["seed"])),
-        *((visible(name), visible(version)) for name, version in entry["versions"].items()),
-    ]
+def figure_of(report: Report, model: str, set_name: str, metric: str) -> Report:
+    """One figure of the results with its interval; empty where it was not measured."""
+    return report["results"].get(model, {}).get(set_name, {}).get(metric, {})
 
 
-def setting(value: Any) -> str:
-    """A value of a configuration as a person would write it; a dash for None."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        return ", ".join(setting(v) for v in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{visible(k)}: {setting(v)}" for k, v in value.items())
-    return visible(value)
+def value_of(report: Report, model: str, set_name: str, metric: str) -> float | None:
+    """One value of the results; None where it was not measured or is not finite."""
+    entry = figure_of(report, model, set_name, metric)
+    return entry["value"] if entry else None
 
 
-NOTHING = "–"
+def values_of(report: Report, set_name: str, metric: str) -> list[float | None]:
+    """The value before, after and of the retrained model; None where one is not known."""
+    return [value_of(report, model, set_name, metric) for model in MODELS]
 
 
-@dataclass(frozen=True)
-class TrialRow:
-    """One trial, as text."""
-
-    number: str
-    chosen: bool
-    settings: str
-    ended: str
-    ma: str
-    kept_ratio: str
-    rounds: str
-    time: str
+def limit_of(report: Report, metric: str) -> float | None:
+    """The highest value of the forget set that the criteria allow; None where they set none."""
+    criterion = limiting(report, metric)
+    return criterion["at_most"] if criterion else None
 
 
-def rows(report: Mapping[str, Any]) -> list[TrialRow]:
-    """Every trial of the report's search in its order; none where nothing was searched."""
-    search = report.get("search")
-    return [_row(trial, search["chosen"]) for trial in search["trials"]] if search else []
-
-
-def lead(report: Mapping[str, Any]) -> str:
-    """What the search came to, in a sentence or two; empty where nothing was searched."""
-    search = report.get("search")
-    if not search:
-        return ""
-    tried = len(search["trials"])
-    if search["reached"]:
-        taken = (
-            f"Of {tried} settings tried, those taken did the least harm to text to be kept among "
-            "those that met the aim on the records."
-        )
-    else:
-        taken = (
-            f"None of the {tried} settings tried met the aim on the records with text to be kept "
-            "within its limit; those taken came nearest."
-        )
-    return (
-        f"{taken} Each trial began with the model before. A “hopeless” one was cut short, and its "
-        "figures are those of its best round."
+def limiting(report: Report, metric: str) -> Report | None:
+    """The first criterion that bounds the metric of the forget set from above."""
+    wanted = (metric, "forget")
+    return next(
+        (c for c in report["criteria"] if (c["metric"], c["set"]) == wanted and "at_most" in c),
+        None,
     )
 
 
-def _row(trial: Mapping[str, Any], chosen: int) -> TrialRow:
-    ratio = trial["kept_ratio"]
-    return TrialRow(
-        number=str(trial["number"]),
-        chosen=trial["number"] == chosen,
-        settings=", ".join(
-            # Learning rates are far below what `significant` has decimals for.
-            f"{visible(name)} {value:.3g}"
-            for name, value in trial["settings"].items()
-        ),
-        ended=visible(trial["status"]),
-        ma=NOTHING if trial["ma"] is None else show("ma", trial["ma"]),
-        kept_ratio=NOTHING if ratio is None else significant(ratio),
-        rounds=str(trial["rounds"]),
-        time=duration(trial["seconds"]),
-    )
+def perplexity_limit(report: Report) -> float | None:
+    """Perplexity of retained text at most, times that before; None where none is set."""
+    for one in report["criteria"]:
+        before = value_of(report, "target", one["set"], "perplexity")
+        if one["metric"] == "perplexity" and before and one["set"] != "forget":
+            return one["at_most"] / before
+    return None
+
+
+def by_round(report: Report, key: str) -> list[float | None]:
+    """A quantity after every round; None where it was not measured."""
+    return [entry.get(key) for entry in report.get("rounds", [])]
+
+
+# Classifiers
+
+
+def score_metric(report: Report) -> str:
+    """The one score to tell first: the one the run names, or what its labels are usually told by.
+
+    Entities where words have tags, otherwise accuracy; only what was measured.
+    """
+    named = report.get("evaluation", {}).get("score")
+    tags = report["model"]["family"] == "token-classification"
+    wanted = [named, "f1_entity" if tags else None, "accuracy", "f1_micro", "f1_macro"]
+    measured = {m for scores in report["results"]["unlearned"].values() for m in scores}
+    return next((metric for metric in wanted if metric in measured), "accuracy")
+
+
+def forget_metric(report: Report) -> str:
+    """The score of the forget set, which of one class is its recall."""
+    return "accuracy" if removes_class(report) else score_metric(report)
+
+
+def unseen_set(report: Report) -> str:
+    """The set that shows how records score which were never trained on."""
+    return "holdout_class" if removes_class(report) else "holdout"
+
+
+def utility_set(report: Report) -> str:
+    """The set that shows whether the model still works: unseen records where there is no test."""
+    return "test" if "test" in report["results"]["unlearned"] else "holdout"
+
+
+def stopped_by(report: Report, figure: str) -> bool:
+    """Whether the run stopped by the forget set's "score", "loss" or membership "auc"."""
+    rule = report.get("method", {}).get("stop", "never")
+    if rule == "auto":
+        rule = "score" if report["model"]["family"] == "token-classification" else "auc"
+    if rule == "never" or len(report.get("rounds", [])) < 2:
+        return False
+    return figure == ("score" if removes_class(report) else rule)
+
+
+def to_retrained(report: Report, model: str, key: str) -> Any:
+    """One of a model's distances to the retrained one; None where it is not known."""
+    return report.get("distance_to_retrained", {}).get(model, {}).get(key)

@@ -1,26 +1,18 @@
-"""Which pictures a report has, under which question, with which words below them."""
+"""Which pictures and tables a report has, under which question; figures.j2 has the captions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from unlearner.report import (
-    classifier_plots,
-    classifier_words,
-    names,
-    plots,
-    strength_plot,
-    svg,
-    words,
-)
-from unlearner.report.classifier_plots import Curve
-from unlearner.report.measures import measure
-from unlearner.report.plots import GUESSING, Level
-from unlearner.report.writing import visible
+from unlearner.report import classifier_plots, facts, names, plots, svg, tables
+from unlearner.report.facts import Report
+from unlearner.report.measures import GEOMETRY, measure
+from unlearner.report.plots import GUESSING, Curve, DotRow, Estimate, Pair, ReferenceLine
+from unlearner.report.words import BY_CONSTRUCTION
+from unlearner.report.writing import macros, one_line
 
 
 @dataclass(frozen=True)
@@ -33,227 +25,322 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class LatentSpace:
+    """A picture per model: its name, the picture, the shares of variance that its axes hold."""
+
+    panels: list[tuple[str, Markup, list[float] | None]]
+    legend: list[classifier_plots.LegendKey]
+    records: int  # to be forgotten, and how many of them are drawn
+    drawn: int
+
+
+@dataclass(frozen=True)
+class Readings:
+    """A table of quantities with how to read them; the models are its columns."""
+
+    title: str
+    models: list[str]
+    rows: list[tables.Reading]
+
+
+@dataclass(frozen=True)
 class Gallery:
-    """The pictures that answer one question."""
+    """What answers one question: a wide picture, pictures, tables; empty parts are left out."""
 
     question: str
-    figures: list[Figure]
+    figures: list[Figure] = field(default_factory=list)
+    latent: LatentSpace | None = None
+    readings: Readings | None = None
+    confusion: list[tables.ConfusionRow] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+
+    @property
+    def shown(self) -> bool:
+        """Whether anything was measured that answers the question."""
+        rows = self.readings.rows if self.readings else []
+        return bool(self.figures or self.latent or rows or self.confusion)
 
 
-def galleries(report: dict[str, Any]) -> list[Gallery]:
-    """Every question that this report has a picture for."""
+def galleries(report: Report) -> list[Gallery]:
+    """Every question that this report has something to show for."""
+    ask = _of_classifier if facts.is_classifier(report) else _of_language_model
     with svg.style():
-        answers = {
-            "Does the text still come out?": [*_recall(report)],
-            "Record by record": [*_records(report)],
-            "Does the rest of the model still work?": [*_utility(report)],
-            "How the training went": [*_training(report)],
-            "Part of the change": [*_strength(report)],
-        }
-    return [Gallery(question, figures) for question, figures in answers.items() if figures]
+        return [gallery for gallery in ask(report) if gallery.shown]
 
 
-def _recall(report: dict[str, Any]) -> Iterator[Figure]:
+def _of_language_model(report: Report) -> Iterator[Gallery]:
+    yield Gallery("Does the text still come out?", [*_recall(report)])
+    yield Gallery("Record by record", [*_records(report)])
+    yield Gallery("Does the rest of the model still work?", [*_perplexity(report)])
+    yield Gallery("How the training went", [*_training(report)])
+    yield Gallery("Part of the change", [*_strength(report)])
+
+
+def _of_classifier(report: Report) -> Iterator[Gallery]:
+    called = names.model_labels(report)
+    models = facts.models_of(report)
+    yield Gallery("Does the model still work?", [*_scores(report)])
+    yield Gallery("Can the records be told from unseen ones?", [*_membership(report)])
+    yield Gallery(
+        "How close is it to a model trained without the records?",
+        readings=Readings(
+            "Distance to the retrained model",
+            [called[m] for m in models if m != "retrained"],
+            tables.distance_rows(report),
+        ),
+    )
+    yield Gallery(
+        "Where do the records lie in the model’s latent space?",
+        [*_geometry(report)],
+        _latent_space(report),
+        Readings(
+            "Geometry of the latent space",
+            [called[m] for m in models],
+            tables.geometry_rows(report),
+        ),
+    )
+    yield Gallery(
+        "What are the records labelled as?",
+        confusion=tables.confusion_rows(report),
+        models=[called[m] for m in models if m in report.get("confusion", {})],
+    )
+    yield Gallery("How the training went", [*_scores_by_round(report)])
+
+
+def _figure(drawing: Markup, words: str, **values: object) -> Figure:
+    """A picture with its title and caption, which are a macro of figures.j2."""
+    title, caption = macros("figures.j2")[words](**values).split("\n", 1)
+    return Figure(title, drawing, one_line(caption))
+
+
+def _dot_rows(report: Report, wanted: Iterable[tuple[str, str, str]]) -> list[DotRow]:
+    """A row for each label, set and metric of which a value is known."""
+    rows = [
+        DotRow(
+            label,
+            metric,
+            [
+                Estimate(model, entry["value"], entry["low"], entry["high"])
+                for model in facts.models_of(report)
+                if (entry := facts.figure_of(report, model, set_name, metric))
+            ],
+        )
+        for label, set_name, metric in wanted
+    ]
+    return _with_a_value(rows)
+
+
+def _with_a_value(rows: Iterable[DotRow]) -> list[DotRow]:
+    return [row for row in rows if any(e.value is not None for e in row.estimates)]
+
+
+def _loss_terms(report: Report, words: str) -> Iterator[Figure]:
+    rounds = _trained(report)
+    if rounds:
+        found = dict.fromkeys(term for entry in rounds for term in entry["loss"])
+        terms = {name: [entry["loss"].get(name) for entry in rounds] for name in found}
+        numbers = [entry["round"] for entry in rounds]
+        yield _figure(plots.loss_terms("rounds-loss", numbers, terms), words)
+
+
+def _trained(report: Report) -> list[Report]:
+    """The rounds in which something was trained."""
+    return [entry for entry in report.get("rounds", []) if entry["loss"]]
+
+
+# Language models
+
+
+def _limit(report: Report, metric: str) -> ReferenceLine | None:
+    value = facts.limit_of(report, metric)
+    return None if value is None else ReferenceLine(value, "limit")
+
+
+def _recall(report: Report) -> Iterator[Figure]:
     """By round where there were rounds, otherwise by set."""
-    rounds = report.get("rounds", [])
     for metric in ("el_10", "ma"):
-        label = measure(metric).label
-        if any(entry.get(metric) is not None for entry in rounds):
-            values = [entry.get(metric) for entry in rounds]
-            yield Figure(
-                f"{label} of the records, round by round",
-                plots.by_round(f"rounds-{metric}", metric, values, _limit(report, metric)),
-                "Round 0 (hollow) is the model before. The aim is the dashed line, not zero: a "
-                f"model guesses some of any text right. {_source(report, metric)}",
+        label, values = measure(metric).label, facts.by_round(report, metric)
+        if any(value is not None for value in values):
+            limit, criterion = _limit(report, metric), facts.limiting(report, metric)
+            drawing = plots.by_round(
+                f"rounds-{metric}", metric, [Curve("", values)], limit, cut_out=False
             )
+            source = criterion["source"] if criterion else None
+            yield _figure(drawing, "recall_by_round", label=label, source=source)
         else:
-            yield from _levels(report, metric, "Markers are means, bars 95 % intervals.")
+            yield from _levels(report, metric, "recall_by_set")
 
 
-def _records(report: dict[str, Any]) -> Iterator[Figure]:
+def _levels(report: Report, metric: str, words: str) -> Iterator[Figure]:
+    wanted = ((label, set_name, metric) for set_name, label in names.sets(report).items())
+    rows = _dot_rows(report, wanted)
+    if rows:
+        labels = names.model_labels(report)
+        drawing = plots.dots(f"levels-{metric}", rows, labels, cut_out=False)
+        yield _figure(drawing, words, label=measure(metric).label)
+
+
+def _records(report: Report) -> Iterator[Figure]:
     entries = report.get("per_record", [])
     for metric in ("el_10", "ma"):
-        pairs = [
-            plots.Pair(e["id"], e["before"].get(metric), e["after"].get(metric)) for e in entries
-        ]
-        if any(p.after is not None for p in pairs):
-            yield Figure(
-                f"{measure(metric).label} of each record",
-                plots.by_record(f"records-{metric}", metric, pairs, _limit(report, metric)),
-                "A mean can hide a record that is still known; here none is hidden. The dashed "
-                "line is the limit for the mean.",
+        pairs = [Pair(e["id"], e["before"].get(metric), e["after"].get(metric)) for e in entries]
+        if any(pair.after is not None for pair in pairs):
+            limit = _limit(report, metric)
+            drawing = plots.by_record(f"records-{metric}", metric, pairs, limit)
+            yield _figure(drawing, "recall_by_record", label=measure(metric).label)
+
+
+def _perplexity(report: Report) -> Iterator[Figure]:
+    yield from _levels(report, "perplexity", "perplexity_by_set")
+    curve = _curve(report, "", "retain_perplexity")
+    if curve:
+        before = ReferenceLine(next(v for v in curve.values if v is not None), "before")
+        drawing = plots.by_round("rounds-perplexity", "perplexity", [curve], before, cut_out=False)
+        yield _figure(drawing, "perplexity_by_round")
+
+
+def _training(report: Report) -> Iterator[Figure]:
+    yield from _loss_terms(report, "loss_terms")
+    rounds = _trained(report)
+    if rounds:
+        numbers, active = ([entry[key] for entry in rounds] for key in ("round", "active"))
+        total = report["data"]["forget"]["records"]
+        drawing = plots.active_records("rounds-active", numbers, active, total)
+        yield _figure(drawing, "active_records", only_these=report["method"]["name"] == "icu")
+
+
+def _strength(report: Report) -> Iterator[Figure]:
+    strength = report.get("strength")
+    if strength:
+        limits = {metric: facts.limit_of(report, metric) for metric in ("ma", "el_10")}
+        most, best = facts.perplexity_limit(report), strength["at_the_floor"]
+        drawing = plots.by_share("strength", strength, limits, most)
+        yield _figure(drawing, "by_share", upright=bool(best and best["share"] > 0))
+
+
+# Classifiers
+
+
+def _scores(report: Report) -> Iterator[Figure]:
+    for metric in dict.fromkeys((facts.score_metric(report), "f1_macro")):
+        wanted = (
+            (label, set_name, metric)
+            for set_name, label in names.sets(report).items()
+            if metric == "accuracy" or not facts.is_one_class(report, set_name)
+        )
+        rows = _dot_rows(report, wanted)
+        if rows:
+            labels = names.model_labels(report)
+            yield _figure(
+                plots.dots(f"levels-{metric}", rows, labels, cut_out=True),
+                "score_by_set",
+                label=measure(metric).label,
+                removes_class=facts.removes_class(report),
             )
 
 
-def _utility(report: dict[str, Any]) -> Iterator[Figure]:
-    yield from _levels(
-        report,
-        "perplexity",
-        "Lower is better on text to be kept and on unseen text. The scale is logarithmic: each "
-        "labelled step is a multiple.",
-    )
-    values = [entry.get("retain_perplexity") for entry in report.get("rounds", [])]
-    known = [v for v in values if v is not None]
-    if len(known) > 1:
-        start = Level(known[0], "before")
-        yield Figure(
-            "Perplexity of text to be kept, round by round",
-            plots.by_round("rounds-perplexity", "perplexity", values, start),
-            "A line that stays near the dashed one means that what is to be kept is kept.",
-        )
-
-
-def _training(report: dict[str, Any]) -> Iterator[Figure]:
-    rounds = [entry for entry in report.get("rounds", []) if entry["loss"]]
-    if not rounds:
-        return
-    numbers = [entry["round"] for entry in rounds]
-    names = list(dict.fromkeys(term for entry in rounds for term in entry["loss"]))
-    terms = {name: [entry["loss"].get(name) for entry in rounds] for name in names}
-    yield Figure(
-        "What the training pulled at",
-        plots.loss_terms("rounds-loss", numbers, terms),
-        "The weighted terms of the loss. “forget” falls while the records are pushed out; the "
-        "others hold on to what is to be kept and should stay low.",
-    )
-    total = report["data"]["forget"]["records"]
-    yield Figure(
-        "Records still remembered",
-        plots.active_records("rounds-active", numbers, [e["active"] for e in rounds], total),
-        "A record is counted as long as it comes out more than unseen text does."
-        + (" Only these are worked on in a round." if report["method"]["name"] == "icu" else ""),
-    )
-
-
-def _strength(report: dict[str, Any]) -> Iterator[Figure]:
-    if "strength" not in report:
-        return
-    limits = {metric: words.limit(report, metric) for metric in ("ma", "el_10")}
-    drawing = strength_plot.along("strength", report["strength"], limits, words.floor(report))
-    best = report["strength"]["at_the_floor"]
-    upright = (
-        "The upright line is the largest share tried that keeps the other text within its limit. "
-        if best and best["share"] > 0
-        else ""
-    )
-    yield Figure(
-        "Between the model before and the model after",
-        drawing,
-        "Every mark is a model whose weights are so much of the way from those before (0 %) to "
-        f"those after (100 %). {upright}The dashed lines are the limits of the criteria.",
-    )
-
-
-def _levels(report: dict[str, Any], metric: str, caption: str) -> Iterator[Figure]:
-    rows = []
-    for set_name, label in names.SETS.items():
-        points = [
-            plots.Point(model, entry["value"], entry["low"], entry["high"])
-            for model, sets in report["results"].items()
-            if (entry := sets.get(set_name, {}).get(metric))
-        ]
-        if any(p.value is not None for p in points):
-            rows.append((label, points))
+def _membership(report: Report) -> Iterator[Figure]:
+    """The attacks at the end, and the one by loss after every round."""
+    rows = _dot_rows(report, ((measure(m).label, "forget", m) for m in facts.ATTACKS))
     if rows:
-        drawing = plots.levels(f"levels-{metric}", metric, rows, names.model_labels(report))
-        yield Figure(f"{measure(metric).label} by kind of text", drawing, caption)
+        labels = names.model_labels(report)
+        yield _figure(plots.dots("levels-mia", rows, labels, GUESSING, cut_out=True), "membership")
+    curve = _curve(report, "membership AUC", "mia_loss_auc")
+    if curve:
+        yield _rounds_figure("mia", "mia_loss_auc", [curve], "membership_by_round", GUESSING)
 
 
-def _limit(report: dict[str, Any], metric: str) -> Level | None:
-    value = words.limit(report, metric)
-    return None if value is None else Level(value, "limit")
+def _geometry(report: Report) -> Iterator[Figure]:
+    found = report.get("geometry", {})
+    models = [model for model in facts.models_of(report) if model in found]
+    rows = _with_a_value(
+        DotRow(
+            each.label,
+            metric,
+            [Estimate(model, found[model].get(metric), None, None) for model in models],
+        )
+        for metric, each in GEOMETRY.items()
+    )
+    if rows:
+        drawing = plots.dots("geometry", rows, names.model_labels(report), cut_out=True)
+        yield _figure(drawing, "geometry", retrained="retrained" in found)
 
 
-def _source(report: dict[str, Any], metric: str) -> str:
-    """Where the limit in the plot is from, as the criteria say."""
-    sources = [c["source"] for c in report["criteria"] if words.is_limit(c, metric)]
-    return f"The limit is the {visible(sources[0])}." if sources else ""
+def _latent_space(report: Report) -> LatentSpace | None:
+    projection = report.get("projection")
+    if not projection:
+        return None
+    models, labels = projection["models"], projection["labels"]
+    chosen = classifier_plots.chosen_classes(models, len(labels))
+    called = names.model_labels(report)
+    panels = []
+    for model in (m for m in facts.MODELS if m in models):
+        points = models[model]
+        alternative = (
+            f"Latent space of the model, {called[model]}: {len(points['retain'])} kept and "
+            f"{len(points['forget'])} points of records to be forgotten. The table of the geometry "
+            "holds the numbers."
+        )
+        drawing = classifier_plots.draw_latent_space(f"latent-{model}", points, chosen, alternative)
+        panels.append((called[model], drawing, points.get("explained")))
+    forget = [points["forget"] for points in models.values()]
+    return LatentSpace(
+        panels,
+        classifier_plots.legend_keys(labels, chosen),
+        records=max(map(len, forget)),
+        drawn=max(len(classifier_plots.drawn(points)) for points in forget),
+    )
 
 
-def figures(report: dict[str, Any]) -> Iterator[Figure]:
+def _scores_by_round(report: Report) -> Iterator[Figure]:
     """What was watched while the model trained; nothing where there were no rounds."""
-    rounds = report.get("rounds", [])
-    if len(rounds) < 2:
+    if len(report.get("rounds", [])) < 2:
         return
-    metric = classifier_words.forget_metric(report)
-    yield from _score(report, rounds, metric)
-    yield from _losses(rounds)
-    kept = _curve("to be kept", rounds, "retain_score")
-    if kept:
-        yield Figure(
-            f"{measure(metric).label} of what is to be kept, round by round",
-            classifier_plots.curves("rounds-retain", metric, [kept], None),
-            "A level line means that what is to be kept is kept.",
+    metric = facts.forget_metric(report)
+    one_class = facts.removes_class(report)
+    curves = _watched_curves(report, "forget_score", "holdout_score")
+    if curves:
+        # Of a class that is to go the score of unseen records is not the aim, but a limit.
+        criterion = facts.limiting(report, metric) if one_class else None
+        yield _rounds_figure(
+            "score",
+            metric,
+            curves,
+            "score_by_round",
+            ReferenceLine(criterion["at_most"], "limit") if criterion else None,
+            label=names.metric_label(report, metric, "forget"),
+            one_class=one_class,
+            by_construction=BY_CONSTRUCTION if facts.stopped_by(report, "score") else "",
         )
-    yield from _loss_terms(rounds)
+    curves = _watched_curves(report, "forget_loss", "holdout_loss")
+    if curves:
+        yield _rounds_figure("records", "loss", curves, "loss_by_round")
+    curve = _curve(report, "to be kept", "retain_score")
+    if curve:
+        label = measure(metric).label
+        yield _rounds_figure("retain", metric, [curve], "retained_by_round", label=label)
+    yield from _loss_terms(report, "classifier_loss_terms")
 
 
-def _score(report: dict[str, Any], rounds: list[dict], metric: str) -> Iterator[Figure]:
-    lines = _compared(rounds, "forget_score", "holdout_score")
-    if lines:
-        label = names.metric_label(report, metric, "forget")
-        of = "" if names.removes_class(report) else " of the records"
-        stopped = classifier_words.stopped_by(report, "score")
-        aim = classifier_words.BY_CONSTRUCTION if stopped else ""
-        yield Figure(
-            f"{label}{of}, round by round",
-            classifier_plots.curves("rounds-score", metric, lines, _allowed(report, metric)),
-            f"Round 0 (hollow) is the model before. {aim}",
-        )
+def _rounds_figure(
+    name: str,
+    metric: str,
+    curves: Sequence[Curve],
+    words: str,
+    line: ReferenceLine | None = None,
+    **values: object,
+) -> Figure:
+    drawing = plots.by_round(f"rounds-{name}", metric, curves, line, cut_out=True)
+    return _figure(drawing, words, **values)
 
 
-def _allowed(report: dict[str, Any], metric: str) -> Level | None:
-    """The limit for a class that is to go: there the level of unseen records is not the aim."""
-    limits = [
-        c["at_most"]
-        for c in report["criteria"]
-        if (c["metric"], c["set"]) == (metric, "forget") and "at_most" in c
-    ]
-    return Level(limits[0], "limit") if limits and names.removes_class(report) else None
+def _watched_curves(report: Report, watched: str, unseen: str) -> list[Curve]:
+    first = _curve(report, "to be forgotten", watched)
+    second = _curve(report, "unseen", unseen)
+    return [curve for curve in (first, second) if curve] if first else []
 
 
-def membership(report: dict[str, Any]) -> Iterator[Figure]:
-    """The loss attack after every round."""
-    line = _curve("membership AUC", report.get("rounds", []), "mia_loss_auc")
-    if line:
-        yield Figure(
-            "Membership inference by loss, round by round",
-            classifier_plots.curves("rounds-mia", "mia_loss_auc", [line], GUESSING),
-            "1 means always told from unseen records, 0.5 (dashed) as well as guessing. The score "
-            "can fall while this stays up: then the records are answered wrong and still known.",
-        )
-
-
-def _losses(rounds: list[dict]) -> Iterator[Figure]:
-    lines = _compared(rounds, "forget_loss", "holdout_loss")
-    if lines:
-        yield Figure(
-            "Loss of the records, round by round",
-            classifier_plots.curves("rounds-records", "loss", lines, None),
-            "In nats. The aim is the dashed line. Above it the records surprise the model more "
-            "than unseen ones do, which marks them as treated.",
-        )
-
-
-def _compared(rounds: list[dict], watched: str, unseen: str) -> list[Curve]:
-    first, second = _curve("to be forgotten", rounds, watched), _curve("unseen", rounds, unseen)
-    return [line for line in (first, second) if line] if first else []
-
-
-def _curve(label: str, rounds: list[dict], key: str) -> Curve | None:
+def _curve(report: Report, label: str, key: str) -> Curve | None:
     """A quantity of the rounds; None where it is known at fewer than two."""
-    values = [entry.get(key) for entry in rounds]
+    values = facts.by_round(report, key)
     return Curve(label, values) if sum(v is not None for v in values) > 1 else None
-
-
-def _loss_terms(rounds: list[dict]) -> Iterator[Figure]:
-    trained = [entry for entry in rounds if entry["loss"]]
-    if trained:
-        found = dict.fromkeys(term for entry in trained for term in entry["loss"])
-        terms = {name: [entry["loss"].get(name) for entry in trained] for name in found}
-        yield Figure(
-            "What the training pulled at",
-            plots.loss_terms("rounds-loss", [entry["round"] for entry in trained], terms),
-            "The weighted terms of the loss: what pushes the records out, and what holds on to "
-            "the rest.",
-        )

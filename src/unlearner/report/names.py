@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from unlearner.report.facts import Report, is_classifier, is_one_class, removes_class
 from unlearner.report.measures import measure
 from unlearner.report.writing import visible
 
@@ -86,55 +85,40 @@ METHODS = {
 }
 
 
-def is_classifier(report: dict[str, Any]) -> bool:
-    """Whether the model gives labels and not text."""
-    return report["model"]["family"] != "causal-lm"
-
-
-def removes_class(report: dict[str, Any]) -> bool:
-    """Whether a whole class is to be forgotten and not only some of its records."""
-    return "forget_class" in report["request"]
-
-
-def sets(report: dict[str, Any]) -> dict[str, str]:
+def sets(report: Report) -> dict[str, str]:
     """What each set is called, in the order in which sets are shown."""
     if not is_classifier(report):
         return SETS
     return CLASS_REMOVAL_SETS if removes_class(report) else CLASSIFIER_SETS
 
 
-def is_one_class(report: dict[str, Any], set_name: str) -> bool:
-    """Whether the set holds the records of one class only."""
-    return removes_class(report) and set_name in ("forget", "holdout_class")
-
-
-def metric_label(report: dict[str, Any], metric: str, set_name: str) -> str:
+def metric_label(report: Report, metric: str, set_name: str) -> str:
     """The metric's name on this set: accuracy on records of one class is the recall of it."""
     if metric == "accuracy" and is_one_class(report, set_name):
         return RECALL_OF_CLASS
     return measure(metric).label
 
 
-def claim(report: dict[str, Any], name: str) -> tuple[str, str]:
+def claim(report: Report, name: str) -> tuple[str, str]:
     """Title of a claim, and what is claimed."""
     if name == "forgetting" and removes_class(report):
         return RECALL_OF_CLASS, "the model names the class no more often than the limit allows."
     return CLAIMS[name]
 
 
-def model_labels(report: dict[str, Any]) -> dict[str, str]:
+def model_labels(report: Report) -> dict[str, str]:
     """What each measured model is called on the page."""
     after = "after" if "target" in report["results"] else "tested model"
     return {"target": "before", "unlearned": after, "retrained": "retrained"}
 
 
-def method_name(report: dict[str, Any]) -> str:
+def method_name(report: Report) -> str:
     """The method as people write it, or as the run names it; empty where none was run."""
     name = report.get("method", {}).get("name", "")
     return METHODS.get(name, visible(name))
 
 
-def criterion_words(report: dict[str, Any], criterion: dict[str, Any]) -> str:
+def criterion_words(report: Report, criterion: Report) -> str:
     """What is required, such as `EL₁₀ of records to be forgotten`."""
     metric, set_name = criterion["metric"], criterion["set"]
     label = metric_label(report, metric, set_name)

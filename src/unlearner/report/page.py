@@ -1,109 +1,72 @@
-"""`report.html`: one page that needs nothing but itself, every text in it escaped."""
+"""`report.html`, one page that needs nothing but itself, and `report.md`, the same in short."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from unlearner.report import (
-    classifier_figures,
-    classifier_tables,
-    classifier_tiles,
-    classifier_words,
-    facts,
-    figures,
-    names,
-    tables,
-    words,
-)
+from unlearner.report import facts, names, tables
+from unlearner.report.facts import Report
+from unlearner.report.figures import galleries
 from unlearner.report.measures import measure
-from unlearner.report.writing import visible, when
+from unlearner.report.words import sentences
+from unlearner.report.writing import FOLDER, templates
 
-FOLDER = Path(__file__).parent
 
-
-def render(report: dict[str, Any]) -> str:
+def render(report: Report) -> str:
     """The page as HTML. The same report gives the same text."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = Markup((FOLDER / "style.css").read_text(encoding="utf-8"))
-    if names.is_classifier(report):
-        style += Markup((FOLDER / "classifier.css").read_text(encoding="utf-8"))
-        drawn = {"answers": classifier_figures.answers(report), "galleries": []}
-    else:
-        drawn = {"answers": [], "galleries": figures.galleries(report)}
-    page = environment.get_template("page.html.j2")
-    return page.render(style=style, **drawn, **context(report)) + "\n"
+    sheets = ("style.css", "classifier.css") if facts.is_classifier(report) else ("style.css",)
+    style = "".join((FOLDER / sheet).read_text(encoding="utf-8") for sheet in sheets)
+    page = templates("html").get_template("page.html.j2")
+    shown = page.render(style=Markup(style), galleries=galleries(report), **context(report))
+    return shown + "\n"
 
 
-def context(report: dict[str, Any]) -> dict[str, Any]:
-    """What the templates show, as text; shared by the page and the Markdown files."""
+def markdown_report(report: Report) -> str:
+    """The report in short, as Markdown."""
+    return templates("markdown").get_template("report.md.j2").render(context(report))
+
+
+def context(report: Report) -> dict[str, object]:
+    """What the templates show beside the report itself; shared by the page and Markdown files."""
     verdict = report["verdict"]
     labels = names.model_labels(report)
-    classifier = names.is_classifier(report)
-    told = classifier_words if classifier else words
     return {
-        "classifier": classifier,
+        "report": report,
+        "classifier": facts.is_classifier(report),
         "evaluated": report["command"] == "evaluate",
-        "request_id": visible(report["request"]["id"]),
-        "model": visible(report["model"]["name"]),
         "method": names.method_name(report),
-        "created": when(report["created"]),
         "status": verdict["status"],
         "status_words": names.STATUS_WORDS,
-        "headline": words.headline(report),
-        "requested": told.requested(report),
-        "done": told.done(report),
-        "findings": told.findings(report),
-        "limits": told.limits(report),
-        "notes": [visible(note) for note in verdict.get("notes", [])],
-        "not_measured": [visible(item) for item in verdict.get("not_measured", [])],
-        "summary": (classifier_tiles if classifier else tables).summary(report),
+        **vars(sentences(report)),
+        "notes": verdict.get("notes", []),
+        "not_measured": verdict.get("not_measured", []),
+        "tiles": tables.tiles(report),
         "claims": tables.claims(report),
-        "models": [labels[m] for m in tables.models_of(report)],
+        "sets": names.sets(report),
+        "models": [labels[model] for model in facts.models_of(report)],
         "results": tables.results(report),
-        **(_classifier(report) if classifier else _language_model(report)),
-        "data": facts.data(report),
-        "facts": [
-            ("Request and model", facts.request(report)),
-            ("Method", facts.method(report)),
-            ("Retrieval of similar text", facts.retrieval(report)),
-            ("Cost", facts.cost(report)),
-            ("Environment", facts.environment(report)),
-        ],
-        "trials": facts.rows(report),
-        "trials_lead": facts.lead(report),
+        "records": tables.record_rows(report),
+        "trials": tables.trial_rows(report.get("search")),
         "glossary": tables.glossary(report),
-        "examples": tables.examples(report),
+        **(_of_classifier(report) if facts.is_classifier(report) else _of_language_model(report)),
     }
 
 
-def _language_model(report: dict[str, Any]) -> dict[str, Any]:
+def _of_language_model(report: Report) -> dict[str, object]:
     return {
-        "records": tables.records(report),
-        "record_metrics": [measure(m).label for m in tables.record_metrics(report)],
+        "record_columns": [measure(metric).label for metric in tables.record_columns(report)],
+        "record_statuses": True,
     }
 
 
-def _classifier(report: dict[str, Any]) -> dict[str, Any]:
+def _of_classifier(report: Report) -> dict[str, object]:
     labels = names.model_labels(report)
     sides = {"before": labels["target"], "after": labels["unlearned"], "retrained": "retrained"}
-    counts = classifier_tables.record_counts(report)
-    models = tables.models_of(report)
     return {
-        "records": classifier_tables.records(report),
-        "record_models": [sides[side] for side in classifier_tables.record_models(report)],
-        "record_counts": [(sides[side], counted) for side, counted in counts],
+        "record_columns": [sides[side] for side in tables.record_columns(report)],
+        "record_counts": [(sides[side], count) for side, count in tables.record_counts(report)],
         "record_statuses": bool(report["verdict"]["records"]),
-        "distance": classifier_tables.distance(report),
-        "distance_models": [labels[m] for m in models if m != "retrained"],
-        "geometry": classifier_tables.geometry(report),
+        "distance": tables.distance_rows(report),
+        "distance_models": [labels[m] for m in facts.models_of(report) if m != "retrained"],
+        "geometry": tables.geometry_rows(report),
     }

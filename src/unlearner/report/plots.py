@@ -1,10 +1,13 @@
-"""Pictures of rounds and of sets. Each function draws one and knows nothing of its page."""
+"""Pictures of rounds, sets and records. Each function draws one and knows nothing of its page.
+
+A classifier's scales are cut out: its scores are close to one another and far from zero.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -13,51 +16,117 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from unlearner.report import svg
+from unlearner.report.facts import Report
 from unlearner.report.measures import measure
-from unlearner.report.writing import show, significant, visible
+from unlearner.report.writing import NO_VALUE, known, show, significant, visible
 
-MODEL_STYLES: dict[str, dict[str, Any]] = {
+MODEL_STYLES: Mapping[str, svg.Style] = {
     "target": {"color": svg.BEFORE, "marker": "o", "markerfacecolor": svg.PAPER},
     "unlearned": {"color": svg.AFTER, "marker": "o", "markerfacecolor": svg.AFTER},
     "retrained": {"color": svg.RETRAINED, "marker": "D", "markerfacecolor": svg.RETRAINED},
 }
 
+# Colour is never the only sign: each line has a dash and a marker of its own.
+MARKERS = ("o", "s", "^", "D", "v")
+
+DASHES = ("-", "--", "-.", ":", "-")
+
+# What is watched over the rounds, and what it is compared with.
+CURVE_STYLES: Sequence[svg.Style] = (
+    {"color": svg.AFTER, "marker": "o", "markersize": 4.5, "linestyle": "-"},
+    {"color": svg.LIMIT, "marker": "s", "markersize": 3.5, "linestyle": (0, (4, 2))},
+)
+
+STRENGTH_STYLES: Mapping[str, svg.Style] = {
+    "ma": {"color": svg.AFTER, "linestyle": "-", "marker": "o"},
+    "el_10": {"color": svg.TERMS[0], "linestyle": "-.", "marker": "s"},
+}
+
+NAMED_RECORDS = 40  # with more records than this, ids no longer fit beside their rows
+
+WIDE = 3.0  # perplexities that differ by more are drawn on a logarithmic scale
+
+CLOSE = 0.1  # limits whose words would touch
+
 
 @dataclass(frozen=True)
-class Level:
+class ReferenceLine:
     """A horizontal or vertical line to compare with: a limit or another model's value."""
 
     value: float
     label: str
 
 
-GUESSING = Level(0.5, "guessing")
+GUESSING = ReferenceLine(0.5, "guessing")
 
 
-def draw_limit(axes: Axes, level: Level, metric: str, values: Sequence[float]) -> None:
-    """A dashed line across the plot; its value stands at the end where the data leave room."""
-    left = not values or abs(values[0] - level.value) >= abs(values[-1] - level.value)
-    bottom, top = axes.get_ylim()
-    crowded = bool(values) and 0 <= values[0 if left else -1] - level.value < 0.1 * (top - bottom)
-    axes.axhline(level.value, color=svg.LIMIT, linestyle=(0, (4, 3)), linewidth=1.4)
-    axes.annotate(
-        f"{level.label}: {show(metric, level.value)}",
-        (0.02 if left else 0.98, level.value),
-        (0, -4 if crowded else 4),
-        ha="left" if left else "right",
-        va="top" if crowded else "bottom",
-        xycoords=axes.get_yaxis_transform(),
-        textcoords="offset points",
-        color=svg.LIMIT,
-        gid="halo-limit",
-        parse_math=False,
-    )
+@dataclass(frozen=True)
+class Estimate:
+    """One model's value, with its interval where there is one."""
+
+    model: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class DotRow:
+    """What is beside a row of markers, the metric they are in, and the markers."""
+
+    label: str
+    metric: str
+    estimates: list[Estimate]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity after every round, from round 0; None where it was not measured."""
+
+    label: str
+    values: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One record's value before and after; None where it could not be measured."""
+
+    id: str
+    before: float | None
+    after: float | None
+
+
+# What pictures have in common
+
+
+def number(value: float | None, missing: float = float("nan")) -> float:
+    """The value for matplotlib, which leaves a gap where it is NaN."""
+    return missing if value is None else float(value)
+
+
+def short_name(text: str, longest: int = 16) -> str:
+    """A name that fits beside a row; the table below the plot has all of it."""
+    text = visible(text)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def value_axis(axis: Axis, metric: str) -> None:
+    """A few round steps in the metric's own unit."""
     axis.set_major_locator(MaxNLocator(5))
     if measure(metric).percent:
         axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.4g} %"))
+
+
+def _round_axis(axes: Axes) -> None:
+    axes.set_xlabel("round", color=svg.MUTED)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+
+
+def _row_axis(axes: Axes, labels: Sequence[str]) -> None:
+    """Names of rows at the left, and the grid across them."""
+    axes.set_yticks(range(len(labels)), labels, parse_math=False, color=svg.INK)
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
 
 
 def legend(axes: Axes, entries: int, side: Literal["left", "right"] = "left") -> None:
@@ -76,53 +145,192 @@ def legend(axes: Axes, entries: int, side: Literal["left", "right"] = "left") ->
         text.set_parse_math(False)
 
 
-def short_name(text: str, longest: int = 16) -> str:
-    """A name that fits beside a row; the table below the plot has all of it."""
-    text = visible(text)
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+def _draw_reference(axes: Axes, line: ReferenceLine, metric: str, values: Sequence[float]) -> None:
+    """A dashed line across the plot; its value stands at the end where the data leave room."""
+    left = not values or abs(values[0] - line.value) >= abs(values[-1] - line.value)
+    bottom, top = axes.get_ylim()
+    crowded = bool(values) and 0 <= values[0 if left else -1] - line.value < 0.1 * (top - bottom)
+    axes.axhline(line.value, **svg.DASHED)
+    axes.annotate(
+        f"{line.label}: {show(metric, line.value)}",
+        (0.02 if left else 0.98, line.value),
+        (0, -4 if crowded else 4),
+        ha="left" if left else "right",
+        va="top" if crowded else "bottom",
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        color=svg.LIMIT,
+        gid="halo-limit",
+        parse_math=False,
+    )
 
 
-def told_number(value: float | None) -> str:
-    return "no value" if value is None else significant(value)
+def _cut_out(axis: Axis, metric: str, values: Sequence[float]) -> None:
+    """Show the part of the scale where the values are.
+
+    There is a tenth of room either way, and at least 0.1, or noise looks like change. Shares have
+    no room below 0 and above 1 but for the markers, and no steps there.
+    """
+    low, high = min(values), max(values)
+    room = max(0.1 * (high - low), (0.1 - (high - low)) / 2, 0.01)
+    low, high = low - room, high + room
+    if measure(metric).percent:
+        margin = 0.05 * (high - low)
+        low, high = max(low, -margin), min(high, 1 + margin)
+    axes = axis.axes
+    (axes.set_xlim if axis is axes.xaxis else axes.set_ylim)(low, high)
+    value_axis(axis, metric)
+    if measure(metric).percent:
+        axis.set_ticks([tick for tick in axis.get_majorticklocs() if -1e-9 <= tick <= 1 + 1e-9])
 
 
-def number(value: float | None, missing: float = float("nan")) -> float:
-    return missing if value is None else float(value)
+# By set
 
 
-MARKERS = ("o", "s", "^", "D", "v")
+def dots(
+    name: str,
+    rows: Sequence[DotRow],
+    labels: Mapping[str, str],
+    line: ReferenceLine | None = None,
+    *,
+    cut_out: bool,
+) -> Markup:
+    """One row of markers with intervals per entry, a marker for each model.
 
-DASHES = ("-", "--", "-.", ":", "-")
+    Args:
+        name: Unique on the page.
+        rows: Every row has an estimate with a value; the scale is that of the first one's metric.
+        labels: What each model is called.
+        line: A value to compare with, a dashed vertical line.
+        cut_out: Show the part of the scale where the values are; else shares from 0, and
+            perplexity on a logarithmic axis.
+    """
+    figure, axes = svg.canvas(0.85 + 0.62 * len(rows))
+    models = [m for m in MODEL_STYLES if any(e.model == m for row in rows for e in row.estimates)]
+    for i, model in enumerate(models):
+        _draw_estimates(axes, rows, model, 0.16 * (i - (len(models) - 1) / 2), labels[model])
+    texts = [
+        f"{row.label}\n{' → '.join(show(row.metric, e.value) for e in row.estimates)}"
+        for row in rows
+    ]
+    _row_axis(axes, texts)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    legend(axes, len(models), "right" if cut_out else "left")
+    estimates = [e for row in rows for e in row.estimates]
+    values = [v for e in estimates for v in (e.value, e.low, e.high) if v is not None]
+    metric = rows[0].metric
+    if line:
+        values.append(line.value)
+        axes.axvline(line.value, zorder=1, **svg.DASHED)
+    if cut_out:
+        _cut_out(axes.xaxis, metric, values)
+        shown = ", ".join(labels[model] for model in models)
+    else:
+        _whole_scale(axes, metric, values)
+        shown = f"{measure(metric).label} by set, {', '.join(models)}"
+    spoken = "; ".join(text.replace("\n", " ") for text in texts)
+    compared = f" The dashed line is {line.label}, {line.value:g}." if line else ""
+    return svg.inline(figure, name, f"{shown}: {spoken}.{compared}")
 
 
-@dataclass(frozen=True)
-class Point:
-    """One model's value on one set, with its interval where there is one."""
+def _draw_estimates(
+    axes: Axes, rows: Sequence[DotRow], model: str, shift: float, label: str
+) -> None:
+    points = [
+        (i + shift, e) for i, row in enumerate(rows) for e in row.estimates if e.model == model
+    ]
+    values = [number(e.value) for _, e in points]
+    # Lengths of the bars below and above the value; 0 where an end is missing.
+    below = [max(v - number(e.low, v), 0) for v, (_, e) in zip(values, points, strict=True)]
+    above = [max(number(e.high, v) - v, 0) for v, (_, e) in zip(values, points, strict=True)]
+    axes.errorbar(
+        values,
+        [y for y, _ in points],
+        xerr=[below, above],
+        linestyle="none",
+        elinewidth=1.6,
+        markersize=7.5,
+        markeredgewidth=1.8,
+        label=label,
+        **MODEL_STYLES[model],
+    )
 
-    model: str
-    value: float | None
-    low: float | None
-    high: float | None
+
+def _whole_scale(axes: Axes, metric: str, values: Sequence[float]) -> None:
+    low, high = min(values), max(values)
+    if metric != "perplexity":
+        axes.set_xlim(0 if low >= 0 else None, max(high, 0.01) * 1.06)
+        value_axis(axes.xaxis, metric)
+        return
+    axes.set_xscale("log")
+    # At least a factor of four: on a narrower axis noise looks like a change.
+    stretch = max(1.15, (4 * low / high) ** 0.5, (high / low) ** 0.06)
+    axes.set_xlim(low / stretch, high * stretch)
+    wide = high / low * stretch**2 > 100
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=7))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: significant(x, 1)))
 
 
-def by_round(name: str, metric: str, values: Sequence[float | None], level: Level | None) -> Markup:
-    """A metric of the forget set after every round; entry 0 is the target model."""
+# By round
+
+
+def by_round(
+    name: str, metric: str, curves: Sequence[Curve], line: ReferenceLine | None, *, cut_out: bool
+) -> Markup:
+    """Up to two quantities by round: what is watched as a line, what it is compared with dashed.
+
+    Args:
+        name: Unique on the page.
+        metric: What the quantities are values of.
+        curves: Where a round has no value there is a gap, or with `cut_out` the line goes on.
+        line: A value to compare with, a dashed horizontal line.
+        cut_out: Show the part of the scale where the values are; else shares from 0.
+    """
     figure, axes = svg.canvas(2.6)
-    y = [number(v) for v in values]
-    axes.plot(range(len(y)), y, color=svg.AFTER, linewidth=2, marker="o", markersize=4.5)
-    axes.plot([0], y[:1], **_hollow(), linestyle="none", markersize=7)
+    for curve, style in zip(curves, CURVE_STYLES, strict=False):
+        points = [(i, v) for i, v in enumerate(curve.values) if v is not None or not cut_out]
+        axes.plot(
+            [i for i, _ in points],
+            [number(v) for _, v in points],
+            label=curve.label,
+            linewidth=1.9 if cut_out else 2,
+            **style,
+        )
+    before = {**MODEL_STYLES["target"], "markeredgewidth": 1.8, "markersize": 7, "zorder": 4}
+    axes.plot([0], [number(curves[0].values[0])], linestyle="none", **before)
+    values = [v for curve in curves for v in curve.values if v is not None]
+    values += [line.value] if line else []
+    if cut_out:
+        _cut_out(axes.yaxis, metric, values)
+    else:
+        value_axis(axes.yaxis, metric)
+        if measure(metric).percent:
+            axes.set_ylim(0, 1.12 * max([*values, 0.01]))
+        else:  # 15 % either way, or noise looks like a change
+            axes.set_ylim(0.85 * min(values), 1.15 * max(values))
     _round_axis(axes)
-    value_axis(axes.yaxis, metric)
-    _room(axes, metric, [v for v in [*values, level.value if level else None] if v is not None])
-    if level:
-        known = [v for v in values if v is not None]
-        draw_limit(axes, level, metric, known)
-    told = ", ".join(f"{i}: {show(metric, v)}" for i, v in enumerate(values))
-    limit = f" The dashed line is the {level.label}, {show(metric, level.value)}." if level else ""
-    return svg.inline(figure, name, f"{measure(metric).label} by round: {told}.{limit}")
+    if line:
+        _draw_reference(axes, line, metric, [v for v in curves[0].values if v is not None])
+    if len(curves) > 1:
+        legend(axes, len(curves))
+    return svg.inline(figure, name, _rounds_in_words(metric, curves, line, cut_out=cut_out))
 
 
-def loss_terms(name: str, rounds: Sequence[int], terms: dict[str, list[float | None]]) -> Markup:
+def _rounds_in_words(
+    metric: str, curves: Sequence[Curve], line: ReferenceLine | None, *, cut_out: bool
+) -> str:
+    if cut_out:
+        named = (f"{c.label} {', '.join(show(metric, v) for v in c.values)}" for c in curves)
+        spoken = "; ".join(named)
+    else:
+        spoken = ", ".join(f"{i}: {show(metric, v)}" for i, v in enumerate(curves[0].values))
+    the = "" if cut_out else "the "
+    dashed = f" The dashed line is {the}{line.label}, {show(metric, line.value)}." if line else ""
+    return f"{measure(metric).label} by round: {spoken}.{dashed}"
+
+
+def loss_terms(name: str, rounds: Sequence[int], terms: Mapping[str, list[float | None]]) -> Markup:
     """Every weighted term of the loss over the rounds, each with its own dash and marker."""
     figure, axes = svg.canvas(2.6)
     for i, (term, values) in enumerate(terms.items()):
@@ -141,185 +349,82 @@ def loss_terms(name: str, rounds: Sequence[int], terms: dict[str, list[float | N
     axes.margins(y=0.08)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}".replace("-", "−")))
     legend(axes, len(terms))
-    told = "; ".join(
-        f"{t} from {told_number(v[0])} to {told_number(v[-1])}" for t, v in terms.items()
-    )
-    return svg.inline(figure, name, f"Loss terms from the first round to the last: {told}.")
+    ends = {t: [known(significant, v[i]) or NO_VALUE for i in (0, -1)] for t, v in terms.items()}
+    spoken = "; ".join(f"{term} from {first} to {last}" for term, (first, last) in ends.items())
+    return svg.inline(figure, name, f"Loss terms from the first round to the last: {spoken}.")
 
 
 def active_records(name: str, rounds: Sequence[int], active: Sequence[int], total: int) -> Markup:
     """How many records were still remembered in each round."""
     figure, axes = svg.canvas(2.6)
     axes.bar(rounds, active, color=svg.AFTER, width=0.62)
-    if len(rounds) <= 14:
-        for x, y in zip(rounds, active, strict=True):
-            axes.annotate(
-                str(y), (x, y), (0, 3), textcoords="offset points", ha="center", color=svg.INK
-            )
+    pairs = list(zip(rounds, active, strict=True))
+    for x, y in pairs if len(rounds) <= 14 else ():
+        axes.annotate(
+            str(y), (x, y), (0, 3), textcoords="offset points", ha="center", color=svg.INK
+        )
     _round_axis(axes)
     axes.set_ylim(0, 1.12 * max(total, 1))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    told = ", ".join(f"{x}: {y}" for x, y in zip(rounds, active, strict=True))
-    return svg.inline(figure, name, f"Active records by round, of {total}: {told}.")
+    spoken = ", ".join(f"{x}: {y}" for x, y in pairs)
+    return svg.inline(figure, name, f"Active records by round, of {total}: {spoken}.")
 
 
-def levels(
-    name: str, metric: str, rows: Sequence[tuple[str, list[Point]]], labels: dict[str, str]
-) -> Markup:
-    """A metric on every set, one row each, with a marker and an interval per model.
-
-    Args:
-        name: Unique on the page.
-        metric: Its name; perplexity is drawn on a logarithmic axis.
-        rows: Label of a set and its points; every row has a point with a value.
-        labels: What each model is called.
-    """
-    figure, axes = svg.canvas(0.85 + 0.62 * len(rows))
-    told = [f"{r}\n{' → '.join(show(metric, p.value) for p in ps)}" for r, ps in rows]
-    models = draw_points(axes, told, [ps for _, ps in rows], labels)
-    legend(axes, len(models))
-    _scale(axes, metric, [p for _, ps in rows for p in ps])
-    spoken = "; ".join(t.replace("\n", " ") for t in told)
-    return svg.inline(
-        figure, name, f"{measure(metric).label} by set, {', '.join(models)}: {spoken}."
-    )
+# By record
 
 
-def draw_points(
-    axes: Axes, told: Sequence[str], rows: Sequence[list[Point]], labels: dict[str, str]
-) -> list[str]:
-    """One row of markers with intervals per text of `told`; returns the models that were drawn."""
-    models = [m for m in MODEL_STYLES if any(p.model == m for ps in rows for p in ps)]
-    for model in models:
-        shift = 0.16 * (models.index(model) - (len(models) - 1) / 2)
-        points = [(i + shift, p) for i, ps in enumerate(rows) for p in ps if p.model == model]
-        bars = [_error_bar(p) for _, p in points]
-        axes.errorbar(
-            [number(p.value) for _, p in points],
-            [y for y, _ in points],
-            xerr=[[low for low, _ in bars], [high for _, high in bars]],
-            linestyle="none",
-            elinewidth=1.6,
-            markersize=7.5,
-            markeredgewidth=1.8,
-            label=labels[model],
-            **MODEL_STYLES[model],
-        )
-    axes.set_yticks(range(len(rows)), told, parse_math=False, color=svg.INK)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.grid(visible=False, axis="y")
-    axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
-    return models
-
-
-def _scale(axes: Axes, metric: str, points: list[Point]) -> None:
-    values = [v for p in points for v in (p.value, p.low, p.high) if v is not None]
-    if metric != "perplexity":
-        axes.set_xlim(0 if min(values) >= 0 else None, max([*values, 0.01]) * 1.06)
-        value_axis(axes.xaxis, metric)
-        return
-    axes.set_xscale("log")
-    # At least a factor of four: on a narrower axis noise looks like a change.
-    low, high = min(values), max(values)
-    stretch = max(1.15, (4 * low / high) ** 0.5, (high / low) ** 0.06)
-    axes.set_xlim(low / stretch, high * stretch)
-    wide = high / low * stretch**2 > 100
-    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=7))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: significant(x, 1)))
-
-
-def _error_bar(point: Point) -> tuple[float, float]:
-    """Lengths below and above the value; 0 where an end is missing."""
-    value = number(point.value)
-    low = 0 if point.low is None else max(value - point.low, 0)
-    high = 0 if point.high is None else max(point.high - value, 0)
-    return low, high
-
-
-def _room(axes: Axes, metric: str, numbers: list[float]) -> None:
-    """Shares start at zero; anything else gets 15 % either way, or noise looks like a change."""
-    if measure(metric).percent:
-        axes.set_ylim(0, 1.12 * max([*numbers, 0.01]))
-    else:
-        axes.set_ylim(0.85 * min(numbers), 1.15 * max(numbers))
-
-
-def _hollow() -> dict:
-    return {**MODEL_STYLES["target"], "markeredgewidth": 1.8, "zorder": 4}
-
-
-def _round_axis(axes: Axes) -> None:
-    axes.set_xlabel("round", color=svg.MUTED)
-    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-
-
-NAMED_RECORDS = 40  # with more records than this, ids no longer fit beside their rows
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One record's value before and after; None where it could not be measured."""
-
-    id: str
-    before: float | None
-    after: float | None
-
-
-def by_record(name: str, metric: str, pairs: Sequence[Pair], level: Level | None) -> Markup:
+def by_record(name: str, metric: str, pairs: Sequence[Pair], line: ReferenceLine | None) -> Markup:
     """Each record before and after, the best remembered first."""
     draw = _named_records if len(pairs) <= NAMED_RECORDS else _many_records
-    figure = draw(metric, pairs, level)
-    known = [p.after for p in pairs if p.after is not None]
-    above = sum(v > level.value for v in known) if level else 0
-    limit = f" {above} of {len(known)} are above the {level.label} afterwards." if level else ""
-    told = f"{measure(metric).label} of {len(pairs)} records before and after.{limit}"
-    return svg.inline(figure, name, f"{told} The table by record holds the numbers.")
+    figure = draw(metric, pairs, line)
+    after = [p.after for p in pairs if p.after is not None]
+    above = sum(v > line.value for v in after) if line else 0
+    limit = f" {above} of {len(after)} are above the {line.label} afterwards." if line else ""
+    spoken = f"{measure(metric).label} of {len(pairs)} records before and after.{limit}"
+    return svg.inline(figure, name, f"{spoken} The table by record holds the numbers.")
 
 
-def _named_records(metric: str, pairs: Sequence[Pair], level: Level | None) -> Figure:
+def _named_records(metric: str, pairs: Sequence[Pair], line: ReferenceLine | None) -> Figure:
     """One row per record, its id at the left, what is most remembered afterwards on top."""
     pairs = sorted(pairs, key=lambda p: (-number(p.after, -1), -number(p.before, -1), p.id))
     figure, axes = svg.canvas(0.75 + 0.21 * len(pairs))
     rows = range(len(pairs))
     for row, pair in zip(rows, pairs, strict=True):
         axes.plot([number(pair.before), number(pair.after)], [row, row], color=svg.GRID, lw=2.5)
-    _dots(axes, [p.before for p in pairs], rows, "target", 6)
-    _dots(axes, [p.after for p in pairs], rows, "unlearned", 6)
-    axes.set_yticks(rows, [short_name(p.id) for p in pairs], parse_math=False, color=svg.INK)
+    _record_dots(axes, [p.before for p in pairs], rows, "target", 6)
+    _record_dots(axes, [p.after for p in pairs], rows, "unlearned", 6)
+    _row_axis(axes, [short_name(p.id) for p in pairs])
     axes.set_ylim(len(pairs) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
-    axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
     value_axis(axes.xaxis, metric)
     axes.set_xlim(-0.02 * axes.get_xlim()[1], None)
-    if level:
-        axes.axvline(level.value, color=svg.LIMIT, linestyle=(0, (4, 3)), linewidth=1.4)
+    if line:
+        axes.axvline(line.value, **svg.DASHED)
     legend(axes, 2)
     return figure
 
 
-def _many_records(metric: str, pairs: Sequence[Pair], level: Level | None) -> Figure:
+def _many_records(metric: str, pairs: Sequence[Pair], line: ReferenceLine | None) -> Figure:
     """One dot per record and model, sorted by what was; the few that stand out are named."""
     pairs = sorted(pairs, key=lambda p: (-number(p.before, -1), -number(p.after, -1), p.id))
     figure, axes = svg.canvas(3.0)
     columns = range(1, len(pairs) + 1)
-    dot = 5 if len(pairs) <= 100 else 3.2
-    _dots(axes, columns, [p.before for p in pairs], "target", dot)
-    _dots(axes, columns, [p.after for p in pairs], "unlearned", dot)
+    diameter = 5 if len(pairs) <= 100 else 3.2
+    _record_dots(axes, columns, [p.before for p in pairs], "target", diameter)
+    _record_dots(axes, columns, [p.after for p in pairs], "unlearned", diameter)
     value_axis(axes.yaxis, metric)
     axes.set_ylim(-0.03 * axes.get_ylim()[1], None)
     axes.set_xlabel("records, sorted by what was before", color=svg.MUTED)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if level:
-        axes.axhline(level.value, color=svg.LIMIT, linestyle=(0, (4, 3)), linewidth=1.4)
-        _name_remembered(axes, pairs, level)
+    if line:
+        axes.axhline(line.value, **svg.DASHED)
+        _name_remembered(axes, pairs, line)
     legend(axes, 2)
     return figure
 
 
-def _name_remembered(axes: Axes, pairs: Sequence[Pair], level: Level) -> None:
+def _name_remembered(axes: Axes, pairs: Sequence[Pair], line: ReferenceLine) -> None:
     """Ids beside up to three records, those furthest above the limit."""
-    above = [(p.after, x) for x, p in enumerate(pairs, 1) if p.after and p.after > level.value]
+    above = [(p.after, x) for x, p in enumerate(pairs, 1) if p.after and p.after > line.value]
     row_height = 0.07 * axes.get_ylim()[1]
     named: list[float] = []
     for after, x in sorted(above, reverse=True)[:3]:
@@ -341,7 +446,13 @@ def _name_remembered(axes: Axes, pairs: Sequence[Pair], level: Level) -> None:
         )
 
 
-def _dots(axes: Axes, x: Sequence, y: Sequence, model: str, diameter: float) -> None:
+def _record_dots(
+    axes: Axes,
+    x: Sequence[float | None],
+    y: Sequence[float | None],
+    model: str,
+    diameter: float,
+) -> None:
     axes.plot(
         [number(v) for v in x],
         [number(v) for v in y],
@@ -351,3 +462,108 @@ def _dots(axes: Axes, x: Sequence, y: Sequence, model: str, diameter: float) -> 
         label={"target": "before", "unlearned": "after"}[model],
         **MODEL_STYLES[model],
     )
+
+
+# By share of the change
+
+
+def by_share(
+    name: str, strength: Report, limits: Mapping[str, float | None], most: float | None
+) -> Markup:
+    """MA and EL_10 of the records above, perplexity of retained text below, over the share.
+
+    Args:
+        name: Unique on the page.
+        strength: As the report holds it.
+        limits: Of MA and EL_10, None where there is none.
+        most: Perplexity of retained text at most, times that before.
+    """
+    points, best = strength["points"], strength["at_the_floor"]
+    figure, (recall, perplexity) = svg.panels((2.2, 1.8))
+    shares = [point["share"] for point in points]
+    for metric, style in STRENGTH_STYLES.items():
+        values = [number(point[metric]) for point in points]
+        label = measure(metric).label
+        recall.plot(shares, values, label=label, linewidth=1.8, markersize=4.5, **style)
+    recall.set_ylim(0, 1.08)
+    value_axis(recall.yaxis, "ma")
+    found = {m: limit for m in STRENGTH_STYLES if (limit := limits.get(m)) is not None}
+    highest, lowest = max(found.values(), default=0.0), min(found.values(), default=0.0)
+    for metric, limit in found.items():
+        # Two that are close by would be written over one another.
+        above = limit == highest and len(found) > 1 and highest - lowest < CLOSE
+        text = f"{measure(metric).label} ≤ {show(metric, limit)}"
+        _draw_named_limit(recall, limit, text, above=above)
+    legend(recall, len(STRENGTH_STYLES))
+    _draw_ratios(perplexity, shares, [point["kept_ratio"] for point in points], most)
+    for axes in (recall, perplexity) if best is not None and best["share"] > 0 else ():
+        axes.axvline(best["share"], color=svg.MUTED, linewidth=0.9)
+    return svg.inline(figure, name, _shares_in_words(points, limits, most))
+
+
+def _draw_ratios(
+    axes: Axes, shares: Sequence[float], ratios: Sequence[float | None], most: float | None
+) -> None:
+    axes.set_title(
+        "Perplexity of text to be kept, times that before",
+        loc="left",
+        color=svg.INK,
+        fontsize=svg.FONT_SIZE,
+    )
+    style = {"color": svg.AFTER, "linewidth": 1.8, "marker": "o", "markersize": 4.5}
+    axes.plot(shares, [number(ratio) for ratio in ratios], **style)
+    shown = [ratio for ratio in (*ratios, most) if ratio is not None]
+    if shown:
+        _ratio_scale(axes, min(shown), max(shown))
+    if most is not None:
+        _draw_named_limit(axes, most, f"≤ {significant(most)}")
+    axes.set_xlabel("share of the change", color=svg.MUTED)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.4g} %"))
+
+
+def _draw_named_limit(axes: Axes, limit: float, text: str, *, above: bool = False) -> None:
+    """A dashed line, and beside the plot what it is: within it lines run everywhere."""
+    axes.axhline(limit, **svg.DASHED)
+    axes.annotate(
+        text,
+        (1.02, limit),
+        xycoords=axes.get_yaxis_transform(),
+        color=svg.LIMIT,
+        va="bottom" if above else "center",
+        annotation_clip=False,
+        parse_math=False,
+    )
+
+
+def _ratio_scale(axes: Axes, low: float, high: float) -> None:
+    if high > WIDE * low > 0:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.25, high * 1.25)
+        axes.yaxis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0), numticks=7))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        room = 0.2 * max(high - low, 0.1)
+        axes.set_ylim(low - room, high + room)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda y, _: f"{y:g}" if y < 1e3 else significant(y))
+    )
+
+
+def _shares_in_words(
+    points: Sequence[Report], limits: Mapping[str, float | None], most: float | None
+) -> str:
+    spoken = "; ".join(
+        f"{100 * point['share']:.3g} %: {measure('ma').label} {show('ma', point['ma'])}, "
+        f"{measure('el_10').label} {show('el_10', point['el_10'])}, perplexity times "
+        f"{known(significant, point['kept_ratio']) or NO_VALUE}"
+        for point in points
+    )
+    found = [
+        f"{measure(metric).label} {show(metric, limit)}"
+        for metric, limit in limits.items()
+        if limit is not None
+    ]
+    found += [] if most is None else [f"perplexity times {significant(most)}"]
+    dashed = f" The dashed lines are the limits: {', '.join(found)}." if found else ""
+    return f"By share of the change: {spoken}.{dashed}"

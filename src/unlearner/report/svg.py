@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from xml.dom import minidom
@@ -19,21 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-INK = "#010100"
+INK, MUTED, GRID, PAPER = "#010100", "#010200", "#010300", "#010400"
 
-MUTED = "#010200"
-
-GRID = "#010300"
-
-PAPER = "#010400"
-
-BEFORE = "#020100"
-
-AFTER = "#020200"
-
-RETRAINED = "#020300"
-
-LIMIT = "#020400"
+BEFORE, AFTER, RETRAINED, LIMIT = "#020100", "#020200", "#020300", "#020400"
 
 TERMS = ("#030100", "#030200", "#030300", "#030400", "#030500")
 
@@ -56,7 +44,12 @@ WIDTH = 4.5  # inches: on a telephone one point is then about one CSS pixel
 
 FONT_SIZE = 9.0  # points
 
-_STYLE: dict[Any, Any] = {
+Style = Mapping[str, Any]  # what matplotlib takes as keywords
+
+# What the data are compared with: a limit, another model's value.
+DASHED: Style = {"color": LIMIT, "linestyle": (0, (4, 3)), "linewidth": 1.4}
+
+_SETTINGS: Style = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and copied
     "font.size": FONT_SIZE,
     "legend.fontsize": FONT_SIZE,
@@ -72,15 +65,13 @@ def style() -> Iterator[None]:
     """The setting to draw in: matplotlib's defaults and ours, whatever this machine's are."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
+        mpl.rcParams.update(_SETTINGS)
         yield
 
 
 def canvas(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
     """An empty figure of this size in inches: horizontal grid lines and no frame."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    _make_plain(axes)
+    figure, (axes,) = panels((height,), width)
     return figure, axes
 
 
@@ -89,17 +80,13 @@ def panels(heights: Sequence[float], width: float = WIDTH) -> tuple[Figure, list
     figure = Figure(figsize=(width, sum(heights)), layout="constrained")
     grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)
     for axes in grid[:, 0]:
-        _make_plain(axes)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color(MUTED)
+        axes.tick_params(length=0, colors=MUTED, labelsize=FONT_SIZE, pad=5)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.patch.set_visible(False)
     return figure, list(grid[:, 0])
-
-
-def _make_plain(axes: Axes) -> None:
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(length=0, colors=MUTED, labelsize=FONT_SIZE, pad=5)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.patch.set_visible(False)
 
 
 def inline(figure: Figure, name: str, description: str) -> Markup:
@@ -122,7 +109,10 @@ def inline(figure: Figure, name: str, description: str) -> Markup:
             node.parentNode.removeChild(node)
     for node in [root, *root.getElementsByTagName("*")]:
         _adapt(node, name)
-    _label(root, description)
+    for key in ("width", "height", "version"):
+        root.removeAttribute(key)
+    for key, value in (("class", "plot"), ("role", "img"), ("aria-label", description)):
+        root.setAttribute(key, value)
     # matplotlib escaped the text in the drawing and minidom escapes it again on the way out.
     return Markup(root.toxml())
 
@@ -141,11 +131,3 @@ def _adapt(node: minidom.Element, name: str) -> None:
             node.setAttribute("style", re.sub(r"#0[1-4]0\d00", lambda m: ROLES[m[0]], value))
         elif value.startswith("url(#"):
             node.setAttribute(key, value.replace("url(#", f"url(#{name}-"))
-
-
-def _label(root: minidom.Element, description: str) -> None:
-    for key in ("width", "height", "version"):
-        root.removeAttribute(key)
-    root.setAttribute("class", "plot")
-    root.setAttribute("role", "img")
-    root.setAttribute("aria-label", description)

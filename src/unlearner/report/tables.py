@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from unlearner.report import names, words
-from unlearner.report.measures import CLASSIFIER_MEASURES, MEASURES, Measure, measure
-from unlearner.report.writing import change, show, show_interval, visible
+from unlearner.report import facts, names
+from unlearner.report.facts import Report
+from unlearner.report.measures import (
+    CLASSIFIER_MEASURES,
+    DISTANCE,
+    GEOMETRY,
+    MEASURES,
+    Measure,
+    measure,
+)
+from unlearner.report.writing import (
+    NOTHING,
+    change,
+    duration,
+    show,
+    show_as,
+    show_change,
+    show_interval,
+    significant,
+    visible,
+)
 
-MODELS = ("target", "unlearned", "retrained")
+CONFUSION_ROWS = 30  # per model in report.json: a pair that is missing from a full list may exist
+
+Tile = tuple[str, str, str]  # label, value, and what to compare it with
 
 
 @dataclass(frozen=True)
-class Criterion:
+class CriterionRow:
     """One requirement and the value that was found."""
 
     what: str
@@ -25,200 +45,421 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Claim:
+class ClaimRow:
     """One claim of the verdict with the criteria that it rests on."""
 
     title: str
     sentence: str
     status: str
     reason: str
-    criteria: list[Criterion]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One model's value of a metric."""
-
-    value: str
-    interval: str
-    records: str
+    criteria: list[CriterionRow]
 
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A metric on one set, a cell per model."""
+    """A metric on one set; per model its value, interval and number of records."""
 
     metric: str
-    cells: list[Cell]
+    cells: list[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
 class RecordRow:
-    """One forget record: values before and after, and its own verdict."""
+    """One forget record and its own verdict.
+
+    Attributes:
+        cells: Per metric the value before and after; of a classifier per model a word and the
+            class of its mark.
+    """
 
     id: str
-    values: list[tuple[str, str]]
+    cells: list[tuple[str, str]]
     status: str
 
 
-def claims(report: dict[str, Any]) -> list[Claim]:
+@dataclass(frozen=True)
+class Reading:
+    """A quantity, how to read it, and a value per model."""
+
+    label: str
+    meaning: str
+    reading: str
+    values: list[str]
+
+
+@dataclass(frozen=True)
+class ConfusionRow:
+    """How many records of one label are given another, per model; `right` where it is the same."""
+
+    own: str
+    predicted: str
+    right: bool
+    counts: list[str]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial of a search, as text."""
+
+    number: str
+    chosen: bool
+    settings: str
+    ended: str
+    ma: str
+    kept_ratio: str
+    rounds: str
+    time: str
+
+
+# Claims
+
+
+def claims(report: Report) -> list[ClaimRow]:
     """Every claim in the verdict's order, with its criteria."""
-    return [
-        Claim(
-            title=names.claim(report, claim["claim"])[0],
-            sentence=names.claim(report, claim["claim"])[1],
-            status=claim["status"],
-            reason=visible(claim["reason"]),
-            criteria=[
-                _criterion(report, c) for c in report["criteria"] if c["claim"] == claim["claim"]
-            ],
-        )
-        for claim in report["verdict"]["claims"]
-    ]
+    rows = []
+    for claim in report["verdict"]["claims"]:
+        title, sentence = names.claim(report, claim["claim"])
+        criteria = [c for c in report["criteria"] if c["claim"] == claim["claim"]]
+        shown = [_criterion_row(report, criterion) for criterion in criteria]
+        rows.append(ClaimRow(title, sentence, claim["status"], claim["reason"], shown))
+    return rows
 
 
-def _criterion(report: dict[str, Any], criterion: dict[str, Any]) -> Criterion:
+def _criterion_row(report: Report, criterion: Report) -> CriterionRow:
     metric, set_name = criterion["metric"], criterion["set"]
     low, high = criterion.get("at_least"), criterion.get("at_most")
-    entry = report["results"]["unlearned"].get(set_name, {}).get(metric, {})
+    entry = facts.figure_of(report, "unlearned", set_name, metric)
     value = entry.get("value")
     status = "not measured"
     if value is not None:
         held = (low is None or value >= low) and (high is None or value <= high)
         status = "met" if held else "not met"
-    digits = 5 if any(_look_alike(metric, value, bound) for bound in (low, high)) else 3
-    return Criterion(
+    # With five digits where a value and a limit that differ would look alike.
+    alike = any(
+        value != bound and show(metric, value) == show(metric, bound)
+        for bound in (low, high)
+        if value is not None and bound is not None
+    )
+    digits = 5 if alike else 3
+    limits = [show(metric, bound, digits) for bound in (low, high) if bound is not None]
+    sign = "" if len(limits) == 2 else "≤ " if low is None else "≥ "
+    return CriterionRow(
         what=names.criterion_words(report, criterion),
-        limit=_bounds(metric, low, high, digits),
+        limit=sign + " to ".join(limits),
         value=show(metric, value, digits),
         interval=show_interval(metric, entry.get("low"), entry.get("high")),
         status=status,
-        source=visible(criterion["source"]),
+        source=criterion["source"],
     )
 
 
-def _look_alike(metric: str, value: float | None, bound: float | None) -> bool:
-    """Whether two numbers that differ would be written the same."""
-    if value is None or bound is None or value == bound:
-        return False
-    return show(metric, value) == show(metric, bound)
+# Results
 
 
-def _bounds(metric: str, low: float | None, high: float | None, digits: int) -> str:
-    if low is not None and high is not None:
-        return f"{show(metric, low, digits)} to {show(metric, high, digits)}"
-    return f"≤ {show(metric, high, digits)}" if low is None else f"≥ {show(metric, low, digits)}"
-
-
-def results(report: dict[str, Any]) -> list[tuple[str, list[ResultRow]]]:
+def results(report: Report) -> list[tuple[str, list[ResultRow]]]:
     """Every figure of the run: by set, then by metric in the order of `MEASURES`."""
-    models = models_of(report)
+    models = facts.models_of(report)
     tables = []
     for set_name, label in names.sets(report).items():
-        scores = {m: report["results"][m].get(set_name, {}) for m in models}
-        known = {metric for by_metric in scores.values() for metric in by_metric}
-        ordered = _in_order(report, known)
+        known = {m for model in models for m in report["results"][model].get(set_name, {})}
         rows = [
             ResultRow(
                 names.metric_label(report, metric, set_name),
-                [_cell(metric, scores[m].get(metric)) for m in models],
+                [
+                    _result_cell(metric, facts.figure_of(report, model, set_name, metric))
+                    for model in models
+                ],
             )
-            for metric in ordered
+            for metric in _in_order(report, known)
         ]
         if rows:
             tables.append((label, rows))
     return tables
 
 
-def _measures(report: dict[str, Any]) -> dict[str, Measure]:
-    return CLASSIFIER_MEASURES if names.is_classifier(report) else MEASURES
+def _result_cell(metric: str, entry: Report) -> tuple[str, str, str]:
+    if not entry:
+        return NOTHING, "", ""
+    interval = show_interval(metric, entry["low"], entry["high"])
+    return show(metric, entry["value"]), interval, f"{entry['records']:,}"
 
 
-def _in_order(report: dict[str, Any], known: set[str]) -> list[str]:
+def _measures(report: Report) -> Mapping[str, Measure]:
+    return CLASSIFIER_MEASURES if facts.is_classifier(report) else MEASURES
+
+
+def _in_order(report: Report, known: set[str]) -> list[str]:
     """Metrics as they are listed in `measures.py`, then the rest."""
     listed = _measures(report)
     return [m for m in listed if m in known] + sorted(known - set(listed))
 
 
-def models_of(report: dict[str, Any]) -> list[str]:
-    """The measured models, in the order of their columns."""
-    return [m for m in MODELS if m in report["results"]]
+def glossary(report: Report) -> list[Measure]:
+    """Every measure that this report has."""
+    known = {m for sets in report["results"].values() for scores in sets.values() for m in scores}
+    known |= {criterion["metric"] for criterion in report["criteria"]}
+    listed = _measures(report)
+    return [listed.get(metric, measure(metric)) for metric in _in_order(report, known)]
 
 
-def _cell(metric: str, entry: dict[str, Any] | None) -> Cell:
-    if entry is None:
-        return Cell("–", "", "")
-    interval = show_interval(metric, entry["low"], entry["high"])
-    return Cell(show(metric, entry["value"]), interval, f"{entry['records']:,}")
+# Records
 
 
-def record_metrics(report: dict[str, Any]) -> list[str]:
-    """Which metrics the table by record has."""
+def record_columns(report: Report) -> list[str]:
+    """What is known of each record: metrics, or for a classifier the keys of the models."""
     entries = report.get("per_record", [])
+    if facts.is_classifier(report):
+        known = {side for e in entries for side in e if side != "id" and "correct" in e[side]}
+        return [side for side in ("before", "after", "retrained") if side in known]
     known = {metric for e in entries for side in ("before", "after") for metric in e.get(side, {})}
-    return [m for m in ("el_10", "el_3", "ma") if m in known]
+    return [metric for metric in ("el_10", "el_3", "ma") if metric in known]
 
 
-def records(report: dict[str, Any]) -> list[RecordRow]:
-    """Forget records in the order of the run, with their values where they were measured."""
-    metrics = record_metrics(report)
+def record_rows(report: Report) -> list[RecordRow]:
+    """Forget records in the order of the run, with what is known of them."""
+    columns = record_columns(report)
+    cells = _answer_cells if facts.is_classifier(report) else _value_cells
     statuses = {r["id"]: r["status"] for r in report["verdict"].get("records", [])}
-    values = {e["id"]: e for e in report.get("per_record", [])}
-    rows = []
-    for record in dict.fromkeys([*values, *statuses]):
-        before, after = (values.get(record, {}).get(side, {}) for side in ("before", "after"))
-        pairs = [(show(m, before.get(m)), show(m, after.get(m))) for m in metrics]
-        rows.append(RecordRow(visible(record), pairs, statuses.get(record, "not measured")))
-    return rows
+    entries = {e["id"]: e for e in report.get("per_record", [])}
+    return [
+        RecordRow(
+            record, cells(entries.get(record, {}), columns), statuses.get(record, "not measured")
+        )
+        for record in dict.fromkeys([*entries, *statuses])
+    ]
 
 
-def glossary(report: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Label, meaning and reading of every measure that this report has."""
-    known = {
-        metric
-        for sets in report["results"].values()
-        for scores in sets.values()
-        for metric in scores
-    } | {c["metric"] for c in report["criteria"]}
-    meant = _measures(report)
-    explained = [meant.get(metric, measure(metric)) for metric in _in_order(report, known)]
-    return [(each.label, each.meaning, each.reading) for each in explained]
+def _value_cells(entry: Report, metrics: Sequence[str]) -> list[tuple[str, str]]:
+    before, after = (entry.get(side, {}) for side in ("before", "after"))
+    return [(show(m, before.get(m)), show(m, after.get(m))) for m in metrics]
 
 
-def summary(report: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The few figures to see first: label, value, and what to compare it with."""
-    named = {
-        "el_10": "Word-for-word recall (EL₁₀)",
-        "ma": "First guesses right (MA)",
-    }
-    tiles = [tile for m, label in named.items() if (tile := _recall_tile(report, m, label))]
-    statuses = [r["status"] for r in report["verdict"].get("records", [])]
-    tested = [s for s in statuses if s != "not measured"]
+def _answer_cells(entry: Report, models: Sequence[str]) -> list[tuple[str, str]]:
+    found = []
+    for model in models:
+        correct = entry.get(model, {}).get("correct")
+        if correct is None:
+            found.append(("not known", "unknown"))
+            continue
+        kind = "right" if correct == 1 else "wrong" if correct == 0 else "partly"
+        # A tagger's record is right in a share of its words.
+        share = not isinstance(correct, bool)
+        found.append((f"{show('accuracy', correct)} right" if share else kind, kind))
+    return found
+
+
+def record_counts(report: Report) -> list[tuple[str, str]]:
+    """How many records each classifier labels right as a whole: its key and `115 of 163`."""
+    entries = report.get("per_record", [])
+    found = []
+    for side in record_columns(report):
+        known = [value for e in entries if (value := e.get(side, {}).get("correct")) is not None]
+        found.append((side, f"{sum(value == 1 for value in known):,} of {len(known):,}"))
+    return found
+
+
+# Trials
+
+
+def trial_rows(search: Report | None) -> list[TrialRow]:
+    """Every trial of a search in its order; none where nothing was searched."""
+    return [
+        TrialRow(
+            number=str(trial["number"]),
+            chosen=trial["number"] == search["chosen"],
+            settings=settings_text(trial["settings"]),
+            ended=trial["status"],
+            ma=NOTHING if trial["ma"] is None else show("ma", trial["ma"]),
+            kept_ratio=(
+                NOTHING if trial["kept_ratio"] is None else significant(trial["kept_ratio"])
+            ),
+            rounds=str(trial["rounds"]),
+            time=duration(trial["seconds"]),
+        )
+        for trial in (search["trials"] if search else ())
+    ]
+
+
+def settings_text(settings: Mapping[str, object]) -> str:
+    """Names and values in a row; learning rates are far below what `significant` has room for."""
+    return ", ".join(
+        f"{visible(name)} {f'{value:.3g}' if isinstance(value, float) else visible(value)}"
+        for name, value in settings.items()
+    )
+
+
+# What only classifiers have
+
+
+def distance_rows(report: Report) -> list[Reading]:
+    """How far the models before and after are from the retrained one."""
+    models = [model for model in facts.models_of(report) if model != "retrained"]
+    gaps = {model: facts.to_retrained(report, model, "f1_gap") or {} for model in models}
+    js = measure("js_to_retrained")
+    rows = [
+        _whole_distance(report, "tug_of_war", models),
+        *(
+            _reading(
+                js, [facts.value_of(report, m, name, "js_to_retrained") for m in models], label
+            )
+            for name, label in names.sets(report).items()
+        ),
+        *(
+            _reading(DISTANCE["f1_gap"], [gaps[m].get(name) for m in models], label, signed=True)
+            for name, label in names.sets(report).items()
+        ),
+        _whole_distance(report, "mia_auc_gap", models, signed=True),
+    ]
+    told: set[str] = set()
+    found = []
+    for row in filter(None, rows):
+        # What a quantity means stands beside the first of its rows only.
+        found.append(replace(row, meaning="", reading="") if row.meaning in told else row)
+        told.add(row.meaning)
+    return found
+
+
+def _whole_distance(
+    report: Report, key: str, models: Sequence[str], *, signed: bool = False
+) -> Reading | None:
+    values = [facts.to_retrained(report, model, key) for model in models]
+    return _reading(DISTANCE[key], values, signed=signed)
+
+
+def geometry_rows(report: Report) -> list[Reading]:
+    """Where the records lie in the latent space of each model."""
+    found = [report.get("geometry", {}).get(model, {}) for model in facts.models_of(report)]
+    rows = [
+        _reading(each, [by_metric.get(metric) for by_metric in found])
+        for metric, each in GEOMETRY.items()
+    ]
+    return [row for row in rows if row]
+
+
+def _reading(
+    each: Measure, values: Sequence[float | None], of: str = "", *, signed: bool = False
+) -> Reading | None:
+    """A row of values, of a set where one is named; None where no value is known."""
+    if all(value is None for value in values):
+        return None
+    shown = [
+        ("+" if signed and value and value > 0 else "") + show_as(each, value) for value in values
+    ]
+    label = f"{each.label}: {of.lower()}" if of else each.label
+    return Reading(label, each.meaning, each.reading, shown)
+
+
+def confusion_rows(report: Report) -> list[ConfusionRow]:
+    """What the records of each label are labelled as, the most frequent pairs first."""
+    found = report.get("confusion", {})
+    models = [model for model in facts.models_of(report) if model in found]
+    counts = {m: {(own, predicted): n for own, predicted, n in found[m]} for m in models}
+    pairs = {pair for by_pair in counts.values() for pair in by_pair}
+    ordered = sorted(pairs, key=lambda p: (-max(counts[m].get(p, 0) for m in models), p))
+    rest = {m: NOTHING if len(found[m]) >= CONFUSION_ROWS else "0" for m in models}
+    return [
+        ConfusionRow(
+            own,
+            predicted,
+            own == predicted,
+            [
+                f"{counts[m][own, predicted]:,}" if (own, predicted) in counts[m] else rest[m]
+                for m in models
+            ],
+        )
+        for own, predicted in ordered
+    ]
+
+
+# The figures to see first
+
+
+def tiles(report: Report) -> list[Tile]:
+    """The figures that the report leads with."""
+    lead = _classifier_tiles if facts.is_classifier(report) else _language_model_tiles
+    return list(lead(report))
+
+
+def _language_model_tiles(report: Report) -> Iterator[Tile]:
+    yield from _recall_tile(report, "el_10", "Word-for-word recall (EL₁₀)")
+    yield from _recall_tile(report, "ma", "First guesses right (MA)")
+    statuses = [record["status"] for record in report["verdict"].get("records", [])]
+    tested = [status for status in statuses if status != "not measured"]
     if tested:
         passed = f"{tested.count('met')} of {len(tested)}"
-        tiles.append(("Records that pass", passed, "each tested by itself"))
-    before = words.value(report, "target", "retain", "perplexity")
-    after = words.value(report, "unlearned", "retain", "perplexity")
+        yield "Records that pass", passed, "each tested by itself"
+    before, after, _ = facts.values_of(report, "retain", "perplexity")
     if before and after:
         shown = f"{show('perplexity', before)} → {show('perplexity', after)}"
-        tiles.append(("Perplexity, text to be kept", change(before, after), shown))
-    return tiles[:4]
+        yield "Perplexity, text to be kept", change(before, after), shown
 
 
-def _recall_tile(report: dict[str, Any], metric: str, label: str) -> tuple[str, str, str] | None:
-    after = words.value(report, "unlearned", "forget", metric)
+def _recall_tile(report: Report, metric: str, label: str) -> Iterator[Tile]:
+    before, after, _ = facts.values_of(report, "forget", metric)
+    limit = facts.limit_of(report, metric)
+    compared = {"before": before, "limit": limit}
+    if after is not None:
+        beside = [
+            f"{what} {show(metric, value)}" for what, value in compared.items() if value is not None
+        ]
+        yield label, show(metric, after), ", ".join(beside)
+
+
+def _classifier_tiles(report: Report) -> Iterator[Tile]:
+    score, aimed_at = facts.score_metric(report), facts.forget_metric(report)
+    right, aimed_right = (
+        "right" if metric == "accuracy" else measure(metric).label for metric in (score, aimed_at)
+    )
+    tested = facts.utility_set(report)
+    name = "Test records" if tested == "test" else "Unseen records"
+    yield from _score_tile(report, score, tested, f"{name}, {right}")
+    yield from _score_tile(report, score, "retain", f"Records to be kept, {right}")
+    yield from _distance_tile(report)
+    yield from _score_tile(report, "mia_loss_auc", "forget", "Membership inference (AUC)")
+    yield from _time_tile(report)
+    recall = names.RECALL_OF_CLASS if facts.removes_class(report) else None
+    yield from _score_tile(report, aimed_at, "forget", recall or f"To be forgotten, {aimed_right}")
+
+
+def _score_tile(report: Report, metric: str, set_name: str, label: str) -> Iterator[Tile]:
+    before, after, retrained = facts.values_of(report, set_name, metric)
     if after is None:
-        return None
-    before = words.value(report, "target", "forget", metric)
-    level = words.limit(report, metric)
-    compared = [f"before {show(metric, before)}"] if before is not None else []
-    compared += [f"limit {show(metric, level)}"] if level is not None else []
-    return label, show(metric, after), ", ".join(compared)
+        return
+    unseen = facts.value_of(report, "unlearned", facts.unseen_set(report), metric)
+    attack, forget = metric.startswith("mia_"), set_name == "forget"
+    beside = {
+        "before → after": not forget and before is not None,
+        f"retrained {show(metric, retrained)}": retrained is not None,
+        "0.5 is guessing": attack,
+        f"unseen {show(metric, unseen)}": forget and not attack and unseen is not None,
+        "proves nothing by itself": (
+            forget and facts.stopped_by(report, "auc" if attack else "score")
+        ),
+    }
+    shown = "; ".join(text for text, applies in beside.items() if applies)
+    yield label, show_change(metric, before, after), shown
 
 
-def examples(report: dict[str, Any]) -> list[dict[str, str]]:
-    """The demo's conversations, line breaks kept and other invisible characters written out."""
-    return [
-        {key: "\n".join(visible(line) for line in text.splitlines()) for key, text in e.items()}
-        for e in report.get("examples", [])
-    ]
+def _distance_tile(report: Report) -> Iterator[Tile]:
+    label = "Closeness to retraining"
+    before, after = (facts.to_retrained(report, m, "tug_of_war") for m in ("target", "unlearned"))
+    if after is not None:
+        js_before, js_after, _ = facts.values_of(report, "forget", "js_to_retrained")
+        beside = "tug-of-war score, 1 is the same"
+        if js_before is not None and js_after is not None:
+            beside += f"; JS on the records {show_change('js_to_retrained', js_before, js_after)}"
+        yield label, show_change("tug_of_war", before, after), beside
+    elif not facts.is_exact(report) and report["command"] != "evaluate":
+        yield label, "not measured", "no retrained model was given"
+
+
+def _time_tile(report: Report) -> Iterator[Tile]:
+    spent, whole = (report["cost"].get(f"seconds_{x}") for x in ("unlearning", "retraining"))
+    if spent is None:
+        return
+    if facts.is_exact(report):
+        yield "Time of retraining", duration(spent), "training without the records"
+        return
+    share = f"{significant(100 * spent / whole, 2)} % of " if whole else ""
+    beside = "retraining: not timed" if whole is None else f"{share}retraining, {duration(whole)}"
+    yield "Time of unlearning", duration(spent), beside

@@ -1,19 +1,39 @@
-"""How numbers, names and times are written, so that a person reads them and no one is misled."""
+"""How numbers, names and times are written, so that a person reads them and no one is misled.
+
+What a user wrote is inert wherever it is shown: the templates escape every value for the kind of
+file that they make.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from unlearner.report.measures import Measure, measure
 
+FOLDER = Path(__file__).parent
+
 NO_VALUE = "no value"
+
+NOTHING = "–"  # in the cell of a table
 
 SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit
 
 # Control, format, unassigned, surrogate, line and paragraph separators.
 HIDDEN_CATEGORIES = {"Cc", "Cf", "Cn", "Cs", "Zl", "Zp"}
+
+ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+T = TypeVar("T")
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -59,7 +79,7 @@ def show_interval(metric: str, low: float | None, high: float | None) -> str:
     return f"{significant(low)} to {significant(high)}"
 
 
-def count(number: float, noun: str) -> str:
+def plural(number: float, noun: str) -> str:
     """A number with its noun: `1 record`, `1,200 records`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
@@ -97,6 +117,24 @@ def visible(text: object) -> str:
     )
 
 
+def setting(value: object) -> str:
+    """A value of a configuration as a person would write it; a dash for None."""
+    match value:
+        case None:
+            return NOTHING
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:g}"
+        case list():
+            return ", ".join(setting(item) for item in value)
+        case dict():
+            return ", ".join(f"{visible(key)}: {setting(item)}" for key, item in value.items())
+    return visible(value)
+
+
 def change(before: float, after: float) -> str:
     """The relative change as a signed percentage: `+1.4 %`; from elevenfold on, a factor."""
     percent = 100 * (after / before - 1)
@@ -111,3 +149,88 @@ def when(created: str) -> str:
     moment = datetime.fromisoformat(created)
     zone = f" {moment.tzname()}" if moment.tzinfo else ""
     return f"{moment.day} {moment:%B %Y, %H:%M}{zone}"
+
+
+def known(write: Callable[[T], str], value: T | None) -> str | None:
+    """The value as it is written; None, which tables of facts leave out, for None."""
+    return None if value is None else write(value)
+
+
+def escape(text: object) -> str:
+    r"""Text that Markdown shows as it is: no markup, no HTML, no link, no new table cell or line.
+
+    Letters, digits, spaces and quiet punctuation stay readable in the source.
+    """
+    plain = visible(text).strip()
+    plain = re.sub(r"[\\`*_{}\[\]|~$#@!^]", r"\\\g<0>", plain)
+    plain = re.sub(r"[&<>]", lambda match: ENTITIES[match[0]], plain)
+    plain = re.sub(r"(?i)(?<=:)//|(?<=www)\.", lambda m: "".join(f"\\{c}" for c in m[0]), plain)
+    # At the start of a line these would begin a list or underline a heading.
+    plain = re.sub(r"^[-+=]", r"\\\g<0>", plain)
+    return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", plain)
+
+
+def lines(text: str) -> Markup:
+    """A text of several lines, in which everything but the line breaks is visible."""
+    return Markup("\n").join(visible(line) for line in text.splitlines())
+
+
+@cache
+def templates(kind: Literal["html", "markdown", "plain"]) -> Environment:
+    """The templates beside this file, in which every value is escaped for what they become.
+
+    Plain text is not: sentences are made of it, which are values of the other two.
+    """
+    finalize = {
+        "html": lambda value: value if isinstance(value, Markup) else visible(value),
+        "markdown": escape,
+        "plain": None,
+    }
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=kind == "html",
+        finalize=finalize[kind],
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=kind == "markdown",
+    )
+    writers = (
+        change,
+        duration,
+        known,
+        lines,
+        plural,
+        setting,
+        show,
+        significant,
+        size,
+        visible,
+        when,
+    )
+    environment.globals |= {writer.__name__: writer for writer in writers}
+    return environment
+
+
+def macros(template: str, **values: object) -> dict[str, Callable[..., str]]:
+    """The macros of a template of plain sentences: see `one_line` and `one_line_each`."""
+    return vars(templates("plain").get_template(template).make_module(values))
+
+
+def one_line(text: str) -> str:
+    """A paragraph of a template, in which a line break counts as a space."""
+    return text.removesuffix("\n").replace("\n", " ")
+
+
+def one_line_each(text: str) -> list[str]:
+    """The paragraphs of a template, each of which begins with "- "; empty lines are none."""
+    filled = "".join(f"\n{line}" for line in text.split("\n") if line)
+    return [one_line(paragraph) for paragraph in filled.split("\n- ")[1:]]
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write each whole or not at all: a reader never sees half a file."""
+    for name, content in files.items():
+        partial = folder / f".{name}.part"
+        partial.write_text(content, encoding="utf-8", newline="\n")
+        partial.replace(folder / name)

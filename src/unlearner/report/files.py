@@ -1,0 +1,129 @@
+"""report.json, which holds everything, and report.html and report.md, which are made from it.
+
+Its schema is docs/report.schema.json. The other two can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import cast
+
+from jinja2 import TemplateError
+
+from unlearner.errors import UserError
+from unlearner.report.facts import SCHEMA, Report
+from unlearner.report.page import markdown_report, render
+from unlearner.report.writing import write_files
+
+# The order in which keys are written, at every depth; others follow in alphabetical order.
+ORDER = (
+    *("schema", "command", "created", "request", "model", "method", "data", "retrieval"),
+    *("criteria", "criteria_digest", "results", "distance_to_retrained", "geometry", "verdict"),
+    *("rounds", "search", "strength", "per_record", "examples", "confusion", "projection"),
+    *("cost", "environment"),
+    *("target", "unlearned", "retrained", "forget", "retain", "analogous", "holdout"),
+    *("test", "holdout_class"),
+    *("id", "name", "hub_id", "family", "parameters", "digest_target", "digest_unlearned"),
+    *("claim", "metric", "set", "at_most", "at_least", "source", "status", "reason", "claims"),
+    *("round", "active", "el_10", "ma", "retain_perplexity", "loss"),
+    *("forget_score", "holdout_score", "retain_score", "forget_loss", "holdout_loss"),
+    *("value", "low", "high", "records", "subjects", "tokens", "digest", "overlap_with_forget"),
+    *("notes", "not_measured", "role", "prompt", "truth", "before", "after"),
+    *(
+        "seconds",
+        "seconds_unlearning",
+        "seconds_retraining",
+        "seconds_evaluation",
+        "peak_memory_bytes",
+        "steps",
+    ),
+    *("versions", "hardware", "processes", "seed"),
+)
+
+REQUIRED = (
+    *("command", "created", "request", "model", "data", "criteria", "criteria_digest"),
+    *("results", "verdict", "cost", "environment"),
+)
+
+_RANK = {key: rank for rank, key in enumerate(ORDER)}
+
+
+def write_report(report: Report, directory: Path) -> None:
+    """Write report.json, report.html and report.md into an existing directory.
+
+    Nothing is written unless all three could be made. The same report gives the same bytes.
+
+    Raises:
+        ValueError: A number is NaN or infinite; such values are None in a report.
+    """
+    report = cast(Report, _ordered(report))
+    text = _one_number_list_a_line(json.dumps(report, indent=1, allow_nan=False)) + "\n"
+    write_files(directory, {"report.json": text, **_rendered(report)})
+
+
+def read_report(directory: Path) -> Report:
+    """The contents of report.json.
+
+    Raises:
+        UserError: There is none, or it is not JSON, of another schema or not whole.
+    """
+    path = directory / "report.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give the output directory of a finished run")
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); restore the file") from error
+    found = report.get("schema") if isinstance(report, dict) else None
+    if found != SCHEMA:
+        raise UserError(
+            f"{path}: schema must be {SCHEMA!r}, got {found!r}; run the command again, or use the "
+            "version of unlearner that wrote it"
+        )
+    missing = [key for key in REQUIRED if key not in report]
+    if missing:
+        raise UserError(f"{path}: not whole, without {', '.join(missing)}; restore the file")
+    return report
+
+
+def rewrite(directory: Path) -> None:
+    """Make report.html and report.md again from report.json.
+
+    Raises:
+        UserError: report.json is missing, broken, of another schema or not whole.
+    """
+    report = read_report(directory)
+    try:
+        files = _rendered(cast(Report, _ordered(report)))
+    except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
+        path = directory / "report.json"
+        raise UserError(
+            f"{path}: does not follow docs/report.schema.json ({type(error).__name__}: {error}); "
+            "restore the file"
+        ) from error
+    write_files(directory, files)
+
+
+def _rendered(report: Report) -> dict[str, str]:
+    return {"report.html": render(report), "report.md": markdown_report(report)}
+
+
+def _ordered(value: object) -> object:
+    """The same value with keys in one order, so that equal reports are equal bytes."""
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: (_RANK.get(key, len(ORDER)), key))
+        return {key: _ordered(value[key]) for key in keys}
+    if isinstance(value, (list, tuple)):
+        return [_ordered(item) for item in value]
+    return value
+
+
+def _one_number_list_a_line(text: str) -> str:
+    """JSON with every point and every row of a confusion table on one line.
+
+    They are lists of three that end with a whole number; no string holds a line break.
+    """
+    row = r"\[\n\s+([^\[\]{}\n]+,)\n\s+([^\[\]{}\n]+,)\n\s+(\d+)\n\s+\]"
+    return re.sub(row, r"[\1 \2 \3]", text)
