@@ -18,10 +18,11 @@ from speed_definition import Definition, spread_lengths
 from speed_timing import median, timed
 from unlearner.config import RunConfig
 from unlearner.inference.answers import first_prompt
+from unlearner.inference.decoding import eos_ids
 from unlearner.inference.reference import TargetDistribution
 from unlearner.methods.icu import ICU
 from unlearner.models.heads import output_head
-from unlearner.models.loading import eos_ids, num_parameters
+from unlearner.models.loading import num_parameters
 from unlearner.provenance import forget_peak, peak_memory_bytes
 from unlearner.training.log import Log
 from unlearner.training.memory import Memory, Shape, Step, make_plan

@@ -12,9 +12,9 @@ from speed_cases import Case
 from speed_definition import Definition
 from speed_timing import Cost, median, timed
 from unlearner.inference.answers import Answer
+from unlearner.inference.decoding import eos_ids
 from unlearner.inference.language_model import Questions, ask
 from unlearner.metrics import el_10, ma
-from unlearner.models.loading import eos_ids
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from conftest import tiny_model
 from in_processes import in_processes
 from unlearner import processes
 from unlearner.cli.app import NOT_MET, WRONG_INPUT, run
-from unlearner.inference.classifier import ask as ask_classifier
+from unlearner.inference.classifier import classify
 from unlearner.inference.language_model import Questions, ask
 from unlearner.inference.reference import TargetDistribution
 from unlearner.methods.base import load_method
@@ -182,7 +182,7 @@ def test_a_classifiers_answers_are_bit_for_bit_those_of_one_process(count):
     examples = labelled(count).examples
 
     def work():
-        return ask_classifier(tiny_classifier(), examples, LABELS[SEQUENCE], batch_tokens=16)
+        return classify(tiny_classifier(), examples, LABELS[SEQUENCE], batch_tokens=16)
 
     alone = work()
     for found in in_processes(2, work):

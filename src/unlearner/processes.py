@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -126,9 +126,16 @@ def gather(value: Item) -> list[Item]:
     """Every process's value, in order of rank; any object."""
     if count() == 1:
         return [value]
-    found: list[Any] = [None] * count()
+    found = [value] * count()
     distributed.all_gather_object(found, value)
     return found
+
+
+def in_order(found: dict[int, Item]) -> list[Item]:
+    """The values of all processes, each of which has found some, in order of their numbers."""
+    for other in gather(found):
+        found |= other
+    return [found[number] for number in range(len(found))]
 
 
 def from_main(value: Item) -> Item:
@@ -136,7 +143,7 @@ def from_main(value: Item) -> Item:
     return gather(value)[0]
 
 
-def together(function: Callable[[], Any]) -> None:
+def together(function: Callable[[], object]) -> None:
     """Let the main process do something; what stops it stops all."""
     error: BaseException | None = None
     if is_main():

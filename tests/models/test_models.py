@@ -38,7 +38,7 @@ def test_shared_weights_are_counted_once():
 def test_the_family_is_read_from_the_architecture(architectures, family):
     from transformers import PretrainedConfig
 
-    assert loading.family_of(PretrainedConfig(architectures=architectures)) == family
+    assert loading.family_of_config(PretrainedConfig(architectures=architectures)) == family
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from unlearner.models.loading import (
     FAMILIES,
     Loaded,
     family_named,
-    family_of,
+    family_of_config,
     limit_threads,
     load_causal_lm,
     load_classifier,
@@ -260,7 +260,7 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
     if not model or not records:
         _settings(settings, columns, FinetuneSettings)
         raise UserError("finetune needs a MODEL and --records FILE")
-    family = family_of(read_model_config(model, {}))
+    family = family_of_config(read_model_config(model, {}))
     sharding.check_family(family)
     kind = FinetuneSettings if family == FAMILIES[0] else ClassifierFinetuneSettings
     lesson = Lesson(records, *_settings(settings, columns, kind), goal)

@@ -44,7 +44,7 @@ from unlearner.families.classifier_criteria import (
     label_statuses,
 )
 from unlearner.inference.answers import ClassAnswer
-from unlearner.inference.classifier import ask as classify
+from unlearner.inference.classifier import classify
 from unlearner.models.loading import Loaded, check_head, load_classifier, pad
 from unlearner.output import Json
 from unlearner.settings import EvaluationSettings

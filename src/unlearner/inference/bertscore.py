@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearner.errors import UserError
 from unlearner.inference.answers import Answer
@@ -46,17 +46,16 @@ class BertScorer:
     def __init__(
         self, name: str, *, baseline: float = 0.0, setting: str = "method.bertscore_model"
     ) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
-            self.model: Any = AutoModel.from_pretrained(name, use_safetensors=True).eval()
+            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+            self.model: PreTrainedModel = AutoModel.from_pretrained(name, use_safetensors=True)
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{setting}: cannot load {name!r} ({reason}); give the folder of an encoder, or "
                 "leave it out to go on with BLEU alone"
             ) from error
+        self.model.eval()
         self.baseline = baseline
         self.layer = round(0.75 * self.model.config.num_hidden_layers)
 
@@ -64,13 +63,11 @@ class BertScorer:
         """F1 of each candidate with its reference; 0 where either has no token."""
         vectors = self._vectors([*candidates, *references])
         count = len(candidates)
-        return [
-            self._rescaled(greedy_match_f1(one, other)) if len(one) and len(other) else 0.0
+        raw = [
+            greedy_match_f1(one, other) if len(one) and len(other) else None
             for one, other in zip(vectors[:count], vectors[count:], strict=True)
         ]
-
-    def _rescaled(self, f1: float) -> float:
-        return (f1 - self.baseline) / (1 - self.baseline)
+        return [0.0 if f1 is None else (f1 - self.baseline) / (1 - self.baseline) for f1 in raw]
 
     @torch.no_grad()
     def _vectors(self, texts: Sequence[str]) -> list[Tensor]:

@@ -13,16 +13,17 @@ rotary or learned positions see what they would see alone. Where the model's att
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from unlearner.inference.prefix_attention import PrefixAttention, RowGroups, can_share
 from unlearner.models import sharding
@@ -87,9 +88,9 @@ class RowCache(DynamicLayer):
         keys_buffer: (R, H, T - base, D) of the rows, the newest token's behind the others.
     """
 
-    def __init__(self, layer: Any, batch: RowBatch) -> None:
+    def __init__(self, layer: CacheLayerMixin, batch: RowBatch) -> None:
         super().__init__()
-        keys, values = layer.keys, layer.values
+        keys, values = _states(layer)
         self.base = batch.base
         self.dtype, self.device = keys.dtype, keys.device
         self.prefix_keys = batch.of_windows(keys[:, :, : self.base])
@@ -98,7 +99,9 @@ class RowCache(DynamicLayer):
         self.is_initialized = True
         self.position = 0
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
         rows, last = len(key_states), self.position - self.base
         self.keys_buffer[:rows, :, last] = key_states[:, :, 0]
         self.values_buffer[:rows, :, last] = value_states[:, :, 0]
@@ -126,20 +129,13 @@ class Rows:
 
     @classmethod
     def of(cls, batch: RowBatch, eos: Tensor) -> Rows:
-        count = len(batch.prompts)
-        tokens = torch.zeros(count, int(batch.totals.max()), dtype=torch.long)
+        rows = np.arange(len(batch.prompts))
+        tokens = torch.zeros(len(rows), int(batch.totals.max()), dtype=torch.long)
         first = torch.tensor([prompt.first for prompt in batch.prompts])
-        tokens[torch.arange(count), torch.from_numpy(batch.lengths)] = first
-        ended = torch.zeros(count, dtype=torch.bool, device=eos.device)
-        return cls(
-            batch.lengths,
-            batch.totals,
-            batch.window,
-            np.arange(count),
-            tokens.to(eos.device),
-            ended,
-            eos,
-        )
+        tokens[torch.from_numpy(rows), torch.from_numpy(batch.lengths)] = first
+        ended = torch.zeros(len(rows), dtype=torch.bool, device=eos.device)
+        tokens = tokens.to(eos.device)
+        return cls(batch.lengths, batch.totals, batch.window, rows, tokens, ended, eos)
 
     def keep(self, kept: np.ndarray) -> None:
         index = torch.as_tensor(kept, device=self.tokens.device)
@@ -148,8 +144,14 @@ class Rows:
         self.tokens, self.ended = self.tokens[index], self.ended[index]
 
 
+def _states(layer: CacheLayerMixin) -> tuple[Tensor, Tensor]:
+    assert layer.keys is not None  # filled by the teacher-forced pass
+    assert layer.values is not None
+    return layer.keys, layer.values
+
+
 def row_batches(
-    cache: Any, prompts: Sequence[Prompt], *, shares: bool, logits_bytes: int, memory_bytes: int
+    cache: Cache, prompts: Sequence[Prompt], *, shares: bool, logits_bytes: int, memory_bytes: int
 ) -> Iterator[RowBatch]:
     """Prompts of similar length, as many as have room.
 
@@ -160,15 +162,13 @@ def row_batches(
         logits_bytes: Of one row.
         memory_bytes: Room for the rows' own keys, values and logits.
     """
-    layers = [layer for layer in cache.layers if layer.is_initialized]
-    states = [states for layer in layers for states in (layer.keys, layer.values)]
+    states = [part for layer in cache.layers if layer.is_initialized for part in _states(layer)]
     num_tokens = states[0].shape[2]
     token_bytes = sum(part[0, :, 0].numel() * part.element_size() for part in states)
     # Long prompts first: the rows of a batch then start, and end, close together.
-    order = sorted(prompts, key=lambda prompt: (-prompt.length, prompt.window))
     batch: list[Prompt] = []
     base = 0
-    for prompt in order:
+    for prompt in sorted(prompts, key=lambda prompt: (-prompt.length, prompt.window)):
         shortest = prompt.length if shares else 0
         row_bytes = (num_tokens - shortest) * token_bytes + logits_bytes
         if batch and (len(batch) + 1) * row_bytes > memory_bytes:
@@ -183,7 +183,43 @@ def row_batches(
 DROP_SHARE = 0.25
 
 
-def has_plain_cache(cache: Any, num_tokens: int) -> bool:
+def continuations(
+    model: PreTrainedModel,
+    head: OutputHead | None,
+    cache: Cache,
+    input_ids: Tensor,
+    prompts: Sequence[Prompt],
+    *,
+    memory_bytes: int,
+) -> list[dict[int, np.ndarray]]:
+    """The greedy continuations of prompts of each window, by prompt length.
+
+    Each runs to `total` tokens or to the first end-of-text token, which it includes.
+
+    Args:
+        cache: Of the teacher-forced pass over `input_ids`.
+        input_ids: (B, T), the windows.
+        memory_bytes: Room for keys, values and logits of the prompts that are decoded together.
+    """
+    found: list[dict[int, np.ndarray]] = [{} for _ in input_ids]
+    if not prompts:
+        return found
+    plain = _is_plain(cache, input_ids.shape[1])
+    if plain:
+        decode = partial(_decode, model, head, cache, prompts, memory_bytes)
+    else:
+        decode = partial(_generate_all, model, input_ids, prompts)
+    for prompt, tokens in sharding.inside(model, decode, calls_model=not plain or head is None):
+        found[prompt.window][prompt.length] = tokens
+    return found
+
+
+def _until_end(tokens: np.ndarray, ends: frozenset[int]) -> np.ndarray:
+    stops = np.flatnonzero(np.isin(tokens, list(ends)))
+    return tokens[: stops[0] + 1 if len(stops) else None].astype(np.int32)
+
+
+def _is_plain(cache: Cache, num_tokens: int) -> bool:
     """Whether the cache holds every position's keys and values, which state-space layers do not."""
     plain = isinstance(cache, DynamicCache) and len(cache.layers) > 0
     return plain and all(
@@ -193,53 +229,49 @@ def has_plain_cache(cache: Any, num_tokens: int) -> bool:
     )
 
 
-def decode(
-    model: Any,
+def _decode(
+    model: PreTrainedModel,
     head: OutputHead | None,
-    cache: Any,
+    cache: Cache,
     prompts: Sequence[Prompt],
-    eos_ids: frozenset[int],
-    *,
     memory_bytes: int,
-) -> dict[tuple[int, int], np.ndarray]:
-    """The greedy continuation of every prompt, by (window, prompt length).
-
-    Each runs to `total` tokens or to the first end-of-text token, which it includes.
-    """
-    found: dict[tuple[int, int], np.ndarray] = {}
-    vocab_size = model.config.get_text_config().vocab_size
-    batches = row_batches(
+) -> list[tuple[Prompt, np.ndarray]]:
+    """The prompts with what follows them, from the cache."""
+    # With a head the logits come in parts.
+    logits_bytes = 8 * model.config.get_text_config().vocab_size if head is None else 0
+    ends = eos_ids(model)
+    found = []
+    for batch in row_batches(
         cache,
         prompts,
         shares=can_share(model),
+        logits_bytes=logits_bytes,
         memory_bytes=memory_bytes,
-        logits_bytes=8 * vocab_size if head is None else 0,  # with a head they come in parts
-    )
-    for batch in batches:
-        tokens = _decode_rows(model, head, cache, batch, eos_ids)
-        for prompt, row in zip(batch.prompts, tokens, strict=True):
-            kept = row[prompt.length : prompt.total]
-            ends = np.flatnonzero(np.isin(kept, list(eos_ids)))
-            kept = kept[: ends[0] + 1] if len(ends) else kept
-            found[prompt.window, prompt.length] = kept.astype(np.int32)
+    ):
+        rows = _decode_rows(model, head, cache, batch)
+        for prompt, row in zip(batch.prompts, rows, strict=True):
+            found.append((prompt, _until_end(row[prompt.length : prompt.total], ends)))
     return found
 
 
 def _decode_rows(
-    model: Any, head: OutputHead | None, cache: Any, batch: RowBatch, eos_ids: frozenset[int]
+    model: PreTrainedModel, head: OutputHead | None, cache: Cache, batch: RowBatch
 ) -> np.ndarray:
+    """The prompts' rows of tokens, each whole from its prompt length on."""
     device = sharding.device_of(model)
-    layers: list[Any] = [
-        RowCache(layer, batch) if layer.is_initialized else layer for layer in cache.layers
-    ]
+    layers = {
+        number: RowCache(layer, batch)
+        for number, layer in enumerate(cache.layers)
+        if layer.is_initialized
+    }
     row_cache = DynamicCache()
-    row_cache.layers = layers
-    rows = Rows.of(batch, torch.tensor(sorted(eos_ids), dtype=torch.long, device=device))
+    row_cache.layers = [layers.get(number, layer) for number, layer in enumerate(cache.layers)]
+    rows = Rows.of(batch, torch.tensor(sorted(eos_ids(model)), dtype=torch.long, device=device))
     output = np.zeros(rows.tokens.shape, dtype=np.int64)
     attention = PrefixAttention(layers) if batch.base else None
     with attention.installed(model) if attention else nullcontext():
         for position in range(int(rows.lengths.min()), int(rows.totals.max()) - 1):
-            _drop_ended(rows, layers, position, output)
+            _drop_ended(rows, layers.values(), position, output)
             if len(rows.lengths) == 0:
                 break
             joined = int(np.searchsorted(rows.lengths, position, side="right"))
@@ -247,31 +279,37 @@ def _decode_rows(
                 attention.position = position
                 attention.groups = RowGroups.of(rows.window[:joined], len(batch.windows), device)
             if joined:
+                for layer in layers.values():
+                    layer.position = position
                 _advance(model, head, row_cache, rows, position, joined)
     output[rows.origin] = rows.tokens.cpu().numpy()
     return output
 
 
 def _advance(
-    model: Any, head: OutputHead | None, cache: Any, rows: Rows, position: int, joined: int
+    model: PreTrainedModel,
+    head: OutputHead | None,
+    cache: DynamicCache,
+    rows: Rows,
+    position: int,
+    joined: int,
 ) -> None:
     """One more token for the first `joined` rows, those whose prompt is no longer than position."""
-    for layer in cache.layers:
-        if isinstance(layer, RowCache):
-            layer.position = position
     current = rows.tokens[:joined, position]
     rows.ended[:joined] |= torch.isin(current, rows.eos)
-    inputs: dict[str, Any] = {"input_ids": current[:, None]}
-    asked = model if head is None else model.base_model
-    if takes(asked, "position_ids"):
+    part = model if head is None else model.base_model
+    inputs = {"input_ids": current[:, None]}
+    if takes(part, "position_ids"):
         inputs["position_ids"] = torch.full_like(current, position)[:, None]
-    states = asked(**inputs, past_key_values=cache, use_cache=True)[0][:, -1]
+    states = part(**inputs, past_key_values=cache, use_cache=True)[0][:, -1]
     # A row that joins at the next position keeps its own first token.
     following = [argmax(logits) for logits in logits_in_parts(states, head)]
     rows.tokens[:joined, position + 1] = sharding.agree(model, torch.cat(following))
 
 
-def _drop_ended(rows: Rows, layers: list[Any], position: int, output: np.ndarray) -> None:
+def _drop_ended(
+    rows: Rows, layers: Collection[RowCache], position: int, output: np.ndarray
+) -> None:
     """Write out and drop rows that have reached their end, when they are enough to be worth it."""
     done = rows.ended.cpu().numpy() | (rows.totals <= position + 1)
     joined = max(1, int(np.searchsorted(rows.lengths, position, side="right")))
@@ -281,40 +319,47 @@ def _drop_ended(rows: Rows, layers: list[Any], position: int, output: np.ndarray
     kept = np.flatnonzero(~done)
     rows.keep(kept)
     for layer in layers:
-        if isinstance(layer, RowCache):
-            layer.keep(torch.as_tensor(kept, device=layer.device))
+        layer.keep(torch.as_tensor(kept, device=layer.device))
 
 
-def generate_plainly(
-    model: Any,
-    input_ids: Tensor,
-    prompts: Sequence[Prompt],
-    eos_ids: frozenset[int],
-    *,
-    max_rows: int = 64,
-) -> dict[tuple[int, int], np.ndarray]:
-    """As `decode`, by the model's own `generate` on prompts of equal length.
+def _generate_all(
+    model: PreTrainedModel, input_ids: Tensor, prompts: Sequence[Prompt], max_rows: int = 64
+) -> list[tuple[Prompt, np.ndarray]]:
+    """As `_decode`, by the model's own `generate` on prompts of equal length.
 
     For models whose state is not a cache of keys and values (Mamba, hybrids): slower, as exact.
     """
-    found: dict[tuple[int, int], np.ndarray] = {}
+    found = []
     for length in sorted({prompt.length for prompt in prompts}):
         same = [prompt for prompt in prompts if prompt.length == length]
         for start in range(0, len(same), max_rows):
-            rows = same[start : start + max_rows]
-            ids = input_ids[[prompt.window for prompt in rows], :length]
-            longest = max(prompt.total for prompt in rows)
-            out = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=longest - length,
-                do_sample=False,
-                num_beams=1,
-                pad_token_id=0,
-            )
-            for prompt, row in zip(rows, out[:, length:].cpu().numpy(), strict=True):
-                kept = row[: prompt.total - length]
-                ends = np.flatnonzero(np.isin(kept, list(eos_ids)))
-                kept = kept[: ends[0] + 1] if len(ends) else kept
-                found[prompt.window, length] = kept.astype(np.int32)
+            batch = same[start : start + max_rows]
+            ids = input_ids[[prompt.window for prompt in batch], :length]
+            rows = generate(model, ids, max(prompt.total for prompt in batch) - length)
+            for prompt, row in zip(batch, rows, strict=True):
+                tokens = _until_end(row[: prompt.total - length], eos_ids(model))
+                found.append((prompt, tokens))
     return found
+
+
+def generate(
+    model: PreTrainedModel, input_ids: Tensor, num_tokens: int, *, num_beams: int = 1
+) -> np.ndarray:
+    """What the model's own `generate` puts behind prompts of equal length, at most `num_tokens`."""
+    out = cast("GenerationMixin", model).generate(
+        input_ids,  # type: ignore[arg-type]
+        attention_mask=torch.ones_like(input_ids),
+        max_new_tokens=num_tokens,
+        do_sample=False,
+        num_beams=num_beams,
+        pad_token_id=next(iter(eos_ids(model)), 0),
+    )
+    return cast("Tensor", out)[:, input_ids.shape[1] :].cpu().numpy()
+
+
+def eos_ids(model: PreTrainedModel) -> frozenset[int]:
+    """The tokens at which generation stops."""
+    generation = getattr(model, "generation_config", None)
+    value = generation.eos_token_id if generation else None
+    value = model.config.get_text_config().eos_token_id if value is None else value
+    return frozenset([] if value is None else [value] if isinstance(value, int) else value)

@@ -13,15 +13,16 @@ All rows stand at the same position, so a sliding window is a slice and there is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
 # Those whose attention is nothing but scaling, soft cap, sliding window and softmax; tested.
@@ -30,7 +31,7 @@ MODEL_TYPES = frozenset({"gpt_neo", "gpt2", "gpt_neox", "opt", "phi", "llama", "
 NAME = "unlearner_shared_prefix"
 
 
-def can_share(model: Any) -> bool:
+def can_share(model: PreTrainedModel) -> bool:
     """Whether the model's attention is one that this file computes.
 
     In float32 only: shorter numbers are raised to it at places that differ between models.
@@ -84,7 +85,7 @@ class PrefixAttention:
     groups: RowGroups
     position: int
 
-    def __init__(self, layers: Sequence[SharedLayer]) -> None:
+    def __init__(self, layers: Mapping[int, SharedLayer]) -> None:
         self.layers = layers
 
     def attend(
@@ -128,7 +129,7 @@ class PrefixAttention:
         return output.view(query.shape)
 
     @contextmanager
-    def installed(self, model: Any) -> Iterator[None]:
+    def installed(self, model: PreTrainedModel) -> Iterator[None]:
         """The model attends by this object inside the block."""
         if model.config.model_type == "gpt_neo":  # does not use the interface of the others
             with self._installed_in_gpt_neo(model):
@@ -141,10 +142,10 @@ class PrefixAttention:
             yield
         finally:
             model.set_attn_implementation(before)
-            self.layers = ()  # transformers keeps the function, which must not keep the buffers
+            self.layers = {}  # transformers keeps the function, which must not keep the buffers
 
     def _interface(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, **options: Any
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: object, **options: Any
     ) -> tuple[Tensor, None]:
         """As transformers calls an attention function; the mask would hide nothing."""
         scaling = options.get("scaling")
@@ -160,27 +161,24 @@ class PrefixAttention:
         return output.transpose(1, 2), None
 
     @contextmanager
-    def _installed_in_gpt_neo(self, model: Any) -> Iterator[None]:
+    def _installed_in_gpt_neo(self, model: PreTrainedModel) -> Iterator[None]:
         modules = [part for part in model.modules() if isinstance(part, GPTNeoSelfAttention)]
         for module in modules:
             layer = module.layer_id
             assert layer is not None  # transformers allows it, its models give one
             local = model.config.attention_layers[layer] == "local"
             window = model.config.window_size if local else None
-            module._attn = self._gpt_neo_attention(layer, window)
+            module._attn = partial(self._gpt_neo_attention, layer, window)
         try:
             yield
         finally:
             for module in modules:
                 del module._attn  # the class's own again
 
-    def _gpt_neo_attention(self, layer: int, sliding_window: int | None) -> Any:
-        def attention(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, None]:
-            # GPT-Neo does not scale
-            output = self.attend(layer, query, key, value, sliding_window=sliding_window)
-            return output, None
-
-        return attention
+    def _gpt_neo_attention(
+        self, layer: int, window: int | None, query: Tensor, key: Tensor, value: Tensor, *_: object
+    ) -> tuple[Tensor, None]:  # without scaling
+        return self.attend(layer, query, key, value, sliding_window=window), None
 
 
 def _part(

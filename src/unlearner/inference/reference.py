@@ -1,31 +1,36 @@
-"""The target model's next-token distributions, kept small.
+"""What a language model gives for the labels of windows, and what is kept of the target model's.
 
-T tokens, V vocabulary, D hidden, N label positions. The full table of probabilities takes
-N * T * V * 4 bytes (5.1 GB for 128 records of 200 tokens under GPT-Neo 125M). Kept here are the
-last hidden states, N * T * D numbers, and a frozen copy of the output head, which turn into
-logits again for a few positions at a time.
+T tokens, V vocabulary, D hidden, N label positions. The target's full table of probabilities takes
+N * T * V * 4 bytes (5.1 GB for 128 records of 200 tokens under GPT-Neo 125M). Kept are the last
+hidden states, N * T * D numbers, and a frozen copy of the output head, which turn into logits
+again for a few positions at a time.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from unlearner import functional, processes
 from unlearner.data.batches import Tensors, collate, length_batches
 from unlearner.data.windows import Window
+from unlearner.functional import TargetLogits
 from unlearner.models import sharding
 from unlearner.models.adapters import has_adapters, without_adapters
-from unlearner.models.heads import OutputHead, known_head, output_head
+from unlearner.models.heads import OutputHead, output_head
+
+BATCH_TOKENS = 4096
+
+Batch = Mapping[str, Tensors | None]
 
 
-@dataclass(frozen=True)
-class Likelihoods:
+class Likelihoods(NamedTuple):
     """The labels of a set's windows under a model.
 
     Attributes:
@@ -60,98 +65,53 @@ class Likelihoods:
 
 
 def likelihoods(
-    model: Any, batch: Tensors | None, target: Callable[[slice], Tensor] | None = None
+    model: PreTrainedModel,
+    batch: Tensors | None,
+    target: TargetLogits | None = None,
+    num_target: int | None = None,
 ) -> Likelihoods:
-    """Ask a causal language model about one set's windows.
+    """The labels of all processes' windows under a causal language model.
 
     Args:
-        batch: The windows as `data.batches.collate` makes them; None where this process has none.
+        batch: This process's windows as `data.batches.collate` makes them; None where it has none.
+            A sharded model then works all the same.
         target: Gives another model's logits at a slice of the label positions, to compare with.
+        num_target: At how many of them, from the first on; None for all.
     """
-    compared = 0 if target is None or batch is None else len(batch["labels"])
-    return Likelihoods(*label_log_probs(model, known_head(model), batch, target, compared))
-
-
-BATCH_TOKENS = 4096
-
-
-class TargetDistribution:
-    """What the target model predicts at the scored positions of some windows.
-
-    Args:
-        hidden: For each window the hidden states of its label positions (N_window, D), on the CPU.
-        head: The target model's output head, frozen; None when its logits are not reproduced by
-            one, and then `model` is asked again every time.
-        model: A frozen copy of the target model, only where there is no head; the model itself
-            where it has adapters, with which off it is the target.
-    """
-
-    def __init__(self, hidden: list[Tensor], head: OutputHead | None, model: Any = None) -> None:
-        self.hidden, self.head, self.model = hidden, head, model
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, model: Any, windows: Sequence[Window]) -> TargetDistribution:
-        """The distributions of `model` as it is now, whatever is done to it later.
-
-        It must not be sharded yet.
-        """
+    device = sharding.device_of(model)
+    if batch is None and not sharding.is_sharded(model):
+        nothing = torch.zeros(0, device=device)
+        parts = nothing, nothing, nothing.long()
+    else:
+        windows = unlabelled(device) if batch is None else batch
         head = output_head(model)
-        if head is None:
-            shared = has_adapters(model) and not sharding.wanted()
-            frozen = model if shared else copy.deepcopy(model).requires_grad_(False)
-            return cls([], None, frozen.eval())
-        hidden: dict[int, Tensor] = {}
-        for indices in processes.share(length_batches(windows, BATCH_TOKENS)):
-            batch = collate([windows[index] for index in indices], model.device)
-            states = body(model, batch)
-            for row, index in enumerate(indices):
-                places = batch["positions"][batch["positions"][:, 0] == row, 1]
-                hidden[index] = states[row, places].cpu()
-        for some in processes.gather(hidden):
-            hidden |= some
-        return cls([hidden[index] for index in range(len(windows))], head.frozen())
+        compared = 0 if target is None or batch is None else len(batch["labels"])
+        compared = compared if num_target is None else num_target
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the kept hidden states (the frozen head apart)."""
-        return sum(states.numel() * states.element_size() for states in self.hidden)
+        def infer() -> tuple[Tensor, Tensor]:
+            logits = logits_at(model, head, windows)
+            overwrite = head is not None and head.is_linear
+            labels = windows["labels"]
+            return functional.label_log_probs(logits, labels, target, compared, overwrite=overwrite)
 
-    def logits(self, indices: Sequence[int], batch: Tensors) -> Callable[[slice], Tensor]:
-        """A function giving the target's logits at a slice of the batch's label positions.
-
-        Args:
-            indices: Which of the windows the batch holds, in the batch's order.
-            batch: The batch, needed only where the whole model has to be asked.
-        """
-        device = batch["input_ids"].device
-        if self.head is None:
-            with torch.no_grad(), without_adapters(self.model):
-                whole = logits_at(self.model, None, batch)
-            return lambda rows: whole[rows]
-        head = self.head
-        states = torch.cat([self.hidden[index] for index in indices]).to(device)
-
-        # Asked again in the backward pass, which runs outside the forward's autocast: the gradient
-        # must be that of the divergence that was told.
-        enabled = torch.is_autocast_enabled(device.type)
-        dtype = torch.get_autocast_dtype(device.type)
-
-        def of_rows(rows: slice) -> Tensor:
-            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=enabled):
-                return head(states[rows])
-
-        return of_rows
+        log_probs, kl = sharding.inside(model, infer, calls_model=head is None)
+        parts = log_probs, kl, windows["owner"][windows["positions"][:, 0]]
+    return Likelihoods(*map(processes.gather_rows, parts))
 
 
-def body(model: Any, batch: Tensors) -> Tensor:
+def unlabelled(device: torch.device) -> Tensors:
+    """A batch of one window without a label: it goes forward and backward and changes nothing."""
+    return collate([Window(0, "", np.zeros(2, np.int64), np.zeros(1, bool), 1)], device)
+
+
+def body(model: PreTrainedModel, batch: Tensors) -> Tensor:
     """Last hidden states (B, T, D), behind the final norm: what the output head takes."""
     return model.base_model(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
     )[0]
 
 
-def logits_at(model: Any, head: OutputHead | None, batch: Tensors) -> Tensor:
+def logits_at(model: PreTrainedModel, head: OutputHead | None, batch: Tensors) -> Tensor:
     """Logits (N, V) at the batch's label positions only."""
     window, position = batch["positions"].unbind(-1)
     if head is not None:
@@ -162,96 +122,127 @@ def logits_at(model: Any, head: OutputHead | None, batch: Tensors) -> Tensor:
     return logits[window, position]
 
 
-def label_log_probs(
-    model: Any,
-    head: OutputHead | None,
-    batch: Tensors | None,
-    target: Callable[[slice], Tensor] | None = None,
-    num_target: int = 0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability, KL from the target and owner of each label of all processes' batches, (N,).
+@torch.no_grad()
+def rows_of_windows(
+    model: PreTrainedModel, windows: Sequence[Window], infer: Callable[[Tensors], Tensor]
+) -> list[Tensor]:
+    """What `infer` gives at the label positions of each window, (N_window, ...) on the CPU.
+
+    Every process has a share of the batches, so the model must not be sharded yet.
 
     Args:
-        batch: This process's share; None where it has none. A sharded model is asked all the same.
-        target: Gives the target's logits of the first `num_target` label positions.
+        infer: Gives a row for each label position of a batch.
     """
-    device = sharding.device_of(model)
-    if batch is None and not sharding.is_sharded(model):
-        nothing = torch.zeros(0, device=device)
-        log_probs, kl, owner = nothing, nothing, nothing.long()
-    else:
-        batch = _no_labels(device) if batch is None else batch
-        log_probs, kl = _ask_labels(model, head, batch, target, num_target)
-        owner = batch["owner"][batch["positions"][:, 0]]
-    return tuple(map(processes.gather_rows, (log_probs, kl, owner)))  # type: ignore[return-value]
+    found: dict[int, Tensor] = {}
+    for indices in processes.share(length_batches(windows, BATCH_TOKENS)):
+        batch = collate([windows[index] for index in indices], model.device)
+        rows_N = infer(batch)
+        for place, index in enumerate(indices):
+            found[index] = rows_N[batch["positions"][:, 0] == place].cpu()
+    return processes.in_order(found)
 
 
-def _ask_labels(
-    model: Any,
-    head: OutputHead | None,
-    batch: Tensors,
-    target: Callable[[slice], Tensor] | None,
-    num_target: int,
-) -> tuple[Tensor, Tensor]:
-    def ask() -> tuple[Tensor, Tensor]:
-        return functional.label_log_probs(
-            logits_at(model, head, batch),
-            batch["labels"],
-            target,
-            num_target,
-            overwrite=head is not None and head.is_linear,
-        )
+class TargetDistribution:
+    """What the target model predicts at the scored positions of some windows.
 
-    return ask() if head is None else sharding.inside(model, ask)
+    Args:
+        hidden: For each window the hidden states of its label positions (N_window, D), on the CPU.
+        head: The target model's output head, frozen; None when its logits are not reproduced by
+            one, and then `model` is run again every time.
+        model: A frozen copy of the target model, only where there is no head; the model itself
+            where it has adapters, with which off it is the target.
+    """
 
+    def __init__(
+        self,
+        hidden: Sequence[Tensor],
+        head: OutputHead | None,
+        model: PreTrainedModel | None = None,
+    ) -> None:
+        self.hidden, self.head, self.model = hidden, head, model
 
-def _no_labels(device: torch.device) -> Tensors:
-    """A batch of one window without a label: it goes forward and backward and changes nothing."""
-    one, none = torch.zeros(1, 2, dtype=torch.long), torch.zeros(0, 2, dtype=torch.long)
-    batch = {
-        "input_ids": one,
-        "attention_mask": torch.ones_like(one),
-        "positions": none,
-        "labels": none[:, 0],
-        "owner": one[:, 0],
-    }
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    @classmethod
+    def of(cls, model: PreTrainedModel, windows: Sequence[Window]) -> TargetDistribution:
+        """The distributions of `model` as it is now, whatever is done to it later.
 
+        It must not be sharded yet.
+        """
+        head = output_head(model)
+        if head is None:
+            shared = has_adapters(model) and not sharding.wanted()
+            frozen = model if shared else copy.deepcopy(model).requires_grad_(False)
+            return cls((), None, frozen.eval())
 
-Batch = Mapping[str, Tensors | None]
+        def states(batch: Tensors) -> Tensor:
+            window, position = batch["positions"].unbind(-1)
+            return body(model, batch)[window, position]
+
+        return cls(rows_of_windows(model, windows, states), head.frozen())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the kept hidden states (the frozen head apart)."""
+        return sum(states.numel() * states.element_size() for states in self.hidden)
+
+    def logits(self, indices: Sequence[int], batch: Tensors) -> TargetLogits:
+        """A function giving the target's logits at a slice of the batch's label positions.
+
+        Args:
+            indices: Which of the windows the batch holds, in the batch's order.
+            batch: The batch, needed only where the whole model has to be run.
+        """
+        device = batch["input_ids"].device
+        if self.head is None:
+            assert self.model is not None
+            with torch.no_grad(), without_adapters(self.model):
+                whole = logits_at(self.model, None, batch)
+            return lambda rows: whole[rows]
+        head = self.head
+        states = torch.cat([self.hidden[index] for index in indices]).to(device)
+
+        # Called again in the backward pass, which runs outside the forward's autocast: the gradient
+        # must be that of the divergence that was reported.
+        enabled = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type)
+
+        def of_rows(rows: slice) -> Tensor:
+            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=enabled):
+                return head(states[rows])
+
+        return of_rows
 
 
 class Reference(Protocol):
-    """What the reference model says of the windows of one step."""
+    """What the reference model gives for the windows of one step."""
 
     def log_probs(self, name: str) -> Tensor:
         """Log p of each label of a set, (N,) in nats, in the order of `Likelihoods`."""
         ...
 
-    def logits(self, name: str) -> Callable[[slice], Tensor]:
+    def logits(self, name: str) -> TargetLogits:
         """Gives the logits at a slice of the label positions of this process's share."""
         ...
 
 
-class AskedReference:
-    """A frozen model that is asked at every step: for a loss in a loop of one's own."""
+class FrozenReference:
+    """A frozen model that runs at every step: for a loss in a loop of one's own."""
 
-    def __init__(self, model: Any, batch: Batch) -> None:
+    def __init__(self, model: PreTrainedModel, batch: Batch) -> None:
         self.model, self.batch = model, batch
 
     def log_probs(self, name: str) -> Tensor:
         with torch.no_grad(), without_adapters(self.model):
             return likelihoods(self.model, self.batch[name]).log_probs
 
-    def logits(self, name: str) -> Callable[[slice], Tensor]:
+    def logits(self, name: str) -> TargetLogits:
         batch = self.batch[name]
         if batch is None:
             return _nothing
-        return TargetDistribution([], None, self.model).logits((), batch)
+        return TargetDistribution((), None, self.model).logits((), batch)
 
 
 class KeptReference:
-    """Answers of the target model on whole sets, from which those of a step are taken."""
+    """What the target model gave for whole sets, from which that for a step is taken."""
 
     def __init__(
         self,
@@ -263,25 +254,39 @@ class KeptReference:
 
     @classmethod
     def of(
-        cls, model: Any, sets: Mapping[str, Sequence[Window]], asked: Mapping[str, str]
+        cls, model: PreTrainedModel, sets: Mapping[str, Sequence[Window]], needs: Mapping[str, str]
     ) -> KeptReference:
-        """Ask the model as it is now, whatever is done to it later; it must not be sharded yet.
+        """That of the model as it is now, whatever is done to it later.
+
+        It must not be sharded yet.
 
         Args:
             sets: The windows of each set that steps will draw from.
-            asked: What the loss asks on which set: "log_probs" of its labels, or "logits" of all
+            needs: What the loss needs of which set: "log_probs" of its labels, or "logits" of all
                 tokens at each label position.
         """
-        wanted = {name: sets[name] for name, kind in asked.items() if kind == "log_probs"}
-        spread = {name: sets[name] for name, kind in asked.items() if kind == "logits"}
+        head = output_head(model)
+
+        def log_probs(batch: Tensors) -> Tensor:
+            # Not through `likelihoods`, which gathers: every process has other windows here.
+            return functional.label_log_probs(logits_at(model, head, batch), batch["labels"])[0]
+
         return cls(
-            {name: _ask_log_probs(model, windows) for name, windows in wanted.items()},
-            {name: TargetDistribution.of(model, windows) for name, windows in spread.items()},
+            {
+                name: rows_of_windows(model, sets[name], log_probs)
+                for name, kind in needs.items()
+                if kind == "log_probs"
+            },
+            {
+                name: TargetDistribution.of(model, sets[name])
+                for name, kind in needs.items()
+                if kind == "logits"
+            },
             model.device,
         )
 
     def at(self, places: Mapping[str, Sequence[int]], batch: Batch) -> Reference:
-        """The answers on a step's windows.
+        """That for a step's windows.
 
         Args:
             places: Which windows of each set the step has, over all processes.
@@ -294,42 +299,26 @@ class _StepReference:
         self, kept: KeptReference, places: Mapping[str, Sequence[int]], batch: Batch
     ) -> None:
         self.kept, self.batch = kept, batch
-        self.mine = {name: processes.share(some) for name, some in places.items()}
+        self.mine = {name: processes.share(indices) for name, indices in places.items()}
 
     def log_probs(self, name: str) -> Tensor:
         kept = self.kept.kept_log_probs[name]
-        found = [kept[place] for place in self.mine[name]]
-        rows = torch.cat(found) if found else torch.zeros(0)
+        rows = torch.cat([torch.zeros(0), *(kept[place] for place in self.mine[name])])
         return processes.gather_rows(rows.to(self.kept.device))
 
-    def logits(self, name: str) -> Callable[[slice], Tensor]:
+    def logits(self, name: str) -> TargetLogits:
         batch = self.batch[name]
         if batch is None:
             return _nothing
         return self.kept.kept_logits[name].logits(self.mine[name], batch)
 
 
-def asked_of(reference: Any, batch: Batch) -> Reference:
-    """The reference as a loss asks it: as it is, or a frozen model made one."""
-    return AskedReference(reference, batch) if isinstance(reference, nn.Module) else reference
+def asked_of(reference: PreTrainedModel | Reference, batch: Batch) -> Reference:
+    """The reference as a loss uses it: as it is, or a frozen model made one."""
+    if isinstance(reference, nn.Module):
+        return FrozenReference(cast("PreTrainedModel", reference), batch)
+    return reference
 
 
 def _nothing(rows: slice) -> Tensor:
     raise AssertionError(f"this process has no windows, so nothing asks for logits of {rows}")
-
-
-@torch.no_grad()
-def _ask_log_probs(model: Any, windows: Sequence[Window]) -> list[Tensor]:
-    """Log p of the labels of each window, on the CPU."""
-    found: dict[int, Tensor] = {}
-    head = known_head(model)
-    for indices in processes.share(length_batches(windows, BATCH_TOKENS)):
-        batch = collate([windows[index] for index in indices], model.device)
-        # Not through `likelihoods`, which gathers: every process has other windows here.
-        logits = logits_at(model, head, batch)
-        log_probs, _ = functional.label_log_probs(logits, batch["labels"])
-        for row, index in enumerate(indices):
-            found[index] = log_probs[batch["positions"][:, 0] == row].cpu()
-    for some in processes.gather(found):
-        found |= some
-    return [found[index] for index in range(len(windows))]

@@ -19,10 +19,9 @@ from unlearner import functional, processes
 from unlearner.data.batches import Tensors, join, owners, share_of
 from unlearner.data.windows import Window
 from unlearner.functional import TargetLogits
-from unlearner.inference.reference import TargetDistribution, label_log_probs
+from unlearner.inference.reference import TargetDistribution, likelihoods
 from unlearner.methods.base import Method
 from unlearner.models import sharding
-from unlearner.models.heads import OutputHead, output_head
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.training.data import UnlearningData
@@ -144,12 +143,11 @@ class ICU(Method):
         if isinstance(reference, nn.Module):
             frozen = TargetDistribution([], None, reference)
             reference = frozen.logits((), batch["analogous"])
-        return self._terms(model, output_head(model), batch, reference, None)
+        return self._terms(model, batch, reference, None)
 
     def _terms(
         self,
         model: PreTrainedModel,
-        head: OutputHead | None,
         batch: Mapping[str, Tensors],
         target: TargetLogits,
         bound: float | None,
@@ -157,13 +155,12 @@ class ICU(Method):
         kept, forget = batch["analogous"], batch.get("forget")
         both = kept if forget is None else join(kept, forget)
         num_kept, num_records = int(kept["owner"].max()) + 1, int(both["owner"].max()) + 1
-        labels = label_log_probs(model, head, both, target, len(kept["labels"]))
+        labels = likelihoods(model, both, target, len(kept["labels"]))
         return self._weigh(labels, num_kept, num_records, bound)
 
     def _step(
         self,
         model: PreTrainedModel,
-        head: OutputHead | None,
         kept: Sequence[Window],
         forget: Sequence[Window],
         target: Callable[[Sequence[int], Tensors], TargetLogits],
@@ -181,7 +178,7 @@ class ICU(Method):
         elif second:
             both = second | {"owner": second["owner"] + num_kept}
         logits, num_target = (target(mine, first), len(first["labels"])) if first else (None, 0)
-        labels = label_log_probs(model, head, both, logits, num_target)
+        labels = likelihoods(model, both, logits, num_target)
         return self._weigh(labels, num_kept, num_records, bound)
 
     def _weigh(
@@ -191,7 +188,7 @@ class ICU(Method):
         num_records: int,
         bound: float | None,
     ) -> dict[str, Tensor]:
-        """The terms, from what `label_log_probs` gives of kept and then of forget records."""
+        """The terms, from what `likelihoods` gives of kept and then of forget records."""
         log_probs, kl, owner = labels
         loss_R = functional.mean_per_record(-log_probs, owner, num_records)
         kl_R = functional.mean_per_record(kl, owner, num_records)
@@ -256,7 +253,6 @@ class ICU(Method):
 
         Returns each term's mean over the steps that logged it.
         """
-        head = output_head(model)
         bound = data.level.loss if self.forget_bound != "none" else None
         logged: dict[str, list[float]] = defaultdict(list)
         for records in self._batches(active, len(data.forget), trainer.generator):
@@ -268,7 +264,7 @@ class ICU(Method):
             forget = data.forget.windows_of(records)
 
             logits = partial(_target_logits, target, indices)
-            loss = partial(self._step, model, head, kept, forget, logits, bound)
+            loss = partial(self._step, model, kept, forget, logits, bound)
             # A lone record's term would be its own loss, which no file of a run may hold.
             private = ("forget",) if len(records) == 1 else ()
             for name, value in trainer.step(loss, private=private).items():

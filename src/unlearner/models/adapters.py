@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from peft import LoraConfig
@@ -19,9 +19,12 @@ from peft.tuners.lora import LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from unlearner.models import sharding
+
+Weights = dict[str, torch.Tensor]
 
 ADAPTER = "default"
 
@@ -29,7 +32,7 @@ ADAPTER = "default"
 CONFIG_FILE, WEIGHTS_FILE, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model"
 
 
-def attach(model: Any, rank: int, alpha: float | None) -> LoraModel:
+def attach(model: nn.Module, rank: int, alpha: float | None) -> LoraModel:
     r"""Put adapters on every linear layer and freeze the rest; returns their handle.
 
     .. math:: W x \to W x + \frac{\alpha}{r} B A x
@@ -55,9 +58,9 @@ def attach(model: Any, rank: int, alpha: float | None) -> LoraModel:
         return LoraModel(model, config, ADAPTER)
 
 
-def linear_layers(model: Any) -> list[str]:
+def linear_layers(model: nn.Module) -> list[str]:
     """The names of the layers that get an adapter."""
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     return [
         name
         for name, module in model.named_modules()
@@ -65,13 +68,13 @@ def linear_layers(model: Any) -> list[str]:
     ]
 
 
-def has_adapters(model: Any) -> bool:
+def has_adapters(model: nn.Module) -> bool:
     """Whether the model is trained by adapters."""
     return any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
 @contextmanager
-def without_adapters(model: Any) -> Iterator[None]:
+def without_adapters(model: nn.Module) -> Iterator[None]:
     """The target model for as long as the block runs: adapters and dropout off."""
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     trained = model.training
@@ -86,9 +89,9 @@ def without_adapters(model: Any) -> Iterator[None]:
         model.train(trained)
 
 
-def merge(adapter: LoraModel) -> Any:
+def merge(adapter: LoraModel) -> PreTrainedModel:
     """The ordinary model with W + alpha / r B A for W; its weights can be trained again."""
-    model = adapter.merge_and_unload()
+    model = cast("PreTrainedModel", adapter.merge_and_unload())
     if hasattr(model, "peft_config"):  # or saving would write an adapter
         del model.peft_config
     return model.requires_grad_(True)
@@ -115,42 +118,42 @@ def save_adapter(adapter: LoraModel, base: str, folder: Path) -> None:
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
-def trained_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Copies on the CPU of what training changes, by name; of a sharded model, see `collect`."""
-    return collect(model, {name: sharding.own(some) for name, some in _trained(model).items()})
+def trained_weights(model: nn.Module) -> Weights:
+    """Copies on the CPU of what training changes, by name; see `whole_weights`."""
+    return whole_weights(model, {name: sharding.own(weight) for name, weight in _trained(model)})
 
 
-def set_weights(model: Any, weights: dict[str, torch.Tensor]) -> None:
+def set_weights(model: nn.Module, weights: Weights) -> None:
     """Put such copies back."""
     set_own_weights(model, parts(model, weights))
 
 
-def own_weights(model: Any) -> dict[str, torch.Tensor]:
+def own_weights(model: nn.Module) -> Weights:
     """Copies on the CPU of what this process has of them: all but for a sharded model."""
-    return {name: sharding.own(some).cpu().clone() for name, some in _trained(model).items()}
+    return {name: sharding.own(weight).cpu().clone() for name, weight in _trained(model)}
 
 
-def set_own_weights(model: Any, weights: dict[str, torch.Tensor]) -> None:
+def set_own_weights(model: nn.Module, weights: Weights) -> None:
     """Put such copies back."""
     parameters = dict(model.named_parameters())
     for name, tensor in weights.items():
         sharding.own(parameters[name]).copy_(tensor)
 
 
-def collect(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def whole_weights(model: nn.Module, weights: Weights) -> Weights:
     """Whole weights of what every process has its own of; of a sharded model in the main process.
 
     The others get tensors without numbers.
     """
     parameters = dict(model.named_parameters())
-    return {name: sharding.collect(parameters[name], some) for name, some in weights.items()}
+    return {name: sharding.collect(parameters[name], mine) for name, mine in weights.items()}
 
 
-def parts(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def parts(model: nn.Module, weights: Weights) -> Weights:
     """What this process has of whole weights."""
     parameters = dict(model.named_parameters())
-    return {name: sharding.part(parameters[name], some) for name, some in weights.items()}
+    return {name: sharding.part(parameters[name], whole) for name, whole in weights.items()}
 
 
-def _trained(model: Any) -> dict[str, Any]:
-    return {name: some for name, some in model.named_parameters() if some.requires_grad}
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]

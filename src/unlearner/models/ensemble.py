@@ -11,36 +11,34 @@ import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from unlearner import functional
 
+# In the folder of an ensemble; the weights of its shards lie in folders below it.
+ENSEMBLE_FILE = "ensemble.json"
 
-class ShardEnsemble(nn.Module):
+
+class ShardEnsemble(PreTrainedModel):
     """Classifiers of the same labels that were trained on different records.
 
-    It has what the rest of the package asks of a model: `forward`, `config`, `device` and
-    `save_pretrained`. Its configuration is that of the first shard but for the architecture.
+    Its configuration is that of the first shard but for the architecture.
 
     Args:
         shards: Of one architecture and with the same labels in the same order.
     """
 
-    def __init__(self, shards: Sequence[Any]) -> None:
-        super().__init__()
-        self.shards = nn.ModuleList(shards)
-        self.config = copy.deepcopy(shards[0].config)
-        self.config.architectures = [type(self).__name__]
+    # Whatever the shards compute attention by is in their configuration, and so in its own.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
+    def __init__(self, shards: Sequence[PreTrainedModel]) -> None:
+        super().__init__(copy.deepcopy(shards[0].config))
+        self.shards = nn.ModuleList(shards)
+        self.config.architectures = [type(self).__name__]
 
     def forward(
         self,
@@ -55,9 +53,9 @@ class ShardEnsemble(nn.Module):
         logits_S = torch.stack([shard(**inputs).logits for shard in self.shards])
         return SequenceClassifierOutput(logits=functional.average_predictions(logits_S))  # type: ignore
 
-    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, *_: object, **options: object) -> None:  # type: ignore[override]
         """Write each shard as an ordinary model into a folder of its own, and which they are."""
-        folder = Path(folder)
+        folder = Path(save_directory)
         names = [f"shard-{number}" for number in range(len(self.shards))]
         for name, shard in zip(names, self.shards, strict=True):
             shard.save_pretrained(folder / name, **options)  # type: ignore[operator]
@@ -74,28 +72,14 @@ class ShardEnsembleForTokenClassification(ShardEnsemble):
     """An ensemble that gives every token a tag."""
 
 
-KINDS: dict[str, tuple[type[ShardEnsemble], Any]] = {
-    "sequence-classification": (
-        ShardEnsembleForSequenceClassification,
-        AutoModelForSequenceClassification,
-    ),
-    "token-classification": (
-        ShardEnsembleForTokenClassification,
-        AutoModelForTokenClassification,
-    ),
-}
-
-
-def make_ensemble(shards: Sequence[Any], family: str) -> ShardEnsemble:
+def make_ensemble(shards: Sequence[PreTrainedModel], family: str) -> ShardEnsemble:
     """The ensemble of some shards of a family."""
-    return KINDS[family][0](shards).eval()
+    tags = family == "token-classification"
+    kind = ShardEnsembleForTokenClassification if tags else ShardEnsembleForSequenceClassification
+    return kind(shards).eval()
 
 
-# In the folder of several models that answer as one; their weights lie in folders below it.
-ENSEMBLE_FILE = "ensemble.json"
-
-
-def takes(model: Any, argument: str) -> bool:
+def takes(model: nn.Module, argument: str) -> bool:
     """Whether the model's forward has an argument of this name."""
     return argument in _forward_arguments(type(model))
 

@@ -1,19 +1,20 @@
-"""A classifier in two parts: the vectors that its head's last linear map reads, and the logits.
+"""A model in two parts: its body, and the linear map from the body's vectors to the logits.
 
-B examples, T tokens, N labelled positions, C classes, D features.
+B examples, T tokens, N labelled positions, R rows of any kind, C classes, D features.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from unlearner import functional, processes
 from unlearner.data.batches import Tensors
@@ -40,7 +41,7 @@ class Encoded(NamedTuple):
 
 
 class Classifier:
-    """Asks a sequence or token classifier for logits and features at the labelled positions.
+    """Logits and features of a sequence or token classifier at the labelled positions.
 
     The features are what the last linear map of the head reads: the pooler's output of BERT, the
     dense layer's of RoBERTa, DistilBERT and ELECTRA, a word's hidden state of a tagger. Which map
@@ -56,9 +57,10 @@ class Classifier:
         UserError: The logits are not the output of one linear map.
     """
 
-    def __init__(self, model: Any, vector: Vector = "head") -> None:
+    def __init__(self, model: nn.Module, vector: Vector = "head") -> None:
         self.model, self.vector = model, vector
-        self.bare = getattr(model, "module", model)  # as data-parallel training wraps it
+        # Data-parallel training wraps it.
+        self.bare: PreTrainedModel = getattr(model, "module", model)
         self.tags = type(self.bare).__name__.endswith("ForTokenClassification")
         self.shards: list[Classifier] = []
         if isinstance(self.bare, ShardEnsemble):
@@ -72,22 +74,20 @@ class Classifier:
         An ensemble's features are those of its shards side by side.
         """
         if self.shards:
-            said, features = zip(*(shard(batch) for shard in self.shards), strict=True)
-            return functional.average_predictions(torch.stack(said)), torch.cat(features, -1)
-        read: list[Tensor] = []
-        hidden: list[Tensor] = []
-        hooks = [self.linear.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))]
-        if self.vector != "head":
+            logits, features = zip(*(shard(batch) for shard in self.shards), strict=True)
+            return functional.average_predictions(torch.stack(logits)), torch.cat(features, -1)
+        seen: list[Tensor] = []
+        if self.vector == "head" or self.tags:
+            hook = self.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        else:
             body = self.bare.base_model
-            hooks.append(body.register_forward_hook(lambda _, __, out: hidden.append(out[0])))
+            hook = body.register_forward_hook(lambda _, __, out: seen.append(out[0]))
         try:
             logits = self.model(**self._inputs(batch)).logits
         finally:
-            for hook in hooks:
-                hook.remove()
-        if self.vector == "head" or self.tags:
-            return self._pick(logits, batch), self._pick(read[-1], batch)
-        return self._pick(logits, batch), self._pooled(hidden[-1], batch)
+            hook.remove()
+        pick = self._pick if self.vector == "head" or self.tags else self._pooled
+        return self._pick(logits, batch), pick(seen[-1], batch)
 
     def encode(self, examples: Sequence[Example], views: int = 1) -> Encoded:
         """Logits, features and labels of some examples, each `views` times, in groups of a length.
@@ -114,7 +114,7 @@ class Classifier:
     def _groups(self, examples: Sequence[Example], process: int) -> list[list[int]]:
         """A process's share of the examples, by index, in groups of similar length."""
         mine = processes.share(range(len(examples)), process)
-        groups = length_groups([len(examples[index]) for index in mine]) if mine else []
+        groups = length_groups([len(examples[index]) for index in mine])
         return [[mine[place] for place in group] for group in groups]
 
     def _encode_share(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
@@ -125,17 +125,14 @@ class Classifier:
             for group in self._groups(examples, processes.rank())
         ]
         if not found:
-            widths = (self.bare.config.num_labels, self._num_features())
-            found = [tuple(torch.zeros(0, width, device=device) for width in widths)]
+            hidden = self.bare.config.get_text_config().hidden_size
+            width = self.linear.in_features if self.vector == "head" or self.tags else hidden
+            sizes = (len(self.bare.config.id2label or {}), width)
+            found = [tuple(torch.zeros(0, size, device=device) for size in sizes)]
         logits, features = (torch.cat(parts) for parts in zip(*found, strict=True))
         if processes.count() == 1:
             return logits, features
         return logits.float(), features.float()  # one without a share has no lower precision
-
-    def _num_features(self) -> int:
-        if self.vector == "head" or self.tags:
-            return int(self.linear.weight.shape[1])  # type: ignore[union-attr]
-        return int(self.bare.config.get_text_config().hidden_size)
 
     def _inputs(self, batch: Tensors) -> Tensors:
         names = ["input_ids", "attention_mask"]
@@ -162,21 +159,22 @@ class Classifier:
         return (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)
 
 
-def _last_linear(model: Any) -> nn.Module:
-    """The linear map whose output the logits are, found once by asking about a few tokens."""
+def _last_linear(model: PreTrainedModel) -> nn.Linear:
+    """The linear map whose output the logits are, found once on a few tokens."""
     known = _KNOWN_LINEAR.get(model)
     if any(module is known for module in model.modules()):  # not where adapters have come or gone
         return _KNOWN_LINEAR[model]
-    candidates: list[Any] = [
-        module
+    names = model.config.id2label or {}
+    candidates = [
+        cast("nn.Linear", module)  # a tuner layer is one with an adapter beside it
         for module in model.modules()
-        if isinstance(module, (nn.Linear, BaseTunerLayer))  # the latter has an adapter beside it
-        and getattr(module, "out_features", 0) == model.config.num_labels
+        if isinstance(module, (nn.Linear, BaseTunerLayer))
+        and getattr(module, "out_features", 0) == len(names)
     ]
-    said: dict[nn.Module, Tensor] = {}
+    outputs: dict[nn.Linear, Tensor] = {}
 
-    def keep(module: nn.Module, _: Any, output: Tensor) -> None:
-        said[module] = output
+    def keep(module: nn.Linear, _: object, output: Tensor) -> None:
+        outputs[module] = output
 
     hooks = [module.register_forward_hook(keep) for module in candidates]
     trained = model.training
@@ -190,9 +188,9 @@ def _last_linear(model: Any) -> nn.Module:
         model.train(trained)
         for hook in hooks:
             hook.remove()
-    for module, output in reversed(said.items()):
+    for module, output in reversed(outputs.items()):
         same = output if output.shape == logits.shape else output[:, -1]
-        # Damaged weights give NaN, which is told where the answers are looked at.
+        # Damaged weights give NaN, which is reported where the answers are scored.
         near = {"rtol": 1e-4, "atol": 1e-5, "equal_nan": True}
         if same.shape == logits.shape and torch.allclose(same, logits, **near):
             _KNOWN_LINEAR[model] = module
@@ -206,19 +204,19 @@ def _last_linear(model: Any) -> nn.Module:
 def length_groups(lengths: Sequence[int]) -> list[list[int]]:
     """Indices in groups of similar length: split as long as that saves more than a pass costs."""
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    return _split(order, lengths)
+    return _split_group(order, lengths) if order else []
 
 
-def _split(order: list[int], lengths: Sequence[int]) -> list[list[int]]:
+def _split_group(order: list[int], lengths: Sequence[int]) -> list[list[int]]:
     longest = lengths[order[-1]]
     saved = [cut * (longest - lengths[order[cut - 1]]) for cut in range(1, len(order))]
     if not saved or max(saved) <= PASS_TOKENS:
         return [order]
     cut = saved.index(max(saved)) + 1
-    return [*_split(order[:cut], lengths), *_split(order[cut:], lengths)]
+    return [*_split_group(order[:cut], lengths), *_split_group(order[cut:], lengths)]
 
 
-def padding_id(model: Any) -> int:
+def padding_id(model: PreTrainedModel) -> int:
     """The token that fills up a batch; some models find a text's end by it."""
     padding = model.config.get_text_config().pad_token_id
     return 0 if padding is None else int(padding)
@@ -228,8 +226,8 @@ def padding_id(model: Any) -> int:
 # same pages again; above it every part would be given new ones.
 LOGITS_BYTES = 24 << 20
 
-# Of each model that is alive, what `output_head` has found.
-_KNOWN_HEADS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+# Of each model that is alive, what `output_head` has found: a loss needs it at every step.
+_KNOWN_HEADS: WeakKeyDictionary[nn.Module, OutputHead | None] = WeakKeyDictionary()
 
 
 class OutputHead(nn.Module):
@@ -267,12 +265,18 @@ class OutputHead(nn.Module):
         return copy.deepcopy(self).requires_grad_(False)
 
 
-def output_head(model: Any) -> OutputHead | None:
+def output_head(model: PreTrainedModel) -> OutputHead | None:
     """The model's output head, or None where its logits are not reproduced by one.
 
     What stands between the linear map and the logits differs between architectures, so the head is
     believed only after it has given the model's own logits on a few tokens.
     """
+    if model not in _KNOWN_HEADS:
+        _KNOWN_HEADS[model] = _find_head(model)
+    return _KNOWN_HEADS[model]
+
+
+def _find_head(model: PreTrainedModel) -> OutputHead | None:
     linear = model.get_output_embeddings()
     if linear is None:
         return None
@@ -296,13 +300,6 @@ def output_head(model: Any) -> OutputHead | None:
         return None
     same = found.shape == logits.shape and torch.allclose(found, logits, rtol=1e-4, atol=1e-5)
     return head if same else None
-
-
-def known_head(model: Any) -> OutputHead | None:
-    """`output_head`, looked for once for each model: a loss asks for it at every step."""
-    if model not in _KNOWN_HEADS:
-        _KNOWN_HEADS[model] = output_head(model)
-    return _KNOWN_HEADS[model]
 
 
 def logits_in_parts(states_RD: Tensor, head: OutputHead | None) -> Iterator[Tensor]:

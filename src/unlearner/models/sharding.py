@@ -11,15 +11,25 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 
 from unlearner import processes
 from unlearner.errors import UserError
 
 Item = TypeVar("Item")
+Model = TypeVar("Model", bound=nn.Module)
 
 # Names of what is put on a sharded model.
 INSIDE, DEVICE = "_unlearner_inside", "_unlearner_device"
@@ -43,7 +53,7 @@ def check_family(family: str) -> None:
         )
 
 
-def shard(model: Any, device: torch.device) -> None:
+def shard(model: nn.Module, device: torch.device) -> None:
     """Divide the model's parameters among the processes, block by block.
 
     With FSDP_OFFLOAD_PARAMS=true the parts stay in the machine's memory.
@@ -51,14 +61,6 @@ def shard(model: Any, device: torch.device) -> None:
     Raises:
         UserError: This version of torch cannot sum gradients, only average them.
     """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import (
-        CPUOffloadPolicy,
-        FSDPModule,
-        fully_shard,
-        register_fsdp_forward_method,
-    )
-
     if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
         raise UserError(
             f"accelerate launch --use_fsdp: torch {torch.__version__} cannot sum the gradients of "
@@ -79,13 +81,9 @@ def shard(model: Any, device: torch.device) -> None:
         if isinstance(module, FSDPModule):  # each has its share of one loss: gradients add up
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-    setattr(model, INSIDE, _call)
+    setattr(model, INSIDE, lambda function: function())
     register_fsdp_forward_method(model, INSIDE)
     setattr(model, DEVICE, device)
-
-
-def _call(function: Callable[[], Item]) -> Item:
-    return function()
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -97,30 +95,30 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return list(lists[sizes.index(max(sizes))])
 
 
-def is_sharded(model: Any) -> bool:
+def is_sharded(model: nn.Module | None) -> bool:
     """Whether this process has but a part of the model."""
     return hasattr(model, INSIDE)
 
 
-def device_of(model: Any) -> torch.device:
+def device_of(model: PreTrainedModel) -> torch.device:
     """Where the model computes; the parts of a sharded one may be kept elsewhere."""
     return getattr(model, DEVICE, None) or model.device
 
 
-def inside(model: Any, function: Callable[[], Item]) -> Item:
-    """What a function gives that asks for parts of the model without calling it: body or head.
+def inside(model: nn.Module, function: Callable[[], Item], *, calls_model: bool = False) -> Item:
+    """What a function gives that runs parts of the model without calling it: body or head.
 
-    Weights outside the blocks are whole while it runs. It must not call the model itself.
+    Weights outside the blocks are whole while it runs.
+
+    Args:
+        calls_model: It calls the model itself, which must not happen inside: it is run as it is.
     """
-    return getattr(model, INSIDE)(function) if is_sharded(model) else function()
+    if calls_model or not is_sharded(model):
+        return function()
+    return getattr(model, INSIDE)(function)
 
 
-def share(model: Any, items: Iterable[Item]) -> list[Item]:
-    """The items about which this process has to ask the model: of a sharded one all."""
-    return list(items) if is_sharded(model) else processes.share(items)
-
-
-def agree(model: Any, value: Item) -> Item:
+def agree(model: nn.Module | None, value: Item) -> Item:
     """The main process's value where the next forward pass of a sharded model depends on it.
 
     A last bit that differs between two accelerators must not make them go different ways, on which
@@ -130,56 +128,50 @@ def agree(model: Any, value: Item) -> Item:
         return value
     if not isinstance(value, Tensor):
         return processes.from_main(value)
-    told: Any = value.to(device_of(model)).contiguous()
-    distributed.broadcast(told, src=0)
-    return told
+    tensor = value.to(getattr(model, DEVICE)).contiguous()
+    distributed.broadcast(tensor, src=0)
+    return cast("Item", tensor)
 
 
 # Tensors
 
 
-def is_part(tensor: Tensor) -> bool:
-    """Whether this process has but a part of the tensor."""
-    return hasattr(tensor, "to_local")
-
-
 def own(tensor: Tensor) -> Tensor:
     """This process's part of it, in its place; all of it where it is not sharded."""
-    return tensor.detach().to_local() if is_part(tensor) else tensor.detach()  # type: ignore
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
-def collect(like: Any, mine: Tensor) -> Tensor:
+def collect(like: Tensor, mine: Tensor) -> Tensor:
     """A copy on the CPU of what all have parts of; only the main process gets it, the others none.
 
     Args:
         like: A tensor that is laid out in the same way.
         mine: This process's part.
     """
-    if not is_part(like):
+    if not isinstance(like, DTensor):
         return mine.cpu().clone()
     whole = _laid_out(like, mine.to(like.device_mesh.device_type)).full_tensor()
     return whole.cpu().clone() if processes.is_main() else torch.empty(0)
 
 
-def part(like: Any, whole: Tensor) -> Tensor:
+def part(like: Tensor, whole: Tensor) -> Tensor:
     """This process's part of a whole tensor that is laid out as another one."""
-    if not is_part(like):
+    if not isinstance(like, DTensor):
         return whole
     parts = whole.chunk(processes.count())  # rows, as FSDP divides them
     return parts[processes.rank()] if processes.rank() < len(parts) else whole[:0]
 
 
-def as_part(like: Any, whole: Tensor) -> Any:
+def as_part(like: Tensor, whole: Tensor) -> Tensor:
     """A whole tensor divided as another one of its shape is; one of another shape is left whole."""
-    if not is_part(like) or whole.shape != like.shape:
+    if not isinstance(like, DTensor) or whole.shape != like.shape:
         return whole
     return _laid_out(like, part(like, whole).to(own(like).device).clone())
 
 
-def _laid_out(like: Any, mine: Tensor) -> Any:
-    from torch.distributed.tensor import DTensor
-
+def _laid_out(like: DTensor, mine: Tensor) -> DTensor:
     return DTensor.from_local(
         mine,
         like.device_mesh,
@@ -193,11 +185,11 @@ def _laid_out(like: Any, mine: Tensor) -> Any:
 @torch.no_grad()
 def clip_gradients(parameters: Sequence[Tensor], limit: float) -> float:
     """Scale gradients down to a norm, which is that of all parts together; returns what it was."""
-    if not any(map(is_part, parameters)):
+    sharded = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
+    if not sharded:
         return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
     gradients = gradients_of(parameters)
-    sharded: Any = next(parameter for parameter in parameters if is_part(parameter))
-    square = torch.zeros((), device=sharded.device_mesh.device_type)
+    square = torch.zeros((), device=sharded[0].device_mesh.device_type)
     for gradient in gradients:
         square += gradient.float().square().sum().to(square.device)
     distributed.all_reduce(square)
@@ -209,25 +201,25 @@ def clip_gradients(parameters: Sequence[Tensor], limit: float) -> float:
 
 def gradients_of(parameters: Iterable[Tensor]) -> list[Tensor]:
     """This process's parts of the gradients, in their place."""
-    return [own(some.grad) for some in parameters if some.grad is not None]
+    return [own(parameter.grad) for parameter in parameters if parameter.grad is not None]
 
 
 # The ordinary model
 
 
-def skeleton(module: Any) -> Any:
+def skeleton(module: Model) -> Model:
     """A copy of a model that is not yet sharded, whose weights take no memory and have no values.
 
     Its buffers, which are not sharded, are copied.
     """
-    memo: dict[int, Any] = {
-        id(some): nn.Parameter(torch.empty_like(some, device="meta"), some.requires_grad)
-        for some in module.parameters()
+    memo: dict[int, object] = {
+        id(weight): nn.Parameter(torch.empty_like(weight, device="meta"), weight.requires_grad)
+        for weight in module.parameters()
     }
     return copy.deepcopy(module, memo)
 
 
-def filled(bones: Any, model: Any) -> Any:
+def filled(bones: Model, model: nn.Module) -> Model:
     """The ordinary model on the main process's CPU; that of the others stays without weights.
 
     Args:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from unlearner.evaluation.intervals import evaluate_set
 from unlearner.inference.answers import ClassAnswer
-from unlearner.inference.classifier import ask
+from unlearner.inference.classifier import classify
 from unlearner.metrics import accuracy, f1_entity, loss, mia_loss_auc
 from unlearner.output import Json
 from unlearner.training.data import ClassifierData, DescentMethod, Remaining, passes
@@ -100,8 +100,8 @@ class Watch:
         """Evaluate the forget and the holdout set."""
         started = time.perf_counter()
         data = self.data
-        forget = ask(model, data.forget.examples, data.labels)
-        holdout = ask(model, data.holdout.examples, data.labels)
+        forget = classify(model, data.forget.examples, data.labels)
+        holdout = classify(model, data.holdout.examples, data.labels)
         own = self._figures(forget, data.forget.groups)
         other = self._figures(holdout, data.holdout.groups)
         against = evaluate_set(

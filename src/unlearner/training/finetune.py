@@ -21,7 +21,8 @@ from unlearner.data.labelled import Example, LabelledSet
 from unlearner.data.windows import TokenizedSet, Window
 from unlearner.errors import UserError
 from unlearner.evaluation.intervals import evaluate_set
-from unlearner.inference import classifier, language_model
+from unlearner.inference import language_model
+from unlearner.inference.classifier import classify
 from unlearner.metrics.base import Metric
 from unlearner.models import sharding
 from unlearner.models.loading import Loaded, load_causal_lm, load_with_new_head
@@ -153,7 +154,7 @@ def _goal_value(
     metric = until.definition
     if isinstance(records, LabelledSet):
         labels = Loaded(model, tokenizer, "").labels
-        answers = classifier.ask(model, records.examples, labels)
+        answers = classify(model, records.examples, labels)
     else:
         questions = language_model.Questions(
             continuations="all" if metric.needs == "continuations" else "none",

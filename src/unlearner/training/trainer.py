@@ -288,7 +288,7 @@ class Trainer:
             rates=rates,
             random=random,
             generator=self.generator.get_state(),
-            kept=adapters.collect(self.model, self.kept),
+            kept=adapters.whole_weights(self.model, self.kept),
         )
 
     def _go_on(self, state: State) -> None:
