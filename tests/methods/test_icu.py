@@ -72,7 +72,7 @@ def test_objective_and_gradient_equal_the_definition(architecture, bound):
     limit = float(np.mean([float(x) for window in forget for x in nll(model, window)]))
     batch = {"analogous": collate(kept), "forget": collate(forget)}
     target = TargetDistribution.of(reference, kept).logits([0, 1, 2], batch["analogous"])
-    terms = method._terms(model, output_head(model), batch, target, limit)
+    terms = method._terms(model, batch, target, limit)
     wanted = definition(model, reference, kept, forget, method, limit)
     assert float(sum(terms.values())) == pytest.approx(float(wanted), rel=1e-4, abs=1e-4)
     found = torch.autograd.grad(sum(terms.values()), list(model.parameters()), allow_unused=True)
@@ -105,7 +105,7 @@ def test_a_lone_record_pushes_no_harder_than_it_does_among_eight():
     def term(windows):
         batch = {"analogous": collate(kept), "forget": collate(windows)}
         logits = target.logits([0], batch["analogous"])
-        return float(method._terms(model, head, batch, logits, None)["forget"])
+        return float(method._terms(model, batch, logits, None)["forget"])
 
     assert sum(term([window]) for window in forget) == pytest.approx(term(forget), rel=1e-5)
 
@@ -117,7 +117,7 @@ def test_windows_of_one_record_count_as_one_record():
     forget = tokenized("f", (4, 9), 1, records=[0, 0]).windows
     batch = {"analogous": collate(kept), "forget": collate(forget)}
     target = TargetDistribution.of(model, kept).logits([0], batch["analogous"])
-    found = method._terms(model, output_head(model), batch, target, None)["forget"]
+    found = method._terms(model, batch, target, None)["forget"]
     tokens = [float(x) for window in forget for x in nll(model, window)]
     assert float(found) == pytest.approx(-sum(tokens) / (3 + 8), rel=1e-5)
 
@@ -126,7 +126,7 @@ def test_the_kl_of_the_target_with_itself_is_nought():
     model, kept = tiny_model("gpt_neox"), tokenized("kept", (9, 5), 0).windows
     batch = {"analogous": collate(kept)}
     target = TargetDistribution.of(model, kept).logits([0, 1], batch["analogous"])
-    terms = ICU()._terms(model, output_head(model), batch, target, None)
+    terms = ICU()._terms(model, batch, target, None)
     assert float(terms["kl"]) == pytest.approx(0, abs=1e-5)
     assert "forget" not in terms
 

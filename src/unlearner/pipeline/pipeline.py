@@ -280,7 +280,7 @@ def carry_out(
         "steps": trainer.steps - spent.get("steps_preparation", 0),
         "tokens": trainer.tokens - spent.get("tokens_preparation", 0),
     }
-    if config.model.retrained:
+    if config.model.retrained or not family.writes_text:  # a classifier's report always has it
         report["cost"]["seconds_retraining"] = _seconds_retraining(config.model.retrained)
     trainer.log.close()
     return Outcome(verdict, report, unlearned, answers["target"], after)
@@ -352,6 +352,8 @@ def restored(trainer: Trainer) -> tuple[str, ...]:
 
 def _seconds_retraining(retrained: str) -> float | None:
     """How long the retrained model's training took, as `finetune` has written it down."""
+    if not retrained:
+        return None
     try:
         recipe = json.loads((Path(retrained) / RECIPE_FILE).read_text(encoding="utf-8"))
         return float(recipe["seconds"])
