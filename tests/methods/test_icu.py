@@ -14,7 +14,6 @@ from unlearner.data.windows import TokenizedSet, Window
 from unlearner.inference.language_model import Questions
 from unlearner.inference.reference import TargetDistribution
 from unlearner.methods.icu import ICU, PAPER
-from unlearner.models.heads import output_head
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.retrieval.neighbours import Retrieved
 from unlearner.settings import TrainingSettings
@@ -99,7 +98,6 @@ def test_a_lone_record_pushes_no_harder_than_it_does_among_eight():
     """The forget term is a sum over the records divided by batch_size, not by their number."""
     model, method = tiny_model("gpt2"), ICU(forget_bound="none", batch_size=8)
     kept, forget = tokenized("kept", (6,), 0).windows, tokenized("f", (6,) * 8, 1).windows
-    head = output_head(model)
     target = TargetDistribution.of(model, kept)
 
     def term(windows):
