@@ -193,12 +193,11 @@ def settle() -> None:
 def run(case: Case, folder: Path) -> tuple[dict[str, int], Any]:
     """The rise of resident memory by stage of the run, and the plan."""
     from unlearner.config import RunConfig
-    from unlearner.families.base import line_for
-    from unlearner.models.loading import FAMILIES
+    from unlearner.families import FAMILIES
+    from unlearner.pipeline import pipeline
 
-    family = FAMILIES[0] if case.layers else FAMILIES[1]
-    line = line_for(family)
-    config = RunConfig.from_sections(sections(case, folder), family=family)
+    family = FAMILIES["causal-lm" if case.layers else "sequence-classification"]
+    config = RunConfig.from_sections(sections(case, folder), family=family.name)
     before, stage, peaks = resident("VmRSS"), "measuring the target model", {}
 
     def say(text: str) -> None:
@@ -209,10 +208,11 @@ def run(case: Case, folder: Path) -> tuple[dict[str, int], Any]:
 
     reset_peak()
     plans = []
-    line.announce = lambda plan, **_: plans.append(plan)  # in place of what says it and may refuse
-    prepared = line.start(config, records(case), needs=line.FORGET_NEEDS)
+    # In place of what says it and may refuse.
+    pipeline.announce = lambda plan, **_: plans.append(plan)
+    prepared = pipeline.start(config, family, records(case))
     with tempfile.TemporaryDirectory() as work:
-        outcome = line.forget(config, prepared, Path(work), force=True, say=say)
+        outcome = pipeline.forget(config, prepared, Path(work), force=True, say=say)
     assert outcome.report["cost"]["steps"] > 0, "no step was taken"
     say("")
     return peaks, plans[0].memory

