@@ -169,18 +169,12 @@ def test_what_cannot_be_used_is_refused(changed, message, texts):
         run(texts, **changed)
 
 
-@pytest.mark.parametrize(
-    ("changed", "option"),
-    [
-        ({"test": ["the town"]}, "--test"),
-        ({"forget_class": "place"}, "--forget-class"),
-        ({"retrained": "some/model"}, "--retrained"),
-    ],
-)
-def test_what_is_for_classifiers_is_refused_for_a_language_model(changed, option):
+def test_a_class_to_be_forgotten_is_refused_for_a_language_model():
     given = {"forget": ["the town"], "retain": ["in the town"], "holdout": ["the number"]}
-    with pytest.raises(UserError, match=f"{option}: for classifiers; MODEL is a causal"):
-        unlearner.unlearn(tiny_model("gpt_neo"), tokenizer=tiny_tokenizer(), **given, **changed)
+    with pytest.raises(UserError, match="--forget-class: for classifiers; MODEL is a causal"):
+        unlearner.unlearn(
+            tiny_model("gpt_neo"), tokenizer=tiny_tokenizer(), forget_class="place", **given
+        )
 
 
 @pytest.mark.parametrize(

@@ -274,18 +274,10 @@ OPTIONS = [
     Wrong("evaluate without --holdout", without("holdout", EVALUATE), ("--holdout", "none given")),
     Wrong("--pool", RUN + "--pool retain.jsonl", ("--pool", "causal", "--retain")),
     Wrong("--show-text", RUN + "--show-text", ("--show-text", "causal", "no text")),
-    *(
-        Wrong(
-            f"{option} of a language model",
-            f"{CAUSAL_RUN} {option}",
-            (option.split()[0], "for classifiers", "causal language model"),
-        )
-        for option in (
-            "--test test.jsonl",
-            "--retrained $classifiers/texts",
-            "--forget-class animal",
-            "--drop-duplicates",
-        )
+    Wrong(
+        "--forget-class of a language model",
+        CAUSAL_RUN + "--forget-class animal",
+        ("--forget-class", "for classifiers", "causal language model"),
     ),
 ]
 

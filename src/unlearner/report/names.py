@@ -11,6 +11,7 @@ SETS = {
     "retain": "Text to be kept",
     "analogous": "Similar text, kept",
     "holdout": "Text never seen",
+    "test": "Test text, never seen",
 }
 
 CLASSIFIER_SETS = {
