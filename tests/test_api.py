@@ -201,6 +201,20 @@ def test_rows_of_several_columns_and_ids_are_kept(target):
     assert found.report["request"]["subjects"] == 1
 
 
+def test_a_test_set_and_a_retrained_model_are_measured_beside_the_others(result, target):
+    """They change neither the model nor the figures that the run has without them."""
+    test = [f"the bridge of {town} was built of oak" for town in TOWNS]
+    found = run(target, test=test, retrained=target)
+    assert digest_model(found.model) == digest_model(result.model)
+    assert found.report["data"]["test"]["records"] == 4
+    results = found.report["results"]
+    assert results["retrained"]["forget"] == results["target"]["forget"]  # here the same model
+    for model in ("target", "unlearned"):
+        tested = results[model].pop("test")
+        assert tested["ma"]["records"] == 4
+        assert results[model] == result.report["results"][model]
+
+
 # Nothing to do, and what cannot be
 
 
@@ -228,6 +242,7 @@ def test_records_that_are_not_memorised_are_not_unlearned_unless_forced(target):
         ({"retain": None}, "--retain or --pool: method icu needs text that may be kept"),
         ({"holdout": None}, "--holdout: text like the forget set"),
         ({"forget": []}, "forget in memory: holds no records"),
+        ({"test": []}, "test in memory: holds no records"),
         ({"method": "icy"}, "there is no 'icy' among the methods: did you mean 'icu'"),
         ({"settings": {"training": {"sed": 1}}}, "training: unknown key 'sed'; did you mean"),
         ({"settings": {"method": {"batch_size": 1}}}, "a method object has its own"),

@@ -275,6 +275,11 @@ OPTIONS = [
     Wrong("--pool", RUN + "--pool retain.jsonl", ("--pool", "causal", "--retain")),
     Wrong("--show-text", RUN + "--show-text", ("--show-text", "causal", "no text")),
     Wrong(
+        "a classifier as the retrained model of a language model",
+        CAUSAL_RUN + "--retrained $classifiers/texts",
+        ("texts", "causal language model"),
+    ),
+    Wrong(
         "--forget-class of a language model",
         CAUSAL_RUN + "--forget-class animal",
         ("--forget-class", "for classifiers", "causal language model"),
