@@ -26,7 +26,7 @@ from unlearner.data.record import RecordSet
 from unlearner.evaluation.measure import ClassAnswers, Scores, score_sets, with_retrained
 from unlearner.families.base import sample
 from unlearner.families.classifier_criteria import FORGET_SCORE, KEPT_SCORE
-from unlearner.inference.classifier import ask as classify
+from unlearner.inference.classifier import classify
 from unlearner.models.loading import Loaded, load_classifier, load_with_new_head, save
 from unlearner.provenance import set_seeds
 from unlearner.settings import EvaluationSettings, TrainingSettings

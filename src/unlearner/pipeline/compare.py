@@ -225,9 +225,8 @@ class Work:
         self.model = self.prepared.loaded.model
         limit_threads(self.model)
         self.model.to(Trainer(config.training, Log(None)).device)
-        self.say("measuring the target model")
         fits = partial(announce, say=_silent, checkpoints=False)
-        self.base = measure_baseline(config, self.prepared, fits, force=True)
+        self.base = measure_baseline(config, self.prepared, fits, force=True, say=self.say)
         self._check_inputs()
         self.before = {
             name: some.detach().clone() for name, some in self.model.state_dict().items()

@@ -132,6 +132,7 @@ def measure_baseline(
     tell: Callable[[ResourcePlan], None],
     *,
     force: bool,
+    say: Say = logger.info,
 ) -> Baseline[Any, Any]:
     """Run and score the target, and the retrained model, once, and fix the criteria.
 
@@ -148,6 +149,7 @@ def measure_baseline(
     retrained = None
     if config.model.retrained:
         retrained = family.load_like(config.model.retrained, "retrained", loaded)
+    say("measuring the target model")
     target, seconds = family.infer_timed(loaded, sets, config.evaluation)
     answers, references = {"target": target}, {}
     if retrained is not None:
@@ -197,9 +199,8 @@ def forget(
     key, family = provenance.read_key(), prepared.family
     trainer = Trainer(config.training, log or Log(work / "log.jsonl"))
     prepared.loaded.model.to(trainer.device)
-    say("measuring the target model")
     tell = partial(announce, say=say, checkpoints=resumable is not None)
-    baseline = measure_baseline(config, prepared, tell, force=force)
+    baseline = measure_baseline(config, prepared, tell, force=force, say=say)
     baseline = family.for_method(config, prepared, baseline)
     identity = run_identity(config, prepared, baseline.digest, key)
     began = time.perf_counter()

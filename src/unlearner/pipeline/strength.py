@@ -145,9 +145,8 @@ def add_strength(
     _check_same(run_dir, report, prepared, unlearned)
     model = prepared.loaded.model.to(resolve_device(config.training))
     limit_threads(model)
-    say("measuring the target model")
     # Whether it still knows the records was decided by the run.
-    data = measure_baseline(config, prepared, lambda _: None, force=True).data
+    data = measure_baseline(config, prepared, lambda _: None, force=True, say=say).data
     say(f"looking at {len(shares)} models between the target and the unlearned one")
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     points = strength_path(model, before, unlearned.model.state_dict(), data, shares)
