@@ -78,9 +78,10 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
         retain: Records whose quality must stay; likewise. A classifier goes on learning on them.
         pool: Text that a language model may learn meanwhile; the retain set where none is given.
         holdout: Records like the forget set that the model was never trained on.
-        test: Further such records for the report alone (classifiers).
+        test: Further such records, which are measured and no method reads.
         forget_class: The label that a classifier is to lose, instead of `forget`.
-        retrained: Path or hub id of a classifier trained without the forget set: the yardstick.
+        retrained: Path or hub id of a model trained without the forget set: measured beside the
+            others, and what a classifier is held to.
         method: A method's name or a method with its hyper-parameters; icu for a language model,
             deepcut for a classifier where none is given.
         tokenizer: Of a loaded model.

@@ -47,7 +47,8 @@ class ModelSettings(Section):
         name: Local folder or hub id; empty for a model given from Python.
         revision: Of a hub id.
         trust_remote_code: Run code that comes with the model.
-        retrained: A classifier trained without the forget set, by name: the yardstick.
+        retrained: A model trained without the forget set, by name: measured beside the others, and
+            what a classifier is held to.
     """
 
     name: str = ""
@@ -67,10 +68,10 @@ class DataSettings(Section):
         retain: Records whose quality must stay.
         pool: Text that may be learned meanwhile; the retain set where none is given.
         holdout: Text like the forget set that the model was never trained on.
-        test: Further records never trained on, for the report alone (classifiers).
+        test: Further records never trained on, which are measured and no method reads.
         forget_class: A label that a sequence classifier is to lose; its records are taken out of
             `retain` and are the forget set.
-        drop_duplicates: Leave copies of forget records out of the other sets (classifiers).
+        drop_duplicates: Leave exact copies of forget records out of the other sets.
         columns: Renames of columns, the file's name to ours.
         template: Joins prompt and response.
         chat: Use the tokenizer's chat template instead.

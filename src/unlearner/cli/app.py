@@ -49,11 +49,11 @@ Map = Annotated[str, typer.Option("--map", help="Rename columns: question=prompt
 Test = Annotated[str, typer.Option("--test", help="Unseen records for the report alone.")]
 
 ForgetClass = Annotated[
-    str, typer.Option(help="A label to be lost, instead of --forget; its records are in --retain.")
+    str, typer.Option(help="A classifier's label to be lost, instead of --forget; from --retain.")
 ]
 
 DropDuplicates = Annotated[
-    bool, typer.Option("--drop-duplicates", help="Leave copies of forget records out of the rest.")
+    bool, typer.Option("--drop-duplicates", help="Leave exact copies of forget records out of the rest.")
 ]
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
