@@ -22,12 +22,7 @@ from unlearner.report.writing import NO_VALUE, SPACE, show, significant, size
 from unlearner.training.data import UnlearningData
 from unlearner.training.memory import WHEN, ResourcePlan
 
-COLOURS = {
-    "met": "green",
-    "not met": "red",
-    "not measured": "yellow",
-    "not informative": "yellow",
-}
+COLOURS = {"met": "green", "not met": "red"}  # any other status is yellow
 
 SHOWN = {
     "causal-lm": ("ma", "el_10", "es", "perplexity"),
@@ -76,14 +71,13 @@ def print_verdict(report: Json, output: Path) -> None:
     """The verdict with its reasons, and where the report is."""
     console = _console()
     verdict = report["verdict"]
-    colour = COLOURS[verdict["status"]]
+    colour = COLOURS.get(verdict["status"], "yellow")
     limits = "(suppressed or not on the tests run; no test proves that a model forgot)"
     console.print(f"verdict: [bold {colour}]{verdict['status']}[/] {limits}")
     for claim in verdict["claims"]:
-        console.print(
-            f"  {claim['claim']}: [{COLOURS[claim['status']]}]{claim['status']}[/]. "
-            + _inert(claim["reason"])
-        )
+        colour = COLOURS.get(claim["status"], "yellow")
+        status = f"{claim['claim']}: [{colour}]{claim['status']}[/]"
+        console.print(f"  {status}. {_inert(claim['reason'])}")
     for note in verdict["notes"]:
         console.print("  " + _inert(note))
     console.print(f"report: {_inert(str(output / 'report.html'))}")

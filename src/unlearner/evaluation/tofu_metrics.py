@@ -105,7 +105,7 @@ def answer_all(
         batch_tokens: Tokens of one forward pass.
     """
     layout = replace(layout, scope="response")
-    return {role: _answers(loaded, some, layout, batch_tokens) for role, some in questions.items()}
+    return {role: _answers(loaded, rows, layout, batch_tokens) for role, rows in questions.items()}
 
 
 def _answers(
@@ -133,23 +133,23 @@ def _tokenized(loaded: Loaded, pairs: Sequence[tuple[str, str]], layout: Layout)
     return tokenize_set(RecordSet("questions", records, "tofu"), loaded.tokenizer, layout)
 
 
-def losses(loaded: Loaded, some: TokenizedSet, batch_tokens: int) -> list[float]:
+def losses(loaded: Loaded, tokenized: TokenizedSet, batch_tokens: int) -> list[float]:
     """The mean negative log-probability of each record's scored tokens, in nats."""
-    asked = Questions(continuations="none", batch_tokens=batch_tokens)
-    sums, counts = np.zeros(len(some)), np.zeros(len(some))
-    for answer in ask(loaded.model, loaded.tokenizer, some.windows, asked):
+    forced = Questions(continuations="none", batch_tokens=batch_tokens)
+    sums, counts = np.zeros(len(tokenized)), np.zeros(len(tokenized))
+    for answer in ask(loaded.model, loaded.tokenizer, tokenized.windows, forced):
         sums[answer.record] -= answer.log_probs[answer.scored].sum(dtype=np.float64)
         counts[answer.record] += answer.scored.sum()
     return (sums / counts).tolist()
 
 
-def _generated(loaded: Loaded, some: TokenizedSet) -> list[str]:
+def _generated(loaded: Loaded, tokenized: TokenizedSet) -> list[str]:
     """The greedy answer to each question."""
     first: dict[int, Window] = {}
-    for window in some.windows:
+    for window in tokenized.windows:
         if window.scored.any():  # the window in which the answer begins
             first.setdefault(window.record, window)
-    windows = [first[record] for record in range(len(some))]
+    windows = [first[record] for record in range(len(tokenized))]
     room = [max(1, min(ANSWER_TOKENS, loaded.context - window.prefix)) for window in windows]
     return beam_continuations(loaded.model, loaded.tokenizer, windows, num_beams=1, num_tokens=room)
 
@@ -212,8 +212,8 @@ def forget_quality(ratios: Sequence[float], retrained: Sequence[float]) -> tuple
     Returns:
         The p-value (forget quality: above 0.05 the two cannot be told apart) and the statistic D.
     """
-    found = ks_2samp(ratios, retrained, alternative="two-sided")
-    statistic, p_value = cast("tuple[float, float]", found)
+    result = ks_2samp(ratios, retrained, alternative="two-sided")
+    statistic, p_value = cast("tuple[float, float]", result)
     return float(p_value), float(statistic)
 
 
@@ -223,13 +223,13 @@ def figures(answers: Mapping[str, Sequence[TofuAnswer]]) -> dict[str, float]:
     Model utility is the harmonic mean of the nine values of `UTILITY_SETS`.
     """
     values = {}
-    for role, some in answers.items():
+    for role, rows in answers.items():
         score = indifference if role == "forget" else truthfulness
-        values[f"{role}_probability"] = mean(_probability(role, answer) for answer in some)
+        values[f"{role}_probability"] = mean(_probability(role, answer) for answer in rows)
         values[f"{role}_rouge_l_recall"] = mean(
-            rouge_l_recall(answer.answer, answer.generated) for answer in some
+            rouge_l_recall(answer.answer, answer.generated) for answer in rows
         )
-        values[f"{role}_truth_ratio"] = mean(score(answer.truth_ratio) for answer in some)
+        values[f"{role}_truth_ratio"] = mean(score(answer.truth_ratio) for answer in rows)
     nine = [value for name, value in values.items() if name.startswith(UTILITY_SETS)]
     assert len(nine) == 9  # three values of three sets
     return values | {"model_utility": harmonic_mean(nine)}

@@ -153,7 +153,7 @@ def read_run_file(path: Path, settings: Sequence[str] = ()) -> RunFile:
 
 
 def _check_sections(file: RunFile, path: Path) -> None:
-    """Refuse here what would else be found after a target has been made."""
+    """Refuse here what would else be refused after a target has been made."""
     allowed, run = [*SECTIONS, "method", *OWN], file.run
     if run.command == "compare":
         allowed += registry.names("methods")
@@ -193,12 +193,12 @@ def _expand(value: Any, path: Path) -> Any:
 
     def text(match: re.Match[str]) -> str:
         name, default = match.groups()
-        found = os.environ.get(name) or default
-        if found is None:
+        replacement = os.environ.get(name) or default
+        if replacement is None:
             raise UserError(
                 f"{path}: ${{{name}}} is not set; set it, or write ${{{name}:-default}}"
             )
-        return found
+        return replacement
 
     return VARIABLE.sub(text, value)
 
@@ -245,10 +245,10 @@ def compare_expected(
         UserError: It was not measured.
     """
     if expected.set == TOFU:
-        found = {"value": tofu.get(expected.model, {}).get(expected.metric)}
+        value = {"value": tofu.get(expected.model, {}).get(expected.metric)}
     else:
-        found = results.get(expected.model, {}).get(expected.set, {}).get(expected.metric, {})
-    measured = found.get("value")
+        value = results.get(expected.model, {}).get(expected.set, {}).get(expected.metric, {})
+    measured = value.get("value")
     if measured is None:
         raise UserError(
             f"expected: no {expected.metric} of the set {expected.set!r} of the "
@@ -256,8 +256,8 @@ def compare_expected(
         )
     return expected.model_dump() | {
         "measured": measured,
-        "low": found.get("low"),
-        "high": found.get("high"),
+        "low": value.get("low"),
+        "high": value.get("high"),
         "within": abs(measured - expected.value) <= expected.tolerance,
     }
 

@@ -32,7 +32,7 @@ from unlearner.pipeline.pipeline import measure_baseline, read_config, start
 from unlearner.report.files import read_report
 from unlearner.settings import read_yaml
 from unlearner.training.data import UnlearningData
-from unlearner.training.stop_rule import Refinement, RoundState, Rules
+from unlearner.training.stop_rule import Refinement, Rules
 from unlearner.training.trainer import resolve_device
 
 Weights = Mapping[str, Tensor]
@@ -89,29 +89,22 @@ def strength_path(
     Args:
         shares: In any order; 0 is measured first in any case.
     """
-    refinement = Refinement(Rules(), data, by_set=True)
-    mix(model, target, unlearned, 0.0)
-    first = refinement.examine(model, 0)
-    points = []
-    for share in shares:
-        if share == 0.0:
-            points.append(_point(share, first))
-            continue
+    refinement, first = Refinement(Rules(), data, by_set=True), None
+    points = {}
+    for share in dict.fromkeys((0.0, *shares)):
         mix(model, target, unlearned, share)
-        points.append(_point(share, refinement.examine(model, 0, first)))
+        state = refinement.examine(model, 0, first)
+        first = first or state
+        points[share] = Point(
+            share,
+            ma=state.values["ma"],
+            el_10=state.values.get("el_10"),
+            es=state.values.get("es"),
+            kept_ratio=state.kept_ratio,
+            suppressed=state.suppressed,
+        )
     mix(model, target, unlearned, 0.0)
-    return points
-
-
-def _point(share: float, state: RoundState) -> Point:
-    figures = {name: state.values.get(name) for name in ("el_10", "es")}
-    return Point(
-        share,
-        state.values["ma"],
-        **figures,
-        kept_ratio=state.kept_ratio,
-        suppressed=state.suppressed,
-    )
+    return [points[share] for share in shares]
 
 
 def evenly_spaced(points: int) -> list[float]:
