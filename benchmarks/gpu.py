@@ -231,8 +231,6 @@ ASKING_COLUMNS = (
     "times faster",
     "continuations equal",
     "peak, GiB",
-    "expected, GiB",
-    "expected / peak",
 )
 
 
@@ -285,7 +283,8 @@ A step is ICU's (`ICU._step` in `Trainer.step`): all three terms, backward, upda
 precision, without an update; it computes logits at all positions at once and can need more memory.
 The update alone is Adam's. Peak is that of two steps and all that they keep on the device
 (`torch.cuda.max_memory_allocated`; on a processor the whole process); expected is the memory plan's
-(`docs/memory.md`) of the phases of a step, without what only a report needs. "{NOT_ENOUGH}" is
+(`docs/memory.md`) for the steps of such a run, "-" where the model alone does not fit. The plan has
+run a step of its own before; one that did not fit counts as what was free. "{NOT_ENOUGH}" is
 `torch.OutOfMemoryError`.
 """
 
@@ -302,9 +301,18 @@ def _step_line(row: dict[str, Any]) -> list[str]:
         kept,
     ]
     goal = [f"at least {GOAL}", ""] if _has_goal(row) else ["-", ""]
-    size = f"{row['expected_bytes'] / GIB:.3g}"
     if not row["fits"]:
-        return [*named, NOT_ENOUGH, "-", "-", "-", *goal, *"-----", size, "-"]
+        return [
+            *named,
+            NOT_ENOUGH,
+            "-",
+            "-",
+            "-",
+            *goal,
+            *"-----",
+            _gib(row["expected_bytes"]),
+            "-",
+        ]
     if _has_goal(row):
         goal[1] = "reached" if row["share"] >= GOAL else "**not reached**"
     compiled = _seconds(row["compiled_seconds"]) if "compiled_seconds" in row else "-"
@@ -349,8 +357,7 @@ continuation needs to be equal to the token.
 def _asking_line(row: dict[str, Any]) -> list[str]:
     named = [row["shape"], row["attention"], row["kind"] or "-"]
     if not row["fits"]:
-        size = f"{row['expected_bytes'] / GIB:.3g}"
-        return [*named, "-", "-", "-", NOT_ENOUGH, *"---", size, "-"]
+        return [*named, "-", "-", "-", NOT_ENOUGH, *"---"]
     return [
         *named,
         f"{row['ma']:.3f}",
@@ -359,13 +366,18 @@ def _asking_line(row: dict[str, Any]) -> list[str]:
         _seconds(row["seconds"]),
         f"{row['faster']:.1f}",
         f"{row['equal']:.0%}",
-        *_sizes(row),
+        _gib(row["peak_bytes"]),
     ]
 
 
 def _sizes(row: dict[str, Any]) -> list[str]:
     peak, expected = row["peak_bytes"], row["expected_bytes"]
-    return [f"{peak / GIB:.3g}", f"{expected / GIB:.3g}", f"{expected / peak:.2f}"]
+    ratio = "-" if expected is None else f"{expected / peak:.2f}"
+    return [_gib(peak), _gib(expected), ratio]
+
+
+def _gib(number: int | None) -> str:
+    return "-" if number is None else f"{number / GIB:.3g}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

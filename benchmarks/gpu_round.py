@@ -11,21 +11,22 @@ from typing import Any
 
 import torch
 
-from gpu_shapes import FLASH, Combination, Load, attention_pairs, build, step_flops
+from gpu_shapes import FLASH, Combination, Load, Shape, attention_pairs, build, step_flops
 from speed_asking import ours, values
 from speed_cases import Case, NoText, own_text, random_ids, windows_of
 from speed_definition import Definition, spread_lengths
 from speed_timing import median, timed
-from unlearner.config import RunConfig
+from unlearner.data.record import Record
+from unlearner.data.windows import TokenizedSet
 from unlearner.inference.answers import first_prompt
 from unlearner.inference.decoding import eos_ids
 from unlearner.inference.reference import TargetDistribution
 from unlearner.methods.icu import ICU
 from unlearner.models.heads import output_head
-from unlearner.models.loading import num_parameters
+from unlearner.models.loading import Loaded, num_parameters
 from unlearner.provenance import forget_peak, peak_memory_bytes
 from unlearner.training.log import Log
-from unlearner.training.memory import Memory, Shape, Step, make_plan
+from unlearner.training.memory import CHECKPOINT, SAVED, plan_run
 from unlearner.training.trainer import Trainer
 
 PRODUCTS = 10  # in one timing of the matrix rate, so that starting it does not count
@@ -45,23 +46,31 @@ def matrix_rate(device: str, dtype: torch.dtype, size: int, repeats: int) -> flo
     return PRODUCTS * 2 * size**3 / seconds
 
 
-def expected(model: Any, combination: Combination, load: Load, device: str) -> Memory:
-    """The memory plan of what is held here: one model, one analogous set, no report.
+def expected(combination: Combination, load: Load, device: str) -> int:
+    """Bytes that the memory plan expects of such a run's steps; a step is run for it.
 
-    Args:
-        model: Before it has adapters; one without numbers will do.
+    What is left out are the saved model and checkpoints, which there are none of here.
     """
-    config = RunConfig.from_sections({"training": combination.settings(device).model_dump()})
-    step = Step(
-        tokens=load.windows * load.tokens,
-        square=load.windows * load.tokens**2,
-        labels=load.labels,
-        longest=load.tokens,
-        asked=load.records * load.tokens,
-        outputs=0 if combination.lora_rank else 1,  # frozen layers need no copy
-        states=load.kept * (load.tokens - 1),
+    model = build(combination.shape, combination.attention, device)
+    ids = random_ids(model, load.windows, seed=0, num_tokens=load.tokens).cpu()
+    sets = {}
+    for role, some in (("forget", ids[load.kept :]), ("pool", ids[: load.kept])):
+        records = [Record(str(i), input_ids=tuple(row.tolist())) for i, row in enumerate(some)]
+        sets[role] = TokenizedSet(role, tuple(records), tuple(windows_of(some)), "random")
+    plan = plan_run(
+        Loaded(model, NoText(), combination.shape),
+        sets,
+        {"forget": sets["forget"]},
+        method_of(load),
+        combination.settings(device),
+        0.0,
     )
-    return make_plan(model, lambda _: step, config, seconds=0.0, max_epochs=1).memory
+    return sum(number for name, number in plan.parts.items() if name not in (CHECKPOINT, SAVED))
+
+
+def method_of(load: Load) -> ICU:
+    """ICU as a step of it is measured here."""
+    return ICU(forget_bound="none", batch_size=load.forget, fresh_per_step=load.kept)
 
 
 def fits(run: Callable[[], Any]) -> bool:
@@ -97,7 +106,7 @@ class Round:
         self.ids = random_ids(model, load.windows, seed=0, num_tokens=load.tokens)
         self.kept = windows_of(self.ids[: load.kept].cpu())
         self.forget = windows_of(self.ids[load.kept :].cpu())
-        self.method = ICU(forget_bound="none", batch_size=load.forget, fresh_per_step=load.kept)
+        self.method = method_of(load)
         with self._around():
             self.target = TargetDistribution.of(self.trainer.prepare(model), self.kept)
             self.model = self.trainer.start(model, 1e-9, betas=(0.9, 0.98))
@@ -161,8 +170,9 @@ def steps(combination: Combination, load: Load, device: str, *, compiles: bool) 
     """One line of the table of steps; without figures where a step does not fit."""
     model = build(combination.shape, combination.attention, "meta")
     rank, shape = combination.lora_rank, Shape.of(model)
-    phases = expected(model, combination, load, device).phases
     found: dict[str, Any] = {}
+    fits(lambda: found.update(expected_bytes=expected(combination, load, device)))
+    release()
     does_fit = fits(
         lambda: found.update(Round(combination, load, device).measure(compiles=compiles))
     )
@@ -179,9 +189,7 @@ def steps(combination: Combination, load: Load, device: str, *, compiles: bool) 
         "tokens": load.windows * load.tokens,
         "fits": does_fit,
         "flops": step_flops(shape, load, attention_pairs(model.config, load.tokens), rank),
-        "expected_bytes": max(
-            sum(parts.values()) for name, parts in phases.items() if name.startswith("a step")
-        ),
+        "expected_bytes": found.get("expected_bytes"),
     }
     return row | found if does_fit else row
 
@@ -190,12 +198,7 @@ def asking(shape: str, attention: str, load: Load, device: str) -> list[dict[str
     """Lines of the table of asking; one without figures where it does not fit."""
     found: list[dict[str, Any]] = []
     model = build(shape, attention, "meta")
-    plan = expected(model, Combination(shape, attention), load, device)
-    named = {
-        "shape": shape,
-        "attention": model.config._attn_implementation,
-        "expected_bytes": sum(plan.phases["the target model is measured"].values()),
-    }
+    named = {"shape": shape, "attention": model.config._attn_implementation}
 
     def run() -> None:
         model = build(shape, attention, device)

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.import_utils import is_flash_attn_2_available
 
+from unlearner.models.adapters import linear_layers
 from unlearner.settings import TrainingSettings
-from unlearner.training.memory import Shape
 
 FLASH = "flash_attention_2"
 # What transformers has for a kind of model; "auto" takes what it would take itself.
@@ -148,6 +148,39 @@ def build(shape: str, attention: str, device: str) -> Any:
     return model.eval()
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides the operations of a step.
+
+    Attributes:
+        linear: Numbers of the weights that matrix products read, the output layer's among them.
+        adapter_ends: E, sum of (in + out) over the linear layers that get an adapter.
+        output: V D, numbers of the output layer.
+        attention: A.
+    """
+
+    linear: int
+    adapter_ends: int
+    output: int
+    attention: int
+
+    @classmethod
+    def of(cls, model: Any) -> Shape:
+        """The shape of a model; one without numbers will do."""
+        config = model.config
+        layers = [model.get_submodule(name).weight for name in linear_layers(model)]
+        output = model.get_output_embeddings().weight.numel()
+        width = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
+        return cls(
+            linear=output + sum(layer.numel() for layer in layers),
+            adapter_ends=sum(sum(layer.shape) for layer in layers),
+            output=output,
+            attention=config.num_attention_heads * width,
+        )
+
+
 def attention_pairs(config: Any, num_tokens: int) -> int:
     """Pairs of a query and a key of one window that the causal masks leave, over all blocks."""
     local = getattr(config, "attention_layers", []).count("local")  # GPT-Neo alone has them
@@ -175,9 +208,8 @@ def step_flops(shape: Shape, load: Load, pairs: int, rank: int = 0) -> int:
     Args:
         pairs: Of one window, as `attention_pairs` gives them.
     """
-    output = shape.vocabulary * shape.hidden
     tokens = load.windows * load.tokens
-    products = (shape.linear - output) * tokens + output * load.labels
+    products = (shape.linear - shape.output) * tokens + shape.output * load.labels
     attention = 12 * shape.attention * pairs * load.windows
     if not rank:
         return 6 * products + attention

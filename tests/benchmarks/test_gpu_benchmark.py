@@ -18,12 +18,12 @@ from gpu_shapes import (
     SHAPES,
     Combination,
     Load,
+    Shape,
     attention_pairs,
     build,
     step_flops,
 )
 from unlearner.models.loading import num_parameters
-from unlearner.training.memory import Shape
 
 SMALL = [
     "--shapes",
@@ -113,7 +113,7 @@ def test_figures_are_positive_and_follow_from_each_other(whole):
         assert row["ratio"] == pytest.approx(row["step_seconds"] / row["bare_seconds"])
     for row in results["asking"]:
         assert row["seconds"] > 0 < row["definition_seconds"]
-        assert row["peak_bytes"] > 0 < row["expected_bytes"]
+        assert row["peak_bytes"] > 0
         assert row["equal"] == 1  # a processor's kernels give the same tokens
         assert row["asked_lengths"] < row["all_lengths"] == 39
     memorised, unseen = results["asking"]
@@ -180,7 +180,7 @@ def test_torch_counts_the_operations_of_a_step(rank, checkpointing):
     found += 12 * 32 * (full_pairs - pairs) * 3
     found += 2 * 2 * 200 * 32 * (2 * 23)
     if checkpointing:
-        again = shape.linear - 200 * 32 - 2 * (4 * 32 * 32)
+        again = shape.linear - shape.output - 2 * (4 * 32 * 32)
         found += 2 * again * tokens + 4 * 32 * full_pairs * 3
     if rank:
         found -= 3 * 2 * (32 * 32 + rank * 32) * tokens
@@ -256,8 +256,7 @@ def test_asking_that_does_not_fit_has_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_round, "ours", no_room)
     (_, (_, _, line)), _ = run(tmp_path, *ONE)
     assert line[:3] == ["tiny", "eager", "-"]
-    assert "does not fit" in line
-    assert float(line[-2]) > 0
+    assert line[6:] == ["does not fit", "-", "-", "-"]
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
