@@ -96,9 +96,8 @@ def render_comparison(comparison: Report) -> str:
         pareto=pareto(comparison),
         near=pareto_near(comparison),
         strengths=strengths(comparison),
-        at_the_floor=_at_the_floor(comparison),
-        settings=_settings_rows(comparison),
-        trials=_trials(comparison),
+        trial_rows=trial_rows,
+        settings_text=settings_text,
         not_run=not_run(comparison),
     )
     return shown + "\n"
@@ -177,38 +176,6 @@ def _cells(figures: Report, *, short: bool) -> Iterator[str]:
 
 def _starred(name: str, entry: Report) -> str:
     return f"{name} *" if entry["on_front"] else name
-
-
-def _at_the_floor(comparison: Report) -> list[list[str]]:
-    """What each method has to offer at the same utility: the furthest point under the floor."""
-    rows = []
-    for name, entry in comparison["methods"].items():
-        point = entry["strength"]["at_the_floor"]
-        cells = [NOTHING] * 3
-        if point is not None:
-            ratio = significant(point["kept_ratio"])
-            cells = [f"{point['share']:.3g}", show("ma", point["ma"]), ratio]
-        rows.append([name, *cells])
-    return rows
-
-
-def _settings_rows(comparison: Report) -> list[tuple[str, str]]:
-    rows = []
-    for name, entry in comparison["methods"].items():
-        given = {k: v for k, v in entry["settings"].items() if k != "name" and v not in (None, "")}
-        rows.append((name, settings_text(given)))
-    return rows
-
-
-def _trials(comparison: Report) -> list[list[str]]:
-    """Every trial of every search."""
-    rows = []
-    for name, entry in comparison["methods"].items():
-        for trial in trial_rows(entry["search"]):
-            number = f"{trial.number} (taken)" if trial.chosen else trial.number
-            figures = (trial.ma, trial.kept_ratio, trial.rounds, trial.time)
-            rows.append([name, number, trial.settings, trial.ended, *figures])
-    return rows
 
 
 def as_csv(comparison: Report) -> str:

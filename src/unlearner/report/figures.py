@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from markupsafe import Markup
@@ -10,7 +10,7 @@ from markupsafe import Markup
 from unlearner.report import classifier_plots, facts, names, plots, svg, tables
 from unlearner.report.facts import Report
 from unlearner.report.measures import GEOMETRY, measure
-from unlearner.report.plots import GUESSING, Curve, DotRow, Estimate, Pair, ReferenceLine
+from unlearner.report.plots import GUESSING, Curves, DotRow, Pair, ReferenceLine
 from unlearner.report.words import BY_CONSTRUCTION
 from unlearner.report.writing import macros, one_line
 
@@ -113,25 +113,18 @@ def _figure(drawing: Markup, words: str, **values: object) -> Figure:
     return Figure(title, drawing, one_line(caption))
 
 
-def _dot_rows(report: Report, wanted: Iterable[tuple[str, str, str]]) -> list[DotRow]:
-    """A row for each label, set and metric of which a value is known."""
-    rows = [
-        DotRow(
-            label,
-            metric,
-            [
-                Estimate(model, entry["value"], entry["low"], entry["high"])
-                for model in facts.models_of(report)
-                if (entry := facts.figure_of(report, model, set_name, metric))
-            ],
-        )
-        for label, set_name, metric in wanted
-    ]
-    return _with_a_value(rows)
+def _dots(
+    report: Report, name: str, rows: Iterable[DotRow], line: ReferenceLine | None = None
+) -> Markup | None:
+    """The rows of which a value is known; None where there is no such row."""
+    some = [row for row in rows if any(f["value"] is not None for f in row.figures.values())]
+    labels, cut_out = names.model_labels(report), facts.is_classifier(report)
+    return plots.dots(name, some, labels, line, cut_out=cut_out) if some else None
 
 
-def _with_a_value(rows: Iterable[DotRow]) -> list[DotRow]:
-    return [row for row in rows if any(e.value is not None for e in row.estimates)]
+def _row(report: Report, label: str, set_name: str, metric: str) -> DotRow:
+    found = {m: facts.figure_of(report, m, set_name, metric) for m in facts.models_of(report)}
+    return DotRow(label, metric, {model: figure for model, figure in found.items() if figure})
 
 
 def _loss_terms(report: Report, words: str) -> Iterator[Figure]:
@@ -148,12 +141,12 @@ def _trained(report: Report) -> list[Report]:
     return [entry for entry in report.get("rounds", []) if entry["loss"]]
 
 
-# Language models
-
-
 def _limit(report: Report, metric: str) -> ReferenceLine | None:
     value = facts.limit_of(report, metric)
     return None if value is None else ReferenceLine(value, "limit")
+
+
+# Language models
 
 
 def _recall(report: Report) -> Iterator[Figure]:
@@ -162,9 +155,8 @@ def _recall(report: Report) -> Iterator[Figure]:
         label, values = measure(metric).label, facts.by_round(report, metric)
         if any(value is not None for value in values):
             limit, criterion = _limit(report, metric), facts.limiting(report, metric)
-            drawing = plots.by_round(
-                f"rounds-{metric}", metric, [Curve("", values)], limit, cut_out=False
-            )
+            curves = {"": values}
+            drawing = plots.by_round(f"rounds-{metric}", metric, curves, limit, cut_out=False)
             source = criterion["source"] if criterion else None
             yield _figure(drawing, "recall_by_round", label=label, source=source)
         else:
@@ -172,11 +164,9 @@ def _recall(report: Report) -> Iterator[Figure]:
 
 
 def _levels(report: Report, metric: str, words: str) -> Iterator[Figure]:
-    wanted = ((label, set_name, metric) for set_name, label in names.sets(report).items())
-    rows = _dot_rows(report, wanted)
-    if rows:
-        labels = names.model_labels(report)
-        drawing = plots.dots(f"levels-{metric}", rows, labels, cut_out=False)
+    rows = (_row(report, label, name, metric) for name, label in names.sets(report).items())
+    drawing = _dots(report, f"levels-{metric}", rows)
+    if drawing:
         yield _figure(drawing, words, label=measure(metric).label)
 
 
@@ -192,10 +182,11 @@ def _records(report: Report) -> Iterator[Figure]:
 
 def _perplexity(report: Report) -> Iterator[Figure]:
     yield from _levels(report, "perplexity", "perplexity_by_set")
-    curve = _curve(report, "", "retain_perplexity")
-    if curve:
-        before = ReferenceLine(next(v for v in curve.values if v is not None), "before")
-        drawing = plots.by_round("rounds-perplexity", "perplexity", [curve], before, cut_out=False)
+    curves = _curves(report, {"": "retain_perplexity"})
+    if curves:
+        before = next(v for v in curves[""] if v is not None)
+        line = ReferenceLine(before, "before")
+        drawing = plots.by_round("rounds-perplexity", "perplexity", curves, line, cut_out=False)
         yield _figure(drawing, "perplexity_by_round")
 
 
@@ -223,46 +214,41 @@ def _strength(report: Report) -> Iterator[Figure]:
 
 def _scores(report: Report) -> Iterator[Figure]:
     for metric in dict.fromkeys((facts.score_metric(report), "f1_macro")):
-        wanted = (
-            (label, set_name, metric)
-            for set_name, label in names.sets(report).items()
-            if metric == "accuracy" or not facts.is_one_class(report, set_name)
+        rows = (
+            _row(report, label, name, metric)
+            for name, label in names.sets(report).items()
+            if metric == "accuracy" or not facts.is_one_class(report, name)
         )
-        rows = _dot_rows(report, wanted)
-        if rows:
-            labels = names.model_labels(report)
-            yield _figure(
-                plots.dots(f"levels-{metric}", rows, labels, cut_out=True),
-                "score_by_set",
-                label=measure(metric).label,
-                removes_class=facts.removes_class(report),
-            )
+        drawing = _dots(report, f"levels-{metric}", rows)
+        if drawing:
+            label, removes_class = measure(metric).label, facts.removes_class(report)
+            yield _figure(drawing, "score_by_set", label=label, removes_class=removes_class)
 
 
 def _membership(report: Report) -> Iterator[Figure]:
     """The attacks at the end, and the one by loss after every round."""
-    rows = _dot_rows(report, ((measure(m).label, "forget", m) for m in facts.ATTACKS))
-    if rows:
-        labels = names.model_labels(report)
-        yield _figure(plots.dots("levels-mia", rows, labels, GUESSING, cut_out=True), "membership")
-    curve = _curve(report, "membership AUC", "mia_loss_auc")
-    if curve:
-        yield _rounds_figure("mia", "mia_loss_auc", [curve], "membership_by_round", GUESSING)
+    rows = (_row(report, measure(attack).label, "forget", attack) for attack in facts.ATTACKS)
+    drawing = _dots(report, "levels-mia", rows, GUESSING)
+    if drawing:
+        yield _figure(drawing, "membership")
+    curves = _curves(report, {"membership AUC": "mia_loss_auc"})
+    if curves:
+        yield _rounds_figure("mia", "mia_loss_auc", curves, "membership_by_round", GUESSING)
 
 
 def _geometry(report: Report) -> Iterator[Figure]:
     found = report.get("geometry", {})
     models = [model for model in facts.models_of(report) if model in found]
-    rows = _with_a_value(
+    rows = (
         DotRow(
             each.label,
             metric,
-            [Estimate(model, found[model].get(metric), None, None) for model in models],
+            {m: {"value": found[m].get(metric), "low": None, "high": None} for m in models},
         )
         for metric, each in GEOMETRY.items()
     )
-    if rows:
-        drawing = plots.dots("geometry", rows, names.model_labels(report), cut_out=True)
+    drawing = _dots(report, "geometry", rows)
+    if drawing:
         yield _figure(drawing, "geometry", retrained="retrained" in found)
 
 
@@ -298,34 +284,33 @@ def _scores_by_round(report: Report) -> Iterator[Figure]:
         return
     metric = facts.forget_metric(report)
     one_class = facts.removes_class(report)
-    curves = _watched_curves(report, "forget_score", "holdout_score")
+    curves = _curves(report, {"to be forgotten": "forget_score", "unseen": "holdout_score"})
     if curves:
-        # Of a class that is to go the score of unseen records is not the aim, but a limit.
-        criterion = facts.limiting(report, metric) if one_class else None
         yield _rounds_figure(
             "score",
             metric,
             curves,
             "score_by_round",
-            ReferenceLine(criterion["at_most"], "limit") if criterion else None,
+            # Of a class that is to go the score of unseen records is not the aim, but a limit.
+            _limit(report, metric) if one_class else None,
             label=names.metric_label(report, metric, "forget"),
             one_class=one_class,
             by_construction=BY_CONSTRUCTION if facts.stopped_by(report, "score") else "",
         )
-    curves = _watched_curves(report, "forget_loss", "holdout_loss")
+    curves = _curves(report, {"to be forgotten": "forget_loss", "unseen": "holdout_loss"})
     if curves:
         yield _rounds_figure("records", "loss", curves, "loss_by_round")
-    curve = _curve(report, "to be kept", "retain_score")
-    if curve:
+    curves = _curves(report, {"to be kept": "retain_score"})
+    if curves:
         label = measure(metric).label
-        yield _rounds_figure("retain", metric, [curve], "retained_by_round", label=label)
+        yield _rounds_figure("retain", metric, curves, "retained_by_round", label=label)
     yield from _loss_terms(report, "classifier_loss_terms")
 
 
 def _rounds_figure(
     name: str,
     metric: str,
-    curves: Sequence[Curve],
+    curves: Curves,
     words: str,
     line: ReferenceLine | None = None,
     **values: object,
@@ -334,13 +319,11 @@ def _rounds_figure(
     return _figure(drawing, words, **values)
 
 
-def _watched_curves(report: Report, watched: str, unseen: str) -> list[Curve]:
-    first = _curve(report, "to be forgotten", watched)
-    second = _curve(report, "unseen", unseen)
-    return [curve for curve in (first, second) if curve] if first else []
+def _curves(report: Report, keys: Mapping[str, str]) -> Curves:
+    """Quantities of the rounds by their labels, those known at two rounds or more.
 
-
-def _curve(report: Report, label: str, key: str) -> Curve | None:
-    """A quantity of the rounds; None where it is known at fewer than two."""
-    values = facts.by_round(report, key)
-    return Curve(label, values) if sum(v is not None for v in values) > 1 else None
+    Empty where the first, which is watched, is not: the other is there to compare it with.
+    """
+    found = {label: facts.by_round(report, key) for label, key in keys.items()}
+    known = {c: v for c, v in found.items() if sum(value is not None for value in v) > 1}
+    return known if next(iter(keys)) in known else {}

@@ -19,27 +19,15 @@ from unlearner.report.writing import write_files
 
 # The order in which keys are written, at every depth; others follow in alphabetical order.
 ORDER = (
-    *("schema", "command", "created", "request", "model", "method", "data", "retrieval"),
-    *("criteria", "criteria_digest", "results", "distance_to_retrained", "geometry", "verdict"),
-    *("rounds", "search", "strength", "per_record", "examples", "confusion", "projection"),
-    *("cost", "environment"),
-    *("target", "unlearned", "retrained", "forget", "retain", "analogous", "holdout"),
-    *("test", "holdout_class"),
-    *("id", "name", "hub_id", "family", "parameters", "digest_target", "digest_unlearned"),
-    *("claim", "metric", "set", "at_most", "at_least", "source", "status", "reason", "claims"),
-    *("round", "active", "el_10", "ma", "retain_perplexity", "loss"),
-    *("forget_score", "holdout_score", "retain_score", "forget_loss", "holdout_loss"),
-    *("value", "low", "high", "records", "subjects", "tokens", "digest", "overlap_with_forget"),
-    *("notes", "not_measured", "role", "prompt", "truth", "before", "after"),
-    *(
-        "seconds",
-        "seconds_unlearning",
-        "seconds_retraining",
-        "seconds_evaluation",
-        "peak_memory_bytes",
-        "steps",
-    ),
-    *("versions", "hardware", "processes", "seed"),
+    "schema command created request model method data retrieval criteria criteria_digest results "
+    "distance_to_retrained geometry verdict rounds search strength per_record examples confusion "
+    "projection cost environment target unlearned retrained forget retain analogous holdout test "
+    "holdout_class id name hub_id family parameters digest_target digest_unlearned claim metric "
+    "set at_most at_least source status reason claims round active el_10 ma retain_perplexity loss "
+    "forget_score holdout_score retain_score forget_loss holdout_loss value low high records "
+    "subjects tokens digest overlap_with_forget notes not_measured role prompt truth before after "
+    "seconds seconds_unlearning seconds_retraining seconds_evaluation peak_memory_bytes steps "
+    "versions hardware processes seed"
 )
 
 REQUIRED = (
@@ -47,7 +35,7 @@ REQUIRED = (
     *("results", "verdict", "cost", "environment"),
 )
 
-_RANK = {key: rank for rank, key in enumerate(ORDER)}
+_RANK = {key: rank for rank, key in enumerate(ORDER.split())}
 
 
 def write_report(report: Report, directory: Path) -> None:
@@ -113,7 +101,7 @@ def _rendered(report: Report) -> dict[str, str]:
 def _ordered(value: object) -> object:
     """The same value with keys in one order, so that equal reports are equal bytes."""
     if isinstance(value, dict):
-        keys = sorted(value, key=lambda key: (_RANK.get(key, len(ORDER)), key))
+        keys = sorted(value, key=lambda key: (_RANK.get(key, len(_RANK)), key))
         return {key: _ordered(value[key]) for key in keys}
     if isinstance(value, (list, tuple)):
         return [_ordered(item) for item in value]

@@ -40,7 +40,6 @@ def context(report: Report) -> dict[str, object]:
         **vars(sentences(report)),
         "notes": verdict.get("notes", []),
         "not_measured": verdict.get("not_measured", []),
-        "tiles": tables.tiles(report),
         "claims": tables.claims(report),
         "sets": names.sets(report),
         "models": [labels[model] for model in facts.models_of(report)],

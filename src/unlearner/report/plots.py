@@ -61,30 +61,16 @@ GUESSING = ReferenceLine(0.5, "guessing")
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """One model's value, with its interval where there is one."""
-
-    model: str
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
 class DotRow:
-    """What is beside a row of markers, the metric they are in, and the markers."""
+    """What is beside a row of markers, the metric they are in, and a figure per model."""
 
     label: str
     metric: str
-    estimates: list[Estimate]
+    figures: Mapping[str, Report]
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A quantity after every round, from round 0; None where it was not measured."""
-
-    label: str
-    values: Sequence[float | None]
+# What each quantity is called, and its values from round 0; None where it was not measured.
+Curves = Mapping[str, Sequence[float | None]]
 
 
 @dataclass(frozen=True)
@@ -132,7 +118,7 @@ def _row_axis(axes: Axes, labels: Sequence[str]) -> None:
 def legend(axes: Axes, entries: int, side: Literal["left", "right"] = "left") -> None:
     """Names above the plot, from its left end or up to its right one."""
     drawn = axes.legend(
-        loc="lower left" if side == "left" else "lower right",
+        loc=f"lower {side}",
         bbox_to_anchor=(0 if side == "left" else 1, 1.0),
         ncols=min(entries, 3),
         frameon=False,
@@ -206,22 +192,27 @@ def dots(
             perplexity on a logarithmic axis.
     """
     figure, axes = svg.canvas(0.85 + 0.62 * len(rows))
-    models = [m for m in MODEL_STYLES if any(e.model == m for row in rows for e in row.estimates)]
+    models = [model for model in MODEL_STYLES if any(model in row.figures for row in rows)]
     for i, model in enumerate(models):
-        _draw_estimates(axes, rows, model, 0.16 * (i - (len(models) - 1) / 2), labels[model])
+        shift = 0.16 * (i - (len(models) - 1) / 2)
+        points = {
+            j + shift: row.figures[model] for j, row in enumerate(rows) if model in row.figures
+        }
+        _draw_estimates(axes, points, model, labels[model])
     texts = [
-        f"{row.label}\n{' → '.join(show(row.metric, e.value) for e in row.estimates)}"
+        f"{row.label}\n{' → '.join(show(row.metric, f['value']) for f in row.figures.values())}"
         for row in rows
     ]
     _row_axis(axes, texts)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     legend(axes, len(models), "right" if cut_out else "left")
-    estimates = [e for row in rows for e in row.estimates]
-    values = [v for e in estimates for v in (e.value, e.low, e.high) if v is not None]
-    metric = rows[0].metric
+    found = [
+        f[key] for row in rows for f in row.figures.values() for key in ("value", "low", "high")
+    ]
+    values = [value for value in (*found, line.value if line else None) if value is not None]
     if line:
-        values.append(line.value)
         axes.axvline(line.value, zorder=1, **svg.DASHED)
+    metric = rows[0].metric
     if cut_out:
         _cut_out(axes.xaxis, metric, values)
         shown = ", ".join(labels[model] for model in models)
@@ -233,19 +224,15 @@ def dots(
     return svg.inline(figure, name, f"{shown}: {spoken}.{compared}")
 
 
-def _draw_estimates(
-    axes: Axes, rows: Sequence[DotRow], model: str, shift: float, label: str
-) -> None:
-    points = [
-        (i + shift, e) for i, row in enumerate(rows) for e in row.estimates if e.model == model
-    ]
-    values = [number(e.value) for _, e in points]
+def _draw_estimates(axes: Axes, points: Mapping[float, Report], model: str, label: str) -> None:
+    values = [number(figure["value"]) for figure in points.values()]
     # Lengths of the bars below and above the value; 0 where an end is missing.
-    below = [max(v - number(e.low, v), 0) for v, (_, e) in zip(values, points, strict=True)]
-    above = [max(number(e.high, v) - v, 0) for v, (_, e) in zip(values, points, strict=True)]
+    pairs = list(zip(values, points.values(), strict=True))
+    below = [max(value - number(figure["low"], value), 0) for value, figure in pairs]
+    above = [max(number(figure["high"], value) - value, 0) for value, figure in pairs]
     axes.errorbar(
         values,
-        [y for y, _ in points],
+        list(points),
         xerr=[below, above],
         linestyle="none",
         elinewidth=1.6,
@@ -276,7 +263,7 @@ def _whole_scale(axes: Axes, metric: str, values: Sequence[float]) -> None:
 
 
 def by_round(
-    name: str, metric: str, curves: Sequence[Curve], line: ReferenceLine | None, *, cut_out: bool
+    name: str, metric: str, curves: Curves, line: ReferenceLine | None, *, cut_out: bool
 ) -> Markup:
     """Up to two quantities by round: what is watched as a line, what it is compared with dashed.
 
@@ -288,46 +275,35 @@ def by_round(
         cut_out: Show the part of the scale where the values are; else shares from 0.
     """
     figure, axes = svg.canvas(2.6)
-    for curve, style in zip(curves, CURVE_STYLES, strict=False):
-        points = [(i, v) for i, v in enumerate(curve.values) if v is not None or not cut_out]
-        axes.plot(
-            [i for i, _ in points],
-            [number(v) for _, v in points],
-            label=curve.label,
-            linewidth=1.9 if cut_out else 2,
-            **style,
-        )
+    for (label, values), style in zip(curves.items(), CURVE_STYLES, strict=False):
+        points = {i: number(v) for i, v in enumerate(values) if v is not None or not cut_out}
+        width = 1.9 if cut_out else 2
+        axes.plot(list(points), list(points.values()), label=label, linewidth=width, **style)
+    watched = next(iter(curves.values()))
     before = {**MODEL_STYLES["target"], "markeredgewidth": 1.8, "markersize": 7, "zorder": 4}
-    axes.plot([0], [number(curves[0].values[0])], linestyle="none", **before)
-    values = [v for curve in curves for v in curve.values if v is not None]
-    values += [line.value] if line else []
+    axes.plot([0], [number(watched[0])], linestyle="none", **before)
+    shown = [v for values in curves.values() for v in values if v is not None]
+    shown += [line.value] if line else []
     if cut_out:
-        _cut_out(axes.yaxis, metric, values)
+        _cut_out(axes.yaxis, metric, shown)
     else:
         value_axis(axes.yaxis, metric)
-        if measure(metric).percent:
-            axes.set_ylim(0, 1.12 * max([*values, 0.01]))
-        else:  # 15 % either way, or noise looks like a change
-            axes.set_ylim(0.85 * min(values), 1.15 * max(values))
+        # Shares from 0; others with 15 % either way, or noise looks like a change.
+        share = measure(metric).percent
+        low, high = min(shown), max(shown)
+        axes.set_ylim(*((0, 1.12 * max(high, 0.01)) if share else (0.85 * low, 1.15 * high)))
     _round_axis(axes)
     if line:
-        _draw_reference(axes, line, metric, [v for v in curves[0].values if v is not None])
+        _draw_reference(axes, line, metric, [v for v in watched if v is not None])
     if len(curves) > 1:
         legend(axes, len(curves))
-    return svg.inline(figure, name, _rounds_in_words(metric, curves, line, cut_out=cut_out))
-
-
-def _rounds_in_words(
-    metric: str, curves: Sequence[Curve], line: ReferenceLine | None, *, cut_out: bool
-) -> str:
     if cut_out:
-        named = (f"{c.label} {', '.join(show(metric, v) for v in c.values)}" for c in curves)
-        spoken = "; ".join(named)
+        texts = (f"{c} {', '.join(show(metric, v) for v in curves[c])}" for c in curves)
+        spoken, the = "; ".join(texts), ""
     else:
-        spoken = ", ".join(f"{i}: {show(metric, v)}" for i, v in enumerate(curves[0].values))
-    the = "" if cut_out else "the "
+        spoken, the = ", ".join(f"{i}: {show(metric, v)}" for i, v in enumerate(watched)), "the "
     dashed = f" The dashed line is {the}{line.label}, {show(metric, line.value)}." if line else ""
-    return f"{measure(metric).label} by round: {spoken}.{dashed}"
+    return svg.inline(figure, name, f"{measure(metric).label} by round: {spoken}.{dashed}")
 
 
 def loss_terms(name: str, rounds: Sequence[int], terms: Mapping[str, list[float | None]]) -> Markup:

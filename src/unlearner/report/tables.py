@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from unlearner.report import facts, names
@@ -17,19 +17,16 @@ from unlearner.report.measures import (
 )
 from unlearner.report.writing import (
     NOTHING,
-    change,
     duration,
+    known,
     show,
     show_as,
-    show_change,
     show_interval,
     significant,
     visible,
 )
 
 CONFUSION_ROWS = 30  # per model in report.json: a pair that is missing from a full list may exist
-
-Tile = tuple[str, str, str]  # label, value, and what to compare it with
 
 
 @dataclass(frozen=True)
@@ -95,20 +92,6 @@ class ConfusionRow:
     predicted: str
     right: bool
     counts: list[str]
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """One trial of a search, as text."""
-
-    number: str
-    chosen: bool
-    settings: str
-    ended: str
-    ma: str
-    kept_ratio: str
-    rounds: str
-    time: str
 
 
 # Claims
@@ -261,30 +244,34 @@ def record_counts(report: Report) -> list[tuple[str, str]]:
 # Trials
 
 
-def trial_rows(search: Report | None) -> list[TrialRow]:
-    """Every trial of a search in its order; none where nothing was searched."""
-    return [
-        TrialRow(
-            number=str(trial["number"]),
-            chosen=trial["number"] == search["chosen"],
-            settings=settings_text(trial["settings"]),
-            ended=trial["status"],
-            ma=NOTHING if trial["ma"] is None else show("ma", trial["ma"]),
-            kept_ratio=(
-                NOTHING if trial["kept_ratio"] is None else significant(trial["kept_ratio"])
-            ),
-            rounds=str(trial["rounds"]),
-            time=duration(trial["seconds"]),
-        )
-        for trial in (search["trials"] if search else ())
-    ]
+def trial_rows(search: Report | None) -> list[tuple[bool, list[str]]]:
+    """Every trial of a search in its order: whether it was taken, and the cells of its row.
+
+    These are its number, settings, how it ended, MA of the records, perplexity of retained text as
+    a multiple of the target's, rounds and time.
+    """
+    rows = []
+    for trial in search["trials"] if search else ():
+        cells = [
+            str(trial["number"]),
+            settings_text(trial["settings"]),
+            trial["status"],
+            NOTHING if trial["ma"] is None else show("ma", trial["ma"]),
+            known(significant, trial["kept_ratio"]) or NOTHING,
+            str(trial["rounds"]),
+            duration(trial["seconds"]),
+        ]
+        rows.append((trial["number"] == search["chosen"], cells))
+    return rows
 
 
 def settings_text(settings: Mapping[str, object]) -> str:
-    """Names and values in a row; learning rates are far below what `significant` has room for."""
+    """Hyper-parameters and their values in a row, without those that are not set."""
     return ", ".join(
+        # Learning rates are far below what `significant` has decimals for.
         f"{visible(name)} {f'{value:.3g}' if isinstance(value, float) else visible(value)}"
         for name, value in settings.items()
+        if name != "name" and value not in (None, "")
     )
 
 
@@ -369,97 +356,3 @@ def confusion_rows(report: Report) -> list[ConfusionRow]:
         )
         for own, predicted in ordered
     ]
-
-
-# The figures to see first
-
-
-def tiles(report: Report) -> list[Tile]:
-    """The figures that the report leads with."""
-    lead = _classifier_tiles if facts.is_classifier(report) else _language_model_tiles
-    return list(lead(report))
-
-
-def _language_model_tiles(report: Report) -> Iterator[Tile]:
-    yield from _recall_tile(report, "el_10", "Word-for-word recall (EL₁₀)")
-    yield from _recall_tile(report, "ma", "First guesses right (MA)")
-    statuses = [record["status"] for record in report["verdict"].get("records", [])]
-    tested = [status for status in statuses if status != "not measured"]
-    if tested:
-        passed = f"{tested.count('met')} of {len(tested)}"
-        yield "Records that pass", passed, "each tested by itself"
-    before, after, _ = facts.values_of(report, "retain", "perplexity")
-    if before and after:
-        shown = f"{show('perplexity', before)} → {show('perplexity', after)}"
-        yield "Perplexity, text to be kept", change(before, after), shown
-
-
-def _recall_tile(report: Report, metric: str, label: str) -> Iterator[Tile]:
-    before, after, _ = facts.values_of(report, "forget", metric)
-    limit = facts.limit_of(report, metric)
-    compared = {"before": before, "limit": limit}
-    if after is not None:
-        beside = [
-            f"{what} {show(metric, value)}" for what, value in compared.items() if value is not None
-        ]
-        yield label, show(metric, after), ", ".join(beside)
-
-
-def _classifier_tiles(report: Report) -> Iterator[Tile]:
-    score, aimed_at = facts.score_metric(report), facts.forget_metric(report)
-    right, aimed_right = (
-        "right" if metric == "accuracy" else measure(metric).label for metric in (score, aimed_at)
-    )
-    tested = facts.utility_set(report)
-    name = "Test records" if tested == "test" else "Unseen records"
-    yield from _score_tile(report, score, tested, f"{name}, {right}")
-    yield from _score_tile(report, score, "retain", f"Records to be kept, {right}")
-    yield from _distance_tile(report)
-    yield from _score_tile(report, "mia_loss_auc", "forget", "Membership inference (AUC)")
-    yield from _time_tile(report)
-    recall = names.RECALL_OF_CLASS if facts.removes_class(report) else None
-    yield from _score_tile(report, aimed_at, "forget", recall or f"To be forgotten, {aimed_right}")
-
-
-def _score_tile(report: Report, metric: str, set_name: str, label: str) -> Iterator[Tile]:
-    before, after, retrained = facts.values_of(report, set_name, metric)
-    if after is None:
-        return
-    unseen = facts.value_of(report, "unlearned", facts.unseen_set(report), metric)
-    attack, forget = metric.startswith("mia_"), set_name == "forget"
-    beside = {
-        "before → after": not forget and before is not None,
-        f"retrained {show(metric, retrained)}": retrained is not None,
-        "0.5 is guessing": attack,
-        f"unseen {show(metric, unseen)}": forget and not attack and unseen is not None,
-        "proves nothing by itself": (
-            forget and facts.stopped_by(report, "auc" if attack else "score")
-        ),
-    }
-    shown = "; ".join(text for text, applies in beside.items() if applies)
-    yield label, show_change(metric, before, after), shown
-
-
-def _distance_tile(report: Report) -> Iterator[Tile]:
-    label = "Closeness to retraining"
-    before, after = (facts.to_retrained(report, m, "tug_of_war") for m in ("target", "unlearned"))
-    if after is not None:
-        js_before, js_after, _ = facts.values_of(report, "forget", "js_to_retrained")
-        beside = "tug-of-war score, 1 is the same"
-        if js_before is not None and js_after is not None:
-            beside += f"; JS on the records {show_change('js_to_retrained', js_before, js_after)}"
-        yield label, show_change("tug_of_war", before, after), beside
-    elif not facts.is_exact(report) and report["command"] != "evaluate":
-        yield label, "not measured", "no retrained model was given"
-
-
-def _time_tile(report: Report) -> Iterator[Tile]:
-    spent, whole = (report["cost"].get(f"seconds_{x}") for x in ("unlearning", "retraining"))
-    if spent is None:
-        return
-    if facts.is_exact(report):
-        yield "Time of retraining", duration(spent), "training without the records"
-        return
-    share = f"{significant(100 * spent / whole, 2)} % of " if whole else ""
-    beside = "retraining: not timed" if whole is None else f"{share}retraining, {duration(whole)}"
-    yield "Time of unlearning", duration(spent), beside

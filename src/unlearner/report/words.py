@@ -31,6 +31,7 @@ class Sentences:
     findings: list[str]
     limits: str
     search: str  # empty where nothing was searched
+    tiles: list[list[str]]  # the figures to see first: what, its value, what to compare it with
 
 
 def sentences(report: Report) -> Sentences:
@@ -43,6 +44,7 @@ def sentences(report: Report) -> Sentences:
         findings=one_line_each(told["findings"]()),
         limits=one_line(told["limits"]()),
         search=one_line(told["search"]()) if report.get("search") else "",
+        tiles=[line.split(" | ") for line in one_line_each(told["tiles"]())],
     )
 
 
@@ -98,6 +100,7 @@ def _of_classifier(report: Report) -> dict[str, object]:
         "forget_score": facts.forget_metric(report),
         "utility_set": facts.utility_set(report),
         "unseen_set": facts.unseen_set(report),
+        "recall_of_class": names.RECALL_OF_CLASS,
         "tug_of_war": partial(facts.to_retrained, report, key="tug_of_war"),
         "attacks": attacks,
         "worst_attack": max(attacks, key=lambda one: abs(one[1] - 0.5), default=None),

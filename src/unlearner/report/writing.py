@@ -203,6 +203,7 @@ def templates(kind: Literal["html", "markdown", "plain"]) -> Environment:
         plural,
         setting,
         show,
+        show_change,
         significant,
         size,
         visible,
