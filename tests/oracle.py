@@ -24,18 +24,22 @@ def overlap(a: list[int], b: list[int], n: int) -> float:
     return sum(gram in set(grams_b) for gram in grams_a) / len(grams_b)
 
 
-def extraction_likelihood(model, x: list[int], n: int, start: int = 1) -> float:
-    """EL_n: the mean overlap over prompts of start..T-n tokens, one `generate` each."""
-    total, length = 0.0, len(x)
-    for t in range(start, length - n + 1):
-        total += overlap(greedy(model, x[:t], length), x[t:], n)
-    return total / (length - n + 1 - start)
+def continuations(model, x: list[int]) -> dict[int, list[int]]:
+    """The continuation of every prompt x_<t by its length t, one `generate` each."""
+    return {t: greedy(model, x[:t], len(x)) for t in range(1, len(x))}
 
 
-def memorization_accuracy(model, x: list[int]) -> float:
-    """MA: the share of tokens that a one-token `generate` from their prefix gives."""
-    hits = sum(greedy(model, x[:t], t + 1) == x[t : t + 1] for t in range(1, len(x)))
-    return hits / (len(x) - 1)
+def extraction_likelihood(
+    continued: dict[int, list[int]], x: list[int], n: int, start: int = 1
+) -> float:
+    """EL_n: the mean overlap over prompts of start..T-n tokens."""
+    prompts = range(start, len(x) - n + 1)
+    return sum(overlap(continued[t], x[t:], n) for t in prompts) / (len(x) - n + 1 - start)
+
+
+def memorization_accuracy(continued: dict[int, list[int]], x: list[int]) -> float:
+    """MA: the share of tokens that the continuation of their prefix begins with."""
+    return sum(continued[t][0] == x[t] for t in continued) / (len(x) - 1)
 
 
 def log_probs(model, x: list[int]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend."""
+"""Errors that the user can fix, the interruption of a run, and text that is safe to print."""
 
 
 class UserError(Exception):

@@ -85,7 +85,7 @@ def label_log_probs(
         logits_NV: The model's logits at the label positions only (no padding).
         labels_N: The token at each position.
         target_logits: Gives the target model's logits of a slice of the first `num_target`
-            positions; asked twice, forward and backward, so that they are never all kept.
+            positions; called twice, forward and backward, so that they are never all kept.
         num_target: Positions that have a target; the KL of the others is 0.
         overwrite: The logits may be destroyed: true right behind a linear head, whose backward does
             not look at its output, and where nobody reads them again.

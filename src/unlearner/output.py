@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from unlearner import processes
 from unlearner.errors import UserError
 
@@ -111,15 +113,5 @@ def _remove_left(target: Path) -> None:
     """Remove the working folders of runs that were killed, which could not do it themselves."""
     for left in target.parent.glob(f".{target.name}.*.*{PARTIAL}"):
         process = left.name.removeprefix(f".{target.name}.").partition(".")[0]
-        if process.isdigit() and not _runs(int(process)):
+        if process.isdigit() and not psutil.pid_exists(int(process)):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True

@@ -14,10 +14,10 @@ import secrets
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
+from torch import nn
 
 from unlearner import processes
 from unlearner._version import __version__
@@ -87,7 +87,7 @@ def _make_key(path: Path) -> None:
         file.write(secrets.token_hex(32) + "\n")
 
 
-def digest_model(model: Any) -> str:
+def digest_model(model: nn.Module) -> str:
     """SHA-256 over the names, shapes and bytes of a model's weights."""
     code = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -97,7 +97,7 @@ def digest_model(model: Any) -> str:
     return "sha256:" + code.hexdigest()
 
 
-def environment(device: Any, seed: int) -> dict[str, Any]:
+def environment(device: torch.device, seed: int) -> dict[str, object]:
     """Versions, hardware, number of processes and seed."""
     return {
         "versions": {"python": platform.python_version()} | _versions(),
@@ -114,16 +114,14 @@ def environment(device: Any, seed: int) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"unlearner": __version__}
+    versions = {"unlearner": __version__}
     for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
-def peak_memory_bytes(device: Any) -> int:
+def peak_memory_bytes(device: torch.device) -> int:
     """Most memory that the process, or the accelerator where there is one, has held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -131,7 +129,7 @@ def peak_memory_bytes(device: Any) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
 
-def forget_peak(device: Any) -> None:
+def forget_peak(device: torch.device) -> None:
     """Let `peak_memory_bytes` begin anew, for one of several runs in a process.
 
     Where the system cannot, as macOS, the figure stays that of the whole process.

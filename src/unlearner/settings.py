@@ -21,12 +21,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from unlearner.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# Asking a classifier is one forward pass, asking for continuations hundreds of them.
+# Inference of a classifier is one forward pass, decoding a continuation hundreds of them.
 MEASURED_RECORDS = {
     "causal-lm": 512,
     "sequence-classification": 5000,
@@ -66,7 +67,7 @@ class DataSettings(Section):
         options: Its own settings, such as a split and numbers of records.
         forget: Records to be forgotten: a file or `hf:owner/name[:config][:split]`.
         retain: Records whose quality must stay.
-        pool: Text that may be learned meanwhile; the retain set where none is given.
+        pool: Text that may be learned while unlearning; the retain set where none is given.
         holdout: Text like the forget set that the model was never trained on.
         test: Further records never trained on, which are measured and no method reads.
         forget_class: A label that a sequence classifier is to lose; its records are taken out of
@@ -150,7 +151,7 @@ class TrainingSettings(Section):
 
     @field_validator("trackers", mode="before")
     @classmethod
-    def _one_or_several(cls, trackers: Any) -> Any:
+    def _one_or_several(cls, trackers: object) -> object:
         """A single one may stand without brackets: training.trackers=tensorboard."""
         return (trackers,) if isinstance(trackers, str) else trackers
 
@@ -195,13 +196,15 @@ class CriteriaSettings(Section):
     """What the verdict asks for, fixed before the run.
 
     Args:
-        perplexity_ratio: Perplexity of kept text at most, as a multiple of the target model's.
+        perplexity_ratio: Perplexity of retained text at most, as a multiple of the target model's.
         degenerate_increase: Share of degenerate continuations at most above the target's.
-        ma: Level of memorization accuracy set by hand; measured on holdout text where None.
-        el_10: Level of extraction likelihood set by hand, likewise.
-        score_margin: How far a classifier's score on the forget set may be from the yardstick's.
-        auc_margin: How far the AUC of membership inference may be from the yardstick's.
-        score_drop: How far a classifier's score on kept and on unseen records may fall.
+        ma: Threshold of memorization accuracy set by hand; measured on holdout text where None.
+        el_10: Threshold of extraction likelihood set by hand, likewise.
+        score_margin: How far a classifier's score on the forget set may be from the retrained
+            model's, or where there is none from the target's on unseen records.
+        auc_margin: How far the AUC of membership inference may be outside what lies between 0.5
+            and the retrained model's.
+        score_drop: How far a classifier's score on retained and on unseen records may fall.
     """
 
     perplexity_ratio: float = Field(default=1.10, ge=1.0)
@@ -214,7 +217,7 @@ class CriteriaSettings(Section):
 
     @property
     def by_hand(self) -> bool:
-        """Both levels are given, so that no holdout text is needed."""
+        """Both thresholds are given, so that no holdout text is needed."""
         return self.ma is not None and self.el_10 is not None
 
 
@@ -296,7 +299,7 @@ def apply_settings(sections: Mapping[str, Any], settings: Iterable[str]) -> dict
     return merged
 
 
-def parse_value(text: str) -> Any:
+def parse_value(text: str) -> object:
     """The value of a setting, read as YAML; what YAML would change beyond a value stays text.
 
     {prompt} is a mapping to it, a # begins a comment and 2024-05-01 is a date.
@@ -340,7 +343,7 @@ def build(kind: type[Model], values: Mapping[str, Any], *, where: str) -> Model:
     return built
 
 
-def _in_words(errors: Sequence[Any], where: str) -> str:
+def _in_words(errors: Sequence[ErrorDetails], where: str) -> str:
     """The first error; a value that may be of several kinds has one error for each of them."""
     first = errors[0]
     place, value = first["loc"], first["input"]
@@ -355,12 +358,13 @@ def _in_words(errors: Sequence[Any], where: str) -> str:
     return f"{'.'.join(parts)}: {allowed}, got {value!r}{hint}"
 
 
-def without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+def without_paths(values: Mapping[str, object]) -> dict[str, object]:
     """The values with a file's or folder's own name for its path, which is this machine's alone."""
     return {key: own_name(value) for key, value in values.items()}
 
 
-def own_name(value: Any) -> Any:
+def own_name(value: object) -> object:
     """The last part of what is a local path; anything else, such as a hub id, as it is."""
-    is_path = isinstance(value, str) and "/" in value and Path(value).exists()
-    return Path(value).resolve().name if is_path else value
+    if isinstance(value, str) and "/" in value and Path(value).exists():
+        return Path(value).resolve().name
+    return value

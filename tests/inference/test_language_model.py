@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from conftest import VOCAB, tiny_model
-from oracle import extraction_likelihood, greedy, log_probs, memorization_accuracy
+from oracle import continuations, extraction_likelihood, greedy, log_probs, memorization_accuracy
 from unlearner.data.windows import Window
+from unlearner.inference.decoding import eos_ids
 from unlearner.inference.language_model import Questions, ask
 from unlearner.metrics._ngrams import extraction_likelihood as fast_el
 
@@ -37,11 +38,12 @@ def test_metrics_equal_one_generate_per_prompt(architecture, tokenizer):
     ids = texts(model)
     answers = ask(model, tokenizer, [window(i, x) for i, x in enumerate(ids)], Questions())
     for x, answer in zip(ids, answers, strict=True):
-        assert answer.hits.mean() == memorization_accuracy(model, x)
+        continued = continuations(model, x)
+        assert answer.hits.mean() == memorization_accuracy(continued, x)
         for n in (3, 10):
             if len(x) > n:
                 total, weight = fast_el(answer, n)
-                assert total / weight == extraction_likelihood(model, x, n)
+                assert total / weight == extraction_likelihood(continued, x, n)
         np.testing.assert_allclose(answer.log_probs, log_probs(model, x), rtol=0, atol=2e-5)
 
 
@@ -52,11 +54,12 @@ def test_a_later_prompt_start_equals_the_definition_with_that_range(tokenizer):
     assert answer.prompt_start == 12
     total, weight = fast_el(answer, 3, 12)
     assert weight == 24 - 3 - 12 + 1
-    assert total / weight == extraction_likelihood(model, ids, 3, 12)
+    assert total / weight == extraction_likelihood(continuations(model, ids), ids, 3, 12)
 
 
-def test_batch_size_order_and_memory_change_nothing(architecture, tokenizer):
-    model = tiny_model(architecture)
+@pytest.mark.parametrize("name", ["gpt_neo", "gpt2", "gemma2"])  # the three kinds of attention
+def test_batch_size_order_and_memory_change_nothing(name, tokenizer):
+    model = tiny_model(name)
     windows = [window(i, x) for i, x in enumerate(texts(model))]
     whole = ask(model, tokenizer, windows, Questions())
     for questions in (Questions(batch_tokens=1), Questions(memory_bytes=1)):
@@ -72,8 +75,8 @@ def test_continuation_of_any_prompt_is_what_generate_gives(tokenizer):
     model = tiny_model("llama")
     for x in texts(model):
         answer = ask(model, tokenizer, [window(0, x)], Questions())[0]
-        for t in range(1, len(x)):
-            assert answer.continuation(t).tolist() == greedy(model, x[:t], len(x))
+        continued = continuations(model, x)
+        assert {t: answer.continuation(t).tolist() for t in continued} == continued
 
 
 def test_memorised_text_needs_no_decoding(tokenizer):
@@ -105,6 +108,14 @@ def test_a_state_space_model_is_asked_through_generate(tokenizer):
     x = [int(token) for token in np.random.default_rng(0).integers(2, VOCAB, 16)]
     answer = ask(model, tokenizer, [window(0, x)], Questions())[0]
     total, weight = fast_el(answer, 3)
-    assert total / weight == extraction_likelihood(model, x, 3)
-    for t in range(1, len(x)):
-        assert answer.continuation(t).tolist() == greedy(model, x[:t], len(x))
+    continued = continuations(model, x)
+    assert total / weight == extraction_likelihood(continued, x, 3)
+    assert {t: answer.continuation(t).tolist() for t in continued} == continued
+
+
+def test_end_of_text_tokens_are_those_of_generation():
+    model = tiny_model("llama")
+    model.generation_config.eos_token_id = [1, 7]
+    assert eos_ids(model) == {1, 7}
+    model.generation_config.eos_token_id = None
+    assert eos_ids(model) == {1}  # the configuration's

@@ -11,13 +11,6 @@ WINDOWS = np.array([1, 0, 1, 2, 1])  # of five rows; three windows
 SHARED, OWN, HEADS, KEY_HEADS, WIDTH = 5, 3, 4, 2, 8
 
 
-class Layer:
-    def __init__(self, generator: torch.Generator) -> None:
-        shape = (3, KEY_HEADS, SHARED, WIDTH)
-        self.prefix_keys = torch.randn(shape, generator=generator)
-        self.prefix_values = torch.randn(shape, generator=generator)
-
-
 def plain_attention(query, keys, values, *, sliding_window=None, softcap=None):
     """One row: (H, D) on (K, T, D), the definition in float64."""
     keys, values = (x.double().repeat_interleave(HEADS // KEY_HEADS, 0) for x in (keys, values))
@@ -34,11 +27,13 @@ def plain_attention(query, keys, values, *, sliding_window=None, softcap=None):
 def test_both_parts_are_one_softmax(sliding_window, softcap):
     """A sliding window of 3 sees none of the 5 shared positions, one of 6 the last three."""
     generator = torch.Generator().manual_seed(0)
-    layer = Layer(generator)
+    shape = (3, KEY_HEADS, SHARED, WIDTH)
+    prefix_keys = torch.randn(shape, generator=generator)
+    prefix_values = torch.randn(shape, generator=generator)
     query = torch.randn(5, HEADS, 1, WIDTH, generator=generator)
     keys = torch.randn(5, KEY_HEADS, OWN, WIDTH, generator=generator)
     values = torch.randn(5, KEY_HEADS, OWN, WIDTH, generator=generator)
-    attention = PrefixAttention([layer])
+    attention = PrefixAttention({0: (prefix_keys, prefix_values)})
     attention.position = SHARED + OWN - 1
     attention.groups = RowGroups.of(WINDOWS, 3, torch.device("cpu"))
     options = {"sliding_window": sliding_window, "softcap": softcap}
@@ -46,8 +41,8 @@ def test_both_parts_are_one_softmax(sliding_window, softcap):
     for row, window in enumerate(WINDOWS):
         expected = plain_attention(
             query[row, :, 0],
-            torch.cat([layer.prefix_keys[window], keys[row]], 1),
-            torch.cat([layer.prefix_values[window], values[row]], 1),
+            torch.cat([prefix_keys[window], keys[row]], 1),
+            torch.cat([prefix_values[window], values[row]], 1),
             **options,
         )
         torch.testing.assert_close(found[row, :, 0].double(), expected, rtol=1e-5, atol=1e-6)
@@ -65,7 +60,7 @@ def test_the_model_has_its_own_attention_back_even_after_an_error(name):
     model = tiny_model(name)
     ids = torch.arange(2, 20)[None]
     before = model(input_ids=ids).logits
-    attention = PrefixAttention([])
+    attention = PrefixAttention({})
     attention.attend = lambda *_, **__: 1 / 0
     with pytest.raises(ZeroDivisionError), attention.installed(model):
         model(input_ids=ids)

@@ -85,11 +85,3 @@ def test_a_saved_model_loads_with_plain_transformers(tokenizer, tmp_path):
     ids = torch.arange(2, 12)[None]
     assert torch.equal(model(ids).logits, again(ids).logits)
     assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
-
-
-def test_end_of_text_tokens_are_those_of_generation():
-    model = tiny_model("llama")
-    model.generation_config.eos_token_id = [1, 7]
-    assert loading.eos_ids(model) == {1, 7}
-    model.generation_config.eos_token_id = None
-    assert loading.eos_ids(model) == {1}  # the configuration's

@@ -53,7 +53,8 @@ ForgetClass = Annotated[
 ]
 
 DropDuplicates = Annotated[
-    bool, typer.Option("--drop-duplicates", help="Leave exact copies of forget records out of the rest.")
+    bool,
+    typer.Option("--drop-duplicates", help="Leave exact copies of forget records out elsewhere."),
 ]
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]

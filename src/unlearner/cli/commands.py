@@ -174,7 +174,7 @@ def run_check(sections: Mapping[str, Any]) -> int:
     quieten()
     config, family = read_config(sections)
     prepared = pipeline.start(config, family, command="check")
-    limit_threads(prepared.loaded.model.to(resolve_device(config.training)))
+    limit_threads(prepared.loaded.to(resolve_device(config.training)))
     found = pipeline.check(config, prepared)
     if processes.is_main():
         print_check(found)
@@ -189,7 +189,7 @@ def run_evaluate(sections: Mapping[str, Any], output: Path, *, target: str, quie
     config, family = read_config(sections)
     progress = RunProgress(quiet=quiet, num_rounds=1)
     prepared = pipeline.start(config, family, command="evaluate")
-    limit_threads(prepared.loaded.model.to(resolve_device(config.training)))
+    limit_threads(prepared.loaded.to(resolve_device(config.training)))
     with staged(output) as work:
         verdict, report = pipeline.evaluate(config, prepared, target=target, say=progress.say)
         if processes.is_main():

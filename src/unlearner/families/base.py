@@ -193,7 +193,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
                 f"--{role} {name}: its tokenizer differs from that of {other.name}; figures of "
                 "models that read other tokens cannot be compared"
             )
-        loaded.model.to(other.model.device)
+        loaded.to(other.model.device)
         return loaded
 
     def check_comparable(self, loaded: Loaded, role: str, other: Loaded) -> None:

@@ -249,7 +249,7 @@ def prepare_text(
         max_length=max(2, min(data.max_length, loaded.context)),
         append_eos=data.append_eos,
     )
-    size = loaded.model.get_input_embeddings().num_embeddings
+    size: int = loaded.model.get_input_embeddings().num_embeddings  # type: ignore
     tokenized = {}
     for role, records in sets.items():
         check_ids_in_vocabulary(records, size)

@@ -1,4 +1,4 @@
-"""What a model said about one window or example of a record: a value, read by every metric.
+"""What a model gives for one window or example of a record: a value, read by every metric.
 
 Nothing here touches a model or torch, so metrics can be tested and repeated without either.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model said about one window (T tokens) of one record.
+    """What one model gives for one window (T tokens) of one record.
 
     Position t counts from 0, so the prompt of length t is tokens 0..t-1 and is followed by token t.
     Arrays over labels have T-1 entries; entry t-1 is about token t.
@@ -28,7 +28,7 @@ class Answer:
         eos_ids: Tokens that end a continuation.
         decoded: Greedy continuations of the prompts at which the model breaks from the text, by
             prompt length; each runs to T tokens in all or to the first end-of-text token, which it
-            includes. Empty when no continuations were asked for.
+            includes. Empty when no continuations were wanted.
         prompt_start: Shortest prompt length from which on every continuation is known.
         prefix: Length of the prompt that `continuation_text` continues.
         reference_text: The record's own text from `prefix` on.
@@ -64,13 +64,14 @@ class Answer:
         Between two breaks every continuation follows the text, so the continuation of a prompt is
         the text up to the next break and then the continuation decoded there.
         """
-        return find_breaks(self.argmax, self.input_ids, self.eos_ids)
+        ends = np.isin(self.argmax, list(self.eos_ids))
+        return np.flatnonzero((self.argmax != self.input_ids[1:]) | ends) + 1
 
     def continuation(self, prompt_length: int) -> np.ndarray:
         """The greedy continuation of the first `prompt_length` tokens, to T tokens in all.
 
         Raises:
-            KeyError: The continuation was not asked for.
+            KeyError: The continuation was not decoded.
         """
         after = self.breaks[self.breaks >= prompt_length]
         if len(after) == 0:
@@ -81,7 +82,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class ClassAnswer:
-    """What one classifier said about one example of one record.
+    """What one classifier gives for one example of one record.
 
     M labelled positions (1 of a sequence, the words of an example with tags), C classes, D
     features.
@@ -119,11 +120,6 @@ class ClassAnswer:
     def predicted(self) -> np.ndarray:
         """(M,) the index of the most probable class, the first of several."""
         return self.class_log_probs.argmax(axis=-1)
-
-
-def find_breaks(argmax: np.ndarray, input_ids: np.ndarray, ends: frozenset[int]) -> np.ndarray:
-    """Prompt lengths at which the most probable token is not the text's, or ends the text."""
-    return np.flatnonzero((argmax != input_ids[1:]) | np.isin(argmax, list(ends))) + 1
 
 
 # A share of a short record would leave no prompt with ten tokens behind it.

@@ -17,13 +17,12 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from unlearner.inference.prefix_attention import PrefixAttention, RowGroups, can_share
 from unlearner.models import sharding
@@ -59,17 +58,16 @@ class RowBatch:
 
     def __init__(self, prompts: Sequence[Prompt], base: int) -> None:
         self.prompts, self.base = prompts, base
-        self.lengths = np.array([prompt.length for prompt in prompts])
-        self.totals = np.array([prompt.total for prompt in prompts])
         self.windows, self.window = np.unique(
             [prompt.window for prompt in prompts], return_inverse=True
         )
 
     def of_windows(self, states_BHTD: Tensor) -> Tensor:
-        """The windows' own states; the tensor itself where the batch is of all of them."""
+        """The windows' states up to `base`, (W, H, base, D); no copy of all of them."""
+        shared = states_BHTD[:, :, : self.base]
         if len(self.windows) == len(states_BHTD):
-            return states_BHTD
-        return states_BHTD[torch.as_tensor(self.windows, device=states_BHTD.device)]
+            return shared
+        return shared[torch.as_tensor(self.windows, device=states_BHTD.device)]
 
     def of_rows(self, states_BHTD: Tensor) -> Tensor:
         """A copy of the window's states from `base` on for each row, (R, H, T - base, D)."""
@@ -78,23 +76,19 @@ class RowBatch:
 
 
 class RowCache(DynamicLayer):
-    """One layer's keys and values: of the windows up to `base`, of each row behind it.
+    """One layer's keys and values of each row, from the position on that its batch calls `base`.
 
     The teacher-forced pass has filled every position of the windows; a row overwrites the ones from
     its prompt length on before it reads them.
 
     Attributes:
-        prefix_keys: (W, H, base, D) of the windows that the rows belong to; `prefix_values` alike.
         keys_buffer: (R, H, T - base, D) of the rows, the newest token's behind the others.
     """
 
-    def __init__(self, layer: CacheLayerMixin, batch: RowBatch) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, batch: RowBatch) -> None:
         super().__init__()
-        keys, values = _states(layer)
         self.base = batch.base
         self.dtype, self.device = keys.dtype, keys.device
-        self.prefix_keys = batch.of_windows(keys[:, :, : self.base])
-        self.prefix_values = batch.of_windows(values[:, :, : self.base])
         self.keys_buffer, self.values_buffer = batch.of_rows(keys), batch.of_rows(values)
         self.is_initialized = True
         self.position = 0
@@ -115,27 +109,24 @@ class RowCache(DynamicLayer):
         self.values_buffer = self.values_buffer[rows]
 
 
-@dataclass
 class Rows:
-    """The rows of one decoding batch that still run, ordered by prompt length."""
+    """The rows of one decoding batch that still run, ordered by prompt length.
 
-    lengths: np.ndarray
-    totals: np.ndarray
-    window: np.ndarray
-    origin: np.ndarray  # row of the output that each row writes
-    tokens: Tensor  # (R, T)
-    ended: Tensor
-    eos: Tensor
+    Attributes:
+        origin: Row of the output that each row writes.
+        tokens: (R, T), whole from the prompt length on.
+    """
 
-    @classmethod
-    def of(cls, batch: RowBatch, eos: Tensor) -> Rows:
-        rows = np.arange(len(batch.prompts))
-        tokens = torch.zeros(len(rows), int(batch.totals.max()), dtype=torch.long)
+    def __init__(self, batch: RowBatch, eos: Tensor) -> None:
+        self.eos, self.window = eos, batch.window
+        self.lengths = np.array([prompt.length for prompt in batch.prompts])
+        self.totals = np.array([prompt.total for prompt in batch.prompts])
+        self.origin = np.arange(len(self.lengths))
+        tokens = torch.zeros(len(self.lengths), int(self.totals.max()), dtype=torch.long)
         first = torch.tensor([prompt.first for prompt in batch.prompts])
-        tokens[torch.from_numpy(rows), torch.from_numpy(batch.lengths)] = first
-        ended = torch.zeros(len(rows), dtype=torch.bool, device=eos.device)
-        tokens = tokens.to(eos.device)
-        return cls(batch.lengths, batch.totals, batch.window, rows, tokens, ended, eos)
+        tokens[torch.from_numpy(self.origin), torch.from_numpy(self.lengths)] = first
+        self.tokens = tokens.to(eos.device)
+        self.ended = torch.zeros(len(tokens), dtype=torch.bool, device=eos.device)
 
     def keep(self, kept: np.ndarray) -> None:
         index = torch.as_tensor(kept, device=self.tokens.device)
@@ -144,10 +135,13 @@ class Rows:
         self.tokens, self.ended = self.tokens[index], self.ended[index]
 
 
-def _states(layer: CacheLayerMixin) -> tuple[Tensor, Tensor]:
-    assert layer.keys is not None  # filled by the teacher-forced pass
-    assert layer.values is not None
-    return layer.keys, layer.values
+def _keys_and_values(cache: Cache) -> dict[int, tuple[Tensor, Tensor]]:
+    """Those of the layers of attention, by number; other layers have none."""
+    return {
+        number: (layer.keys, layer.values)
+        for number, layer in enumerate(cache.layers)
+        if isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
+    }
 
 
 def row_batches(
@@ -162,7 +156,7 @@ def row_batches(
         logits_bytes: Of one row.
         memory_bytes: Room for the rows' own keys, values and logits.
     """
-    states = [part for layer in cache.layers if layer.is_initialized for part in _states(layer)]
+    states = [part for both in _keys_and_values(cache).values() for part in both]
     num_tokens = states[0].shape[2]
     token_bytes = sum(part[0, :, 0].numel() * part.element_size() for part in states)
     # Long prompts first: the rows of a batch then start, and end, close together.
@@ -259,16 +253,16 @@ def _decode_rows(
 ) -> np.ndarray:
     """The prompts' rows of tokens, each whole from its prompt length on."""
     device = sharding.device_of(model)
-    layers = {
-        number: RowCache(layer, batch)
-        for number, layer in enumerate(cache.layers)
-        if layer.is_initialized
-    }
+    states = _keys_and_values(cache)
+    layers = {number: RowCache(*both, batch) for number, both in states.items()}
     row_cache = DynamicCache()
     row_cache.layers = [layers.get(number, layer) for number, layer in enumerate(cache.layers)]
-    rows = Rows.of(batch, torch.tensor(sorted(eos_ids(model)), dtype=torch.long, device=device))
+    rows = Rows(batch, torch.tensor(sorted(eos_ids(model)), dtype=torch.long, device=device))
     output = np.zeros(rows.tokens.shape, dtype=np.int64)
-    attention = PrefixAttention(layers) if batch.base else None
+    attention = None
+    if batch.base:
+        shared = {number: tuple(map(batch.of_windows, both)) for number, both in states.items()}
+        attention = PrefixAttention(shared)
     with attention.installed(model) if attention else nullcontext():
         for position in range(int(rows.lengths.min()), int(rows.totals.max()) - 1):
             _drop_ended(rows, layers.values(), position, output)
@@ -346,15 +340,15 @@ def generate(
     model: PreTrainedModel, input_ids: Tensor, num_tokens: int, *, num_beams: int = 1
 ) -> np.ndarray:
     """What the model's own `generate` puts behind prompts of equal length, at most `num_tokens`."""
-    out = cast("GenerationMixin", model).generate(
-        input_ids,  # type: ignore[arg-type]
+    out: Tensor = model.generate(  # type: ignore[operator]
+        input_ids,
         attention_mask=torch.ones_like(input_ids),
         max_new_tokens=num_tokens,
         do_sample=False,
         num_beams=num_beams,
         pad_token_id=next(iter(eos_ids(model)), 0),
     )
-    return cast("Tensor", out)[:, input_ids.shape[1] :].cpu().numpy()
+    return out[:, input_ids.shape[1] :].cpu().numpy()
 
 
 def eos_ids(model: PreTrainedModel) -> frozenset[int]:

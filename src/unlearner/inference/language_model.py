@@ -165,8 +165,8 @@ def _lengths_to_decode(answer: Answer, continuations: str) -> list[int]:
 
 
 def _with_texts(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> Answer:
-    text = tokenizer.decode(answer.continuation(answer.prefix), skip_special_tokens=True)
-    reference = tokenizer.decode(answer.input_ids[answer.prefix :], skip_special_tokens=True)
+    parts = answer.input_ids[answer.prefix :], answer.continuation(answer.prefix)
+    reference, text = (str(tokenizer.decode(part, skip_special_tokens=True)) for part in parts)
     return replace(answer, reference_text=reference, continuation_text=text)
 
 
@@ -198,5 +198,5 @@ def beam_continuations(
         rows = generate(model, ids, longest, num_beams=num_beams)
         for index, row in zip(indices, rows, strict=True):
             kept = row[: num_tokens[index]]
-            texts[index] = tokenizer.decode(kept, skip_special_tokens=True)
+            texts[index] = str(tokenizer.decode(kept, skip_special_tokens=True))
     return texts

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,13 +39,6 @@ def can_share(model: PreTrainedModel) -> bool:
     config = model.config
     plain = config._attn_implementation in ("eager", "sdpa")  # no public way to read it
     return config.model_type in MODEL_TYPES and plain and model.dtype == torch.float32
-
-
-class SharedLayer(Protocol):
-    """What one layer's cache has to hold."""
-
-    prefix_keys: Tensor  # (W, K, P, D)
-    prefix_values: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,6 +70,9 @@ class RowGroups:
 class PrefixAttention:
     """Attention of one new token per row.
 
+    Args:
+        shared: The keys and values that the rows of a window share, each (W, K, P, D), by layer.
+
     Attributes:
         groups: The rows of the current step by window.
         position: The position of their token: as many tokens stand before it.
@@ -85,8 +81,8 @@ class PrefixAttention:
     groups: RowGroups
     position: int
 
-    def __init__(self, layers: Mapping[int, SharedLayer]) -> None:
-        self.layers = layers
+    def __init__(self, shared: Mapping[int, tuple[Tensor, ...]]) -> None:
+        self.shared = shared
 
     def attend(
         self,
@@ -108,8 +104,8 @@ class PrefixAttention:
             sliding_window: Positions seen, the newest included; None for all.
             softcap: c of c * tanh(score / c); None for none.
         """
-        shared, groups = self.layers[layer], self.groups
-        num_shared = shared.prefix_keys.shape[2]
+        (shared_keys, shared_values), groups = self.shared[layer], self.groups
+        num_shared = shared_keys.shape[2]
         first = max(0, self.position + 1 - sliding_window) if sliding_window else 0
         query_RKGD = query.view(len(query), keys.shape[1], -1, query.shape[-1])
         own = slice(max(0, first - num_shared), None)
@@ -117,8 +113,8 @@ class PrefixAttention:
         if first < num_shared:
             of_window, log_sum_of_window = _part(
                 _per_window(query_RKGD, groups),
-                shared.prefix_keys[:, :, first:],
-                shared.prefix_values[:, :, first:],
+                shared_keys[:, :, first:],
+                shared_values[:, :, first:],
                 softcap,
             )
             before = _per_row(of_window, groups, query_RKGD.shape[2])
@@ -136,13 +132,14 @@ class PrefixAttention:
                 yield
             return
         before = model.config._attn_implementation
+        assert before is not None  # see `can_share`
         AttentionInterface.register(NAME, self._interface)
         model.set_attn_implementation(NAME)
         try:
             yield
         finally:
             model.set_attn_implementation(before)
-            self.layers = {}  # transformers keeps the function, which must not keep the buffers
+            self.shared = {}  # transformers keeps the function, which must not keep the tensors
 
     def _interface(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: object, **options: Any
@@ -168,7 +165,7 @@ class PrefixAttention:
             assert layer is not None  # transformers allows it, its models give one
             local = model.config.attention_layers[layer] == "local"
             window = model.config.window_size if local else None
-            module._attn = partial(self._gpt_neo_attention, layer, window)
+            module._attn = partial(self._gpt_neo_attention, layer, window)  # type: ignore
         try:
             yield
         finally:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from unlearner import functional, processes
@@ -315,9 +315,9 @@ class _StepReference:
 
 def asked_of(reference: PreTrainedModel | Reference, batch: Batch) -> Reference:
     """The reference as a loss uses it: as it is, or a frozen model made one."""
-    if isinstance(reference, nn.Module):
-        return FrozenReference(cast("PreTrainedModel", reference), batch)
-    return reference
+    return (
+        FrozenReference(reference, batch) if isinstance(reference, PreTrainedModel) else reference
+    )
 
 
 def _nothing(rows: slice) -> Tensor:

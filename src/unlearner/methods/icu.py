@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from unlearner import functional, processes
@@ -132,7 +132,7 @@ class ICU(Method):
         self,
         model: PreTrainedModel,
         batch: Mapping[str, Tensors],
-        reference: nn.Module | TargetLogits,
+        reference: PreTrainedModel | TargetLogits,
     ) -> dict[str, Tensor]:
         """The weighted terms of one step; their sum is the objective.
 
@@ -140,7 +140,7 @@ class ICU(Method):
             reference: The frozen target model, or a function that gives the target's logits of a
                 slice of the analogous label positions.
         """
-        if isinstance(reference, nn.Module):
+        if isinstance(reference, PreTrainedModel):
             frozen = TargetDistribution([], None, reference)
             reference = frozen.logits((), batch["analogous"])
         return self._terms(model, batch, reference, None)

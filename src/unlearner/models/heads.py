@@ -60,7 +60,7 @@ class Classifier:
     def __init__(self, model: nn.Module, vector: Vector = "head") -> None:
         self.model, self.vector = model, vector
         # Data-parallel training wraps it.
-        self.bare: PreTrainedModel = getattr(model, "module", model)
+        self.bare = cast("PreTrainedModel", getattr(model, "module", model))
         self.tags = type(self.bare).__name__.endswith("ForTokenClassification")
         self.shards: list[Classifier] = []
         if isinstance(self.bare, ShardEnsemble):

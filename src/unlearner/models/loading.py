@@ -50,6 +50,10 @@ class Loaded:
     tokenizer: PreTrainedTokenizerBase
     name: str
 
+    def to(self, device: torch.device) -> PreTrainedModel:
+        """The model, put on a device."""
+        return self.model.to(device)  # type: ignore[arg-type] - its decorator hides what it takes
+
     @property
     def family(self) -> str:
         """One of `FAMILIES`, by the model's class."""

@@ -224,7 +224,7 @@ class Work:
             )
         self.model = self.prepared.loaded.model
         limit_threads(self.model)
-        self.model.to(Trainer(config.training, Log(None)).device)
+        self.prepared.loaded.to(Trainer(config.training, Log(None)).device)
         fits = partial(announce, say=_silent, checkpoints=False)
         self.base = measure_baseline(config, self.prepared, fits, force=True, say=self.say)
         self._check_inputs()

@@ -198,7 +198,7 @@ def forget(
     started = time.perf_counter()
     key, family = provenance.read_key(), prepared.family
     trainer = Trainer(config.training, log or Log(work / "log.jsonl"))
-    prepared.loaded.model.to(trainer.device)
+    prepared.loaded.to(trainer.device)
     tell = partial(announce, say=say, checkpoints=resumable is not None)
     baseline = measure_baseline(config, prepared, tell, force=force, say=say)
     baseline = family.for_method(config, prepared, baseline)
@@ -261,7 +261,7 @@ def carry_out(
 
     say("measuring the saved model")
     unlearned = family.load(str(work / "model"))
-    unlearned.model.to(trainer.device)
+    unlearned.to(trainer.device)
     after = family.infer(unlearned, baseline.sets, config.evaluation, baseline.references)
     answers = baseline.answers | {"unlearned": after}
     scores = baseline.scores | {

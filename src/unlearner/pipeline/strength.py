@@ -136,7 +136,7 @@ def add_strength(
     prepared = start(config, CAUSAL_LM)
     unlearned = CAUSAL_LM.load(str(run_dir / "model"))
     _check_same(run_dir, report, prepared, unlearned)
-    model = prepared.loaded.model.to(resolve_device(config.training))
+    model = prepared.loaded.to(resolve_device(config.training))
     limit_threads(model)
     # Whether it still knows the records was decided by the run.
     data = measure_baseline(config, prepared, lambda _: None, force=True, say=say).data
