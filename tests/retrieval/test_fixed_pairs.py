@@ -243,13 +243,13 @@ def test_each_has_a_pair_of_its_own_where_all_records_share_a_template():
 def test_no_search_goes_deeper_than_is_asked_for_or_the_fallback_needs(monkeypatch):
     """Where no record or few pass, the depth does not grow with the pool: 3, and 200 of the 500."""
     asked = []
-    real = neighbours._best
+    real = neighbours._highest
 
     def watched(cosines, count):
         asked.append(count)
         return real(cosines, count)
 
-    monkeypatch.setattr(neighbours, "_best", watched)
+    monkeypatch.setattr(neighbours, "_highest", watched)
     template = list(range(1000, 1012))
     forget = texts("a cat in paris", "a dog in rome", ids=[[*template, 1], [*range(20)]])
     contents = [f"number {number} of paris and rome" for number in range(500)]

@@ -26,11 +26,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 WORD_SHINGLE = 3
-
 CHARACTER_SHINGLE = 5
-
 FEW_WORDS = 5
-
 ROUNDING = 1e-6  # far above that of t |B|, far below the 1 between two counts
 
 
@@ -113,7 +110,6 @@ class _Kind(NamedTuple):
 
 
 WORDS = _Kind(_word_shingles, lambda text: text.count(" ") + 1)
-
 CHARACTERS = _Kind(_character_shingles, len)
 
 

@@ -21,7 +21,7 @@ from unlearner.data.readers import (
     parse_json,
 )
 
-CSV_LIST = 'in a CSV field write it as "[""one"", ""two""]"'
+CSV_LIST = '; in a CSV field write it as "[""one"", ""two""]"'
 
 
 def read_text(row: Row, column: str, value: object) -> str:
@@ -50,8 +50,9 @@ def _check_unicode(row: Row, column: str, value: str) -> None:
 
 
 def read_label(row: Row, column: str, reader: LabelReader) -> str:
+    class_names = reader.class_names(row.class_names.get(column, ()))
     try:
-        label = reader.name(row.values[column], _class_names(row, column, reader))
+        label = reader.name(row.values[column], class_names)
     except SourceError as error:
         raise row.problem(f"label {error}") from None
     _check_unicode(row, "label", label)
@@ -59,10 +60,7 @@ def read_label(row: Row, column: str, reader: LabelReader) -> str:
 
 
 def read_tokens(row: Row, value: object) -> tuple[str, ...]:
-    given = _list(row, value)
-    if given is None:
-        what = f'tokens must be a list such as ["New", "York"], got {kind(value)}'
-        raise row.problem(f"{what}; {CSV_LIST}")
+    given = _list(row, "tokens", value, 'such as ["New", "York"]', CSV_LIST)
     if not given:
         raise row.problem("tokens is empty; fill it in or remove the record")
     tokens: list[str] = []
@@ -77,15 +75,11 @@ def read_tokens(row: Row, value: object) -> tuple[str, ...]:
 
 
 def read_tags(row: Row, column: str, num_tokens: int, reader: LabelReader) -> tuple[str, ...]:
-    value = row.values[column]
-    given = _list(row, value)
-    if given is None:
-        what = f'tags must be a list such as ["B-place", "I-place"], got {kind(value)}'
-        raise row.problem(f"{what}; {CSV_LIST}")
+    given = _list(row, "tags", row.values[column], 'such as ["B-place", "I-place"]', CSV_LIST)
     if len(given) != num_tokens:
         what = f"tokens has {num_tokens}, tags has {len(given)}"
         raise row.problem(f"{what}; give every token one tag")
-    class_names = _class_names(row, column, reader)
+    class_names = reader.class_names(row.class_names.get(column, ()))
     tags: list[str] = []
     for position, tag in enumerate(given):
         try:
@@ -96,23 +90,22 @@ def read_tags(row: Row, column: str, num_tokens: int, reader: LabelReader) -> tu
     return tuple(tags)
 
 
-def _class_names(row: Row, column: str, reader: LabelReader) -> tuple[str, ...]:
-    return reader.class_names(row.class_names.get(column, ()))
-
-
-def _list(row: Row, value: object) -> Sequence[object] | None:
-    """The items of a list, an array or a CSV field such as [464, 3290]; None for anything else."""
+def _list(
+    row: Row, column: str, value: object, example: str, way_out: str = ""
+) -> Sequence[object]:
+    """The items of a list, an array or a CSV field such as [464, 3290]."""
+    items = value
     if isinstance(value, str) and value.lstrip().startswith("["):
-        value = parse_json(value, row.number)
+        items = parse_json(value, row.number)
     if isinstance(value, np.ndarray):
-        value = value.tolist()
-    return value if isinstance(value, list | tuple) else None
+        items = value.tolist()
+    if not isinstance(items, list | tuple):
+        raise row.problem(f"{column} must be a list {example}, got {kind(value)}{way_out}")
+    return items
 
 
 def read_token_ids(row: Row, value: object) -> tuple[int, ...]:
-    given = _list(row, value)
-    if given is None:
-        raise row.problem(f"input_ids must be a list of token ids, got {kind(value)}")
+    given = _list(row, "input_ids", value, "of token ids")
     if not given:
         raise row.problem("input_ids is empty; fill it in or remove the record")
     ids: list[int] = []
@@ -161,23 +154,25 @@ RECORD_KINDS = {
 }
 
 
-def check_map(columns: Mapping[str, str], wanted: RecordKind) -> None:
+def check_map(columns: Mapping[str, str], record_kind: RecordKind) -> None:
     """Raise `SourceError` where a column is to get a name we do not know, or one given already."""
     for theirs, ours in columns.items():
-        if ours not in wanted.columns:
-            allowed = ", ".join(wanted.columns)
+        if ours not in record_kind.columns:
+            allowed = ", ".join(record_kind.columns)
             raise SourceError(f"--map {theirs}={ours}: allowed names are {allowed}")
         if list(columns.values()).count(ours) > 1:
             raise SourceError(f"--map gives the name {ours} to two columns; give it to one")
 
 
-def choose(names: Sequence[str], columns: Mapping[str, str], wanted: RecordKind) -> dict[str, str]:
-    """Our column names to the source's, for one wanted form and the optional columns.
+def choose(
+    names: Sequence[str], columns: Mapping[str, str], record_kind: RecordKind
+) -> dict[str, str]:
+    """Our column names to the source's, for one form of record and the optional columns.
 
     Args:
         names: The columns that the source has.
         columns: Renames, the source's name to ours.
-        wanted: What the records are made of.
+        record_kind: What the records are made of.
 
     Raises:
         SourceError: For a form that is missing, cut short or not the only one.
@@ -185,51 +180,44 @@ def choose(names: Sequence[str], columns: Mapping[str, str], wanted: RecordKind)
     for theirs in columns:
         if theirs not in names:
             raise SourceError(f"--map names the column {theirs!r}; present are {listed(names)}")
-    ours = {name: name for name in names if name in wanted.columns and name not in columns}
+    ours = {name: name for name in names if name in record_kind.columns and name not in columns}
     ours |= {mine: theirs for theirs, mine in columns.items()}
-    form = _form(names, ours, columns, wanted)
+    form = _form(names, ours, columns, record_kind)
     missing = [column for column in form if column not in ours]
     if missing:
+        spare = [name for name in names if name not in ours.values() and str(name).strip()]
+        hint = f"; map with --map {one_line(spare[0], 30)}={missing[0]}" if spare else ""
         raise SourceError(
-            f"no column {missing[0]}; found {listed(names)}; {wanted.needed}"
-            f"{_missing_hint(missing[0], names, ours, wanted)}"
+            f"no column {missing[0]}; found {listed(names)}; {record_kind.needed}"
+            f"{hint if len(record_kind.forms) == 1 else ''}"
         )
-    return {column: ours[column] for column in (*form, *wanted.optional) if column in ours}
+    return {column: ours[column] for column in (*form, *record_kind.optional) if column in ours}
 
 
 def _form(
-    names: Sequence[str], ours: Mapping[str, str], columns: Mapping[str, str], wanted: RecordKind
+    names: Sequence[str],
+    ours: Mapping[str, str],
+    columns: Mapping[str, str],
+    record_kind: RecordKind,
 ) -> tuple[str, ...]:
-    mapped = [form for form in wanted.forms if not set(form).isdisjoint(columns.values())]
-    forms = [form for form in mapped or wanted.forms if not ours.keys().isdisjoint(form)]
+    mapped = [form for form in record_kind.forms if not set(form).isdisjoint(columns.values())]
+    forms = [form for form in mapped or record_kind.forms if not ours.keys().isdisjoint(form)]
     if not forms:
-        hint = _map_hint(names, wanted)
-        raise SourceError(f"no usable column; found {listed(names)}; {wanted.needed}; {hint}")
+        hint = _map_hint(names, record_kind)
+        raise SourceError(f"no usable column; found {listed(names)}; {record_kind.needed}; {hint}")
     if len(forms) > 1:
         both = " and ".join("/".join(form) for form in forms)
-        raise SourceError(
-            f"ambiguous: has {both}; keep one, or choose it with --map {_choice(forms)}"
-        )
+        maps = " or ".join(",".join(f"{column}={column}" for column in form) for form in forms)
+        raise SourceError(f"ambiguous: has {both}; keep one, or choose it with --map {maps}")
     return forms[0]
 
 
-def _choice(forms: Sequence[Sequence[str]]) -> str:
-    return " or ".join(",".join(f"{column}={column}" for column in form) for form in forms)
-
-
-def _map_hint(names: Sequence[str], wanted: RecordKind) -> str:
-    if len(wanted.forms) == 1:  # which of theirs is the label cannot be guessed from the order
-        return "rename with --map " + ",".join(f"COLUMN={column}" for column in wanted.forms[0])
+def _map_hint(names: Sequence[str], record_kind: RecordKind) -> str:
+    if len(record_kind.forms) == 1:  # which of theirs is the label cannot be guessed from the order
+        return "rename with --map " + ",".join(
+            f"COLUMN={column}" for column in record_kind.forms[0]
+        )
     shown = [one_line(name, 30) for name in names if str(name).strip()]
     if len(shown) > 1:
         return f"rename with --map {shown[0]}=prompt,{shown[1]}=response"
     return f"rename with --map {shown[0]}=text" if shown else "name the columns"
-
-
-def _missing_hint(
-    column: str, names: Sequence[str], ours: Mapping[str, str], wanted: RecordKind
-) -> str:
-    if len(wanted.forms) > 1:
-        return ""
-    spare = [name for name in names if name not in ours.values() and str(name).strip()]
-    return f"; map with --map {one_line(spare[0], 30)}={column}" if spare else ""

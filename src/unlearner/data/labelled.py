@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from unlearner.data.batches import Tensors
 from unlearner.data.record import Record, RecordSet
@@ -93,7 +93,9 @@ class Labelling:
     family: str
 
 
-def tokenize_labelled(records: RecordSet, tokenizer: Any, labelling: Labelling) -> LabelledSet:
+def tokenize_labelled(
+    records: RecordSet, tokenizer: PreTrainedTokenizerBase, labelling: Labelling
+) -> LabelledSet:
     """Every record of the set as examples of at most `labelling.max_length` tokens.
 
     A text with one label is cut off at the limit, as the model would be asked about it; words with
@@ -103,35 +105,32 @@ def tokenize_labelled(records: RecordSet, tokenizer: Any, labelling: Labelling) 
         UserError: The tokenizer is too slow to tell words apart, or makes no token of a word.
     """
     index_of = {name: index for index, name in enumerate(labelling.names)}
-    if labelling.family == "sequence-classification":
-        return _texts(records, tokenizer, labelling, index_of)
-    if not tokenizer.is_fast:
+    tagged, limit = labelling.family == "token-classification", labelling.max_length
+    if tagged and not tokenizer.is_fast:
         raise UserError(
             "MODEL: its tokenizer cannot tell which token is of which word; save the model with a "
             "fast tokenizer (tokenizer.json)"
         )
     examples: list[Example] = []
+    truncated = 0
     for index, record in enumerate(records):
-        labels = np.array([index_of[tag] for tag in record.tags])
-        examples += _tagged(index, record, labels, tokenizer, labelling.max_length)
-    return LabelledSet(records.name, records.records, tuple(examples), records.source)
-
-
-def _texts(
-    records: RecordSet, tokenizer: Any, labelling: Labelling, index_of: dict[str, int]
-) -> LabelledSet:
-    examples, truncated = [], 0
-    for index, record in enumerate(records):
-        pair = [record.text_pair] if record.text_pair else []
-        full = len(tokenizer(record.text, *pair)["input_ids"])
-        encoded = tokenizer(record.text, *pair, truncation=True, max_length=labelling.max_length)
-        truncated += full > labelling.max_length
+        if tagged:
+            labels = np.array([index_of[tag] for tag in record.tags])
+            examples += _tagged(index, record, labels, tokenizer, limit)
+            continue
+        texts = record.text, record.text_pair or None
+        truncated += len(tokenizer(*texts)["input_ids"]) > limit
+        encoded = tokenizer(*texts, truncation=True, max_length=limit)
         examples.append(_example(index, record.id, encoded, [0], [index_of[record.label]]))
     return LabelledSet(records.name, records.records, tuple(examples), records.source, truncated)
 
 
 def _tagged(
-    index: int, record: Record, labels: np.ndarray, tokenizer: Any, max_length: int
+    index: int,
+    record: Record,
+    labels: np.ndarray,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
 ) -> Iterator[Example]:
     words, start = list(record.tokens), 0
     while start < len(words):
@@ -142,7 +141,7 @@ def _tagged(
         for position, word in enumerate(encoded.word_ids()):
             if word is not None:
                 first.setdefault(word, position)
-        cut = bool(encoded.encodings[0].overflowing)
+        cut = bool(encoded[0].overflowing)
         words_read = sorted(first)
         # A word of which the limit left only the beginning comes again, whole, in the next one.
         if cut and len(words_read) > 1:
@@ -158,7 +157,13 @@ def _tagged(
         start = start + words_read[-1] + 1 if cut else len(words)
 
 
-def _example(index: int, identifier: str, encoded: Any, positions: Any, labels: Any) -> Example:
+def _example(
+    index: int,
+    identifier: str,
+    encoded: BatchEncoding,
+    positions: Sequence[int],
+    labels: Sequence[int] | np.ndarray,
+) -> Example:
     ids = np.asarray(encoded["input_ids"], dtype=np.int64)
     types = np.asarray(encoded.get("token_type_ids", np.zeros_like(ids)), dtype=np.int64)
     return Example(index, identifier, ids, types, np.asarray(positions), np.asarray(labels))

@@ -13,9 +13,7 @@ from unlearner.data.record import RecordSet
 from unlearner.errors import UserError
 
 PLAIN_NUMBER = re.compile("0|[1-9][0-9]*")
-
 LISTED_UP_TO = 12  # names; a message about a model with more gives their number and the nearest
-
 MOST_UNUSED = 1000  # outputs of a new head that no record has; more, and the labels are no numbers
 
 
@@ -28,8 +26,9 @@ class LabelReader:
     """
 
     def __init__(self, labels: Sequence[str] | None) -> None:
-        self._labels = None if labels is None else tuple(labels)
-        self._outputs = {str(number): name for number, name in enumerate(self._labels or ())}
+        self._is_new = labels is None
+        self._labels = tuple(labels or ())
+        self._outputs = {str(number): name for number, name in enumerate(self._labels)}
 
     def class_names(self, declared: Sequence[str]) -> tuple[str, ...]:
         """The names that a source's own numbers stand for; none where they are output numbers.
@@ -38,13 +37,12 @@ class LabelReader:
         of them is: then their order counts and not the model's. Otherwise the model (with names
         such as LABEL_0) knows the classes by number only.
         """
-        if self._labels is None:
+        if self._is_new:
             return tuple(declared)
         folded = {name.casefold(): name for name in self._labels}
         if not any(name.casefold() in folded for name in declared):
             return ()
-        known = set(self._labels)
-        return tuple(n if n in known else folded.get(n.casefold(), n) for n in declared)
+        return tuple(n if n in self._labels else folded.get(n.casefold(), n) for n in declared)
 
     def name(self, value: object, class_names: Sequence[str] = ()) -> str:
         """The name of a label; `SourceError` without a place says what is wrong with it."""
@@ -54,49 +52,32 @@ class LabelReader:
                 what = f"is {number}, but the data set names 0 to {len(class_names) - 1}"
                 raise SourceError(f"{what}; remove records that have no label")
             value = class_names[number]
-        text = _as_text(value)
-        if self._labels is None:
-            return _new_name(text, value)
-        if isinstance(value, str):
-            return self._named(text)
-        return self._numbered(text)
-
-    def _named(self, text: str) -> str:
-        assert self._labels is not None
-        if text in self._labels:
+        text, is_name = _as_text(value), isinstance(value, str)
+        if self._is_new:
+            # A head made from -1, 0 and 1 would have output 1 for the name "0".
+            if not is_name and text.startswith("-"):
+                raise SourceError(f"is {text}; number the classes from 0, or give them names")
             return text
-        if text in self._outputs:
-            return self._outputs[text]
-        if PLAIN_NUMBER.fullmatch(text):
-            raise self._outside(text)
-        raise SourceError(
-            f"is {one_line(repr(text), 60)}, which the model does not have"
-            f"{_nearest(text, self._labels)}; {self._has()}"
-            "; use a name or number of the model's id2label"
-        )
-
-    def _numbered(self, digits: str) -> str:
-        assert self._labels is not None
-        if digits not in self._outputs:
-            raise self._outside(digits)
-        name = self._outputs[digits]
-        if digits in self._labels and digits != name:
-            what = f"is {digits}, which may be the name {digits!r} or the output {digits} ({name})"
+        if is_name and text in self._labels:
+            return text
+        if text not in self._outputs:
+            raise self._unknown(text, is_number=not is_name or bool(PLAIN_NUMBER.fullmatch(text)))
+        name = self._outputs[text]
+        if not is_name and text in self._labels and text != name:
+            what = f"is {text}, which may be the name {text!r} or the output {text} ({name})"
             raise SourceError(f"{what}; write the name as text")
         return name
 
-    def _outside(self, digits: str) -> SourceError:
-        return SourceError(
-            f"is {one_line(digits, 30)}, which is no output of the model; {self._has()}"
-            "; use a name or number of the model's id2label"
-        )
-
-    def _has(self) -> str:
-        assert self._labels is not None
+    def _unknown(self, text: str, *, is_number: bool) -> SourceError:
+        what = f"is {one_line(repr(text), 60)}, which the model does not have"
+        what += _nearest_names(text, self._labels)
+        if is_number:
+            what = f"is {one_line(text, 30)}, which is no output of the model"
         last = len(self._labels) - 1
+        names = f"{last + 1} names, numbered 0 to {last}"
         if last < LISTED_UP_TO:
-            return f"it has {listed(self._labels)} (0 to {last})"
-        return f"it has {last + 1} names, numbered 0 to {last}"
+            names = f"{listed(self._labels)} (0 to {last})"
+        return SourceError(f"{what}; it has {names}; use a name or number of the model's id2label")
 
 
 def label_names(records: RecordSet, family: str) -> tuple[str, ...]:
@@ -146,14 +127,7 @@ def _as_text(value: object) -> str:
     return text
 
 
-def _new_name(text: str, value: object) -> str:
-    # A head made from -1, 0 and 1 would have output 1 for the name "0".
-    if not isinstance(value, str) and text.startswith("-"):
-        raise SourceError(f"is {text}; number the classes from 0, or give them names")
-    return text
-
-
-def _nearest(text: str, labels: Iterable[str]) -> str:
+def _nearest_names(text: str, labels: Iterable[str]) -> str:
     by_folded = {label.casefold(): label for label in labels}
     close = get_close_matches(text.casefold(), by_folded, n=3)
     shown = ", ".join(repr(one_line(by_folded[folded], 60)) for folded in close)

@@ -1,13 +1,12 @@
 """Records from files, data sets and lists: read exactly, or refused with the place that is wrong.
 
-`rows.py` turns a source into rows, `columns.py` chooses the columns to use and `values.py` checks
-what is in them; here rows become records.
+`readers.py` turns a source into rows, `fields.py` chooses the columns to use and checks what is in
+them; here rows become records.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,18 +66,21 @@ def read_records(
             and response, or input_ids), `sequence-classification` (text, perhaps text_pair, and
             label) or `token-classification` (tokens and tags).
         labels: The names of a classifier's outputs in their order. None: the records are for a new
-            head, and every name is one (`label_names.py` puts them in order).
+            head, and every name is one (`labels.label_names` puts them in order).
 
     Raises:
         UserError: One line with file and line, for anything that cannot be read as it stands.
     """
     in_memory = not isinstance(source, str | Path)
-    columns, wanted, reader = dict(columns or {}), RECORD_KINDS[family], LabelReader(labels)
+    columns, record_kind, reader = dict(columns or {}), RECORD_KINDS[family], LabelReader(labels)
     try:
-        check_map(columns, wanted)
-        to_read = partial(_columns_read, columns=columns, wanted=wanted)
-        rows = read_rows(source, to_read, wanted.suffixes)
-        records = _to_records(rows, columns, wanted, reader)
+        check_map(columns, record_kind)
+        rows = read_rows(
+            source,
+            lambda names: [*choose(names, columns, record_kind).values()],
+            record_kind.suffixes,
+        )
+        records = _to_records(rows, columns, record_kind, reader)
     except SourceError as error:
         label = "in memory" if in_memory else one_line(source)
         where = f"{label}, {error.place}" if error.place else label
@@ -99,7 +101,7 @@ def check_ids_in_vocabulary(record_set: RecordSet, vocabulary_size: int) -> None
 
 
 def _to_records(
-    rows: Iterable[Row], columns: Mapping[str, str], wanted: RecordKind, reader: LabelReader
+    rows: Iterable[Row], columns: Mapping[str, str], record_kind: RecordKind, reader: LabelReader
 ) -> list[Record]:
     records: list[Record] = []
     places: dict[str, str] = {}
@@ -108,7 +110,7 @@ def _to_records(
     for row in rows:
         if tuple(row.values) != names:
             names = tuple(row.values)
-            chosen = _same_columns(row, chosen, columns, wanted)
+            chosen = _same_columns(row, chosen, columns, record_kind)
         record = _record(row, chosen, reader)
         if record.id in places:
             first = places[record.id]
@@ -121,11 +123,11 @@ def _to_records(
 
 
 def _same_columns(
-    row: Row, first: dict[str, str], columns: Mapping[str, str], wanted: RecordKind
+    row: Row, first: dict[str, str], columns: Mapping[str, str], record_kind: RecordKind
 ) -> dict[str, str]:
     """The columns to read from this row; `first` are those of the first row, empty at the first."""
     try:
-        chosen = choose(tuple(row.values), columns, wanted)
+        chosen = choose(tuple(row.values), columns, record_kind)
     except SourceError as error:
         raise row.problem(str(error)) from None
     if first and chosen != first:
@@ -134,12 +136,6 @@ def _same_columns(
             f"{listed(first.values())}; give every record the same"
         )
     return chosen
-
-
-def _columns_read(
-    names: Sequence[str], columns: Mapping[str, str], wanted: RecordKind
-) -> list[str]:
-    return list(choose(names, columns, wanted).values())
 
 
 def _record(row: Row, chosen: Mapping[str, str], reader: LabelReader) -> Record:

@@ -1,7 +1,7 @@
 """Rows of files, lists and data sets, by the source's own column names: one reader per format.
 
 Reading is exact: texts come out as they stand, and what cannot be read raises a `SourceError` that
-says what is wrong and in which line, row or record. What columns mean is decided in `columns.py`.
+says what is wrong and in which line, row or record. What columns mean is decided in `fields.py`.
 """
 
 from __future__ import annotations
@@ -77,13 +77,9 @@ def listed(names: Iterable[object]) -> str:
 
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".npy")
-
 LABELLED_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")  # those with room for labels
-
 TAGGED_SUFFIXES = (*LABELLED_SUFFIXES, ".conll")
-
 SPLITS = ("train", "validation", "test")
-
 LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit of 131,072 is too low for texts
 
 # Of the columns that a table has, those to read; the others may be large and are left alone.
@@ -107,23 +103,16 @@ def read_rows(source: object, choose: Choose, suffixes: Sequence[str]) -> Iterab
 
 def _file_rows(path: Path, choose: Choose, suffixes: Sequence[str]) -> Iterable[Row]:
     _check_path(path, suffixes)
-    match path.suffix.lower():
-        case ".parquet":
-            return _parquet_rows(path, choose)
-        case ".npy":
-            return _npy_rows(path)
-        case ".jsonl":
-            return _json_line_rows(_read_text(path))
-        case ".json":
-            return _json_rows(_read_text(path))
-        case ".csv":
-            return _delimited_rows(_read_text(path), ",")
-        case ".tsv":
-            return _delimited_rows(_read_text(path), "\t")
-        case ".conll":
-            return conll_rows(_read_text(path))
-        case _:
-            return _plain_rows(_read_text(path))
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet_rows(path, choose)
+    if suffix == ".npy":
+        return _npy_rows(path)
+    text = _read_text(path)
+    if suffix in (".csv", ".tsv"):
+        return _delimited_rows(text, "," if suffix == ".csv" else "\t")
+    readers = {".jsonl": _json_line_rows, ".json": _json_rows, ".conll": conll_rows}
+    return readers.get(suffix, _plain_rows)(text)
 
 
 def _check_path(path: Path, suffixes: Sequence[str]) -> None:
@@ -317,11 +306,11 @@ def _dataset_rows(data: object, choose: Choose) -> list[Row]:
         raise SourceError(f"must be {allowed}, got {type(data).__name__}")
     names = list(choose(data.column_names))
     chosen = data.with_format(None).select_columns(names)
-    class_names = {column: _class_names(chosen.features[column]) for column in names}
+    class_names = {column: _names_of(chosen.features[column]) for column in names}
     return [Row("row", number, row, class_names) for number, row in enumerate(chosen.to_list(), 1)]
 
 
-def _class_names(feature: object) -> list[str]:
+def _names_of(feature: object) -> list[str]:
     """The names that a `ClassLabel`, or a list of them, gives to its numbers; of others none."""
     import datasets
 
@@ -342,14 +331,15 @@ def conll_rows(text: str) -> Iterator[Row]:
     num_columns = 0
     for number, line in enumerate([*text.split("\n"), ""], 1):
         if line.strip() and line.split()[0] != DOCUMENT:
-            words.append(_columns(line, number, num_columns))
+            words.append(_word_columns(line, number, num_columns))
             num_columns = len(words[-1])
         elif words:
-            yield _sentence(words, number - len(words))
+            values = {"tokens": [w[0] for w in words], "tags": [w[-1].strip() for w in words]}
+            yield Row("line", number - len(words), values, word_lines=True)
             words = []
 
 
-def _columns(line: str, number: int, expected: int) -> list[str]:
+def _word_columns(line: str, number: int, expected: int) -> list[str]:
     """The columns of a word's line; as many as `expected`, unless that is 0."""
     line = line.removesuffix("\r")
     fields = line.split("\t") if "\t" in line else [part for part in line.split(" ") if part]
@@ -361,8 +351,3 @@ def _columns(line: str, number: int, expected: int) -> list[str]:
         what = f"{len(fields)} columns where the first word has {expected}"
         raise SourceError(f"{what}; write every line alike, the tag last", place)
     return fields
-
-
-def _sentence(words: list[list[str]], first_line: int) -> Row:
-    values = {"tokens": [word[0] for word in words], "tags": [word[-1].strip() for word in words]}
-    return Row("line", first_line, values, word_lines=True)

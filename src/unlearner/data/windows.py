@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from unlearner.data.record import Record, RecordSet
 from unlearner.errors import UserError
 
 # The continuation that BLEU and BERTScore look at, in tokens (ICU generates 50).
 CONTINUATION_TOKENS = 50
-
 AT_ONCE = 1024  # texts that go to the tokenizer together
 
 
@@ -121,7 +120,9 @@ class TokenizedSet:
         return [some[0] if len(some) == 1 else np.concatenate(some) for some in pieces]
 
 
-def tokenize_set(records: RecordSet, tokenizer: Any, layout: Layout) -> TokenizedSet:
+def tokenize_set(
+    records: RecordSet, tokenizer: PreTrainedTokenizerBase, layout: Layout
+) -> TokenizedSet:
     """Every record of the set as windows of at most `layout.max_length` tokens.
 
     Raises:
@@ -160,7 +161,7 @@ def _windows(
 
 
 def _encode_all(
-    records: Sequence[Record], tokenizer: Any, layout: Layout
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, layout: Layout
 ) -> Iterator[tuple[list[int], int]]:
     """As `_encode`; plain texts many at a time, which fast tokenizers share among their threads."""
     for start in range(0, len(records), AT_ONCE):
@@ -174,7 +175,9 @@ def _encode_all(
             yield from (_encode(record, tokenizer, layout) for record in some)
 
 
-def _encode(record: Record, tokenizer: Any, layout: Layout) -> tuple[list[int], int]:
+def _encode(
+    record: Record, tokenizer: PreTrainedTokenizerBase, layout: Layout
+) -> tuple[list[int], int]:
     """Token ids, and the position of the first token of the response (0: there is no prompt)."""
     if record.input_ids:
         return list(record.input_ids), 0
@@ -195,30 +198,32 @@ def _encode(record: Record, tokenizer: Any, layout: Layout) -> tuple[list[int], 
     return ids, _shared_start(before, ids)
 
 
-def _chat(record: Record, tokenizer: Any) -> tuple[str, int]:
+def _chat(record: Record, tokenizer: PreTrainedTokenizerBase) -> tuple[str, int]:
     if not tokenizer.chat_template:
         raise UserError("data.chat: the tokenizer has no chat template; use data.template instead")
     turn = [{"role": "user", "content": record.prompt}]
-    start = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    start = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
     turn.append({"role": "assistant", "content": record.response})
-    text = tokenizer.apply_chat_template(turn, tokenize=False)
+    text = str(tokenizer.apply_chat_template(turn, tokenize=False))
     # Not len(start): a template may ask for an answer with words that it leaves out of a given one.
     return text, _shared_start(start, text)
 
 
-def _shared_start(one: Sequence[Any], other: Sequence[Any]) -> int:
+def _shared_start(one: Sequence[object], other: Sequence[object]) -> int:
     """The length to which two sequences begin alike."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def tail_text(tokens: Sequence[int] | np.ndarray, tokenizer: Any, num_tokens: int = 100) -> str:
+def tail_text(
+    tokens: Sequence[int] | np.ndarray, tokenizer: PreTrainedTokenizerBase, num_tokens: int = 100
+) -> str:
     """The text of the last tokens: what retrieval embeds (ICU, section on the analogous set)."""
     last = np.asarray(tokens[-num_tokens:]).tolist()
-    return tokenizer.decode(last, skip_special_tokens=True)
+    return str(tokenizer.decode(last, skip_special_tokens=True))
 
 
-def contents(some: TokenizedSet, tokenizer: Any) -> list[str]:
+def contents(some: TokenizedSet, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Every record as text; those given as token ids are decoded."""
     if all(record.content for record in some.records):
         return [record.content for record in some.records]

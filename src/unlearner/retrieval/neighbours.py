@@ -148,7 +148,7 @@ class CandidateSearch:
             cosines = self.vectors.cosines(some)
             if not every:
                 cosines[(self.ours[some] @ self.theirs.T).nonzero()] = -np.inf
-            found |= {row: _best(values, depth) for row, values in zip(some, cosines, strict=True)}
+            found |= {row: _highest(values, depth) for row, values in zip(some, cosines, strict=True)}
         return found
 
     def _least_overlapping(self, rows: Sequence[int]) -> dict[int, Found]:
@@ -162,7 +162,7 @@ class CandidateSearch:
         return found
 
 
-def _best(cosines: np.ndarray, count: int) -> Found:
+def _highest(cosines: np.ndarray, count: int) -> Found:
     """The highest that are not -inf, best first, ties to the lower index."""
     least = np.partition(cosines, -count)[-count] if count < len(cosines) else -np.inf
     places = np.flatnonzero((cosines >= least) & (cosines > -np.inf))
