@@ -22,6 +22,8 @@ from report_classifier_example import (
 )
 from report_example import example
 from report_variants import REPORTS, hostile_labels
+from unlearner import registry
+from unlearner.methods.base import load_method
 from unlearner.report import classifier_plots, names, svg, tables
 from unlearner.report.card import model_card
 from unlearner.report.files import write_report
@@ -123,13 +125,17 @@ def test_a_method_that_trains_anew_is_exact_for_the_weights_and_any_other_approx
     assert "exact" not in sentences(sequence()).limits
 
 
-def test_every_method_has_a_name_that_people_can_read():
-    contract = (
-        "deepcut retrain sisa finetune gradient_ascent gradient_difference random_labels "
-        "bad_teacher scrub contrastive_unlearning"
-    )
-    for method in contract.split():
-        assert "_" not in names.method_name({"method": {"name": method}})
+@pytest.mark.parametrize("method", registry.names("methods"))
+def test_every_method_has_a_name_that_people_can_read(method):
+    assert load_method(method).label
+    assert names.method_name({"method": {"name": method}}) == load_method(method).label
+
+
+def test_a_method_that_is_not_known_has_the_name_that_the_run_gives_it():
+    report = sequence()
+    report["method"] = {"name": "some_method_of_ours"}
+    assert names.method_name(report) == "some_method_of_ours"
+    assert "The method is approximate" in limits(report)
 
 
 def test_records_that_stand_out_by_being_answered_too_badly_are_said_to():

@@ -13,10 +13,11 @@ from markdown_it import MarkdownIt
 from page_reader import Page
 from report_example import evaluated, example, failed
 from report_variants import HOSTILE, classifier, hostile
+from unlearner import registry
 from unlearner.errors import UserError
 from unlearner.report.card import model_card
 from unlearner.report.files import read_report, rewrite, write_report
-from unlearner.report.measures import CLASSIFIER_MEASURES, MEASURES
+from unlearner.report.measures import measures
 from unlearner.report.page import markdown_report, render
 from unlearner.report.words import sentences
 from unlearner.report.writing import change, duration, escape, show, significant, size, visible
@@ -68,14 +69,19 @@ def test_numbers_are_written_with_their_unit_and_without_false_precision():
     assert size(512) == "512 bytes"
 
 
-def test_every_metric_of_the_contract_is_explained():
-    contract = (
-        "loss perplexity ma el_3 el_10 es bleu rouge_l bertscore_f1 accuracy f1_micro f1_macro "
-        "f1_entity js_to_retrained mia_loss_auc mia_entropy_auc mia_modified_entropy_auc "
-        "mia_zlib_auc mia_min_k_auc mia_min_k_plus_plus_auc degenerate kl_to_target"
-    )
-    assert set(contract.split()) == set(MEASURES) == set(CLASSIFIER_MEASURES)
-    assert all(m.meaning and m.reading for m in MEASURES.values())
+@pytest.mark.parametrize("of_labels", [False, True])
+def test_every_metric_is_explained_in_its_own_file(of_labels):
+    known = measures(of_labels=of_labels)
+    assert set(known) == set(registry.names("metrics"))
+    assert all(one.label and one.meaning and one.reading for one in known.values())
+
+
+def test_metrics_of_language_models_come_first_and_a_classifiers_loss_last():
+    text, labels = list(measures()), list(measures(of_labels=True))
+    assert text[:5] == ["loss", "perplexity", "ma", "el_3", "el_10"]
+    assert labels[-1] == "loss"
+    assert [name for name in text if name != "loss"] == labels[:-1]
+    assert measures()["loss"].meaning != measures(of_labels=True)["loss"].meaning
 
 
 def test_a_metric_that_nobody_explained_is_shown_under_its_own_name():

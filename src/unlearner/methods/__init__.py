@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from unlearner.methods.bad_teacher import BadTeacher as BadTeacher
+    from unlearner.methods.base import LossMethod as LossMethod
+    from unlearner.methods.base import Method as Method
     from unlearner.methods.contrastive_unlearning import (
         ContrastiveUnlearning as ContrastiveUnlearning,
     )
@@ -32,11 +34,14 @@ if TYPE_CHECKING:
     )
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type[Method]:
     """The class of a method file, found by its name: `methods.ICU` is in `icu.py`."""
     from unlearner import registry
-    from unlearner.methods.base import load_method
+    from unlearner.methods.base import LossMethod, Method, load_method
 
+    for kind in (Method, LossMethod):
+        if name == kind.__name__:
+            return kind
     for method in registry.names("methods"):
         if method.replace("_", "") == name.lower():
             return load_method(method)

@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from unlearner.inference.answers import ClassAnswer
-from unlearner.metrics.base import CLASSIFIERS, Metric
+from unlearner.metrics.base import CLASSIFIERS, CORRECT, Measure, Metric
 
 
 def correct_positions(answer: ClassAnswer) -> tuple[float, float]:
@@ -26,5 +26,10 @@ def correct_positions(answer: ClassAnswer) -> tuple[float, float]:
 
 
 metric = Metric(
-    tally=correct_positions, better="higher", pooled=True, rate=True, families=CLASSIFIERS
+    tally=correct_positions,
+    better="higher",
+    pooled=True,
+    rate=True,
+    families=CLASSIFIERS,
+    shown=Measure("Accuracy", "Share of labels predicted correctly.", CORRECT, order=100),
 )

@@ -25,6 +25,48 @@ CLASSIFIERS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
 OUTSIDE = "O"  # the tag of a word that belongs to no entity: a label, but not a class to find
 
 
+# What the direction of a metric means, in the words of a report.
+LIKE_UNSEEN = (
+    "Forgotten records should score like text the model has never seen. Higher: still "
+    "remembered. Far lower: over-unlearned, which betrays that the records were treated."
+)
+
+CONTINUATION = "Lower on forgotten records is better; it should not fall on text to be kept."
+
+CORRECT = "Higher is better on text to be kept; forgotten records should score like unseen text."
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a number is shown, to people who answer for personal data and train no models.
+
+    Attributes:
+        label: Short name for tables and plots.
+        meaning: What is measured, in everyday words.
+        reading: Which direction means what.
+        percent: True for shares between 0 and 1, which are shown as percentages.
+        order: Its place in tables, from the top; equal ones go by name.
+    """
+
+    label: str
+    meaning: str
+    reading: str
+    percent: bool = True
+    order: int = 1000
+
+
+def attack(label: str, score: str, order: int) -> Measure:
+    """How a membership attack is shown, of which `score` says what it goes by."""
+    return Measure(
+        label,
+        f"How well {score} tells the forgotten records from text the model has never seen.",
+        "0.5 means the two cannot be told apart. Towards 1: the records are recognised as known. "
+        "Towards 0: they are recognised as treated, a failure as well.",
+        percent=False,
+        order=order,
+    )
+
+
 def identity(value: float) -> float:
     """The value itself."""
     return value
@@ -58,6 +100,8 @@ class Metric:
             resamples, (S, P) and (S, N), and returns (S,) values.
         families: Families of models whose answers it reads: `Answer` of a causal language model,
             `ClassAnswer` of a classifier.
+        shown: How a report shows it; None for its own name and nothing more.
+        shown_of_labels: The same for classifiers, where it differs.
     """
 
     better: Literal["lower", "higher", "chance"]
@@ -71,6 +115,8 @@ class Metric:
     versus: str = ""
     compare: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
     families: tuple[str, ...] = CAUSAL_LM
+    shown: Measure | None = None
+    shown_of_labels: Measure | None = None
 
     def __post_init__(self) -> None:
         if bool(self.versus) != (self.compare is not None):

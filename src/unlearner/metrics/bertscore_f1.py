@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from unlearner.inference.answers import Answer
-from unlearner.metrics.base import Metric
+from unlearner.metrics.base import CONTINUATION, Measure, Metric
 
 
 def similarity(answer: Answer) -> tuple[float, float]:
@@ -22,4 +22,15 @@ def similarity(answer: Answer) -> tuple[float, float]:
     return float(answer.bertscore), 1.0
 
 
-metric = Metric(tally=similarity, better="higher", needs="bertscore")
+metric = Metric(
+    tally=similarity,
+    better="higher",
+    needs="bertscore",
+    shown=Measure(
+        "BERTScore F1",
+        "Similarity in meaning between continuation and truth, judged by another model.",
+        CONTINUATION,
+        percent=False,
+        order=90,
+    ),
+)

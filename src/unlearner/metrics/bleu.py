@@ -18,23 +18,33 @@ from functools import cache
 from sacrebleu.metrics.bleu import BLEU
 
 from unlearner.inference.answers import Answer
-from unlearner.metrics.base import Metric
+from unlearner.metrics.base import CONTINUATION, Measure, Metric
 
 ORDER = 4
 
 
 @cache
-def _scorer() -> BLEU:
+def _bleu_scorer() -> BLEU:
     return BLEU(lowercase=True, smooth_method="none", max_ngram_order=ORDER)
 
 
 def sentence_bleu(answer: Answer) -> tuple[float, float]:
     """BLEU of one continuation with weight 1, or 0 of 0 where the text has too few words."""
     # The corpus of one sentence is sentence BLEU; sacrebleu's own warns about every unsmoothed one.
-    score = _scorer().corpus_score([answer.continuation_text], [[answer.reference_text]])
+    score = _bleu_scorer().corpus_score([answer.continuation_text], [[answer.reference_text]])
     if score.ref_len < ORDER:
         return 0.0, 0.0
     return min(score.score / 100, 1.0), 1.0  # rounding takes a perfect match to 100.00000000000004
 
 
-metric = Metric(tally=sentence_bleu, better="higher", needs="continuations")
+metric = Metric(
+    tally=sentence_bleu,
+    better="higher",
+    needs="continuations",
+    shown=Measure(
+        "BLEU",
+        "Overlap in short runs of words between continuation and truth.",
+        CONTINUATION,
+        order=70,
+    ),
+)

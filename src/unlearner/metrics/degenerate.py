@@ -25,7 +25,7 @@ import numpy as np
 
 from unlearner.inference.answers import Answer
 from unlearner.metrics._ngrams import distinct_ngrams, token_evenness
-from unlearner.metrics.base import Metric
+from unlearner.metrics.base import Measure, Metric
 
 MIN_TOKENS = 10
 
@@ -48,4 +48,15 @@ def repetition(answer: Answer) -> tuple[float, float]:
     return float(is_degenerate(answer.continuation(answer.prefix))), 1.0
 
 
-metric = Metric(tally=repetition, better="lower", rate=True, needs="continuations")
+metric = Metric(
+    tally=repetition,
+    better="lower",
+    rate=True,
+    needs="continuations",
+    shown=Measure(
+        "Degenerate output",
+        "Share of continuations that only repeat themselves.",
+        "Lower is better everywhere: gibberish is not forgetting.",
+        order=180,
+    ),
+)

@@ -20,12 +20,23 @@ from __future__ import annotations
 
 from unlearner.inference.answers import Answer
 from unlearner.metrics._ngrams import extraction_likelihood
-from unlearner.metrics.base import Metric
+from unlearner.metrics.base import LIKE_UNSEEN, Measure, Metric
 
 
-def overlap(answer: Answer) -> tuple[float, float]:
+def overlap_10(answer: Answer) -> tuple[float, float]:
     """Sum of OV_10 over the prompts, and the number of prompts."""
     return extraction_likelihood(answer, 10, answer.prompt_start)
 
 
-metric = Metric(tally=overlap, better="higher", needs="continuations")
+metric = Metric(
+    tally=overlap_10,
+    better="higher",
+    needs="continuations",
+    shown=Measure(
+        "EL₁₀",
+        "Extraction likelihood: the model continues a record from every possible beginning; EL₁₀ "
+        "is the share of ten-token runs that match the true rest word for word.",
+        LIKE_UNSEEN,
+        order=50,
+    ),
+)

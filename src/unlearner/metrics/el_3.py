@@ -20,12 +20,22 @@ from __future__ import annotations
 
 from unlearner.inference.answers import Answer
 from unlearner.metrics._ngrams import extraction_likelihood
-from unlearner.metrics.base import Metric
+from unlearner.metrics.base import LIKE_UNSEEN, Measure, Metric
 
 
-def overlap(answer: Answer) -> tuple[float, float]:
+def overlap_3(answer: Answer) -> tuple[float, float]:
     """Sum of OV_3 over the prompts, and the number of prompts."""
     return extraction_likelihood(answer, 3, answer.prompt_start)
 
 
-metric = Metric(tally=overlap, better="higher", needs="continuations")
+metric = Metric(
+    tally=overlap_3,
+    better="higher",
+    needs="continuations",
+    shown=Measure(
+        "EL₃",
+        "Extraction likelihood, short runs: as EL₁₀, counting runs of three tokens.",
+        LIKE_UNSEEN,
+        order=40,
+    ),
+)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from unlearner.inference.answers import Answer
 from unlearner.metrics._ngrams import shortest_extracting_prompt
-from unlearner.metrics.base import Metric
+from unlearner.metrics.base import LIKE_UNSEEN, Measure, Metric
 
 
 def extractable_tokens(answer: Answer) -> tuple[float, float]:
@@ -26,4 +26,14 @@ def extractable_tokens(answer: Answer) -> tuple[float, float]:
     return float(num_tokens - shortest_extracting_prompt(answer.hits)), float(num_tokens)
 
 
-metric = Metric(tally=extractable_tokens, better="higher")
+metric = Metric(
+    tally=extractable_tokens,
+    better="higher",
+    shown=Measure(
+        "ES",
+        "Extraction strength: how much of a record the model can complete without an error once "
+        "it has read the part before.",
+        LIKE_UNSEEN,
+        order=60,
+    ),
+)

@@ -23,7 +23,7 @@ from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE2, Token, Tokens
 
 from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics._confusion import f1_of_sums
-from unlearner.metrics.base import OUTSIDE, TOKEN_CLASSIFICATION, Metric
+from unlearner.metrics.base import CORRECT, OUTSIDE, TOKEN_CLASSIFICATION, Measure, Metric
 
 # By the prefixes that each allows; of several that would do, the first.
 SCHEMES = {"IO": IOB1, "BIO": IOB2, "IOE": IOE2, "BIOES": IOBES, "BILOU": BILOU}
@@ -62,4 +62,5 @@ metric = Metric(
     of_counts=f1_of_sums,
     better="higher",
     families=(TOKEN_CLASSIFICATION,),
+    shown=Measure("F1 (entities)", "Names and other spans found exactly.", CORRECT, order=130),
 )

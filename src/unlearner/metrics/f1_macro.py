@@ -14,7 +14,7 @@ import numpy as np
 
 from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics._confusion import class_counts, f1
-from unlearner.metrics.base import CLASSIFIERS, Metric
+from unlearner.metrics.base import CLASSIFIERS, CORRECT, Measure, Metric
 
 
 def decisions_by_class(answer: ClassAnswer) -> np.ndarray:
@@ -30,4 +30,10 @@ def mean_f1(sums: np.ndarray) -> np.ndarray:
     return np.where(found, f1(true_positives, misses), 0).sum(axis=1) / found.sum(axis=1)
 
 
-metric = Metric(counts=decisions_by_class, of_counts=mean_f1, better="higher", families=CLASSIFIERS)
+metric = Metric(
+    counts=decisions_by_class,
+    of_counts=mean_f1,
+    better="higher",
+    families=CLASSIFIERS,
+    shown=Measure("F1 (macro)", "Correct labels, each class counting alike.", CORRECT, order=120),
+)

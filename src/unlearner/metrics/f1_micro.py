@@ -15,7 +15,7 @@ import numpy as np
 
 from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics._confusion import class_counts, f1_of_sums
-from unlearner.metrics.base import CLASSIFIERS, Metric
+from unlearner.metrics.base import CLASSIFIERS, CORRECT, Measure, Metric
 
 
 def decisions(answer: ClassAnswer) -> np.ndarray:
@@ -23,4 +23,12 @@ def decisions(answer: ClassAnswer) -> np.ndarray:
     return class_counts(answer).sum(axis=1)
 
 
-metric = Metric(counts=decisions, of_counts=f1_of_sums, better="higher", families=CLASSIFIERS)
+metric = Metric(
+    counts=decisions,
+    of_counts=f1_of_sums,
+    better="higher",
+    families=CLASSIFIERS,
+    shown=Measure(
+        "F1 (micro)", "Correct labels, each prediction counting alike.", CORRECT, order=110
+    ),
+)

@@ -14,10 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from unlearner.inference.answers import Answer
-from unlearner.metrics.base import Metric
+from unlearner.metrics.base import Measure, Metric
 
 
-def divergence(answer: Answer) -> tuple[float, float]:
+def divergence_from_target(answer: Answer) -> tuple[float, float]:
     """Sum in nats over the scored labels, and their number; 0 of 0 without a target model."""
     if answer.kl is None:
         return 0.0, 0.0
@@ -25,4 +25,16 @@ def divergence(answer: Answer) -> tuple[float, float]:
     return float(scored.sum(dtype=np.float64)), float(len(scored))
 
 
-metric = Metric(tally=divergence, better="lower", pooled=True, needs="target")
+metric = Metric(
+    tally=divergence_from_target,
+    better="lower",
+    pooled=True,
+    needs="target",
+    shown=Measure(
+        "Drift (KL)",
+        "How far next-token predictions have moved from those before, in nats per token.",
+        "0 means unchanged. Lower is better on text to be kept.",
+        percent=False,
+        order=190,
+    ),
+)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from unlearner.inference.answers import Answer, ClassAnswer
-from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS, Metric
+from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS, Measure, Metric
 
 
 def negative_log_likelihood(answer: Answer | ClassAnswer) -> tuple[float, float]:
@@ -24,4 +24,23 @@ def negative_log_likelihood(answer: Answer | ClassAnswer) -> tuple[float, float]
     return -float(scored.sum(dtype=np.float64)), float(len(scored))
 
 
-metric = Metric(tally=negative_log_likelihood, better="lower", families=(*CAUSAL_LM, *CLASSIFIERS))
+metric = Metric(
+    tally=negative_log_likelihood,
+    better="lower",
+    families=(*CAUSAL_LM, *CLASSIFIERS),
+    shown=Measure(
+        "Loss",
+        "How surprised the model is by the text, in nats per token.",
+        "On text to be kept it should stay where it was. Lower means better predicted.",
+        percent=False,
+        order=10,
+    ),
+    shown_of_labels=Measure(
+        "Loss",
+        "How surprised the model is by the right label, in nats per label.",
+        "On records to be kept and on test records it should stay where it was; on forgotten "
+        "records it should come to that of unseen ones.",
+        percent=False,
+        order=200,
+    ),
+)

@@ -13,7 +13,7 @@ arXiv:2210.01504.
 from __future__ import annotations
 
 from unlearner.inference.answers import Answer
-from unlearner.metrics.base import Metric
+from unlearner.metrics.base import LIKE_UNSEEN, Measure, Metric
 
 
 def memorized_tokens(answer: Answer) -> tuple[float, float]:
@@ -21,4 +21,14 @@ def memorized_tokens(answer: Answer) -> tuple[float, float]:
     return float(answer.hits.sum()), float(len(answer.hits))
 
 
-metric = Metric(tally=memorized_tokens, better="higher")
+metric = Metric(
+    tally=memorized_tokens,
+    better="higher",
+    shown=Measure(
+        "MA",
+        "Memorisation accuracy: how often the model's first guess for the next token of a record "
+        "is right.",
+        LIKE_UNSEEN,
+        order=30,
+    ),
+)

@@ -14,11 +14,30 @@ Reference: Salem et al. (2019), arXiv:1806.01246; Song and Mittal (2021), arXiv:
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import logsumexp
 
 from unlearner.inference.answers import ClassAnswer
-from unlearner.metrics._log_odds import log_has_and_leaves
-from unlearner.metrics.base import CLASSIFIERS, Metric
+from unlearner.metrics.base import CLASSIFIERS, Metric, attack
 from unlearner.metrics.mia_loss_auc import membership_auc
+
+
+def log_has_and_leaves(class_log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns log p and log (1 - p) of every class in float64, in nats, from (M, C) float32.
+
+    A classifier sure of itself has p = 1 to the last digit of a float32 on most records, and then
+    tells them apart by what is left to the other classes only. What the most probable class leaves
+    is therefore the sum of the others, and not 1 minus a rounded number.
+    """
+    rows = np.arange(len(class_log_probs))
+    top = class_log_probs.argmax(axis=-1)
+    given = class_log_probs.astype(np.float64)
+    others = given.copy()
+    others[rows, top] = -np.inf
+    total = logsumexp(given, axis=-1, keepdims=True)
+    has, leaves = given - total, np.log1p(-np.exp(others - total))
+    leaves[rows, top] = logsumexp(others - total, axis=-1)  # -inf where p = 1: the logarithm of 0
+    has[rows, top] = np.log1p(-np.exp(leaves[rows, top]))
+    return has, leaves
 
 
 def entropy(answer: ClassAnswer) -> tuple[float, float]:
@@ -34,4 +53,7 @@ metric = Metric(
     versus="holdout",
     compare=membership_auc,
     families=CLASSIFIERS,
+    shown=attack(
+        "MIA entropy (AUC)", "how sure the model is, whichever label it gives,", order=160
+    ),
 )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from unlearner.metrics._statistics import area_under_roc
-from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS, Metric
+from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS, Metric, attack
 from unlearner.metrics.loss import negative_log_likelihood
 
 
@@ -39,4 +39,5 @@ metric = Metric(
     versus="holdout",
     compare=membership_auc,
     families=(*CAUSAL_LM, *CLASSIFIERS),
+    shown=attack("MIA loss (AUC)", "the model's loss alone", order=150),
 )

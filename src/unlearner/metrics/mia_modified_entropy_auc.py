@@ -19,8 +19,8 @@ from __future__ import annotations
 import numpy as np
 
 from unlearner.inference.answers import ClassAnswer
-from unlearner.metrics._log_odds import log_has_and_leaves
-from unlearner.metrics.base import CLASSIFIERS, Metric
+from unlearner.metrics.base import CLASSIFIERS, Metric, attack
+from unlearner.metrics.mia_entropy_auc import log_has_and_leaves
 from unlearner.metrics.mia_loss_auc import membership_auc
 
 
@@ -44,4 +44,7 @@ metric = Metric(
     versus="holdout",
     compare=membership_auc,
     families=CLASSIFIERS,
+    shown=attack(
+        "MIA modified entropy (AUC)", "how sure the model is of the record’s own label", order=170
+    ),
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 
-from unlearner.metrics.base import Metric
+from unlearner.metrics.base import Measure, Metric
 from unlearner.metrics.loss import negative_log_likelihood
 
 
@@ -25,4 +25,17 @@ def exponential(nats: float) -> float:
         return math.inf
 
 
-metric = Metric(tally=negative_log_likelihood, better="lower", pooled=True, transform=exponential)
+metric = Metric(
+    tally=negative_log_likelihood,
+    better="lower",
+    pooled=True,
+    transform=exponential,
+    shown=Measure(
+        "Perplexity",
+        "Among how many equally likely next tokens the model seems to waver while reading.",
+        "On text to be kept it should stay where it was; 1 means known by heart. In the "
+        "thousands: the model breaks down on such text.",
+        percent=False,
+        order=20,
+    ),
+)

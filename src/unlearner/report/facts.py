@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, cast
+
+from unlearner import registry
 
 SCHEMA = "unlearner/report/1"
 
 Report = dict[str, Any]  # report.json as it is read; docs/report.schema.json says what it holds
 
 MODELS = ("target", "unlearned", "retrained")  # in the order of their columns
-
-EXACT = ("retrain", "sisa")  # for classifiers: trained without the records
 
 ATTACKS = ("mia_loss_auc", "mia_entropy_auc", "mia_modified_entropy_auc")  # on a classifier
 
@@ -30,9 +30,36 @@ def is_one_class(report: Report, set_name: str) -> bool:
     return removes_class(report) and set_name in ("forget", "holdout_class")
 
 
-def is_exact(report: Report) -> bool:
-    """Whether a classifier was trained without the records and not worked on after it had them."""
-    return is_classifier(report) and report.get("method", {}).get("name") in EXACT
+class MethodFacts(Protocol):
+    """What the class of a method says of itself; see `methods.base.Method`."""
+
+    label: str
+    exact: tuple[str, str] | None
+    skips_forgotten: bool
+
+
+def method_facts(report: Report) -> MethodFacts | None:
+    """The class of the run's method; None where none was run, or one that is not known here.
+
+    Its module brings torch, which writing a page again could do without: some seconds, for what
+    would else be lists of methods in this room.
+    """
+    name = report.get("method", {}).get("name")
+    if name not in registry.names("methods"):
+        return None
+    module = registry.load("methods", name)
+    classes = (one for one in vars(module).values() if isinstance(one, type))
+    own = (one for one in classes if one.__module__ == module.__name__ and hasattr(one, "label"))
+    return cast("MethodFacts", next(own))
+
+
+def exactness(report: Report) -> tuple[str, str] | None:
+    """What was done, and why nothing of the records can be left in a classifier's weights.
+
+    None for methods that work on a model after it had the records.
+    """
+    known = method_facts(report) if is_classifier(report) else None
+    return None if known is None else known.exact
 
 
 def models_of(report: Report) -> list[str]:

@@ -197,7 +197,9 @@ def _training(report: Report) -> Iterator[Figure]:
         numbers, active = ([entry[key] for entry in rounds] for key in ("round", "active"))
         total = report["data"]["forget"]["records"]
         drawing = plots.active_records("rounds-active", numbers, active, total)
-        yield _figure(drawing, "active_records", only_these=report["method"]["name"] == "icu")
+        known = facts.method_facts(report)
+        only_these = known is not None and known.skips_forgotten
+        yield _figure(drawing, "active_records", only_these=only_these)
 
 
 def _strength(report: Report) -> Iterator[Figure]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unlearner.report.facts import Report, is_classifier, is_one_class, removes_class
+from unlearner.report.facts import Report, is_classifier, is_one_class, method_facts, removes_class
 from unlearner.report.measures import measure
 from unlearner.report.writing import visible
 
@@ -61,30 +61,6 @@ STATUS_WORDS = {
     "not informative": "Not informative",
 }
 
-METHODS = {
-    "icu": "ICU (iterative contrastive unlearning)",
-    "deepcut": "DeepCUT (deep contrastive unlearning)",
-    "retrain": "retraining without the records",
-    "sisa": "SISA (retraining of the shards concerned)",
-    "finetune": "fine-tuning on what is kept",
-    "gradient_ascent": "gradient ascent on the records",
-    "gradient_difference": "gradient difference (for classifiers NegGrad+)",
-    "random_labels": "random labels (amnesiac unlearning)",
-    "bad_teacher": "bad teacher",
-    "scrub": "SCRUB",
-    "contrastive_unlearning": "contrastive unlearning (Lee et al.)",
-    "npo": "NPO (negative preference optimisation)",
-    "simnpo": "SimNPO",
-    "dpo": "preference for refusals (IdkDPO)",
-    "idk": "tuning on refusals",
-    "undial": "UNDIAL (self-distillation on adjusted logits)",
-    "rmu": "RMU (misdirected hidden states)",
-    "llmu": "LLMU (Yao et al.)",
-    "kl_minimization": "gradient ascent with KL to the target",
-    "weighted_gradient_ascent": "weighted gradient ascent (WGA)",
-    "task_arithmetic": "task arithmetic (negated task vector)",
-}
-
 
 def sets(report: Report) -> dict[str, str]:
     """What each set is called, in the order in which sets are shown."""
@@ -115,8 +91,8 @@ def model_labels(report: Report) -> dict[str, str]:
 
 def method_name(report: Report) -> str:
     """The method as people write it, or as the run names it; empty where none was run."""
-    name = report.get("method", {}).get("name", "")
-    return METHODS.get(name, visible(name))
+    known = method_facts(report)
+    return (known and known.label) or visible(report.get("method", {}).get("name", ""))
 
 
 def criterion_words(report: Report, criterion: Report) -> str:

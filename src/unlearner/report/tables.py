@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from unlearner.report import facts, names
 from unlearner.report.facts import Report
 from unlearner.report.measures import (
-    CLASSIFIER_MEASURES,
     DISTANCE,
     GEOMETRY,
-    MEASURES,
     Measure,
     measure,
+    measures,
 )
 from unlearner.report.writing import (
     NOTHING,
@@ -140,7 +139,7 @@ def _criterion_row(report: Report, criterion: Report) -> CriterionRow:
 
 
 def results(report: Report) -> list[tuple[str, list[ResultRow]]]:
-    """Every figure of the run: by set, then by metric in the order of `MEASURES`."""
+    """Every figure of the run: by set, then by metric in the order of `measures`."""
     models = facts.models_of(report)
     tables = []
     for set_name, label in names.sets(report).items():
@@ -168,11 +167,11 @@ def _result_cell(metric: str, entry: Report) -> tuple[str, str, str]:
 
 
 def _measures(report: Report) -> Mapping[str, Measure]:
-    return CLASSIFIER_MEASURES if facts.is_classifier(report) else MEASURES
+    return measures(of_labels=facts.is_classifier(report))
 
 
 def _in_order(report: Report, known: set[str]) -> list[str]:
-    """Metrics as they are listed in `measures.py`, then the rest."""
+    """Metrics in the order of `measures`, then the rest."""
     listed = _measures(report)
     return [m for m in listed if m in known] + sorted(known - set(listed))
 

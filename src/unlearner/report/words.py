@@ -57,7 +57,7 @@ def _content(report: Report) -> dict[str, object]:
         "cost": report["cost"],
         "classifier": classifier,
         "removes_class": facts.removes_class(report),
-        "exact": facts.is_exact(report),
+        "exact": facts.exactness(report),
         "method": names.method_name(report),
         "claims": [
             {"title": names.claim(report, c["claim"])[0].lower(), "status": c["status"]}

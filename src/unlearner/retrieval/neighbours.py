@@ -148,7 +148,9 @@ class CandidateSearch:
             cosines = self.vectors.cosines(some)
             if not every:
                 cosines[(self.ours[some] @ self.theirs.T).nonzero()] = -np.inf
-            found |= {row: _highest(values, depth) for row, values in zip(some, cosines, strict=True)}
+            found |= {
+                row: _highest(values, depth) for row, values in zip(some, cosines, strict=True)
+            }
         return found
 
     def _least_overlapping(self, rows: Sequence[int]) -> dict[int, Found]:
