@@ -135,7 +135,7 @@ def test_a_method_that_is_not_known_has_the_name_that_the_run_gives_it():
     report = sequence()
     report["method"] = {"name": "some_method_of_ours"}
     assert names.method_name(report) == "some_method_of_ours"
-    assert "The method is approximate" in limits(report)
+    assert "The method is approximate" in sentences(report).limits
 
 
 def test_records_that_stand_out_by_being_answered_too_badly_are_said_to():
