@@ -44,12 +44,12 @@ def named(runs):
     return [pytest.param(name, marks=[pytest.mark.slow] * run.slow) for name, run in runs.items()]
 
 
-def told_apart(old, new, folder):
-    """Both pages as files, a tag a line, for a diff."""
-    paths = [folder / name for name in ("before.html", "now.html")]
+def told_apart(page, old, new, folder):
+    """Both texts of a page as files, a tag a line, for a diff."""
+    paths = [folder / f"{page.replace('/', '-')}.{when}" for when in ("before", "now")]
     for path, text in zip(paths, (old, new), strict=True):
         path.write_text(text.replace(">", ">\n"), encoding="utf-8")
-    return "page: diff {} {}".format(*paths)
+    return "diff {} {}".format(*paths)
 
 
 @pytest.mark.parametrize("name", named(RUNS))
@@ -66,7 +66,8 @@ def test_a_run_gives_what_it_gave(name, golden_world, tmp_path):
     before, now = page_digests(old), page_digests(new)
     for path in sorted(before.keys() & now.keys()):
         if exactly and before[path] != now[path]:
-            told.append(told_apart(read_page(before[path]), pages[now[path]], tmp_path))
+            texts = read_page(before[path]), pages[now[path]]
+            told.append(told_apart(path, *texts, tmp_path))
     assert not told, "\n".join(told)
 
 
