@@ -22,7 +22,9 @@ from scipy.stats import ks_2samp
 from unlearner.data.record import Record, RecordSet
 from unlearner.data.windows import Layout, TokenizedSet, Window, tokenize_set
 from unlearner.datasets import tofu
+from unlearner.evaluation.intervals import record_values
 from unlearner.inference.language_model import Questions, ask, beam_continuations
+from unlearner.metrics import loss
 from unlearner.models.loading import Loaded, limit_threads, load_causal_lm
 from unlearner.settings import DataSettings, EvaluationSettings
 
@@ -118,10 +120,12 @@ def _answers(
     right_losses = losses(loaded, right, batch_tokens)
     others = iter(losses(loaded, _tokenized(loaded, pairs, layout), batch_tokens))
     answers = []
-    for row, loss, text in zip(questions, right_losses, _generated(loaded, right), strict=True):
+    for row, right_loss, text in zip(
+        questions, right_losses, _generated(loaded, right), strict=True
+    ):
         paraphrased = next(others)
         perturbed = tuple(next(others) for _ in row.perturbed)
-        answers.append(TofuAnswer(loss, paraphrased, perturbed, text.strip(), row.answer))
+        answers.append(TofuAnswer(right_loss, paraphrased, perturbed, text.strip(), row.answer))
     return answers
 
 
@@ -136,11 +140,8 @@ def _tokenized(loaded: Loaded, pairs: Sequence[tuple[str, str]], layout: Layout)
 def losses(loaded: Loaded, tokenized: TokenizedSet, batch_tokens: int) -> list[float]:
     """The mean negative log-probability of each record's scored tokens, in nats."""
     forced = Questions(continuations="none", batch_tokens=batch_tokens)
-    sums, counts = np.zeros(len(tokenized)), np.zeros(len(tokenized))
-    for answer in ask(loaded.model, loaded.tokenizer, tokenized.windows, forced):
-        sums[answer.record] -= answer.log_probs[answer.scored].sum(dtype=np.float64)
-        counts[answer.record] += answer.scored.sum()
-    return (sums / counts).tolist()
+    answers = ask(loaded.model, loaded.tokenizer, tokenized.windows, forced)
+    return list(record_values(answers, loss.metric).values())
 
 
 def _generated(loaded: Loaded, tokenized: TokenizedSet) -> list[str]:

@@ -86,13 +86,13 @@ def tracked(
 
     try:
         for name in dict.fromkeys(settings.trackers):
-            _start(trackers, name, hyper_parameters(sections), work / FOLDER)
+            _start_tracker(trackers, name, hyper_parameters(sections), work / FOLDER)
         yield listen
     finally:
         _for_each(trackers, lambda tracker: tracker.finish())
 
 
-def _start(trackers: Trackers, name: str, values: Json, folder: Path) -> None:
+def _start_tracker(trackers: Trackers, name: str, values: Json, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     kind = LOGGER_TYPE_TO_CLASS[name]
     place = (str(folder),) if kind.requires_logging_directory else ()
