@@ -46,7 +46,7 @@ def half_saved(_, tokenizer, folder):
 
 TRAINING_COMMANDS = {
     "forget": (RUN + SHORT, "unlearner.pipeline.pipeline.save"),
-    "finetune": (FINETUNE + "--quiet epochs=1", "unlearner.cli.commands.save"),
+    "finetune": (FINETUNE + "--quiet epochs=1", "unlearner.cli.finetune.save"),
 }
 training_commands = pytest.mark.parametrize("command", TRAINING_COMMANDS)
 

@@ -113,7 +113,7 @@ def test_a_command_refuses_a_tracker_before_it_loads_a_model(command, call, monk
         raise AssertionError("loaded")
 
     monkeypatch.setattr("unlearner.families.causal_lm.load_causal_lm", load)
-    monkeypatch.setattr("unlearner.cli.commands.load_causal_lm", load)
+    monkeypatch.setattr("unlearner.cli.finetune.load_causal_lm", load)
     status, _, err, left = call(command + "training.trackers=[tensorboard,wandbee]")
     assert (status, left) == (2, [])
     assert err.startswith("unlearner: training.trackers: unknown tracker 'wandbee'; did you mean ")

@@ -348,7 +348,7 @@ def finetune(
     Settings may leave out the section: epochs=50 learning_rate=1e-4 seed=1.
     """
     model, settings = _split(arguments)
-    from unlearner.cli.commands import run_finetune
+    from unlearner.cli.finetune import run_finetune
 
     return run_finetune(
         model,
@@ -375,7 +375,7 @@ def run_file(
     path, settings = _split(arguments)
     if not path:
         raise UserError("run needs a run file; see benchmarks/ for examples")
-    from unlearner.cli.commands import run_run
+    from unlearner.cli.row import run_run
 
     return run_run(Path(path), settings, output, quiet=quiet)
 

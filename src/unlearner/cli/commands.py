@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
 from unlearner import processes
 from unlearner.cli.terminal import RunProgress, print_check, print_strength, print_verdict
 from unlearner.config import RunConfig
-from unlearner.data.labelled import Labelling, tokenize_labelled
-from unlearner.data.labels import label_names
-from unlearner.data.loading import classifier_family, read_records
-from unlearner.data.record import Record, RecordSet, digest_records
-from unlearner.datasets.base import data_settings, named_sets
 from unlearner.errors import Interrupted, UserError
-from unlearner.families import CAUSAL_LM
-from unlearner.families.causal_lm import prepare_text
 from unlearner.models import sharding
 from unlearner.models.loading import (
-    FAMILIES,
-    Loaded,
-    family_named,
-    family_of_config,
     limit_threads,
-    load_causal_lm,
-    load_classifier,
-    load_with_new_head,
-    read_model_config,
-    save,
 )
-from unlearner.output import CHECKPOINTS, check_output, staged
+from unlearner.output import check_output, staged
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.compare import (
     INPUTS_FILE,
@@ -63,35 +41,16 @@ from unlearner.pipeline.pipeline import (
     tracked_sections,
     write_outcome,
 )
-from unlearner.pipeline.run_file import BENCHMARK, RunFile, read_run_file, write_benchmark
 from unlearner.pipeline.strength import add_strength, evenly_spaced
-from unlearner.provenance import digest_model, read_key, set_seeds
 from unlearner.report.compare import comparison_rows, headings, not_run, write_comparison
 from unlearner.report.files import write_report
 from unlearner.report.private_text import write_texts
-from unlearner.settings import (
-    DataSettings,
-    TrainingSettings,
-    apply_settings,
-    build,
-    check_names,
-)
-from unlearner.training.finetune import (
-    RECIPE_FILE,
-    ClassifierFinetuneSettings,
-    FinetuneResult,
-    FinetuneSettings,
-    Until,
-    finetune_model,
-)
 from unlearner.training.log import Log, quieten
-from unlearner.training.resume import Resumable, resuming
+from unlearner.training.resume import Resumable
 from unlearner.training.tracking import Listener, check_trackers, tracked
-from unlearner.training.trainer import Trainer, resolve_device
+from unlearner.training.trainer import resolve_device
 
 MET, NOT_MET = 0, 3
-
-__all__ = ["run_check", "run_evaluate", "run_finetune", "run_forget", "write_outcome"]
 
 
 def run_forget(
@@ -198,408 +157,6 @@ def run_evaluate(sections: Mapping[str, Any], output: Path, *, target: str, quie
     if processes.is_main():
         print_verdict(report, output)
     return MET if verdict.status == "met" else NOT_MET
-
-
-REACHED, NOT_REACHED = 0, 3
-
-SET_NAMES = (
-    "request_id",
-    "name",
-    "folder",
-    "options",
-    "forget",
-    "retain",
-    "pool",
-    "holdout",
-    "test",
-    "forget_class",
-    "drop_duplicates",
-)
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What is to be learned, and how."""
-
-    records: str
-    learning: FinetuneSettings
-    training: TrainingSettings
-    data: DataSettings
-    goal: Until | None
-
-
-def run_finetune(  # noqa: PLR0913 - what the command line has to say
-    model: str,
-    records: str,
-    output: Path,
-    *,
-    settings: list[str],
-    columns: dict[str, str],
-    until: str,
-    labels: str,
-    resume: bool = False,
-    quiet: bool,
-) -> int:
-    """`unlearner finetune`: 0, or 3 when the goal of --until was not reached."""
-    processes.begin()
-    quieten()
-    check_output(output, resume=resume)
-    resumable = Resumable(output, resume)
-    asked = {
-        "model": model,
-        "records": records,
-        "settings": settings,
-        "columns": columns,
-        "until": until,
-        "labels": labels,
-    }
-    before = resumable.begun("finetune").get("asked", {})
-    asked = {name: value or before.get(name, value) for name, value in asked.items()}
-    model, records, settings, columns, until, labels = asked.values()
-    goal = Until.parse(until) if until else None
-    if not model or not records:
-        _settings(settings, columns, FinetuneSettings)
-        raise UserError("finetune needs a MODEL and --records FILE")
-    family = family_of_config(read_model_config(model, {}))
-    sharding.check_family(family)
-    kind = FinetuneSettings if family == FAMILIES[0] else ClassifierFinetuneSettings
-    lesson = Lesson(records, *_settings(settings, columns, kind), goal)
-    set_seeds(lesson.training.seed)  # a new head is drawn at random
-    progress = RunProgress(quiet=quiet, num_rounds=lesson.learning.epochs)
-    try:
-        with (
-            staged(output, resume=resume) as work,
-            tracked(
-                progress.line,
-                lesson.training,
-                _lesson_sections(lesson),
-                work,
-                main=processes.is_main(),
-            ) as listen,
-        ):
-            teach = _teach_text if family == FAMILIES[0] else _teach_classifier
-            started = time.perf_counter()
-            course = Course(asked, resumable, progress, listen)
-            result, loaded, count, trainer = teach(model, family, lesson, labels, course)
-            seconds = time.perf_counter() - started + trainer.seconds_before
-            save(trainer.finish(result.model), loaded.tokenizer, work)
-            if processes.is_main():
-                write_recipe(work, model, lesson, seconds)
-    finally:
-        progress.stop()
-    progress.say(f"trained {result.epochs} epochs on {count} records; the model is in {output}")
-    if goal is not None and not result.reached:
-        progress.say(f"the goal {until} was not reached: {goal.metric} is {result.value:.4f}")
-        return NOT_REACHED
-    return REACHED
-
-
-Taught = tuple[FinetuneResult, Loaded, int, Trainer]
-
-
-def _lesson_sections(lesson: Lesson) -> dict[str, dict[str, Any]]:
-    """The sections that trackers get: nothing of the records."""
-    return {"finetune": lesson.learning.model_dump(), "training": lesson.training.model_dump()}
-
-
-@dataclass(frozen=True)
-class Course:
-    """What surrounds a lesson: the command as given, its checkpoints, and who hears of it."""
-
-    asked: dict[str, Any]
-    resumable: Resumable
-    progress: RunProgress
-    listen: Listener
-
-    def resuming(
-        self, trainer: Trainer, loaded: Loaded, records: RecordSet
-    ) -> AbstractContextManager[None]:
-        """Let the training in the block be cut off, and go on where it was."""
-        run = {
-            "command": "finetune",
-            "asked": self.asked,
-            "model": digest_model(loaded.model),
-            "records": digest_records(records.records, read_key()),
-            "processes": processes.count(),
-        }
-        return resuming(trainer, self.resumable, run, self.progress.say)
-
-
-def _teach_text(model: str, family: str, lesson: Lesson, labels: str, course: Course) -> Taught:
-    """Teach a causal language model texts."""
-    if labels:
-        raise UserError("--labels-of: for classifiers; MODEL is a causal language model")
-    given = read_records(lesson.records, name="records", columns=lesson.data.columns)
-    loaded = load_causal_lm(model)
-    limit_threads(loaded.model)
-    some = prepare_text(CAUSAL_LM, loaded, {"records": given}, lesson.data)["records"]
-    trainer = Trainer(lesson.training, Log(None, course.listen))
-    goal = _for_family(lesson.goal, family)
-    with course.resuming(trainer, loaded, given):
-        result = finetune_model(
-            loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal
-        )
-    return result, loaded, len(some), trainer
-
-
-def _teach_classifier(
-    model: str, family: str, lesson: Lesson, labels: str, course: Course
-) -> Taught:
-    """Teach a classifier, or an encoder with a new head, labelled records."""
-    if lesson.training.lora_rank:
-        raise UserError(
-            "training.lora_rank: a classifier's new head has to be trained itself; leave it out"
-        )
-    columns = lesson.data.columns
-    has_head = family in FAMILIES
-    known = load_classifier(model) if has_head else None
-    if known is None:
-        like = load_classifier(labels) if labels else None
-        family = like.family if like else classifier_family(lesson.records, columns)
-        names = like.labels if like else None
-    else:
-        if labels:
-            raise UserError(f"--labels-of: {model} has labels of its own; leave the option out")
-        names = known.labels
-    given = read_records(
-        lesson.records, name="records", columns=columns, family=family, labels=names
-    )
-    names = names or label_names(given, family)
-    loaded = known or load_with_new_head(model, family, names)
-    limit_threads(loaded.model)
-    labelling = Labelling(names, max(8, min(lesson.data.max_length, loaded.context)), family)
-    some = tokenize_labelled(given, loaded.tokenizer, labelling)
-    trainer = Trainer(lesson.training, Log(None, course.listen))
-    goal = _for_family(lesson.goal, family)
-    with course.resuming(trainer, loaded, given):
-        result = finetune_model(
-            loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal
-        )
-    return result, loaded, len(some), trainer
-
-
-def _for_family(goal: Until | None, family: str) -> Until | None:
-    """The goal, if models of the family can have it.
-
-    Raises:
-        UserError: The metric is one of the other family.
-    """
-    if goal is not None and family not in goal.families:
-        raise UserError(f"--until: {goal.metric} is not measured on a model for {family}")
-    return goal
-
-
-def _settings(
-    settings: list[str], columns: dict[str, str], learning: type[FinetuneSettings]
-) -> tuple[FinetuneSettings, TrainingSettings, DataSettings]:
-    """Settings with or without their section: keys of learning, training and data are distinct."""
-    kinds: dict[str, type[BaseModel]] = {
-        "finetune": learning,
-        "training": TrainingSettings,
-        "data": DataSettings,
-    }
-    full = []
-    for setting in settings:
-        key = setting.partition("=")[0]
-        if "." not in key:
-            keys = {
-                name: section
-                for section, kind in kinds.items()
-                for name in kind.model_fields
-                if name not in SET_NAMES
-            }
-            check_names([key], list(keys), what="key", where="finetune")
-            setting = f"{keys[key]}.{setting}"
-        full.append(setting)
-    sections: Mapping[str, Any] = apply_settings({"data": {"columns": columns}}, full)
-    check_names(sections, list(kinds), what="section", where="finetune")
-    training = build(TrainingSettings, sections.get("training", {}), where="training")
-    check_trackers(training.trackers)
-    return (
-        build(learning, sections.get("finetune", {}), where="finetune"),
-        training,
-        data_settings(sections.get("data", {})),
-    )
-
-
-def write_recipe(work: Path, model: str, lesson: Lesson, seconds: float) -> None:
-    """How the model was made: a retrained model has to be made in the same way."""
-    recipe = {
-        "model": model,
-        "finetune": lesson.learning.model_dump(),
-        "training": lesson.training.model_dump(),
-        "data": lesson.data.model_dump(exclude={*SET_NAMES}),
-        "seconds": round(seconds, 3),
-    }
-    (work / RECIPE_FILE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
-
-
-ROW = "row.yaml"  # in the output folder: what its contents were made from
-
-# Of the `data` and `training` sections, what a target shares with the run.
-SHARED_DATA = ("template", "chat", "scope", "max_length", "append_eos")
-
-SHARED_TRAINING = ("seed", "device", "precision")
-
-
-def run_run(path: Path, settings: Sequence[str], output: Path | None, *, quiet: bool) -> int:
-    """`unlearner run`: 0, or 3 when the verdict is not met or a figure is not as expected."""
-    processes.begin()
-    quieten()
-    if processes.count() > 1:
-        raise UserError("unlearner run: is for one process; start it without accelerate")
-    file = read_run_file(path, settings)
-    output = output or Path(file.run.output or f"runs/{file.name}")
-    _check_folder(output, file)
-    models = _make_models(file, output, quiet=quiet)
-    if file.run.command == "finetune":
-        return MET
-    sections = _with_models(file, models)
-    run = output / "run"
-    try:
-        status = MET if _is_finished(run) else _start(file, sections, models, run, quiet=quiet)
-    finally:
-        if run.exists():
-            _remember(output, file)
-    if not (run / "report.json").exists():
-        return status  # a comparison, or nothing was memorised, and that was said
-    if not (output / BENCHMARK).exists():
-        write_benchmark(output, file, models)
-    return _conclude(output, file, quiet=quiet)
-
-
-def _is_finished(run: Path) -> bool:
-    return (run / "report.json").exists() or (run / "compare.json").exists()
-
-
-def _with_models(file: RunFile, models: Mapping[str, Path]) -> dict[str, Any]:
-    """The run's sections with the models that the row has made."""
-    if not models:
-        return file.sections
-    chosen = {"name": str(models["target"])}
-    if "retrained" in models and file.family != FAMILIES[0]:
-        chosen["retrained"] = str(models["retrained"])
-    return file.sections | {"model": {**file.sections.get("model", {}), **chosen}}
-
-
-def _start(
-    file: RunFile,
-    sections: Mapping[str, Any],
-    models: Mapping[str, Path],
-    run: Path,
-    *,
-    quiet: bool,
-) -> int:
-    """Begin the run, or go on with it."""
-    if file.run.command == "compare":
-        return run_compare(
-            sections,
-            file.run.methods,
-            run,
-            seeds=file.run.seeds,
-            retrained=str(models.get("retrained", "")),
-            jobs=file.run.jobs,
-            resume=run.exists(),
-            keep_models=False,
-            quiet=quiet,
-        )
-    resume = (run / CHECKPOINTS).exists()
-    return run_forget(sections, run, force=False, show_text=False, resume=resume, quiet=quiet)
-
-
-def _conclude(output: Path, file: RunFile, *, quiet: bool) -> int:
-    """Say how the row came out."""
-    row = json.loads((output / BENCHMARK).read_text(encoding="utf-8"))
-    say = RunProgress(quiet=quiet, num_rounds=0).say
-    say(f"{file.name}: verdict {row['verdict']}; {output / BENCHMARK}")
-    expected = row["expected"]
-    if expected:
-        within = "as expected" if expected["within"] else "NOT as expected"
-        say(
-            f"{expected['metric']} {expected['set']}: {expected['measured']:.4g}, {within} "
-            f"({expected['value']:.4g} ± {expected['tolerance']:.4g}; {expected['source']})"
-        )
-    met = row["verdict"] == "met" and (not expected or expected["within"])
-    return MET if met else NOT_MET
-
-
-def _check_folder(output: Path, file: RunFile) -> None:
-    """Refuse a folder with anything but an earlier start of the same run.
-
-    Raises:
-        UserError: It holds something else.
-    """
-    begun = output / ROW
-    if not begun.is_file():
-        check_output(output)
-    elif yaml.safe_load(begun.read_text(encoding="utf-8")) != yaml.safe_load(file.text):
-        raise UserError(
-            f"--output {output}: holds a run of other settings ({begun}); give another folder or "
-            "remove it"
-        )
-
-
-def _remember(output: Path, file: RunFile) -> None:
-    """Once something is finished, what it was made from."""
-    (output / ROW).write_text(file.text, encoding="utf-8")
-
-
-def _make_models(file: RunFile, output: Path, *, quiet: bool) -> dict[str, Path]:
-    """The target and the retrained model by role, trained where they are not there yet."""
-    if file.target is None:
-        return {}
-    folders = {"target": output / "target"}
-    if file.target.retrained:
-        folders["retrained"] = output / "retrained"
-    missing = [role for role, folder in folders.items() if not folder.exists()]
-    sets = named_sets(file.data, file.family) if missing else {}
-    for role in missing:
-        learned = ("forget", "retain") if role == "target" else ("retain",)
-        records = [record for name in learned if name in sets for record in sets[name]]
-        like = str(folders["target"]) if role == "retrained" else ""
-        _finetune(file, records, folders[role], like=like, quiet=quiet)
-        _remember(output, file)
-    return folders
-
-
-def _finetune(
-    file: RunFile, records: Sequence[Record], folder: Path, *, like: str, quiet: bool
-) -> None:
-    """Train the pretrained model on records, with the run's own layout and precision.
-
-    Args:
-        like: The target, whose labels a retrained classifier gets.
-    """
-    assert file.target is not None
-    shared = {
-        f"{section}.{key}": file.sections[section][key]
-        for section, keys in (("data", SHARED_DATA), ("training", SHARED_TRAINING))
-        for key in keys
-        if key in file.sections.get(section, {})
-    }
-    # One that is cut off begins anew: its checkpoints would name a file of records that is gone.
-    shared["training.checkpoint_every"] = "never"
-    settings = [
-        f"{key}={json.dumps(value)}" for key, value in {**shared, **file.target.finetune}.items()
-    ]
-    has_new_head = family_named(file.target.pretrained) != file.family
-    with tempfile.TemporaryDirectory() as place:  # the records' text stays nowhere
-        path = Path(place) / "records.jsonl"
-        path.write_text("".join(map(_line, records)), encoding="utf-8")
-        run_finetune(
-            file.target.pretrained,
-            str(path),
-            folder,
-            settings=settings,
-            columns={},
-            until=file.target.until,
-            labels=like if has_new_head else "",
-            quiet=quiet,
-        )
-
-
-def _line(record: Record) -> str:
-    return json.dumps({key: value for key, value in asdict(record).items() if value}) + "\n"
 
 
 def run_compare(  # noqa: PLR0913 - the command's options

@@ -1,0 +1,290 @@
+"""`unlearner finetune`: a target model, or a retrained one, by the same loop."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from unlearner import processes
+from unlearner.cli.terminal import RunProgress
+from unlearner.data.labelled import Labelling, tokenize_labelled
+from unlearner.data.labels import label_names
+from unlearner.data.loading import classifier_family, read_records
+from unlearner.data.record import RecordSet, digest_records
+from unlearner.datasets.base import data_settings
+from unlearner.errors import UserError
+from unlearner.families import CAUSAL_LM
+from unlearner.families.causal_lm import prepare_text
+from unlearner.models import sharding
+from unlearner.models.loading import (
+    FAMILIES,
+    Loaded,
+    family_of_config,
+    limit_threads,
+    load_causal_lm,
+    load_classifier,
+    load_with_new_head,
+    read_model_config,
+    save,
+)
+from unlearner.output import check_output, staged
+from unlearner.provenance import digest_model, read_key, set_seeds
+from unlearner.settings import (
+    DataSettings,
+    TrainingSettings,
+    apply_settings,
+    build,
+    check_names,
+)
+from unlearner.training.finetune import (
+    RECIPE_FILE,
+    ClassifierFinetuneSettings,
+    FinetuneResult,
+    FinetuneSettings,
+    Until,
+    finetune_model,
+)
+from unlearner.training.log import Log, quieten
+from unlearner.training.resume import Resumable, resuming
+from unlearner.training.tracking import Listener, check_trackers, tracked
+from unlearner.training.trainer import Trainer
+
+REACHED, NOT_REACHED = 0, 3
+
+SET_NAMES = (
+    "request_id",
+    "name",
+    "folder",
+    "options",
+    "forget",
+    "retain",
+    "pool",
+    "holdout",
+    "test",
+    "forget_class",
+    "drop_duplicates",
+)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is to be learned, and how."""
+
+    records: str
+    learning: FinetuneSettings
+    training: TrainingSettings
+    data: DataSettings
+    goal: Until | None
+
+
+def run_finetune(  # noqa: PLR0913 - what the command line has to say
+    model: str,
+    records: str,
+    output: Path,
+    *,
+    settings: list[str],
+    columns: dict[str, str],
+    until: str,
+    labels: str,
+    resume: bool = False,
+    quiet: bool,
+) -> int:
+    """`unlearner finetune`: 0, or 3 when the goal of --until was not reached."""
+    processes.begin()
+    quieten()
+    check_output(output, resume=resume)
+    resumable = Resumable(output, resume)
+    asked = {
+        "model": model,
+        "records": records,
+        "settings": settings,
+        "columns": columns,
+        "until": until,
+        "labels": labels,
+    }
+    before = resumable.begun("finetune").get("asked", {})
+    asked = {name: value or before.get(name, value) for name, value in asked.items()}
+    model, records, settings, columns, until, labels = asked.values()
+    goal = Until.parse(until) if until else None
+    if not model or not records:
+        _settings(settings, columns, FinetuneSettings)
+        raise UserError("finetune needs a MODEL and --records FILE")
+    family = family_of_config(read_model_config(model, {}))
+    sharding.check_family(family)
+    kind = FinetuneSettings if family == FAMILIES[0] else ClassifierFinetuneSettings
+    lesson = Lesson(records, *_settings(settings, columns, kind), goal)
+    set_seeds(lesson.training.seed)  # a new head is drawn at random
+    progress = RunProgress(quiet=quiet, num_rounds=lesson.learning.epochs)
+    try:
+        with (
+            staged(output, resume=resume) as work,
+            tracked(
+                progress.line,
+                lesson.training,
+                _lesson_sections(lesson),
+                work,
+                main=processes.is_main(),
+            ) as listen,
+        ):
+            teach = _teach_text if family == FAMILIES[0] else _teach_classifier
+            started = time.perf_counter()
+            course = Course(asked, resumable, progress, listen)
+            result, loaded, count, trainer = teach(model, family, lesson, labels, course)
+            seconds = time.perf_counter() - started + trainer.seconds_before
+            save(trainer.finish(result.model), loaded.tokenizer, work)
+            if processes.is_main():
+                write_recipe(work, model, lesson, seconds)
+    finally:
+        progress.stop()
+    progress.say(f"trained {result.epochs} epochs on {count} records; the model is in {output}")
+    if goal is not None and not result.reached:
+        progress.say(f"the goal {until} was not reached: {goal.metric} is {result.value:.4f}")
+        return NOT_REACHED
+    return REACHED
+
+
+Taught = tuple[FinetuneResult, Loaded, int, Trainer]
+
+
+def _lesson_sections(lesson: Lesson) -> dict[str, dict[str, Any]]:
+    """The sections that trackers get: nothing of the records."""
+    return {"finetune": lesson.learning.model_dump(), "training": lesson.training.model_dump()}
+
+
+@dataclass(frozen=True)
+class Course:
+    """What surrounds a lesson: the command as given, its checkpoints, and who hears of it."""
+
+    asked: dict[str, Any]
+    resumable: Resumable
+    progress: RunProgress
+    listen: Listener
+
+    def resuming(
+        self, trainer: Trainer, loaded: Loaded, records: RecordSet
+    ) -> AbstractContextManager[None]:
+        """Let the training in the block be cut off, and go on where it was."""
+        run = {
+            "command": "finetune",
+            "asked": self.asked,
+            "model": digest_model(loaded.model),
+            "records": digest_records(records.records, read_key()),
+            "processes": processes.count(),
+        }
+        return resuming(trainer, self.resumable, run, self.progress.say)
+
+
+def _teach_text(model: str, family: str, lesson: Lesson, labels: str, course: Course) -> Taught:
+    """Teach a causal language model texts."""
+    if labels:
+        raise UserError("--labels-of: for classifiers; MODEL is a causal language model")
+    given = read_records(lesson.records, name="records", columns=lesson.data.columns)
+    loaded = load_causal_lm(model)
+    limit_threads(loaded.model)
+    some = prepare_text(CAUSAL_LM, loaded, {"records": given}, lesson.data)["records"]
+    trainer = Trainer(lesson.training, Log(None, course.listen))
+    goal = _for_family(lesson.goal, family)
+    with course.resuming(trainer, loaded, given):
+        result = finetune_model(
+            loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal
+        )
+    return result, loaded, len(some), trainer
+
+
+def _teach_classifier(
+    model: str, family: str, lesson: Lesson, labels: str, course: Course
+) -> Taught:
+    """Teach a classifier, or an encoder with a new head, labelled records."""
+    if lesson.training.lora_rank:
+        raise UserError(
+            "training.lora_rank: a classifier's new head has to be trained itself; leave it out"
+        )
+    columns = lesson.data.columns
+    has_head = family in FAMILIES
+    known = load_classifier(model) if has_head else None
+    if known is None:
+        like = load_classifier(labels) if labels else None
+        family = like.family if like else classifier_family(lesson.records, columns)
+        names = like.labels if like else None
+    else:
+        if labels:
+            raise UserError(f"--labels-of: {model} has labels of its own; leave the option out")
+        names = known.labels
+    given = read_records(
+        lesson.records, name="records", columns=columns, family=family, labels=names
+    )
+    names = names or label_names(given, family)
+    loaded = known or load_with_new_head(model, family, names)
+    limit_threads(loaded.model)
+    labelling = Labelling(names, max(8, min(lesson.data.max_length, loaded.context)), family)
+    some = tokenize_labelled(given, loaded.tokenizer, labelling)
+    trainer = Trainer(lesson.training, Log(None, course.listen))
+    goal = _for_family(lesson.goal, family)
+    with course.resuming(trainer, loaded, given):
+        result = finetune_model(
+            loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal
+        )
+    return result, loaded, len(some), trainer
+
+
+def _for_family(goal: Until | None, family: str) -> Until | None:
+    """The goal, if models of the family can have it.
+
+    Raises:
+        UserError: The metric is one of the other family.
+    """
+    if goal is not None and family not in goal.families:
+        raise UserError(f"--until: {goal.metric} is not measured on a model for {family}")
+    return goal
+
+
+def _settings(
+    settings: list[str], columns: dict[str, str], learning: type[FinetuneSettings]
+) -> tuple[FinetuneSettings, TrainingSettings, DataSettings]:
+    """Settings with or without their section: keys of learning, training and data are distinct."""
+    kinds: dict[str, type[BaseModel]] = {
+        "finetune": learning,
+        "training": TrainingSettings,
+        "data": DataSettings,
+    }
+    full = []
+    for setting in settings:
+        key = setting.partition("=")[0]
+        if "." not in key:
+            keys = {
+                name: section
+                for section, kind in kinds.items()
+                for name in kind.model_fields
+                if name not in SET_NAMES
+            }
+            check_names([key], list(keys), what="key", where="finetune")
+            setting = f"{keys[key]}.{setting}"
+        full.append(setting)
+    sections: Mapping[str, Any] = apply_settings({"data": {"columns": columns}}, full)
+    check_names(sections, list(kinds), what="section", where="finetune")
+    training = build(TrainingSettings, sections.get("training", {}), where="training")
+    check_trackers(training.trackers)
+    return (
+        build(learning, sections.get("finetune", {}), where="finetune"),
+        training,
+        data_settings(sections.get("data", {})),
+    )
+
+
+def write_recipe(work: Path, model: str, lesson: Lesson, seconds: float) -> None:
+    """How the model was made: a retrained model has to be made in the same way."""
+    recipe = {
+        "model": model,
+        "finetune": lesson.learning.model_dump(),
+        "training": lesson.training.model_dump(),
+        "data": lesson.data.model_dump(exclude={*SET_NAMES}),
+        "seconds": round(seconds, 3),
+    }
+    (work / RECIPE_FILE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
