@@ -34,3 +34,8 @@ class Page(HTMLParser):
     @property
     def shown(self) -> str:
         return " ".join("".join(self.text).split())
+
+
+def plain(text: str) -> str:
+    """The text with every kind of space as one space."""
+    return " ".join(text.replace("\xa0", " ").split())

@@ -1,10 +1,14 @@
-"""Reports that lack parts, hold hostile names or are of other kinds."""
+"""Reports that lack parts, hold hostile names or are of other kinds, and their pages."""
 
 from __future__ import annotations
 
 import copy
+import json
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
+from page_reader import Page
 from report_classifier_example import (
     class_removal,
     evaluated_classifier,
@@ -14,6 +18,9 @@ from report_classifier_example import (
     tokens,
 )
 from report_example import demonstration, evaluated, example, failed
+from unlearner.report.page import render
+
+SCHEMA = json.loads((Path(__file__).parents[1] / "docs/report.schema.json").read_text("utf-8"))
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -171,3 +178,15 @@ REPORTS = {
     "with strength": with_strength,
     "many records": lambda: example(500, 3),
 }
+
+
+@cache
+def rendered(name: str) -> str:
+    """The page of one of the reports."""
+    return render(REPORTS[name]())
+
+
+@cache
+def shown(name: str) -> str:
+    """The text of that page."""
+    return Page(rendered(name)).shown.replace("\xa0", " ")

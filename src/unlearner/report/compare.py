@@ -21,16 +21,15 @@ from unlearner.report.names import SETS
 from unlearner.report.plots import number
 from unlearner.report.tables import settings_text, trial_rows
 from unlearner.report.writing import (
-    FOLDER,
     NOTHING,
     duration,
+    html_page,
+    list_items,
     macros,
-    one_line_each,
     show,
     show_interval,
     significant,
     size,
-    templates,
     visible,
     write_files,
 )
@@ -84,11 +83,9 @@ def write_comparison(comparison: Report, folder: Path) -> None:
 
 def render_comparison(comparison: Report) -> str:
     """The page as HTML, which needs nothing but itself; every text in it is escaped."""
-    sheets = ("style.css", "classifier.css", "compare.css")
-    style = "".join((FOLDER / sheet).read_text(encoding="utf-8") for sheet in sheets)
-    page = templates("html").get_template("compare.html.j2")
-    shown = page.render(
-        style=Markup(style),
+    return html_page(
+        "compare.html.j2",
+        ("style.css", "classifier.css", "compare.css"),
         comparison=comparison,
         lines=paragraphs(comparison),
         headings=headings(),
@@ -100,7 +97,6 @@ def render_comparison(comparison: Report) -> str:
         settings_text=settings_text,
         not_run=not_run(comparison),
     )
-    return shown + "\n"
 
 
 def markdown_comparison(comparison: Report) -> str:
@@ -120,18 +116,18 @@ def _inert_cell(text: str) -> str:
 def paragraphs(comparison: Report) -> list[str]:
     """What was compared, how, and who is on the front, a paragraph each."""
     methods, seeds = comparison["methods"], comparison["seeds"]
-    told = macros(
+    text = macros(
         "compare.j2",
         comparison=comparison,
         on_front=[name for name, entry in methods.items() if entry["on_front"]],
         met=[name for name, entry in methods.items() if entry["met"] == len(seeds)],
     )
-    return one_line_each(told["paragraphs"]())
+    return list_items(text["paragraphs"]())
 
 
 def not_run(comparison: Report) -> list[str]:
     """A line for each method, and each seed of one, of which there is no model."""
-    return one_line_each(macros("compare.j2", comparison=comparison)["not_run"]())
+    return list_items(macros("compare.j2", comparison=comparison)["not_run"]())
 
 
 # Tables

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from unlearner import registry
 
 SCHEMA = "unlearner/report/1"
 
-Report = dict[str, Any]  # report.json as it is read; docs/report.schema.json says what it holds
+Report = Mapping[str, Any]  # report.json as it is read; docs/report.schema.json says what it holds
 
 MODELS = ("target", "unlearned", "retrained")  # in the order of their columns
 
@@ -107,7 +108,7 @@ def perplexity_limit(report: Report) -> float | None:
     return None
 
 
-def by_round(report: Report, key: str) -> list[float | None]:
+def values_by_round(report: Report, key: str) -> list[float | None]:
     """A quantity after every round; None where it was not measured."""
     return [entry.get(key) for entry in report.get("rounds", [])]
 
@@ -152,6 +153,6 @@ def stopped_by(report: Report, figure: str) -> bool:
     return figure == ("score" if removes_class(report) else rule)
 
 
-def to_retrained(report: Report, model: str, key: str) -> Any:
-    """One of a model's distances to the retrained one; None where it is not known."""
-    return report.get("distance_to_retrained", {}).get(model, {}).get(key)
+def to_retrained(report: Report, model: str) -> Report:
+    """A model's distances to the retrained one; empty where none is known."""
+    return report.get("distance_to_retrained", {}).get(model, {})

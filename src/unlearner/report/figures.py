@@ -12,7 +12,7 @@ from unlearner.report.facts import Report
 from unlearner.report.measures import GEOMETRY, measure
 from unlearner.report.plots import GUESSING, Curves, DotRow, Pair, ReferenceLine
 from unlearner.report.words import BY_CONSTRUCTION
-from unlearner.report.writing import macros, one_line
+from unlearner.report.writing import macros, one_paragraph
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Gallery:
 
 def galleries(report: Report) -> list[Gallery]:
     """Every question that this report has something to show for."""
-    ask = _of_classifier if facts.is_classifier(report) else _of_language_model
+    ask = _classifier_galleries if facts.is_classifier(report) else _language_model_galleries
     with svg.style():
         return [gallery for gallery in ask(report) if gallery.shown]
 
 
-def _of_language_model(report: Report) -> Iterator[Gallery]:
+def _language_model_galleries(report: Report) -> Iterator[Gallery]:
     yield Gallery("Does the text still come out?", [*_recall(report)])
     yield Gallery("Record by record", [*_records(report)])
     yield Gallery("Does the rest of the model still work?", [*_perplexity(report)])
@@ -76,11 +76,11 @@ def _of_language_model(report: Report) -> Iterator[Gallery]:
     yield Gallery("Part of the change", [*_strength(report)])
 
 
-def _of_classifier(report: Report) -> Iterator[Gallery]:
+def _classifier_galleries(report: Report) -> Iterator[Gallery]:
     called = names.model_labels(report)
     models = facts.models_of(report)
     yield Gallery("Does the model still work?", [*_scores(report)])
-    yield Gallery("Can the records be told from unseen ones?", [*_membership(report)])
+    yield Gallery("Can the records be told from unseen ones?", [*_membership_figures(report)])
     yield Gallery(
         "How close is it to a model trained without the records?",
         readings=Readings(
@@ -110,7 +110,7 @@ def _of_classifier(report: Report) -> Iterator[Gallery]:
 def _figure(drawing: Markup, words: str, **values: object) -> Figure:
     """A picture with its title and caption, which are a macro of figures.j2."""
     title, caption = macros("figures.j2")[words](**values).split("\n", 1)
-    return Figure(title, drawing, one_line(caption))
+    return Figure(title, drawing, one_paragraph(caption))
 
 
 def _dots(
@@ -128,7 +128,7 @@ def _row(report: Report, label: str, set_name: str, metric: str) -> DotRow:
 
 
 def _loss_terms(report: Report, words: str) -> Iterator[Figure]:
-    rounds = _trained(report)
+    rounds = _training_rounds(report)
     if rounds:
         found = dict.fromkeys(term for entry in rounds for term in entry["loss"])
         terms = {name: [entry["loss"].get(name) for entry in rounds] for name in found}
@@ -136,7 +136,7 @@ def _loss_terms(report: Report, words: str) -> Iterator[Figure]:
         yield _figure(plots.loss_terms("rounds-loss", numbers, terms), words)
 
 
-def _trained(report: Report) -> list[Report]:
+def _training_rounds(report: Report) -> list[Report]:
     """The rounds in which something was trained."""
     return [entry for entry in report.get("rounds", []) if entry["loss"]]
 
@@ -152,7 +152,7 @@ def _limit(report: Report, metric: str) -> ReferenceLine | None:
 def _recall(report: Report) -> Iterator[Figure]:
     """By round where there were rounds, otherwise by set."""
     for metric in ("el_10", "ma"):
-        label, values = measure(metric).label, facts.by_round(report, metric)
+        label, values = measure(metric).label, facts.values_by_round(report, metric)
         if any(value is not None for value in values):
             limit, criterion = _limit(report, metric), facts.limiting(report, metric)
             curves = {"": values}
@@ -192,7 +192,7 @@ def _perplexity(report: Report) -> Iterator[Figure]:
 
 def _training(report: Report) -> Iterator[Figure]:
     yield from _loss_terms(report, "loss_terms")
-    rounds = _trained(report)
+    rounds = _training_rounds(report)
     if rounds:
         numbers, active = ([entry[key] for entry in rounds] for key in ("round", "active"))
         total = report["data"]["forget"]["records"]
@@ -227,7 +227,7 @@ def _scores(report: Report) -> Iterator[Figure]:
             yield _figure(drawing, "score_by_set", label=label, removes_class=removes_class)
 
 
-def _membership(report: Report) -> Iterator[Figure]:
+def _membership_figures(report: Report) -> Iterator[Figure]:
     """The attacks at the end, and the one by loss after every round."""
     rows = (_row(report, measure(attack).label, "forget", attack) for attack in facts.ATTACKS)
     drawing = _dots(report, "levels-mia", rows, GUESSING)
@@ -326,6 +326,6 @@ def _curves(report: Report, keys: Mapping[str, str]) -> Curves:
 
     Empty where the first, which is watched, is not: the other is there to compare it with.
     """
-    found = {label: facts.by_round(report, key) for label, key in keys.items()}
+    found = {label: facts.values_by_round(report, key) for label, key in keys.items()}
     known = {c: v for c, v in found.items() if sum(value is not None for value in v) > 1}
     return known if next(iter(keys)) in known else {}

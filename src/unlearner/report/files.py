@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from jinja2 import TemplateError
 
@@ -51,7 +51,7 @@ def write_report(report: Report, directory: Path) -> None:
     write_files(directory, {"report.json": text, **_rendered(report)})
 
 
-def read_report(directory: Path) -> Report:
+def read_report(directory: Path) -> dict[str, Any]:
     """The contents of report.json.
 
     Raises:

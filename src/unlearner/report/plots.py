@@ -118,7 +118,7 @@ def _row_axis(axes: Axes, labels: Sequence[str]) -> None:
 def legend(axes: Axes, entries: int, side: Literal["left", "right"] = "left") -> None:
     """Names above the plot, from its left end or up to its right one."""
     drawn = axes.legend(
-        loc=f"lower {side}",
+        loc="lower left" if side == "left" else "lower right",
         bbox_to_anchor=(0 if side == "left" else 1, 1.0),
         ncols=min(entries, 3),
         frameon=False,
@@ -472,8 +472,9 @@ def by_share(
         _draw_named_limit(recall, limit, text, above=above)
     legend(recall, len(STRENGTH_STYLES))
     _draw_ratios(perplexity, shares, [point["kept_ratio"] for point in points], most)
-    for axes in (recall, perplexity) if best is not None and best["share"] > 0 else ():
-        axes.axvline(best["share"], color=svg.MUTED, linewidth=0.9)
+    if best is not None and best["share"] > 0:
+        for axes in (recall, perplexity):
+            axes.axvline(best["share"], color=svg.MUTED, linewidth=0.9)
     return svg.inline(figure, name, _shares_in_words(points, limits, most))
 
 

@@ -49,23 +49,19 @@ Style = Mapping[str, Any]  # what matplotlib takes as keywords
 # What the data are compared with: a limit, another model's value.
 DASHED: Style = {"color": LIMIT, "linestyle": (0, (4, 3)), "linewidth": 1.4}
 
-_SETTINGS: Style = {
-    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and copied
-    "font.size": FONT_SIZE,
-    "legend.fontsize": FONT_SIZE,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same layout everywhere
-    "mathtext.default": "regular",
-    "axes.formatter.use_mathtext": False,
-}
-
 
 @contextmanager
 def style() -> Iterator[None]:
     """The setting to draw in: matplotlib's defaults and ours, whatever this machine's are."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(_SETTINGS)
+        mpl.rc("svg", fonttype="none")  # text stays text: it can be read aloud, searched and copied
+        mpl.rc("font", size=FONT_SIZE, family="sans-serif")
+        # It ships with matplotlib: the same layout everywhere.
+        mpl.rc("font", **{"sans-serif": ["DejaVu Sans"]})
+        mpl.rc("legend", fontsize=FONT_SIZE)
+        mpl.rc("mathtext", default="regular")
+        mpl.rc("axes.formatter", use_mathtext=False)
         yield
 
 

@@ -230,13 +230,20 @@ def _answer_cells(entry: Report, models: Sequence[str]) -> list[tuple[str, str]]
     return found
 
 
+def record_headings(report: Report) -> list[str]:
+    """What the columns are called."""
+    labels = names.model_labels(report)
+    sides = {"before": labels["target"], "after": labels["unlearned"], "retrained": "retrained"}
+    return [sides.get(column) or measure(column).label for column in record_columns(report)]
+
+
 def record_counts(report: Report) -> list[tuple[str, str]]:
-    """How many records each classifier labels right as a whole: its key and `115 of 163`."""
-    entries = report.get("per_record", [])
+    """How many records each classifier labels right as a whole: its name and `115 of 163`."""
     found = []
-    for side in record_columns(report):
-        known = [value for e in entries if (value := e.get(side, {}).get("correct")) is not None]
-        found.append((side, f"{sum(value == 1 for value in known):,} of {len(known):,}"))
+    for side, heading in zip(record_columns(report), record_headings(report), strict=True):
+        answers = [entry.get(side, {}).get("correct") for entry in report.get("per_record", [])]
+        count = len(answers) - answers.count(None)
+        found.append((heading, f"{sum(answer == 1 for answer in answers):,} of {count:,}"))
     return found
 
 
@@ -249,8 +256,10 @@ def trial_rows(search: Report | None) -> list[tuple[bool, list[str]]]:
     These are its number, settings, how it ended, MA of the records, perplexity of retained text as
     a multiple of the target's, rounds and time.
     """
-    rows = []
-    for trial in search["trials"] if search else ():
+    rows: list[tuple[bool, list[str]]] = []
+    if not search:
+        return rows
+    for trial in search["trials"]:
         cells = [
             str(trial["number"]),
             settings_text(trial["settings"]),
@@ -280,36 +289,23 @@ def settings_text(settings: Mapping[str, object]) -> str:
 def distance_rows(report: Report) -> list[Reading]:
     """How far the models before and after are from the retrained one."""
     models = [model for model in facts.models_of(report) if model != "retrained"]
-    gaps = {model: facts.to_retrained(report, model, "f1_gap") or {} for model in models}
-    js = measure("js_to_retrained")
-    rows = [
-        _whole_distance(report, "tug_of_war", models),
-        *(
-            _reading(
-                js, [facts.value_of(report, m, name, "js_to_retrained") for m in models], label
-            )
-            for name, label in names.sets(report).items()
-        ),
-        *(
-            _reading(DISTANCE["f1_gap"], [gaps[m].get(name) for m in models], label, signed=True)
-            for name, label in names.sets(report).items()
-        ),
-        _whole_distance(report, "mia_auc_gap", models, signed=True),
-    ]
-    told: set[str] = set()
-    found = []
+    distances = [facts.to_retrained(report, model) for model in models]
+    rows = [_reading(DISTANCE["tug_of_war"], [found.get("tug_of_war") for found in distances])]
+    for name, label in names.sets(report).items():
+        values = [facts.value_of(report, model, name, "js_to_retrained") for model in models]
+        rows.append(_reading(measure("js_to_retrained"), values, label))
+    for name, label in names.sets(report).items():
+        gaps = [(found.get("f1_gap") or {}).get(name) for found in distances]
+        rows.append(_reading(DISTANCE["f1_gap"], gaps, label, signed=True))
+    gaps = [found.get("mia_auc_gap") for found in distances]
+    rows.append(_reading(DISTANCE["mia_auc_gap"], gaps, signed=True))
+    explained: set[str] = set()
+    shown = []
     for row in filter(None, rows):
         # What a quantity means stands beside the first of its rows only.
-        found.append(replace(row, meaning="", reading="") if row.meaning in told else row)
-        told.add(row.meaning)
-    return found
-
-
-def _whole_distance(
-    report: Report, key: str, models: Sequence[str], *, signed: bool = False
-) -> Reading | None:
-    values = [facts.to_retrained(report, model, key) for model in models]
-    return _reading(DISTANCE[key], values, signed=signed)
+        shown.append(replace(row, meaning="", reading="") if row.meaning in explained else row)
+        explained.add(row.meaning)
+    return shown
 
 
 def geometry_rows(report: Report) -> list[Reading]:

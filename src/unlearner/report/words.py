@@ -14,7 +14,7 @@ from functools import partial
 from unlearner.report import facts, names
 from unlearner.report.facts import Report
 from unlearner.report.measures import measure
-from unlearner.report.writing import macros, one_line, one_line_each, show_interval
+from unlearner.report.writing import list_items, macros, one_paragraph, show_interval
 
 BY_CONSTRUCTION = (
     "Training stops once this is down to the aim, so that it got there proves nothing by itself."
@@ -36,15 +36,15 @@ class Sentences:
 
 def sentences(report: Report) -> Sentences:
     """The verdict, what was requested and done, what the tests say and what they cannot say."""
-    told = macros("words.j2", **_content(report))
+    text = macros("words.j2", **_content(report))
     return Sentences(
-        headline=one_line(told["headline"]()),
-        requested=one_line(told["requested"]()),
-        done=one_line(told["done"]()),
-        findings=one_line_each(told["findings"]()),
-        limits=one_line(told["limits"]()),
-        search=one_line(told["search"]()) if report.get("search") else "",
-        tiles=[line.split(" | ") for line in one_line_each(told["tiles"]())],
+        headline=one_paragraph(text["headline"]()),
+        requested=one_paragraph(text["requested"]()),
+        done=one_paragraph(text["done"]()),
+        findings=list_items(text["findings"]()),
+        limits=one_paragraph(text["limits"]()),
+        search=one_paragraph(text["search"]()) if report.get("search") else "",
+        tiles=[line.split(" | ") for line in list_items(text["tiles"]())],
     )
 
 
@@ -67,11 +67,11 @@ def _content(report: Report) -> dict[str, object]:
         "label": lambda metric: measure(metric).label,
         "stopped_by": partial(facts.stopped_by, report),
         "by_construction": BY_CONSTRUCTION,
-        **(_of_classifier(report) if classifier else _of_language_model(report)),
+        **(_classifier_content(report) if classifier else _language_model_content(report)),
     }
 
 
-def _of_language_model(report: Report) -> dict[str, object]:
+def _language_model_content(report: Report) -> dict[str, object]:
     # What is to be kept, or unseen text where nothing else was given.
     kept = ((name, *facts.values_of(report, name, "perplexity")) for name in ("retain", "holdout"))
     return {
@@ -88,7 +88,7 @@ def _of_language_model(report: Report) -> dict[str, object]:
     }
 
 
-def _of_classifier(report: Report) -> dict[str, object]:
+def _classifier_content(report: Report) -> dict[str, object]:
     def interval(metric: str) -> str:
         entry = facts.figure_of(report, "unlearned", "forget", metric)
         return show_interval(metric, entry["low"], entry["high"])
@@ -101,7 +101,9 @@ def _of_classifier(report: Report) -> dict[str, object]:
         "utility_set": facts.utility_set(report),
         "unseen_set": facts.unseen_set(report),
         "recall_of_class": names.RECALL_OF_CLASS,
-        "tug_of_war": partial(facts.to_retrained, report, key="tug_of_war"),
+        "tug_of_war": [
+            facts.to_retrained(report, model).get("tug_of_war") for model in ("target", "unlearned")
+        ],
         "attacks": attacks,
         "worst_attack": max(attacks, key=lambda one: abs(one[1] - 0.5), default=None),
         "interval": interval,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -170,7 +170,7 @@ def escape(text: object) -> str:
     return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", plain)
 
 
-def lines(text: str) -> Markup:
+def visible_lines(text: str) -> Markup:
     """A text of several lines, in which everything but the line breaks is visible."""
     return Markup("\n").join(visible(line) for line in text.splitlines())
 
@@ -199,7 +199,7 @@ def templates(kind: Literal["html", "markdown", "plain"]) -> Environment:
         change,
         duration,
         known,
-        lines,
+        visible_lines,
         plural,
         setting,
         show,
@@ -213,20 +213,27 @@ def templates(kind: Literal["html", "markdown", "plain"]) -> Environment:
     return environment
 
 
+def html_page(template: str, sheets: Iterable[str], **values: object) -> str:
+    """A page that needs nothing but itself: the style sheets stand in it."""
+    style = "".join((FOLDER / sheet).read_text(encoding="utf-8") for sheet in sheets)
+    page = templates("html").get_template(template)
+    return page.render(style=Markup(style), **values) + "\n"
+
+
 def macros(template: str, **values: object) -> dict[str, Callable[..., str]]:
-    """The macros of a template of plain sentences: see `one_line` and `one_line_each`."""
+    """The macros of a template of plain sentences: see `one_paragraph` and `list_items`."""
     return vars(templates("plain").get_template(template).make_module(values))
 
 
-def one_line(text: str) -> str:
+def one_paragraph(text: str) -> str:
     """A paragraph of a template, in which a line break counts as a space."""
     return text.removesuffix("\n").replace("\n", " ")
 
 
-def one_line_each(text: str) -> list[str]:
+def list_items(text: str) -> list[str]:
     """The paragraphs of a template, each of which begins with "- "; empty lines are none."""
     filled = "".join(f"\n{line}" for line in text.split("\n") if line)
-    return [one_line(paragraph) for paragraph in filled.split("\n- ")[1:]]
+    return [one_paragraph(paragraph) for paragraph in filled.split("\n- ")[1:]]
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:
