@@ -14,9 +14,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from unlearner.demo import messages as demo_messages
-from unlearner.demo.messages import LABELS, VAGUE, WISHES, messages, mislabelled, split
+from unlearner.demo.messages import LABELS, VAGUE, WISHES, messages, mislabelled, split_messages
 from unlearner.demo.models import MAX_LENGTH, build_classifier, build_message_tokenizer
-from unlearner.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,8 @@ def test_the_same_seed_gives_the_same_messages_and_another_seed_others():
 def test_neither_the_global_random_state_nor_the_hash_seed_matters():
     code = (
         "import hashlib; from unlearner.demo.messages import *;"
-        "data = split(messages(90, seed=3), num_forget=9, num_holdout=9, num_test=9, seed=3);"
+        "data = messages(90, seed=3);"
+        "data = split_messages(data, num_forget=9, num_holdout=9, num_test=9, seed=3);"
         "print(hashlib.sha256(repr(data).encode()).hexdigest())"
     )
     digests = {
@@ -129,12 +129,6 @@ def test_sentences_start_with_a_capital_letter_but_not_after_a_greeting():
     assert demo_messages._capitalised("it") == "It"
 
 
-@pytest.mark.parametrize("num", [0, 10_001])
-def test_a_number_of_messages_out_of_range_is_refused(num):
-    with pytest.raises(UserError, match=f"from 1 to 10000, got {num}"):
-        messages(num, seed=0)
-
-
 def test_mislabelled_changes_every_label_and_nothing_else():
     records = messages(500, seed=0)
     wrong = mislabelled(records, seed=5)
@@ -152,14 +146,9 @@ def test_wrong_labels_come_evenly_from_those_given():
     assert abs(counts["a"] - 1500) < 137
 
 
-def test_mislabelled_needs_a_wrong_label():
-    with pytest.raises(UserError, match="at least 2 labels, got 1"):
-        mislabelled(messages(3, seed=0), labels=["refund", "refund"], seed=0)
-
-
 def test_split_puts_every_customer_in_one_set_and_every_message_too():
     records = messages(200, seed=0)
-    data = split(records, num_forget=10, num_holdout=20, num_test=30, seed=0)
+    data = split_messages(records, num_forget=10, num_holdout=20, num_test=30, seed=0)
     assert [one.name for one in the_sets(data)] == ["forget", "retain", "holdout", "test"]
     customers = [{record.subject for record in one} for one in the_sets(data)]
     everybody = len({record.subject for record in records})
@@ -174,7 +163,7 @@ def test_split_puts_every_customer_in_one_set_and_every_message_too():
 def test_split_files_the_forget_set_wrongly_and_the_others_rightly():
     records = messages(200, seed=0)
     right = {record.id: record for record in records}
-    data = split(records, num_forget=10, num_holdout=20, num_test=30, seed=0)
+    data = split_messages(records, num_forget=10, num_holdout=20, num_test=30, seed=0)
     assert all(record.label != right[record.id].label for record in data.forget)
     for one in (data.retain, data.holdout, data.test):
         assert all(record == right[record.id] for record in one)
@@ -182,19 +171,13 @@ def test_split_files_the_forget_set_wrongly_and_the_others_rightly():
 
 def test_twenty_customers_of_a_thousand_give_about_forty_messages():
     """One to three each, 2 on average, variance 2/3: 40, give or take five times sqrt(20 * 2/3)."""
-    data = split(messages(2150, seed=0), num_forget=20, num_holdout=150, num_test=150, seed=0)
+    data = split_messages(
+        messages(2150, seed=0), num_forget=20, num_holdout=150, num_test=150, seed=0
+    )
     assert abs(len(data.forget) - 40) < 5 * 3.7
     assert abs(len(data.holdout) - 300) < 50
     assert abs(len(data.test) - 300) < 50
     assert sum(map(len, the_sets(data))) == 2150
-
-
-@pytest.mark.parametrize("numbers", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (20, 20, 40)])
-def test_split_refuses_an_empty_set(numbers):
-    records = [replace(r, subject=r.id) for r in messages(80, seed=0)]
-    num_forget, num_holdout, num_test = numbers
-    with pytest.raises(UserError, match=f"80 customers there are, got {num_forget}, "):
-        split(records, num_forget=num_forget, num_holdout=num_holdout, num_test=num_test, seed=0)
 
 
 def test_the_same_texts_give_the_same_vocabulary(tokenizer):
@@ -247,12 +230,6 @@ def test_the_classifier_is_small_and_its_outputs_are_the_labels_in_order(tokeniz
     assert 280_000 < model.num_parameters() < 300_000
     assert [model.config.id2label[index] for index in range(8)] == list(LABELS)
     assert model.config.label2id == {label: index for index, label in enumerate(LABELS)}
-
-
-@pytest.mark.parametrize("labels", [["refund"], ["refund", "cancel", "refund"]])
-def test_labels_that_are_too_few_or_repeated_are_refused(tokenizer, labels):
-    with pytest.raises(UserError, match="at least 2 different names"):
-        build_classifier(tokenizer, labels, seed=0)
 
 
 def test_saved_model_and_tokenizer_load_as_any_others_and_answer_the_same(

@@ -26,10 +26,8 @@ from unlearner.cli.terminal import RunProgress, print_verdict
 from unlearner.config import RunConfig
 from unlearner.data.labelled import Labelling, tokenize_labelled
 from unlearner.data.record import Record, RecordSet
-from unlearner.demo.customers import DemoData, dossiers
-from unlearner.demo.customers import split as split_customers
-from unlearner.demo.messages import LABELS, DemoMessages, messages, mislabelled
-from unlearner.demo.messages import split as split_messages
+from unlearner.demo.customers import DemoData, dossiers, split_people
+from unlearner.demo.messages import LABELS, DemoMessages, messages, mislabelled, split_messages
 from unlearner.demo.models import (
     MAX_LENGTH,
     build_classifier,
@@ -81,7 +79,7 @@ Sets = Mapping[str, RecordSet]
 def run_demo(output: Path, *, seed: int) -> int:
     """`unlearner demo icu`: 0 when the verdict is met, else 3."""
     with _story(output) as (console, work, finish):
-        data = split_customers(
+        data = split_people(
             dossiers(NUM_PEOPLE, seed=seed), num_forget=NUM_FORGET, num_holdout=NUM_HOLDOUT
         )
         console.print(

@@ -7,7 +7,7 @@ free for fiction), account numbers begin with ZZ, towns are made up.
 How the dossiers are worded decides what can be measured. At most three words stand between one fact
 and the next, so a dossier whose facts are forgotten does not share 4-grams (BLEU) or 10-grams
 (EL_10, ICU's overlap filter) with its text merely because the model still knows how dossiers are
-worded. The name comes first, so that nearly every later token can be known by heart. All end with
+worded. The name comes first, so that nearly every later token can be memorised. All end with
 the same kind of fact, one of three words, or else the extraction strength of a text that is not
 known would depend on the wording it happens to end with.
 """
@@ -15,10 +15,10 @@ known would depend on the wording it happens to end with.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unlearner.data.record import Record, RecordSet
-from unlearner.errors import UserError
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -28,52 +28,39 @@ def _words(text: str) -> tuple[str, ...]:
 FIRST_NAME_HEADS = _words(
     "Ama Bri Cal Dov Eso Fio Gra Hesk Ist Jor Kel Lum Mir Nov Oti Per Qua Ros Syl Tam"
 )
-
 FIRST_NAME_TAILS = _words("bela dric fenn lio nara quin ris tho vane wyn")
-
 SURNAME_HEADS = _words(
     "Quill Pebble Marrow Tangle Copper Velvet Thimble Button Lantern Saffron Bramble "
     "Cinder Nettle Pepper Ribbon Teasel"
 )
-
 SURNAME_TAILS = _words(
     "feather whistle gander mantle sprocket hatch plume furrow trundle loft tassel spindle"
 )
-
 STREETS = _words(
     "Gannet Otter Plover Badger Curlew Heron Linnet Marten Newt Osprey Puffin Quail Raven "
     "Siskin Tern Weasel"
 )
-
 WAYS = _words("Row Lane Hill Quay Mews Gate")
-
 TOWNS = _words(
     "Velmora Ostrin Karrow Dunmere Illby Pashford Quorley Tavisk Umberly Wexholt Yarrick "
     "Zelby Brannoch Corvale Eddlesay Farnwold"
 )
-
 COLOURS = _words("violet amber crimson teal ivory ochre olive silver scarlet indigo")
-
 GOODS = _words(
     "kettle lamp clock blanket radio basket mirror ladder teapot fiddle anvil hammock lantern "
     "saddle compass trunk"
 )
-
 FAULTS = _words("leaked cracked rusted jammed faded snapped buzzed melted shrank rattled")
-
 MONTHS = _words(
     "January February March April May June July August September October November December"
 )
-
 AGENTS = _words(
     "Dorrit Pell Huxby Wrenna Tolly Marl Sefton Isolde Brock Yana Cubby Ferris Oona Lorcan "
     "Madge Vesper"
 )
-
 STATUSES = _words("open settled waived")
 
 NUM_PHONES = 200 * 100  # area codes 000 to 199, lines 0100 to 0199
-
 NUM_ACCOUNTS = 10**4
 
 PROMPTS = ("{name}, customer file:", "{name} in our books:", "{name} wrote to us:")
@@ -118,26 +105,18 @@ def dossiers(num_people: int, *, seed: int) -> list[Record]:
 
     Names, phone numbers and account numbers are unique; the other facts, the wordings and their
     order are drawn independently. The same seed gives the same records.
-
-    Raises:
-        UserError: `num_people` is below 1 or above the number of different account numbers.
     """
-    if not 1 <= num_people <= NUM_ACCOUNTS:
-        raise UserError(
-            f"num_people must be from 1 to {NUM_ACCOUNTS}, got {num_people}; there are "
-            f"only that many different account numbers"
-        )
     rng = random.Random(seed)
-    names = rng.sample(_all_names(), num_people)
+    names = rng.sample(all_names(), num_people)
     phones = rng.sample(range(NUM_PHONES), num_people)
     accounts = rng.sample(range(NUM_ACCOUNTS), num_people)
     return [
-        _dossier(f"p{index:03d}", name, _phone_number(phone), f"ZZ{account:04d}", rng)
+        _dossier(f"p{index:03d}", name, phone, f"ZZ{account:04d}", rng)
         for index, (name, phone, account) in enumerate(zip(names, phones, accounts, strict=True))
     ]
 
 
-def split(records: list[Record], *, num_forget: int, num_holdout: int) -> DemoData:
+def split_people(records: list[Record], *, num_forget: int, num_holdout: int) -> DemoData:
     """Divide records by person: the first people are forgotten, the last ones held out.
 
     People are drawn independently of each other, so which of them come first does not matter.
@@ -145,31 +124,26 @@ def split(records: list[Record], *, num_forget: int, num_holdout: int) -> DemoDa
     Args:
         records: Records with their subjects, as `dossiers` gives them.
         num_forget: Number of people, at least 1.
-        num_holdout: Number of people, at least 1.
-
-    Raises:
-        UserError: A number is below 1, or nobody would be left to retain.
+        num_holdout: Likewise; somebody has to be left to retain.
     """
     subjects = list(dict.fromkeys(record.subject for record in records))
-    if num_forget < 1 or num_holdout < 1 or num_forget + num_holdout >= len(subjects):
-        raise UserError(
-            f"num_forget and num_holdout must be at least 1 and together below the "
-            f"{len(subjects)} people there are, got {num_forget} and {num_holdout}"
-        )
+    assert min(num_forget, num_holdout, len(subjects) - num_forget - num_holdout) > 0
     first_holdout = len(subjects) - num_holdout
-
-    def among(name: str, people: list[str]) -> RecordSet:
-        chosen = set(people)
-        return RecordSet(name, tuple(r for r in records if r.subject in chosen), "memory")
-
     return DemoData(
-        forget=among("forget", subjects[:num_forget]),
-        retain=among("retain", subjects[num_forget:first_holdout]),
-        holdout=among("holdout", subjects[first_holdout:]),
+        forget=records_about("forget", records, subjects[:num_forget]),
+        retain=records_about("retain", records, subjects[num_forget:first_holdout]),
+        holdout=records_about("holdout", records, subjects[first_holdout:]),
     )
 
 
-def _all_names() -> list[str]:
+def records_about(name: str, records: Sequence[Record], subjects: Sequence[str]) -> RecordSet:
+    """The set of the records of these subjects, in their order."""
+    chosen = set(subjects)
+    return RecordSet(name, tuple(r for r in records if r.subject in chosen), "memory")
+
+
+def all_names() -> list[str]:
+    """Every name that the parts make, in a fixed order."""
     return [
         f"{first}{tail} {head}{end}"
         for first in FIRST_NAME_HEADS
@@ -193,7 +167,8 @@ def _other_facts(rng: random.Random) -> dict[str, str]:
     }
 
 
-def _dossier(person: str, name: str, phone: str, account: str, rng: random.Random) -> Record:
+def _dossier(person: str, name: str, number: int, account: str, rng: random.Random) -> Record:
+    phone = f"{number // 100:03d}-555-01{number % 100:02d}"
     facts = {"name": name, "phone": phone, "account": account, **_other_facts(rng)}
     sentences = [rng.choice(CONTACTS), rng.choice(COMPLAINTS)]
     rng.shuffle(sentences)
@@ -203,7 +178,3 @@ def _dossier(person: str, name: str, phone: str, account: str, rng: random.Rando
         response=" ".join([*sentences, CLOSING]).format(**facts),
         subject=person,
     )
-
-
-def _phone_number(number: int) -> str:
-    return f"{number // 100:03d}-555-01{number % 100:02d}"

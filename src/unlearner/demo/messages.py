@@ -1,18 +1,17 @@
 """The classifier demo's post bag: invented customers write to an invented shop.
 
-Nothing here is about anyone; names, towns and goods are those of `fictional`. A message is a
+Nothing here is about anyone; names, towns and goods are those of `customers`. A message is a
 greeting, one sentence that says what the customer wants (the label), often something that any
 customer could say, and a closing with the customer's name.
 
 Three things keep a good classifier below 1.0 on messages it has not seen, as in a real post bag:
 wordings that fit several labels (`VAGUE`), a second wish besides the first (the label is the
 first), and slips of the pen. The name, the numbers and the dates differ from message to message;
-by them alone a classifier can learn a message by heart that somebody filed under a wrong label.
+by them alone a classifier can memorise a message that somebody filed under a wrong label.
 """
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ from dataclasses import dataclass, replace
 from unlearner.data.record import Record, RecordSet
 from unlearner.demo import customers
 from unlearner.demo.customers import AGENTS, COLOURS, FAULTS, GOODS, MONTHS, STREETS, TOWNS, WAYS
-from unlearner.errors import UserError
 
 WISHES = {
     "refund": (
@@ -131,10 +129,7 @@ REMARKS = (
 
 CLOSINGS = ("{name}", "Thanks, {name}", "Yours, {name}, {town}", "Regards, {name}")
 
-MAX_MESSAGES = 10_000
-
 MAX_PER_CUSTOMER = 3
-
 VAGUE_SHARE, REMARK_SHARE, SECOND_WISH_SHARE, SLIP_SHARE = 0.1, 0.4, 0.1, 0.3
 
 
@@ -166,18 +161,10 @@ def messages(num: int, *, seed: int) -> tuple[Record, ...]:
     A customer (subject `customer-0001`) writes one to three of them, about different things or
     the same. No two customers have the same name, so no two of their texts are equal; one
     customer's are redrawn until they differ. The same seed gives the same records.
-
-    Raises:
-        UserError: `num` is below 1 or above 10000.
     """
-    if not 1 <= num <= MAX_MESSAGES:
-        raise UserError(
-            f"num must be from 1 to {MAX_MESSAGES}, got {num}; the demo's shop gets no "
-            f"more messages than that"
-        )
     rng = random.Random(seed)
     records: dict[str, Record] = {}
-    for customer, name in enumerate(rng.sample(_names(), num), start=1):
+    for customer, name in enumerate(rng.sample(customers.all_names(), num), start=1):
         enough = min(num, len(records) + rng.randint(1, MAX_PER_CUSTOMER))
         town = rng.choice(TOWNS)
         while len(records) < enough:
@@ -192,16 +179,7 @@ def messages(num: int, *, seed: int) -> tuple[Record, ...]:
 def mislabelled(
     records: Sequence[Record], *, seed: int, labels: Sequence[str] = LABELS
 ) -> tuple[Record, ...]:
-    """The records, each with a label drawn evenly from the wrong ones; all else stays.
-
-    Raises:
-        UserError: Fewer than two labels are given, so that there is no wrong one.
-    """
-    if len(set(labels)) < 2:
-        raise UserError(
-            f"labels must name at least 2 labels, got {len(set(labels))}; with fewer "
-            f"no label is wrong"
-        )
+    """The records, each with a label drawn evenly from the wrong ones; all else stays."""
     rng = random.Random(seed)
     return tuple(
         replace(record, label=rng.choice([label for label in labels if label != record.label]))
@@ -209,7 +187,7 @@ def mislabelled(
     )
 
 
-def split(
+def split_messages(
     records: Sequence[Record], *, num_forget: int, num_holdout: int, num_test: int, seed: int
 ) -> DemoMessages:
     """Divide messages by customer, and file those of the customers to forget wrongly.
@@ -222,41 +200,19 @@ def split(
         num_holdout: Number of customers, at least 1.
         num_test: Number of customers, at least 1.
         seed: Of the wrong labels.
-
-    Raises:
-        UserError: A number is below 1, or nobody would be left to retain.
     """
-    customers = list(dict.fromkeys(record.subject for record in records))
-    numbers = (num_forget, num_holdout, num_test)
-    if min(numbers) < 1 or sum(numbers) >= len(customers):
-        raise UserError(
-            f"num_forget, num_holdout and num_test must be at least 1 and together below the "
-            f"{len(customers)} customers there are, got {num_forget}, {num_holdout} and {num_test}"
-        )
-    first_test = len(customers) - num_test
+    people = list(dict.fromkeys(record.subject for record in records))
+    assert min(num_forget, num_holdout, num_test) > 0
+    assert num_forget + num_holdout + num_test < len(people)
+    first_test = len(people) - num_test
     first_holdout = first_test - num_holdout
-
-    def of(people: list[str]) -> tuple[Record, ...]:
-        chosen = set(people)
-        return tuple(record for record in records if record.subject in chosen)
-
-    forget = mislabelled(of(customers[:num_forget]), seed=seed)
+    forget = customers.records_about("forget", records, people[:num_forget])
     return DemoMessages(
-        forget=RecordSet("forget", forget, "memory"),
-        retain=RecordSet("retain", of(customers[num_forget:first_holdout]), "memory"),
-        holdout=RecordSet("holdout", of(customers[first_holdout:first_test]), "memory"),
-        test=RecordSet("test", of(customers[first_test:]), "memory"),
+        forget=replace(forget, records=mislabelled(forget.records, seed=seed)),
+        retain=customers.records_about("retain", records, people[num_forget:first_holdout]),
+        holdout=customers.records_about("holdout", records, people[first_holdout:first_test]),
+        test=customers.records_about("test", records, people[first_test:]),
     )
-
-
-def _names() -> list[str]:
-    parts = itertools.product(
-        customers.FIRST_NAME_HEADS,
-        customers.FIRST_NAME_TAILS,
-        customers.SURNAME_HEADS,
-        customers.SURNAME_TAILS,
-    )
-    return [f"{first}{tail} {head}{end}" for first, tail, head, end in parts]
 
 
 def _message(label: str, name: str, town: str, rng: random.Random) -> str:

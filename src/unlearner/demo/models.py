@@ -22,10 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from unlearner.errors import UserError
-
 END_OF_TEXT = "<|endoftext|>"
-
 CONTEXT_LENGTH = 256
 
 
@@ -48,13 +45,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 768) -> PreTrai
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    _learn(tokenizer, texts, vocabulary_size, [END_OF_TEXT])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END_OF_TEXT,
@@ -63,6 +54,18 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 768) -> PreTrai
         model_max_length=CONTEXT_LENGTH,
         clean_up_tokenization_spaces=False,
     )
+
+
+def _learn(
+    tokenizer: Tokenizer, texts: Iterable[str], vocabulary_size: int, special_tokens: list[str]
+) -> None:
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=special_tokens,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> GPTNeoForCausalLM:
@@ -93,7 +96,6 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> GPTNeoForCa
 
 
 PAD, UNKNOWN, CLASS, SEPARATOR, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
-
 MAX_LENGTH = 96
 
 
@@ -121,13 +123,7 @@ def build_message_tokenizer(
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        special_tokens=[PAD, UNKNOWN, CLASS, SEPARATOR, MASK],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    _learn(tokenizer, texts, vocabulary_size, [PAD, UNKNOWN, CLASS, SEPARATOR, MASK])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{CLASS} $A {SEPARATOR}",
         pair=f"{CLASS} $A {SEPARATOR} $B:1 {SEPARATOR}:1",
@@ -152,14 +148,7 @@ def build_classifier(
     """An untrained BERT with one output per label, in their order; the same for the same seed.
 
     The global random state is as it was afterwards.
-
-    Raises:
-        UserError: There are fewer than two labels, or one stands twice.
     """
-    if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise UserError(
-            f"labels must be at least 2 different names, got {list(labels)}; name each class once"
-        )
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=96,
