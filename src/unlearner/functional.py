@@ -20,6 +20,7 @@ from torch.nn.functional import normalize
 # Positions whose target distribution is recomputed at a time: 64 x 50,257 floats are 13 MB.
 TARGET_CHUNK = 64
 
+Tensors = dict[str, Tensor]
 TargetLogits = Callable[[slice], Tensor]
 
 

@@ -2,7 +2,7 @@
 
 Every process runs the same program. What is slow, the model's forward and backward passes, is
 divided; its results are gathered, and everything behind them is computed by all alike, so that no
-process ever has to be told what another has decided. One process alone passes through here as if
+process ever has to learn what another has decided. One process alone passes through here as if
 there were nothing.
 
 Threads: how a sum is divided among threads decides its last bits, so all processes of a run compute

@@ -358,7 +358,7 @@ def _in_words(errors: Sequence[ErrorDetails], where: str) -> str:
     return f"{'.'.join(parts)}: {allowed}, got {value!r}{hint}"
 
 
-def without_paths(values: Mapping[str, object]) -> dict[str, object]:
+def without_paths(values: Mapping[str, object]) -> dict[str, Any]:
     """The values with a file's or folder's own name for its path, which is this machine's alone."""
     return {key: own_name(value) for key, value in values.items()}
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Sized
 
 import torch
-from torch import Tensor
 
 from unlearner import processes
 from unlearner.data.windows import Window
-
-Tensors = dict[str, Tensor]
+from unlearner.functional import Tensors
 
 
 def collate(windows: Sequence[Window], device: torch.device | str = "cpu") -> Tensors:

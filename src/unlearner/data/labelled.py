@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from unlearner.data.batches import Tensors
 from unlearner.data.record import Record, RecordSet
 from unlearner.errors import UserError
+from unlearner.functional import Tensors
 
 
 @dataclass(frozen=True)

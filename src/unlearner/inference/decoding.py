@@ -128,10 +128,10 @@ class Rows:
         self.tokens = tokens.to(eos.device)
         self.ended = torch.zeros(len(tokens), dtype=torch.bool, device=eos.device)
 
-    def keep(self, kept: np.ndarray) -> None:
-        index = torch.as_tensor(kept, device=self.tokens.device)
-        self.lengths, self.totals = self.lengths[kept], self.totals[kept]
-        self.window, self.origin = self.window[kept], self.origin[kept]
+    def keep(self, rows: np.ndarray) -> None:
+        index = torch.as_tensor(rows, device=self.tokens.device)
+        self.lengths, self.totals = self.lengths[rows], self.totals[rows]
+        self.window, self.origin = self.window[rows], self.origin[rows]
         self.tokens, self.ended = self.tokens[index], self.ended[index]
 
 
@@ -310,10 +310,10 @@ def _drop_ended(
     if not done.any() or (done.sum() < DROP_SHARE * joined and not done.all()):
         return
     output[rows.origin[done]] = rows.tokens[torch.as_tensor(done)].cpu().numpy()
-    kept = np.flatnonzero(~done)
-    rows.keep(kept)
+    running = np.flatnonzero(~done)
+    rows.keep(running)
     for layer in layers:
-        layer.keep(torch.as_tensor(kept, device=layer.device))
+        layer.keep(torch.as_tensor(running, device=layer.device))
 
 
 def _generate_all(

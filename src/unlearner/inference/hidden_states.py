@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from unlearner.data.batches import Tensors
 from unlearner.data.windows import Window
+from unlearner.functional import Tensors
 from unlearner.inference.reference import body, rows_of_windows, unlabelled
 from unlearner.models import sharding
 
 
 class _Reached(Exception):  # noqa: N818 - an end, not an error
-    """The forward pass has come to the block that is looked at."""
+    """The forward pass has come to the block whose output is wanted."""
 
 
 def states_behind(model: PreTrainedModel, block: int, batch: Tensors) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearner import functional, processes
-from unlearner.data.batches import Tensors, collate, length_batches
+from unlearner.data.batches import collate, length_batches
 from unlearner.data.windows import Window
+from unlearner.functional import TargetLogits, Tensors
 from unlearner.inference.answers import Answer, first_prompt
 from unlearner.inference.decoding import Prompt, continuations, eos_ids, generate
 from unlearner.inference.reference import TargetDistribution
@@ -88,7 +89,7 @@ def _teacher_forced(
     head: OutputHead | None,
     windows: Sequence[Window],
     batch: Tensors,
-    target_logits: functional.TargetLogits | None,
+    target_logits: TargetLogits | None,
     questions: Questions,
 ) -> tuple[list[Answer], Cache]:
     """The answers but for continuations, and the keys and values that these begin with."""
@@ -137,7 +138,7 @@ def _divergences(
     head: OutputHead | None,
     states: Tensor,
     batch: Tensors,
-    target_logits: functional.TargetLogits | None,
+    target_logits: TargetLogits | None,
 ) -> list[np.ndarray] | None:
     """KL(target || model) at the scored labels of each window, NaN at the others."""
     if target_logits is None:
@@ -197,6 +198,6 @@ def beam_continuations(
         longest = max(num_tokens[index] for index in indices)
         rows = generate(model, ids, longest, num_beams=num_beams)
         for index, row in zip(indices, rows, strict=True):
-            kept = row[: num_tokens[index]]
-            texts[index] = str(tokenizer.decode(kept, skip_special_tokens=True))
+            new = row[: num_tokens[index]]
+            texts[index] = str(tokenizer.decode(new, skip_special_tokens=True))
     return texts

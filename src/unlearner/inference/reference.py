@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from unlearner import functional, processes
-from unlearner.data.batches import Tensors, collate, length_batches
+from unlearner.data.batches import collate, length_batches
 from unlearner.data.windows import Window
-from unlearner.functional import TargetLogits
+from unlearner.functional import TargetLogits, Tensors
 from unlearner.models import sharding
 from unlearner.models.adapters import has_adapters, without_adapters
 from unlearner.models.heads import OutputHead, output_head
@@ -321,4 +321,4 @@ def asked_of(reference: PreTrainedModel | Reference, batch: Batch) -> Reference:
 
 
 def _nothing(rows: slice) -> Tensor:
-    raise AssertionError(f"this process has no windows, so nothing asks for logits of {rows}")
+    raise AssertionError(f"this process has no windows, so nothing needs logits of {rows}")

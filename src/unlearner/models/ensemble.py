@@ -60,8 +60,8 @@ class ShardEnsemble(PreTrainedModel):
         for name, shard in zip(names, self.shards, strict=True):
             shard.save_pretrained(folder / name, **options)  # type: ignore[operator]
         self.config.save_pretrained(folder)
-        told = json.dumps({"average": "probabilities", "shards": names}, indent=2)
-        (folder / ENSEMBLE_FILE).write_text(told + "\n", encoding="utf-8")
+        content = json.dumps({"average": "probabilities", "shards": names}, indent=2)
+        (folder / ENSEMBLE_FILE).write_text(content + "\n", encoding="utf-8")
 
 
 class ShardEnsembleForSequenceClassification(ShardEnsemble):

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unlearner import functional, processes
-from unlearner.data.batches import Tensors
 from unlearner.data.labelled import Example, collate_examples
 from unlearner.errors import UserError
+from unlearner.functional import Tensors
 from unlearner.models import sharding
 from unlearner.models.ensemble import ShardEnsemble, takes
 
@@ -50,7 +50,7 @@ class Classifier:
 
     Args:
         model: Any `AutoModelForSequenceClassification` or `AutoModelForTokenClassification`.
-        vector: "head" as said; "first" and "mean" take the first token's last hidden state or the
+        vector: "head" as above; "first" and "mean" take the first token's last hidden state or the
             mean over tokens instead, for a sequence classifier.
 
     Raises:

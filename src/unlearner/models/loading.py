@@ -44,7 +44,7 @@ HEAD_PARTS = {"classifier", "score", "pooler", "pre_classifier", "head", "out_pr
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with its tokenizer and the name it was asked for by."""
+    """A model with its tokenizer and the name that it was loaded by."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -159,7 +159,7 @@ def read_model_config(name: str, options: Mapping[str, object]) -> PreTrainedCon
     """
     folder = Path(name)
     if folder.exists():
-        _check_folder(folder)
+        _check_model_folder(folder)
     elif name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"{name}: no such folder; give a model's folder, or a hub id owner/name")
     return _load_part(AutoConfig.from_pretrained, name, "configuration", options)
@@ -174,7 +174,7 @@ def family_named(name: str, revision: str = "main") -> str:
         config = json.loads(path.read_text(encoding="utf-8"))
         architecture = str((config.get("architectures") or [""])[0])
     except (OSError, ValueError, AttributeError):
-        return FAMILIES[0]  # what is wrong with it is said when it is loaded
+        return FAMILIES[0]  # what is wrong with it is reported when it is loaded
     return _family_by_class(architecture) or FAMILIES[0]
 
 
@@ -189,7 +189,7 @@ def family_of_config(config: PreTrainedConfig) -> str:
     return "an encoder or another model without a language-model head"
 
 
-def _check_folder(folder: Path) -> None:
+def _check_model_folder(folder: Path) -> None:
     """Refuse a folder that cannot be loaded before anything slow is imported or read."""
     if not folder.is_dir():
         raise UserError(f"{folder}: a model is a folder made by save_pretrained, this is a file")
@@ -239,7 +239,7 @@ def check_head(name: str, config: PreTrainedConfig) -> None:
 
 
 def pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Tell a model without a padding token the tokenizer's: a decoder looks for the last token."""
+    """Give a model without a padding token the tokenizer's: a decoder seeks the last token."""
     if model.config.get_text_config().pad_token_id is None:
         padding = tokenizer.pad_token_id
         model.config.pad_token_id = 0 if padding is None else padding

@@ -2,7 +2,7 @@
 
 Each process holds a part of every weight, of its gradient and of its moments. A layer's weights are
 put together for as long as the layer works. Every process has to run the same forward passes in the
-same order, and nothing of the model can be asked but inside its root module: see `inside`. For a
+same order, and no part of the model can be run but inside its root module: see `inside`. For a
 model that is not sharded, everything here passes through.
 """
 
