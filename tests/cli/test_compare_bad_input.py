@@ -108,3 +108,14 @@ def test_all_are_the_language_models_methods_that_need_no_other_model():
     names = make_plan({}, "all", 1, retrained="", keep_models=False).methods
     assert {"icu", "npo", "idk", "gradient_ascent", "task_arithmetic"} <= set(names)
     assert not {"deepcut", "sisa", "scrub", "retrain"} & set(names)
+
+
+@pytest.mark.parametrize(("option", "measured"), [("", "of-a-file"), ("given", "given")])
+def test_a_retrained_model_of_a_run_file_is_that_of_the_option(option, measured):
+    """It is measured once, and not beside the run of every method and seed."""
+    sections = {"model": {"name": "target", "retrained": "of-a-file"}}
+    plan = make_plan(sections, "npo", 1, retrained=option, keep_models=False)
+    assert plan.retrained == measured
+    assert plan.config("npo").model.name == "target"
+    assert plan.config("npo").model.retrained == ""
+    assert sections["model"]["retrained"] == "of-a-file"

@@ -430,6 +430,9 @@ def make_plan(
     known = (*SECTIONS, "method")
     shared = {name: section for name, section in sections.items() if name in known}
     own = {name: section for name, section in sections.items() if name not in known}
+    if named := shared.get("model", {}).get("retrained"):  # measured once, not beside every run
+        shared["model"] = {**shared["model"], "retrained": ""}
+        retrained = retrained or named
     first = build(TrainingSettings, shared.get("training", {}), where="training").seed
     return Plan(
         shared, own, tuple(names), tuple(range(first, first + seeds)), retrained, keep_models
