@@ -22,7 +22,6 @@ from unlearner.inference.answers import first_prompt
 from unlearner.inference.decoding import eos_ids
 from unlearner.inference.reference import TargetDistribution
 from unlearner.methods.icu import ICU
-from unlearner.models.heads import output_head
 from unlearner.models.loading import Loaded, num_parameters
 from unlearner.provenance import forget_peak, peak_memory_bytes
 from unlearner.training.log import Log
@@ -110,7 +109,6 @@ class Round:
         with self._around():
             self.target = TargetDistribution.of(self.trainer.prepare(model), self.kept)
             self.model = self.trainer.start(model, 1e-9, betas=(0.9, 0.98))
-            self.head = output_head(self.model)
 
     def _around(self) -> AbstractContextManager[Any]:
         # The library asks the target in float32, which flash attention does not take.
@@ -121,9 +119,7 @@ class Round:
         """One step as `ICU._epoch` takes it; the values of its terms."""
         step = self.method._step
         logits = self.target.logits
-        return self.trainer.step(
-            partial(step, self.model, self.head, self.kept, self.forget, logits, None)
-        )
+        return self.trainer.step(partial(step, self.model, self.kept, self.forget, logits, None))
 
     def bare(self, model: Any = None) -> float:
         """Forward and backward of all the windows as one batch; their mean loss in nats.

@@ -13,7 +13,6 @@ from speed_timing import Cost, median, peak_memory, timed
 from unlearner.data.batches import collate
 from unlearner.inference.reference import TargetDistribution
 from unlearner.methods.icu import ICU
-from unlearner.models.heads import output_head
 from unlearner.settings import TrainingSettings
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
@@ -52,7 +51,6 @@ class Steps:
             windows_of(ids[self.count :].cpu()),
         )
         self.method = ICU(pairs="fixed", forget_bound="none", batch_size=self.count)
-        self.head = output_head(self.model)
         self.target = TargetDistribution.of(self.model, self.kept)
 
     def icu(self) -> dict[str, float]:
@@ -61,7 +59,7 @@ class Steps:
         batch = {"analogous": kept, "forget": collate(self.forget, self.model.device)}
         logits = self.target.logits(range(self.count), kept)
         terms = self.method._terms
-        return self.trainer.step(partial(terms, self.model, self.head, batch, logits, None))
+        return self.trainer.step(partial(terms, self.model, batch, logits, None))
 
     def plain(self) -> float:
         """Forward and backward of all the windows as one batch; their mean loss."""

@@ -113,7 +113,8 @@ class Method(BaseModel, ABC):
         fields, filled = self.model_dump(), self.by_family.get(family, {})
         filled = {name: value for name, value in filled.items() if fields[name] in (None, "auto")}
         stop, allowed = (fields | filled).get("stop"), RULES[family]
-        if stop is not None and stop not in allowed:
+        # That a method is of another family altogether is said where the model is known.
+        if family in self.families and stop is not None and stop not in allowed:
             raise UserError(
                 f"method.stop: {stop!r} is no rule for {family} models; "
                 f"allowed: {', '.join(dict.fromkeys(('auto', *allowed)))}"
