@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +19,7 @@ from unlearner.models import sharding
 from unlearner.models.loading import (
     limit_threads,
 )
-from unlearner.output import check_output, staged
+from unlearner.output import Json, check_output, staged
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.compare import (
     INPUTS_FILE,
@@ -54,7 +53,7 @@ MET, NOT_MET = 0, 3
 
 
 def run_forget(
-    sections: Mapping[str, Any],
+    sections: Json,
     output: Path,
     *,
     force: bool,
@@ -127,7 +126,7 @@ def _write_run(
     return outcome
 
 
-def run_check(sections: Mapping[str, Any]) -> int:
+def run_check(sections: Json) -> int:
     """`unlearner check`: prints what it found; writes nothing."""
     processes.begin()
     quieten()
@@ -140,7 +139,7 @@ def run_check(sections: Mapping[str, Any]) -> int:
     return MET
 
 
-def run_evaluate(sections: Mapping[str, Any], output: Path, *, target: str, quiet: bool) -> int:
+def run_evaluate(sections: Json, output: Path, *, target: str, quiet: bool) -> int:
     """`unlearner evaluate`: 0 when the verdict is met, else 3."""
     processes.begin()
     quieten()
@@ -160,7 +159,7 @@ def run_evaluate(sections: Mapping[str, Any], output: Path, *, target: str, quie
 
 
 def run_compare(  # noqa: PLR0913 - the command's options
-    sections: Mapping[str, Any],
+    sections: Json,
     methods: str,
     output: Path,
     *,
@@ -263,7 +262,7 @@ def _open_folder(plan: Plan, output: Path, *, resume: bool) -> None:
         )
 
 
-def _print_table(comparison: Mapping[str, Any], output: Path) -> None:
+def _print_table(comparison: Json, output: Path) -> None:
     console = Console(highlight=False, emoji=False, markup=False, soft_wrap=not os.isatty(1))
     table = Table(*headings(short=True))
     for row in comparison_rows(comparison, short=True):

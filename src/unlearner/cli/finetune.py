@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -34,7 +32,7 @@ from unlearner.models.loading import (
     read_model_config,
     save,
 )
-from unlearner.output import check_output, staged
+from unlearner.output import Json, check_output, staged
 from unlearner.provenance import digest_model, read_key, set_seeds
 from unlearner.settings import (
     DataSettings,
@@ -153,7 +151,7 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
 Taught = tuple[FinetuneResult, Loaded, int, Trainer]
 
 
-def _lesson_sections(lesson: Lesson) -> dict[str, dict[str, Any]]:
+def _lesson_sections(lesson: Lesson) -> dict[str, Json]:
     """The sections that trackers get: nothing of the records."""
     return {"finetune": lesson.learning.model_dump(), "training": lesson.training.model_dump()}
 
@@ -162,7 +160,7 @@ def _lesson_sections(lesson: Lesson) -> dict[str, dict[str, Any]]:
 class Course:
     """What surrounds a lesson: the command as given, its checkpoints, and who hears of it."""
 
-    asked: dict[str, Any]
+    asked: Json
     resumable: Resumable
     progress: RunProgress
     listen: Listener
@@ -267,7 +265,7 @@ def _settings(
             check_names([key], list(keys), what="key", where="finetune")
             setting = f"{keys[key]}.{setting}"
         full.append(setting)
-    sections: Mapping[str, Any] = apply_settings({"data": {"columns": columns}}, full)
+    sections: Json = apply_settings({"data": {"columns": columns}}, full)
     check_names(sections, list(kinds), what="section", where="finetune")
     training = build(TrainingSettings, sections.get("training", {}), where="training")
     check_trackers(training.trackers)

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -22,7 +21,7 @@ from unlearner.models.loading import (
     FAMILIES,
     family_named,
 )
-from unlearner.output import CHECKPOINTS, check_output
+from unlearner.output import CHECKPOINTS, Json, check_output
 from unlearner.pipeline.run_file import BENCHMARK, RunFile, read_run_file, write_benchmark
 from unlearner.training.log import quieten
 
@@ -64,7 +63,7 @@ def _is_finished(run: Path) -> bool:
     return (run / "report.json").exists() or (run / "compare.json").exists()
 
 
-def _with_models(file: RunFile, models: Mapping[str, Path]) -> dict[str, Any]:
+def _with_models(file: RunFile, models: Mapping[str, Path]) -> Json:
     """The run's sections with the models that the row has made."""
     if not models:
         return file.sections
@@ -76,7 +75,7 @@ def _with_models(file: RunFile, models: Mapping[str, Path]) -> dict[str, Any]:
 
 def _begin_row(
     file: RunFile,
-    sections: Mapping[str, Any],
+    sections: Json,
     models: Mapping[str, Path],
     run: Path,
     *,

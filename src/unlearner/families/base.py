@@ -357,7 +357,12 @@ class Family(ABC, Generic[SetT, AnswerT]):
         """What the report holds of models of this family alone."""
 
 
+# Of whichever family: what the pipeline passes on without looking into it.
 AnyFamily = Family[Any, Any]
+AnyPrepared = Prepared[Any]
+AnyMeasured = Measured[Any, Any]
+AnyBaseline = Baseline[Any, Any]
+AnyAnswers = Mapping[str, list[Any]]
 
 
 def sample(some: SetT, limit: int, seed: int) -> SetT:

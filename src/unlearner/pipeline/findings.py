@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from unlearner import provenance
 from unlearner.config import RunConfig, method_values
 from unlearner.data.record import digest_records
 from unlearner.evaluation.verdict import Verdict, digest_criteria
-from unlearner.families.base import Measured, Prepared
+from unlearner.families.base import AnyMeasured, AnyPrepared
 from unlearner.models.loading import num_parameters
 from unlearner.output import Json
 from unlearner.report.facts import SCHEMA
@@ -32,8 +31,8 @@ class Findings:
 
     command: str
     config: RunConfig
-    prepared: Prepared[Any]
-    measured: Measured[Any, Any]
+    prepared: AnyPrepared
+    measured: AnyMeasured
     digests: Mapping[str, str]
     data: UnlearningData | ClassifierData | None = None
 

@@ -14,13 +14,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from unlearner import processes, provenance
 from unlearner.config import RunConfig
 from unlearner.data.record import digest_records
 from unlearner.errors import Interrupted, UserError
 from unlearner.evaluation.verdict import Verdict
 from unlearner.families import FAMILIES
-from unlearner.families.base import AnyFamily, Baseline, CheckResult, Measured, Prepared
+from unlearner.families.base import (
+    AnyAnswers,
+    AnyBaseline,
+    AnyFamily,
+    AnyMeasured,
+    AnyPrepared,
+    Baseline,
+    CheckResult,
+    Measured,
+)
 from unlearner.models.loading import Loaded, family_named, save
 from unlearner.output import Json
 from unlearner.pipeline.findings import Findings, build_report
@@ -54,13 +65,11 @@ class Outcome:
     verdict: Verdict
     report: Json
     unlearned: Loaded
-    before: Mapping[str, list[Any]]
-    after: Mapping[str, list[Any]]
+    before: AnyAnswers
+    after: AnyAnswers
 
 
-def read_config(
-    sections: Mapping[str, Any], loaded: Loaded | None = None
-) -> tuple[RunConfig, AnyFamily]:
+def read_config(sections: Json, loaded: Loaded | None = None) -> tuple[RunConfig, AnyFamily]:
     """The configuration, with the family's own method where none is named, and the family."""
     model = sections.get("model", {})
     name, revision = str(model.get("name", "")), str(model.get("revision", "main"))
@@ -76,7 +85,7 @@ def start(
     loaded: Loaded | None = None,
     *,
     command: str = "forget",
-) -> Prepared[Any]:
+) -> AnyPrepared:
     """Read the sets, load the model and tokenize; what is wrong is refused here.
 
     Args:
@@ -96,7 +105,7 @@ def start(
     return family.prepare(config, given or {}, loaded, family.needs[command])
 
 
-def check(config: RunConfig, prepared: Prepared[Any]) -> CheckResult:
+def check(config: RunConfig, prepared: AnyPrepared) -> CheckResult:
     """How well the model knows the records, where copies are, what a run would take."""
     family, sets = prepared.family, prepared.family.measured_sets(prepared, config)
     answers, seconds = family.infer_timed(prepared.loaded, sets, config.evaluation)
@@ -107,7 +116,7 @@ def check(config: RunConfig, prepared: Prepared[Any]) -> CheckResult:
 
 
 def _checked(
-    config: RunConfig, prepared: Prepared[Any], measured: Measured[Any, Any], seconds: float
+    config: RunConfig, prepared: AnyPrepared, measured: AnyMeasured, seconds: float
 ) -> CheckResult:
     family = prepared.family
     answers, scores = measured.answers["target"], measured.scores["target"]
@@ -128,12 +137,12 @@ def _checked(
 
 def measure_baseline(
     config: RunConfig,
-    prepared: Prepared[Any],
+    prepared: AnyPrepared,
     tell: Callable[[ResourcePlan], None],
     *,
     force: bool,
     say: Say = logger.info,
-) -> Baseline[Any, Any]:
+) -> AnyBaseline:
     """Run and score the target, and the retrained model, once, and fix the criteria.
 
     Args:
@@ -176,7 +185,7 @@ def measure_baseline(
 
 def forget(
     config: RunConfig,
-    prepared: Prepared[Any],
+    prepared: AnyPrepared,
     work: Path,
     *,
     force: bool = False,
@@ -207,7 +216,7 @@ def forget(
     config, searched = _searched(config, prepared, baseline, resumable, identity, say)
     seconds_searching = time.perf_counter() - began
 
-    def unlearn() -> Any:
+    def unlearn() -> PreTrainedModel:
         with resuming(trainer, resumable, identity, say):
             return config.method.unlearn(prepared.loaded.model, baseline.data, trainer)
 
@@ -234,12 +243,12 @@ def forget(
 
 def carry_out(
     config: RunConfig,
-    prepared: Prepared[Any],
-    baseline: Baseline[Any, Any],
+    prepared: AnyPrepared,
+    baseline: AnyBaseline,
     trainer: Trainer,
     work: Path,
     *,
-    unlearn: Callable[[], Any],
+    unlearn: Callable[[], PreTrainedModel],
     say: Say,
     notes: tuple[str, ...] = (),
 ) -> Outcome:
@@ -289,7 +298,7 @@ def carry_out(
 
 def evaluate(
     config: RunConfig,
-    prepared: Prepared[Any],
+    prepared: AnyPrepared,
     *,
     target: str = "",
     say: Say = logger.info,
@@ -364,10 +373,10 @@ def _seconds_retraining(retrained: str) -> float | None:
 
 def _searched(
     config: RunConfig,
-    prepared: Prepared[Any],
-    baseline: Baseline[Any, Any],
+    prepared: AnyPrepared,
+    baseline: AnyBaseline,
     resumable: Resumable | None,
-    identity: Mapping[str, Any],
+    identity: Json,
     say: Say,
 ) -> tuple[RunConfig, Searched | None]:
     """The configuration with the settings that a search has found, where one is asked for.
@@ -406,7 +415,7 @@ def tracked_sections(config: RunConfig) -> Json:
     }
 
 
-def run_identity(config: RunConfig, prepared: Prepared[Any], digest: str, key: bytes) -> Json:
+def run_identity(config: RunConfig, prepared: AnyPrepared, digest: str, key: bytes) -> Json:
     """A run's settings and the digests of everything that it was given."""
     digests = {role: digest_records(some.records, key) for role, some in prepared.sets.items()}
     return {
@@ -418,7 +427,7 @@ def run_identity(config: RunConfig, prepared: Prepared[Any], digest: str, key: b
     }
 
 
-def settings_of(resumable: Resumable, sections: Mapping[str, Any]) -> Json:
+def settings_of(resumable: Resumable, sections: Json) -> Json:
     """The sections of a run that goes on, with those given now laid over them."""
     before = resumable.begun("forget").get("settings", {})
     merged = {name: dict(section) for name, section in before.items()}
