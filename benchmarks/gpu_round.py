@@ -25,7 +25,7 @@ from unlearner.methods.icu import ICU
 from unlearner.models.loading import Loaded, num_parameters
 from unlearner.provenance import forget_peak, peak_memory_bytes
 from unlearner.training.log import Log
-from unlearner.training.memory import CHECKPOINT, SAVED, plan_run
+from unlearner.training.memory import CHECKPOINT, SAVED, Cost, plan_run
 from unlearner.training.trainer import Trainer
 
 PRODUCTS = 10  # in one timing of the matrix rate, so that starting it does not count
@@ -62,7 +62,7 @@ def expected(combination: Combination, load: Load, device: str) -> int:
         {"forget": sets["forget"]},
         method_of(load),
         combination.settings(device),
-        0.0,
+        Cost(),
     )
     return sum(number for name, number in plan.parts.items() if name not in (CHECKPOINT, SAVED))
 

@@ -1,4 +1,4 @@
-"""The memory plan against what a run is measured to take, part by part of the run.
+"""The memory plan against what whole runs are measured to take, and what making it costs.
 
     python benchmarks/memory.py [--only NAME ...]
 
@@ -15,9 +15,13 @@ import gc
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,15 +194,32 @@ def settle() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def run(case: Case, folder: Path) -> tuple[dict[str, int], Any]:
-    """The rise of resident memory by stage of the run, and the plan."""
+def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """The function, which also notes how long each call takes."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return function(*arguments, **named)
+        finally:
+            seconds.append(time.perf_counter() - started)
+
+    return call
+
+
+def run(case: Case, folder: Path) -> dict[str, Any]:
+    """The rise of resident memory by stage of the run, the plan's parts, and seconds."""
     from unlearner.config import RunConfig
     from unlearner.families import FAMILIES
     from unlearner.pipeline import pipeline
+    from unlearner.training.trainer import Trainer
 
     family = FAMILIES["causal-lm" if case.layers else "sequence-classification"]
     config = RunConfig.from_sections(sections(case, folder), family=family.name)
     before, stage, peaks = resident("VmRSS"), "measuring the target model", {}
+    seconds: dict[str, list[float]] = defaultdict(list)
+    pipeline.plan_run = timed(pipeline.plan_run, seconds["plan"])
+    Trainer.step = timed(Trainer.step, seconds["step"])
 
     def say(text: str) -> None:
         nonlocal stage
@@ -215,7 +236,17 @@ def run(case: Case, folder: Path) -> tuple[dict[str, int], Any]:
         outcome = pipeline.forget(config, prepared, Path(work), force=True, say=say)
     assert outcome.report["cost"]["steps"] > 0, "no step was taken"
     say("")
-    return peaks, plans[0].memory
+    parts = plans[0].parts | {"held already": plans[0].parts["held already"] - before}
+    return {
+        "name": case.name,
+        "measured": peaks,
+        "measured_peak": max(peaks.values()),
+        "expected_peak": sum(plans[0].peak.values()) - before,
+        "moment": plans[0].moment,
+        "parts": parts,
+        "plan_seconds": seconds["plan"][-1],
+        "step_seconds": statistics.median(seconds["step"]),
+    }
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -232,16 +263,7 @@ def measure(case: Case) -> dict[str, Any]:
         subprocess.run(child, check=True)
         run(first, small)
         settle()
-        peaks, memory = run(case, folder)
-    return {
-        "name": case.name,
-        "measured": peaks,
-        "measured_peak": max(peaks.values()),
-        "expected": {name: sum(parts.values()) for name, parts in memory.phases.items()},
-        "expected_peak": memory.peak_bytes,
-        "phase": memory.phase,
-        "parts": memory.parts,
-    }
+        return run(case, folder)
 
 
 # The command
@@ -261,7 +283,7 @@ def main() -> None:
     if arguments.case:
         print(json.dumps(measure(by_name[arguments.case])))
         return
-    rows = []
+    rows = {}
     for case in CASES:
         if arguments.only and not any(some in case.name for some in arguments.only):
             continue
@@ -272,25 +294,31 @@ def main() -> None:
             text=True,
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
         )
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(_line(rows[-1]), flush=True)
-    if not arguments.only:
-        write(rows)
+        rows[case.name] = json.loads(done.stdout.splitlines()[-1])
+        print(_line(rows[case.name]), flush=True)
+    write(rows)
 
 
-def write(rows: list[dict[str, Any]]) -> None:
-    """The page of results and the same as JSON."""
+def write(rows: dict[str, dict[str, Any]]) -> None:
+    """The page of results and the same as JSON; cases that were not run keep their earlier rows."""
     import torch
     import transformers
 
+    path = RESULTS / "memory.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows = {row["name"]: row for row in before} | rows
     environment = {
         "machine": platform.machine(),
         "system": platform.system(),
         "threads": 1,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    found = {"environment": environment, "rows": rows}
-    (RESULTS / "memory.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found = {
+        "environment": environment,
+        "rows": [rows[case.name] for case in CASES if case.name in rows],
+    }
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "memory.md").write_text(render(found), encoding="utf-8")
 
 
@@ -300,31 +328,45 @@ def render(found: dict[str, Any]) -> str:
         f"{name} {value}" for name, value in found["environment"]["versions"].items()
     )
     ratios = [row["expected_peak"] / row["measured_peak"] for row in found["rows"]]
+    left_out = [case.name for case in CASES if case.name not in {r["name"] for r in found["rows"]}]
     head = f"""# The memory plan against measured runs
 
 Written by `python benchmarks/memory.py`; do not edit. CPU ({found["environment"]["machine"]}, one
 thread), {versions}.
 
 Measured is the highest resident memory of a whole run (one epoch) above that of the process before
-the model was loaded; a small run before has loaded the libraries. Expected is the plan's peak.
-Windows have {TOKENS} tokens; a step of GPT-Neo has 12 of them, a step of the classifier 64.
+the model was loaded; a small run before has loaded the libraries. Expected is the plan's peak, less
+the same. Windows have {TOKENS} tokens; a step of GPT-Neo has 12 of them, a step of the classifier
+64 to 128 examples. Seconds are of making the plan, its own step included, and of a training step
+(the median); other processes were at work on the machine.
 
-Expected over measured: {min(ratios):.2f} to {max(ratios):.2f}. The constants of the heap's gaps
-and of adapters were chosen on these cases, so this is no test of them on others; the bytes of
-activations are tested against autograd. Each case was measured once, and resident memory is not the
-same each time: MiniLM took 2,228 MiB over 8 steps and up to 2,842 MiB over 16.
+Expected over measured: {min(ratios):.2f} to {max(ratios):.2f}. No constant was fitted to these
+cases. Each was measured once, and resident memory is not the same each time.
 
-| case | expected, MiB | measured, MiB | expected / measured | when it is expected |
-| --- | --- | --- | --- | --- |
 """
-    return head + "\n".join(_line(row) for row in found["rows"]) + "\n"
+    columns = [
+        "case",
+        "expected, MiB",
+        "measured, MiB",
+        "expected / measured",
+        "peak expected at",
+        "plan, s",
+        "a step, s",
+    ]
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    lines += map(_line, found["rows"])
+    lines += (
+        [f"\nNot measured since the plan is made so: {', '.join(left_out)}."] if left_out else []
+    )
+    return head + "\n".join(lines) + "\n"
 
 
 def _line(row: dict[str, Any]) -> str:
     expected, measured = row["expected_peak"], row["measured_peak"]
     return (
         f"| {row['name']} | {expected / MIB:.0f} | {measured / MIB:.0f} | "
-        f"{expected / measured:.2f} | {row['phase']} |"
+        f"{expected / measured:.2f} | {row['moment']} | "
+        f"{row['plan_seconds']:.2f} | {row['step_seconds']:.2f} |"
     )
 
 

@@ -17,7 +17,15 @@ from unlearner.models.loading import Loaded, num_parameters
 from unlearner.provenance import digest_model
 from unlearner.settings import DataSettings, TrainingSettings
 from unlearner.training import memory
-from unlearner.training.memory import CHECKPOINT, SAVED, STEP, measure_step, peak_beside, plan_run
+from unlearner.training.memory import (
+    CHECKPOINT,
+    SAVED,
+    STEP,
+    Cost,
+    measure_step,
+    measuring,
+    plan_run,
+)
 
 SIZES = {"forget": (3, 12), "retain": (5, 10), "holdout": (2, 20)}
 MIB = 1 << 20
@@ -34,13 +42,13 @@ def texts(model=None, **sizes):
     return prepare(loaded, sets, DataSettings())
 
 
-def plan(some, *, family="causal-lm", token_seconds=0.0, training=None, **method):
+def plan(some, *, family="causal-lm", evaluation=Cost(0, 0.0), training=None, **method):  # noqa: B008
     """The plan of a run with these settings; `some` has a model and its sets."""
     sections = {"method": method, "training": {"device": "cpu"} | (training or {})}
     config = RunConfig.from_sections(sections, family=family)
     chosen = config.method.for_family(family)
     measured = {role: one for role, one in some.sets.items() if role != "pool"}
-    return plan_run(some.loaded, some.sets, measured, chosen, config.training, token_seconds)
+    return plan_run(some.loaded, some.sets, measured, chosen, config.training, evaluation)
 
 
 class Labelled:
@@ -62,7 +70,7 @@ def measured(monkeypatch):
 
     def measure(_, loss, settings):
         losses.append((loss, settings))
-        return 700, 6.0
+        return Cost(700, 6.0)
 
     monkeypatch.setattr(memory, "measure_step", measure)
     return losses
@@ -138,7 +146,8 @@ def test_teachers_are_further_models(method, models, with_adapters):
     some = Labelled()
     whole = 4 * num_parameters(some.loaded.model)
     found = plan(some, family=SEQUENCE, name=method).parts
-    assert (found["further models"], found["reference outputs"]) == (models * whole, 0)
+    assert found["further models"] == models * whole
+    assert "reference outputs" not in found
     found = plan(some, family=SEQUENCE, name=method, training={"lora_rank": 2}).parts
     assert found["further models"] == with_adapters * whole
 
@@ -152,6 +161,12 @@ def test_shards_and_the_weights_before_slices_are_further_models():
     assert (found["further models"], found[SAVED]) == (8 * whole, 5 * whole)
     found = plan(texts(), name="retrain", pretrained="base").parts
     assert found["further models"] == found[SAVED]
+
+
+@pytest.mark.usefixtures("measured")
+def test_the_saved_model_is_measured_as_the_target_was():
+    one, other = (plan(texts(), evaluation=Cost(number, 0.0), name="npo") for number in (0, 500))
+    assert other.parts[SAVED] == one.parts[SAVED] + 500
 
 
 @pytest.mark.usefixtures("measured")
@@ -187,10 +202,11 @@ def test_the_plan_divides_what_training_adds(monkeypatch):
 
 
 def test_of_several_processes_the_largest_step_counts(monkeypatch):
-    monkeypatch.setattr(memory, "measure_step", lambda *_: (700, 6.0))
-    monkeypatch.setattr(memory.processes, "gather", lambda value: [value, (900, 6.0), (800, 6.0)])
+    monkeypatch.setattr(memory, "measure_step", lambda *_: Cost(700, 6.0))
+    others = [Cost(900, 6.0), Cost(800, 6.0)]
+    monkeypatch.setattr(memory.processes, "gather", lambda value: [value, *others])
     assert plan(texts(), name="npo").parts[STEP] == 900
-    monkeypatch.setattr(memory.processes, "gather", lambda value: [value, (900, math.nan)])
+    monkeypatch.setattr(memory.processes, "gather", lambda value: [value, Cost(900, math.nan)])
     assert math.isnan(plan(texts(), name="npo").seconds_per_epoch)
 
 
@@ -263,10 +279,10 @@ def test_seconds_of_an_epoch_by_hand():
     """3 records of 12 tokens in 2 steps, each with 4 kept windows of 10: 36 + 2 * 40 = 116 tokens.
 
     A third for the watched 5 * 10 tokens: 116 + 16.67. The step of 6 s has 2 * 12 + 4 * 10 = 64
-    tokens. Asking takes 36 * 0.02 = 0.72.
+    tokens. Evaluating took 2.52 s for 36 + 50 + 40 tokens, so 0.72 for the forget set.
     """
     method = {"name": "icu", "batch_size": 2, "fresh_per_step": 4, "max_epochs": 7}
-    found = plan(texts(), token_seconds=0.02, **method)
+    found = plan(texts(), evaluation=Cost(0, 2.52), **method)
     assert found.seconds_per_epoch == pytest.approx((116 + 50 / 3) / 64 * 6 + 0.72)
     assert found.max_epochs == 7
 
@@ -413,14 +429,13 @@ def test_the_model_is_as_training_has_it(model_name):
 def test_the_peak_is_what_comes_and_goes():
     """50 MiB and then 30 more, of which nothing stays; the most of both together is 80."""
 
-    def run():
+    before = memory.held_bytes(torch.device("cpu"))
+    with measuring(torch.device("cpu")) as found:
         one = torch.ones(50 * MIB // 4)
         other = torch.ones(30 * MIB // 4)
         del one, other
-
-    before = memory.held_bytes(torch.device("cpu"))
-    found = peak_beside(run, torch.device("cpu"), 1 << 40)
-    assert found == pytest.approx(80 * MIB, rel=0.15)
+    assert found.bytes == pytest.approx(80 * MIB, rel=0.15)
+    assert found.seconds > 0
     assert memory.held_bytes(torch.device("cpu")) - before < 20 * MIB
 
 
@@ -443,11 +458,12 @@ def test_gradients_count_once(monkeypatch):
     for number, weight in enumerate(weights):
         model.register_parameter(f"large{number}", weight)
     loaded, settings = Loaded(model, None, ""), TrainingSettings()
-    found, _ = measure_step(loaded, lambda: sum(one.sum() for one in weights), settings)
-    assert found < 20 * MIB
+    assert (
+        measure_step(loaded, lambda: sum(one.sum() for one in weights), settings).bytes < 20 * MIB
+    )
     monkeypatch.setattr(memory.sharding, "wanted", lambda: True)
-    found, _ = measure_step(loaded, lambda: sum(one.sum() for one in weights), settings)
-    assert 35 * MIB < found < 75 * MIB
+    found = measure_step(loaded, lambda: sum(one.sum() for one in weights), settings)
+    assert 35 * MIB < found.bytes < 75 * MIB
     assert not any(one._post_accumulate_grad_hooks for one in weights)
 
 
@@ -473,8 +489,8 @@ def test_a_step_that_asks_for_more_than_there_is_fails_before_the_system_is_out_
     limits = memory.resource.getrlimit(memory.resource.RLIMIT_DATA)
     loaded = Loaded(tiny_model("gpt2"), None, "")
     found = measure_step(loaded, lambda: torch.ones(1 << 28).sum(), TrainingSettings())
-    assert found[0] == 64 * MIB
-    assert math.isnan(found[1])
+    assert found.bytes == 64 * MIB
+    assert math.isnan(found.seconds)
     assert memory.resource.getrlimit(memory.resource.RLIMIT_DATA) == limits
     assert torch.ones(1 << 25).sum() == 1 << 25
 
@@ -486,8 +502,8 @@ def test_errors_of_memory_are_told_as_what_does_not_fit(error, monkeypatch):
 
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     found = measure_step(Loaded(tiny_model("gpt2"), None, ""), loss, TrainingSettings())
-    assert found[0] == 1000
-    assert math.isnan(found[1])
+    assert found.bytes == 1000
+    assert math.isnan(found.seconds)
 
 
 def test_cuda_counts_itself(monkeypatch):
@@ -501,8 +517,9 @@ def test_cuda_counts_itself(monkeypatch):
         monkeypatch.setattr(
             torch.cuda, name, lambda _, name=name, value=value: calls.append(name) or value
         )
-    found = peak_beside(lambda: calls.append("step"), torch.device("cuda"), 1)
-    assert found == 700
+    with measuring(torch.device("cuda"), 1) as found:
+        calls.append("step")
+    assert found.bytes == 700
     assert calls.index("reset_peak_memory_stats") < calls.index("step")
     assert calls.index("step") < calls.index("max_memory_allocated")
 

@@ -7,7 +7,6 @@ how its models do each of these. `families.FAMILIES` holds the three of them.
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -257,17 +256,6 @@ class Family(ABC, Generic[SetT, AnswerT]):
         Args:
             references: Distributions of the target model to compare with, by set.
         """
-
-    def infer_timed(
-        self, loaded: Loaded, sets: Mapping[str, SetT], evaluation: EvaluationSettings
-    ) -> tuple[dict[str, list[AnswerT]], float]:
-        """`infer`, and the seconds a token of the slowest set took."""
-        answers, slowest = {}, 0.0
-        for role, some in sets.items():
-            started = time.perf_counter()
-            answers |= self.infer(loaded, {role: some}, evaluation)
-            slowest = max(slowest, (time.perf_counter() - started) / max(1, some.num_tokens))
-        return answers, slowest
 
     def score(
         self,

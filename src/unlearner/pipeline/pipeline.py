@@ -41,7 +41,7 @@ from unlearner.report.card import model_card
 from unlearner.report.files import write_report
 from unlearner.training.finetune import RECIPE_FILE
 from unlearner.training.log import Log
-from unlearner.training.memory import ResourcePlan, announce, plan_run
+from unlearner.training.memory import Cost, ResourcePlan, announce, measuring, plan_run
 from unlearner.training.resume import Resumable, resuming
 from unlearner.training.trainer import Trainer
 
@@ -108,15 +108,16 @@ def start(
 def check(config: RunConfig, prepared: AnyPrepared) -> CheckResult:
     """How well the model knows the records, where copies are, what a run would take."""
     family, sets = prepared.family, prepared.family.measured_sets(prepared, config)
-    answers, seconds = family.infer_timed(prepared.loaded, sets, config.evaluation)
+    with measuring(prepared.loaded.model.device) as cost:
+        answers = family.infer(prepared.loaded, sets, config.evaluation)
     scores = {"target": family.score("target", {"target": answers}, sets, config)}
     level = family.level(answers.get("holdout"), config, under="the target model")
     measured = Measured(sets, {"target": answers}, scores, level, ())
-    return _checked(config, prepared, measured, seconds)
+    return _checked(config, prepared, measured, cost)
 
 
 def _checked(
-    config: RunConfig, prepared: AnyPrepared, measured: AnyMeasured, seconds: float
+    config: RunConfig, prepared: AnyPrepared, measured: AnyMeasured, cost: Cost
 ) -> CheckResult:
     family = prepared.family
     answers, scores = measured.answers["target"], measured.scores["target"]
@@ -130,7 +131,7 @@ def _checked(
         duplicates=prepared.duplicates,
         record_ids={role: [r.id for r in some.records] for role, some in prepared.sets.items()},
         plan=plan_run(
-            prepared.loaded, prepared.sets, measured.sets, config.method, config.training, seconds
+            prepared.loaded, prepared.sets, measured.sets, config.method, config.training, cost
         ),
     )
 
@@ -159,7 +160,8 @@ def measure_baseline(
     if config.model.retrained:
         retrained = family.load_like(config.model.retrained, "retrained", loaded)
     say("measuring the target model")
-    target, seconds = family.infer_timed(loaded, sets, config.evaluation)
+    with measuring(loaded.model.device) as cost:
+        target = family.infer(loaded, sets, config.evaluation)
     answers, references = {"target": target}, {}
     if retrained is not None:
         references = family.references(loaded, sets)
@@ -167,7 +169,7 @@ def measure_baseline(
     scores = {model: family.score(model, answers, sets, config) for model in answers}
     level = family.level(target.get("holdout"), config, under="the target model")
     measured = Measured(sets, answers, scores, level, ())
-    checked = _checked(config, prepared, measured, seconds)
+    checked = _checked(config, prepared, measured, cost)
     if checked.memorised is False and not force:
         raise NothingToUnlearn(checked)
     tell(checked.plan)

@@ -55,6 +55,8 @@ WHEN = {
 
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|bad_alloc|ALLOC_FAILED")
 
+Sets = Mapping[str, TokenizedSet] | Mapping[str, LabelledSet]
+
 
 class PlannedMethod(DescentMethod, Protocol):
     """What a plan reads of a method; `methods.base.Method` says what each of them means."""
@@ -66,6 +68,14 @@ class PlannedMethod(DescentMethod, Protocol):
 
     @property
     def windows_per_record(self) -> int: ...
+
+
+@dataclass
+class Cost:
+    """Bytes beside those held before, and seconds; NaN where the bytes were not enough."""
+
+    bytes: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,34 +123,25 @@ class ResourcePlan:
 
 def plan_run(
     loaded: Loaded,
-    sets: Mapping[str, TokenizedSet] | Mapping[str, LabelledSet],
-    measured: Mapping[str, TokenizedSet] | Mapping[str, LabelledSet],
+    sets: Sets,
+    measured: Sets,
     method: PlannedMethod,
     settings: TrainingSettings,
-    token_seconds: float,
+    evaluation: Cost,
 ) -> ResourcePlan:
     """What a run takes; its step is not run where the first guess alone is more than there is.
 
     Args:
         measured: The sets whose figures are reported.
-        token_seconds: Of evaluating the forget set, which every epoch does.
+        evaluation: Of all of them, with the target model.
     """
     model, fields, language = loaded.model, method.model_dump(), loaded.family == "causal-lm"
     recipe = FinetuneSettings() if language else ClassifierFinetuneSettings()
-    retain = sets.get("retain") or sets["forget"]
-    passed, pool = retain if method.begins_anew else sets["forget"], sets.get("pool") or retain
-    batch_size = method.batch_size or recipe.batch_size
-    beside = method.kept_per_step if language else fields.get("retain_batch_size", 0)
-    again, again_beside = (
-        fields.get("num_views", method.windows_per_record),
-        fields.get("retain_views", 1),
-    )
-    # A classifier's method without remaining records beside passes over those alone as well.
-    records: dict[int, list[Window | Example]] = defaultdict(list)
-    for one in _sequences(passed if language or beside else retain):
-        records[one.record].append(one)
-    kept = [[one] for one in _sequences(pool)]
-    step = _largest([*records.values()], batch_size) * again + _largest(kept, beside) * again_beside
+    step, num_steps = _largest_step(loaded, sets, method, method.batch_size or recipe.batch_size)
+    parts = _first_guess(loaded, method, settings)
+    if language:
+        parts |= _reference(loaded, sets, measured, method)
+    parts[SAVED] += evaluation.bytes
 
     def loss() -> Tensor:
         if language:
@@ -148,30 +149,46 @@ def plan_run(
         encoded = Classifier(model).encode(cast("list[Example]", step))
         return cross_entropy(encoded.logits.float(), encoded.labels)
 
-    compared = [some.num_tokens for role, some in measured.items() if role != "forget"]
-    asked = [name for name, kind in method.asks.items() if kind != "log_probs"]
-    most = min(pool.num_tokens, MAX_COMPARED * max(map(len, step)))
-    compared += [most] * (len(asked) + ("analogous" in asked))
     plan = ResourcePlan(
         math.nan,
         (fields["epochs"] or recipe.epochs) if method.begins_anew else method.max_epochs,
-        _first_guess(loaded, method, settings, compared if language else []),
+        parts,
         model.device,
         _ways_out(method, settings),
         settings.ignore_memory_plan,
     )
-    _, *guess, _ = plan.peak.values()
-    if processes.from_main(sum(guess) > room_on(model.device)):
+    guess = sum(plan.peak.values()) - parts["held already"] - parts[plan.moment]
+    if processes.from_main(guess > room_on(model.device)):
         return plan
     found = processes.gather(measure_step(loaded, loss, settings))
-    plan.parts[STEP] = max(number for number, _ in found)
-    # A forward pass alone, as of what is watched, is a third of one with its backward pass.
-    tokens = sum(map(len, _sequences(retain)[:WATCHED_RECORDS])) / 3
+    parts[STEP] = max(cost.bytes for cost in found)
+    seconds = num_steps * sum(cost.seconds for cost in found) / len(found)
+    share = sets["forget"].num_tokens / sum(some.num_tokens for some in measured.values())
+    return replace(plan, seconds_per_epoch=seconds + share * evaluation.seconds)
+
+
+def _largest_step(
+    loaded: Loaded, sets: Sets, method: PlannedMethod, batch_size: int
+) -> tuple[list[Window | Example], float]:
+    """The sequences of a step as large as a run may meet, and how many of it an epoch is."""
+    fields, language = method.model_dump(), loaded.family == "causal-lm"
+    retain = sets.get("retain") or sets["forget"]
+    passed, pool = retain if method.begins_anew else sets["forget"], sets.get("pool") or retain
+    beside = method.kept_per_step if language else fields.get("retain_batch_size", 0)
+    again = fields.get("num_views", method.windows_per_record)
+    again_beside = fields.get("retain_views", 1)
+    # A classifier's method without remaining records beside passes over those alone as well.
+    records: dict[int, list[Window | Example]] = defaultdict(list)
+    for one in _sequences(passed if language or beside else retain):
+        records[one.record].append(one)
+    kept = [[one] for one in _sequences(pool)]
+    step = _largest([*records.values()], batch_size) * again + _largest(kept, beside) * again_beside
     tokens_beside = min(beside, len(kept)) * again_beside * pool.num_tokens / len(kept)
-    each = again * passed.num_tokens + math.ceil(len(passed) / batch_size) * tokens_beside
-    tokens += fields.get("remaining_per_forget", 1) * each
-    seconds = tokens / sum(map(len, step)) * sum(time for _, time in found) / len(found)
-    return replace(plan, seconds_per_epoch=seconds + token_seconds * sets["forget"].num_tokens)
+    tokens = again * passed.num_tokens + math.ceil(len(passed) / batch_size) * tokens_beside
+    tokens *= fields.get("remaining_per_forget", 1)
+    # A forward pass alone, as of what is watched, is a third of one with its backward pass.
+    tokens += sum(map(len, _sequences(retain)[:WATCHED_RECORDS])) / 3
+    return step, tokens / sum(map(len, step))
 
 
 def _sequences(some: TokenizedSet | LabelledSet) -> Sequence[Window | Example]:
@@ -189,13 +206,9 @@ def _largest(groups: list[list[Window | Example]], count: int) -> list[Window | 
 
 
 def _first_guess(
-    loaded: Loaded, method: PlannedMethod, settings: TrainingSettings, compared: Sequence[int]
+    loaded: Loaded, method: PlannedMethod, settings: TrainingSettings
 ) -> dict[str, int]:
-    """Bytes by part but for the step: four numbers for each that is trained, and models beside.
-
-    Args:
-        compared: Tokens of each set of which the target's output layer and states are kept.
-    """
+    """Bytes by part but for the step: four numbers for each that is trained, and models beside."""
     model, fields, rank = loaded.model, method.model_dump(), settings.lora_rank
     layers = [model.get_submodule(name).weight for name in adapters.linear_layers(model)]
     adapter = FLOAT * rank * sum(sum(layer.shape) for layer in layers)
@@ -204,7 +217,6 @@ def _first_guess(
     # With adapters the target is the model in training, with them off.
     further = sum(not (rank and kind == "target") for kind in method.companion_models)
     further += fields.get("num_shards", 0) + fields.get("num_slices", 0)
-    output = model.get_output_embeddings().weight if compared else torch.empty(0, 0)
     here = 0 if model.device.type == "cuda" else 1  # the machine's memory is another there
     saves = settings.checkpoint_every != "never"
     return {
@@ -214,11 +226,24 @@ def _first_guess(
         "best weights": here * trained,
         "adapters": adapter,
         "further models": further * whole,
-        "reference outputs": FLOAT * len(compared) * output.numel(),
-        "reference states": here * FLOAT * sum(compared) * output.shape[1],
         STEP: 0,
         CHECKPOINT: here * saves * 3 * trained,
         SAVED: fields.get("num_shards", 1) * whole,
+    }
+
+
+def _reference(loaded: Loaded, sets: Sets, measured: Sets, method: PlannedMethod) -> dict[str, int]:
+    """The target's output layer and states, of what is measured and what is compared with."""
+    pool = sets.get("pool") or sets.get("retain") or sets["forget"]
+    most = min(pool.num_tokens, MAX_COMPARED * max(map(len, _sequences(pool))))
+    asked = [name for name, kind in method.asks.items() if kind != "log_probs"]
+    tokens = [some.num_tokens for role, some in measured.items() if role != "forget"]
+    tokens += [most] * (len(asked) + ("analogous" in asked))
+    weight = cast("Tensor", loaded.model.get_output_embeddings().weight)
+    on_host = weight.device.type == "cuda"
+    return {
+        "reference outputs": FLOAT * len(tokens) * weight.numel(),
+        "reference states": 0 if on_host else FLOAT * sum(tokens) * weight.shape[1],
     }
 
 
@@ -239,25 +264,14 @@ def _ways_out(method: PlannedMethod, settings: TrainingSettings) -> dict[str, li
     }
 
 
-def measure_step(
-    loaded: Loaded, loss: Callable[[], Tensor], settings: TrainingSettings
-) -> tuple[int, float]:
-    """Bytes beside those held and the gradients, and seconds, of a forward and a backward pass.
+def measure_step(loaded: Loaded, loss: Callable[[], Tensor], settings: TrainingSettings) -> Cost:
+    """The cost of a forward and a backward pass, without the gradients that it leaves.
 
-    The model is as in training; afterwards it and all generators are as before. Where memory is not
-    enough: the bytes that there were, and NaN.
+    The model is as in training; afterwards it and all generators are as before.
     """
     model, device, lower = loaded.model, loaded.model.device, settings.precision == "bfloat16"
     dropout, checkpointing = loaded.family != "causal-lm", settings.gradient_checkpointing
-    room, times = room_on(device), [0.0]
-
-    def step() -> None:
-        started = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=lower):
-            value = loss()
-        value.backward()
-        times[0] = time.perf_counter() - started
-
+    room = room_on(device)
     try:
         with _undisturbed(model) as behind:
             if settings.lora_rank:
@@ -271,13 +285,16 @@ def measure_step(
             for weight in trained if sharding.wanted() else ():  # no process will hold them whole
                 hook = weight.register_post_accumulate_grad_hook(_drop_gradient)
                 behind.callback(hook.remove)
-            peak = peak_beside(step, device, room)
+            with measuring(device, room) as cost:
+                with torch.autocast(device.type, torch.bfloat16, enabled=lower):
+                    value = loss()
+                value.backward()
             held = sum(weight.grad.nbytes for weight in trained if weight.grad is not None)
-            return max(0, peak - held), times[0]
+            return Cost(max(0, cost.bytes - held), cost.seconds)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
             raise
-        return room, math.nan
+        return Cost(room, math.nan)
 
 
 @contextmanager
@@ -311,35 +328,41 @@ def held_bytes(device: torch.device) -> int:
     return psutil.Process().memory_info().rss
 
 
-def peak_beside(run: Callable[[], None], device: torch.device, room: int) -> int:
-    """Bytes held at most while something runs, beside those held before.
+@contextmanager
+def measuring(device: torch.device, room: int | None = None) -> Iterator[Cost]:
+    """Gives what the block costs, once it has ended.
 
-    CUDA counts them. Elsewhere a thread looks at the resident size every other millisecond; what
-    the system counts as the peak of the whole run, as a report has it, is left alone. On Linux more
-    than `room` bytes are refused, for which the system would end the process without a word.
+    CUDA counts them. Elsewhere a thread looks at the resident size every few milliseconds, and what
+    the system counts as the peak of the whole run, as a report has it, is left alone.
+
+    Args:
+        room: On Linux more bytes are refused: the system would end the process without a word.
     """
-    before = held_bytes(device)
+    cost, before, started = Cost(), held_bytes(device), time.perf_counter()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
-    sizes, done, memory = [before], threading.Event(), psutil.Process().memory_info
+        yield cost
+        cost.bytes = torch.cuda.max_memory_allocated(device) - before
+        cost.seconds = time.perf_counter() - started
+        return
+    done, memory = threading.Event(), psutil.Process().memory_info
 
     def watch() -> None:
-        while not done.wait(0.002):
-            sizes[0] = max(sizes[0], memory().rss)
+        while not done.wait(0.004):
+            cost.bytes = max(cost.bytes, memory().rss - before)
 
     watcher, limits = threading.Thread(target=watch), resource.getrlimit(resource.RLIMIT_DATA)
     watcher.start()
     try:
-        if sys.platform == "linux":
+        if room is not None and sys.platform == "linux":
             resource.setrlimit(resource.RLIMIT_DATA, (memory().data + room, limits[1]))
-        run()
+        yield cost
+        cost.bytes = max(cost.bytes, memory().rss - before)
+        cost.seconds = time.perf_counter() - started
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, limits)
         done.set()
         watcher.join()
-    return max(sizes[0], memory().rss) - before
 
 
 def announce(plan: ResourcePlan, say: Callable[[str], None], *, checkpoints: bool = True) -> None:
