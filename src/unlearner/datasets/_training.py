@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from pydantic import Field, PositiveInt
 
 from unlearner.data.record import RecordSet
 from unlearner.datasets import base
-
-Row = Mapping[str, Any]
 
 
 class Options(base.Options):
@@ -30,11 +27,11 @@ class Options(base.Options):
 
 
 def divide(
-    train: Sequence[Row],
-    test: Sequence[Row],
+    train: Sequence[base.Row],
+    test: Sequence[base.Row],
     options: Options,
     family: str,
-    names: Callable[[Row], set[str]],
+    names: Callable[[base.Row], set[str]],
 ) -> dict[str, RecordSet]:
     """The sets by role, drawn by the seed.
 
@@ -63,7 +60,9 @@ def divide(
     }
 
 
-def _each_label_first(rows: Sequence[Row], names: Callable[[Row], set[str]]) -> list[Row]:
+def _each_label_first(
+    rows: Sequence[base.Row], names: Callable[[base.Row], set[str]]
+) -> list[base.Row]:
     """The rows in order, after the first row of each label."""
     seen: set[str] = set()
     first, rest = [], []

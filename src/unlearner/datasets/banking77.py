@@ -13,12 +13,8 @@ from unlearner.datasets import base
 from unlearner.datasets._training import Options, divide
 
 FAMILY = "sequence-classification"
-
 HUB_ID = ""
-
 FETCH = "give the folder of train.csv and test.csv of PolyAI-LDN/task-specific-datasets"
-
-__all__ = ["FAMILY", "HUB_ID", "Options", "sets"]
 
 
 def sets(folder: str, options: Options) -> dict[str, RecordSet]:

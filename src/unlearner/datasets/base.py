@@ -27,10 +27,11 @@ from unlearner.errors import UserError
 from unlearner.settings import DataSettings, build
 
 HUB = "hf:"
-
+ENDINGS = (".json", ".jsonl", ".parquet", ".csv", "-00000-of-00001.parquet")
 Item = TypeVar("Item")
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]  # a row of a file, by its own column names
+Rows = list[Row]
 
 
 class Options(BaseModel):
@@ -60,7 +61,7 @@ def options_of(data: DataSettings) -> Any:
     return build(module.Options, data.options, where="data.options")
 
 
-def data_settings(values: Mapping[str, Any]) -> DataSettings:
+def data_settings(values: Mapping[str, object]) -> DataSettings:
     """The section `data` of a run file, the options of a named data set checked with it.
 
     Raises:
@@ -109,15 +110,14 @@ def named_sets(
 
 
 def _check_labels(sets: Iterable[RecordSet], labels: Sequence[str]) -> None:
-    known = set(labels)
-    for some in sets:
-        for record in some:
-            unknown = {record.label, *record.tags} - known - {""}
-            if unknown:
-                raise UserError(
-                    f"{some.name} {some.source}, record {record.id!r}: the model has no label "
-                    f"{min(unknown)!r}; train it on this data set (`target:` in a run file)"
-                )
+    known = {*labels, ""}
+    for some, record in ((each, record) for each in sets for record in each):
+        unknown = {record.label, *record.tags} - known
+        if unknown:
+            raise UserError(
+                f"{some.name} {some.source}, record {record.id!r}: the model has no label "
+                f"{min(unknown)!r}; train it on this data set (`target:` in a run file)"
+            )
 
 
 def read_part(folder: str, part: str, hub: str, fetch: str) -> Rows:
@@ -133,7 +133,10 @@ def read_part(folder: str, part: str, hub: str, fetch: str) -> Rows:
     Raises:
         UserError: There is no such folder or part, or it cannot be read.
     """
-    source = f"{folder}:{hub}" if folder.startswith(HUB) else str(_file(folder, part, fetch))
+    if folder.startswith(HUB):
+        source = f"{folder}:{hub}"
+    else:
+        source = str(find_file(folder, [f"{part}{ending}" for ending in ENDINGS], fetch))
     try:
         return [dict(row.values) for row in read_rows(source, list, TAGGED_SUFFIXES)]
     except SourceError as error:
@@ -156,12 +159,7 @@ def find_file(folder: str, names: Sequence[str], fetch: str) -> Path:
     return found
 
 
-def _file(folder: str, part: str, fetch: str) -> Path:
-    endings = (".json", ".jsonl", ".parquet", ".csv", "-00000-of-00001.parquet")
-    return find_file(folder, [f"{part}{ending}" for ending in endings], fetch)
-
-
-def record_set(role: str, rows: Sequence[Mapping[str, Any]], family: str, source: str) -> RecordSet:
+def record_set(role: str, rows: Sequence[Row], family: str, source: str) -> RecordSet:
     """Rows with our own column names as the set of a role; every value is checked.
 
     Raises:

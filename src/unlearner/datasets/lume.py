@@ -22,9 +22,7 @@ from unlearner.datasets import base
 from unlearner.errors import UserError
 
 FAMILY = "causal-lm"
-
 HUB_ID = ""
-
 FETCH = "give the folder of forget.jsonl and retain.jsonl of amazon-science/lume-llm-unlearning"
 
 IDENTIFIER = re.compile(r"(.+?)(sc|qa)(\d+)")
@@ -87,12 +85,6 @@ def _subjects(folder: str, part: str, options: Options) -> dict[str, base.Rows]:
             continue
         if options.form in ("both", match.group(2)):
             subject = match.group(1)
-            found.setdefault(subject, []).append(
-                {
-                    "id": match.group(),
-                    "subject": subject,
-                    "prompt": row.get("input"),
-                    "response": row.get("output"),
-                }
-            )
+            texts = {"prompt": row.get("input"), "response": row.get("output")}
+            found.setdefault(subject, []).append({"id": match.group(), "subject": subject, **texts})
     return found

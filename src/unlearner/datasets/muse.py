@@ -18,9 +18,7 @@ from unlearner.data.record import RecordSet
 from unlearner.datasets import base
 
 FAMILY = "causal-lm"
-
 HUB_ID = "hf:muse-bench/MUSE-News"
-
 FETCH = f"give the folder of MUSE's raw and knowmem files, or {HUB_ID}"
 
 PARTS = {

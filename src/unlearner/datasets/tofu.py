@@ -7,9 +7,9 @@ retain99, retain95 and retain90. Files: `forget01.json` (`forget05`, `forget10`)
 `world_facts_perturbed.json`.
 
 Two traps. One question, "What is the full name of the author?", is asked of two authors with two
-answers, so rows are told apart by their place, never by their question, and a held back row whose
-question is also asked elsewhere is left out. And the published TOFU models were trained on all
-4,000 rows: for them no row is unseen, and `holdout` must be real_authors or world_facts.
+answers, so rows are distinguished by their place, never by their question, and a held back row
+whose question is also asked elsewhere is left out. And the published TOFU models were trained on
+all 4,000 rows: for them no row is unseen, and `holdout` must be real_authors or world_facts.
 
 Reference: Maini et al. (2024), arXiv:2401.06121.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import PositiveInt
 
@@ -27,13 +27,10 @@ from unlearner.datasets import base
 from unlearner.errors import UserError
 
 FAMILY = "causal-lm"
-
 HUB_ID = "hf:locuslab/TOFU"
-
 FETCH = f"give the folder of TOFU's JSON files, or {HUB_ID}"
 
 ROWS_PER_AUTHOR = 20
-
 RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 
 # The sets of TOFU's metrics: the file, and the column of the answer that the wrong ones reword.
@@ -96,7 +93,7 @@ def sets(folder: str, options: Options) -> dict[str, RecordSet]:
                 f"{options.holdout_records} wanted; lower retain_records, or holdout=real_authors"
             )
     else:
-        holdout = base.shuffled(_read(folder, options.holdout), options.seed)
+        holdout = base.shuffled(_question_rows(folder, options.holdout), options.seed)
     rows = {
         "forget": forget,
         "retain": retain,
@@ -131,7 +128,7 @@ def questions(folder: str, options: Options) -> dict[str, list[Question]]:
     return {role: some[: options.tofu_records] for role, some in found.items()}
 
 
-def _read(folder: str, part: str) -> base.Rows:
+def _question_rows(folder: str, part: str) -> base.Rows:
     rows = base.read_part(folder, part, f"{part}:train", FETCH)
     return [
         {"id": f"{part}-{number}", "prompt": row.get("question"), "response": row.get("answer")}
@@ -141,13 +138,13 @@ def _read(folder: str, part: str) -> base.Rows:
 
 def _authors(folder: str, part: str) -> base.Rows:
     """The rows with their author as subject."""
-    rows = _read(folder, part)
+    rows = _question_rows(folder, part)
     for place, row in enumerate(rows):
         row["subject"] = f"{part}-author-{place // ROWS_PER_AUTHOR + 1}"
     return rows
 
 
-def _held_back(rest: base.Rows, used: Iterable[dict[str, Any]], seed: int) -> base.Rows:
+def _held_back(rest: base.Rows, used: Iterable[base.Row], seed: int) -> base.Rows:
     """The rest of the rows, author by author in a drawn order."""
     asked = {row["prompt"] for row in used}
     authors: dict[str, base.Rows] = {}
@@ -161,7 +158,7 @@ def _questions(folder: str, part: str, answer: str) -> list[Question]:
     rows = base.read_part(folder, part, f"{part}:train", FETCH)
     needed = {"question", "answer", answer, "perturbed_answer"}
     for number, row in enumerate(rows, 1):
-        if not needed <= row.keys() or not _texts(row["perturbed_answer"]):
+        if not needed <= row.keys() or not _is_list(row["perturbed_answer"]):
             raise UserError(f"data.folder: {part}, row {number}: needs {', '.join(sorted(needed))}")
     return [
         Question(row["question"], row["answer"], row[answer], tuple(row["perturbed_answer"]))
@@ -169,5 +166,5 @@ def _questions(folder: str, part: str, answer: str) -> list[Question]:
     ]
 
 
-def _texts(value: object) -> bool:
+def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0

@@ -29,9 +29,7 @@ from unlearner.datasets import base
 from unlearner.errors import UserError
 
 FAMILY = "causal-lm"
-
 HUB_ID = ""
-
 PARTS = ("train_preprefix.npy", "train_prefix.npy", "train_suffix.npy")
 
 FETCH = (

@@ -19,9 +19,7 @@ from unlearner.datasets import _training, base
 from unlearner.errors import UserError
 
 FAMILY = "token-classification"
-
 HUB_ID = ""
-
 FETCH = "give the folder of wnut17train.conll and emerging.test.annotated"
 
 FILES = {"train": "wnut17train.conll", "test": "emerging.test.annotated"}
@@ -40,11 +38,11 @@ def sets(folder: str, options: Options) -> dict[str, RecordSet]:
     Raises:
         UserError: The files cannot be read, or hold fewer sentences than are wanted.
     """
-    train, test = (_read(folder, part) for part in FILES)
+    train, test = (_sentences(folder, part) for part in FILES)
     return _training.divide(train, test, options, FAMILY, lambda row: set(row["tags"]))
 
 
-def _read(folder: str, part: str) -> base.Rows:
+def _sentences(folder: str, part: str) -> base.Rows:
     path = base.find_file(folder, (FILES[part],), FETCH)
     try:
         rows = list(conll_rows(path.read_bytes().decode()))
