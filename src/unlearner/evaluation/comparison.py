@@ -1,6 +1,6 @@
 """What a comparison of methods found: figures over seeds, and who is better than whom.
 
-Pure functions of the runs' reports; nothing here asks a model.
+Pure functions of the runs' reports; nothing here runs a model.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 SCHEMA = "unlearner/compare/1"
+
+Report = Mapping[str, Any]  # as `report.json` holds it, or an entry of a comparison
 
 # The figures of the table: set, metric, and whether less is better, where one can say so.
 COLUMNS = (
@@ -25,12 +27,12 @@ COLUMNS = (
 )
 
 
-def over_seeds(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+def over_seeds(reports: Sequence[Report]) -> dict[str, dict[str, dict[str, float]]]:
     """Each figure of the unlearned models: the mean over seeds, and from which to which they range.
 
     Of one seed the interval is its own, over records. A figure that one of them lacks is left out.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    found: dict[str, dict[str, dict[str, float]]] = {}
     results = [report["results"]["unlearned"] for report in reports]
     for role, figures in results[0].items():
         found[role] = {}
@@ -38,37 +40,30 @@ def over_seeds(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict
             values = [some.get(role, {}).get(name, {}).get("value") for some in results]
             if any(value is None for value in values):
                 continue
-            low, high = (
-                (first["low"], first["high"]) if len(values) == 1 else (min(values), max(values))
-            )
-            found[role][name] = {
-                "value": statistics.fmean(values),
-                "low": low,
-                "high": high,
-                "records": first["records"],
-                "seeds": len(values),
-            }
+            means = {"value": statistics.fmean(values), "low": min(values), "high": max(values)}
+            if len(values) == 1:
+                means |= {"low": first["low"], "high": first["high"]}
+            found[role][name] = means | {"records": first["records"], "seeds": len(values)}
     return found
 
 
-def cost_over_seeds(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def cost_over_seeds(reports: Sequence[Report]) -> dict[str, float]:
     """The mean time, steps and rounds of the runs, and the most memory of any."""
     costs = [report["cost"] for report in reports]
+    means = ("seconds_unlearning", "steps", "tokens")
     return {
-        "seconds_unlearning": statistics.fmean(cost["seconds_unlearning"] for cost in costs),
-        "steps": statistics.fmean(cost["steps"] for cost in costs),
-        "tokens": statistics.fmean(cost["tokens"] for cost in costs),
+        **{name: statistics.fmean(cost[name] for cost in costs) for name in means},
         "rounds": statistics.fmean(max(0, len(report["rounds"]) - 1) for report in reports),
         "peak_memory_bytes": max(cost["peak_memory_bytes"] for cost in costs),
     }
 
 
-def is_met(reports: Iterable[Mapping[str, Any]]) -> int:
+def is_met(reports: Iterable[Report]) -> int:
     """For how many seeds the verdict is met."""
     return sum(report["verdict"]["status"] == "met" for report in reports)
 
 
-def place(method: Mapping[str, Any], kept: str, level: float, target: float) -> tuple[float, float]:
+def place(method: Report, kept: str, level: float, target: float) -> tuple[float, float]:
     """Where a method stands: what it left above the level, and the damage; less is better for both.
 
     Both are means over the seeds, of figures that are cut off where less would not be better: a
@@ -101,9 +96,8 @@ def front(places: Mapping[str, tuple[float, float]]) -> set[str]:
         name
         for name, mine in places.items()
         if math.isfinite(mine[1])
-        and not any(_dominates(other, mine) for key, other in places.items() if key != name)
+        and not any(
+            other[0] <= mine[0] and other[1] <= mine[1] and other != mine
+            for other in places.values()
+        )
     }
-
-
-def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one[0] <= other[0] and one[1] <= other[1] and one != other

@@ -64,15 +64,15 @@ def evaluate_set(
     Intervals are percentile bootstraps that draw whole subjects, for records of one subject are not
     independent; rates have Clopper-Pearson intervals, by effective number where subjects repeat.
     Every metric starts from the same seed, so adding one changes no interval of another, and two
-    models asked about the same records are resampled alike where the same records count.
+    models evaluated on the same records are resampled alike where the same records count.
 
     A metric for which no record counts is left out, and so are one that compares two sets when
     there is no other set and one that reads the answers of the other kind of model: there is no
     number for "unknown".
 
     Args:
-        answers: What the model said, all windows of all records.
-        metrics: The metrics by name. What they need must have been asked for.
+        answers: The model's inference on all windows of all records.
+        metrics: The metrics by name. What they need must be in the answers.
         groups: The subject of every record, by `Answer.record`.
         versus: Answers about the set that `Metric.versus` names, or one in its place.
         versus_groups: Subjects of that set's records; without them each stands for itself.
@@ -80,8 +80,10 @@ def evaluate_set(
         resamples: Number of bootstrap draws; 0 for values without intervals.
     """
     values = {}
+    causal = all(isinstance(answer, Answer) for answer in answers)
+    families = {*(CAUSAL_LM if causal else CLASSIFIERS)}
     for name, metric in metrics.items():
-        if not _reads(metric, answers):
+        if families.isdisjoint(metric.families):
             continue
         generator = np.random.default_rng(seed)
         if metric.of_counts is not None:
@@ -100,14 +102,8 @@ def evaluate_set(
     return values
 
 
-def _reads(metric: Metric, answers: Sequence[AnyAnswer]) -> bool:
-    """Whether the answers are of a kind that the metric reads."""
-    causal = all(isinstance(answer, Answer) for answer in answers)
-    return bool(set(metric.families) & set(CAUSAL_LM if causal else CLASSIFIERS))
-
-
 def record_values(answers: Iterable[AnyAnswer], metric: Metric) -> dict[int, float]:
-    """Value of each record by its index, windows added up; a record that cannot say is left out.
+    """Value of each record by its index, windows added up; a record of no weight is left out.
 
     Not transformed: a record's value of `perplexity` is its loss.
 
@@ -149,7 +145,7 @@ def _by_subject(
 
 @dataclass(frozen=True)
 class _Counts:
-    """What a metric of counts says about one set of G subjects.
+    """The counts of one set of G subjects, for a metric that is a function of them.
 
     Attributes:
         sums: (G, K) counts of each subject. Of whole numbers, so that no order changes a digit.
@@ -169,15 +165,15 @@ class _Counts:
         for answer in answers:
             counts = np.asarray(metric.counts(answer), dtype=float)
             found[answer.record] = found.get(answer.record, 0) + counts
-        said = sorted(record for record, counts in found.items() if counts.any())
-        subjects = _by_subject(said, answers, groups)
+        counted = sorted(record for record, counts in found.items() if counts.any())
+        subjects = _by_subject(counted, answers, groups)
         sums = [sum(found[record] for record in members) for members in subjects.values()]
-        return cls(np.array(sums), records=len(said))
+        return cls(np.array(sums), records=len(counted))
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """What a metric of tallies says about one set: N records that count, of G subjects.
+    """The tallies of one set: N records that count, of G subjects.
 
     Attributes:
         values: (N,) the records' own values.

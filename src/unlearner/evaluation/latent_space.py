@@ -28,11 +28,8 @@ from unlearner.metrics.base import OUTSIDE
 logger = logging.getLogger(__name__)
 
 MAX_POINTS = 2000  # of a set: the distances between all of them are computed
-
 NEIGHBOURS = 10
-
 FOLDS = 5
-
 PROBE_STEPS = 100  # of L-BFGS, which mostly needs fewer
 
 
@@ -100,7 +97,7 @@ def geometry(
         forget: Answers about the forget set.
         retain: Answers about the retain set.
         seed: Of the choice of points in larger sets, and of the folds.
-        max_points: Number of labelled positions of a set that are looked at.
+        max_points: Number of labelled positions of a set that are measured, at most.
     """
     own, kept = (Points.of(each, seed=seed, max_points=max_points) for each in (forget, retain))
     if not len(own.labels) or not len(kept.labels):
@@ -162,8 +159,8 @@ def linear_probe(forget: Points, retain: Points, *, seed: int) -> float | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         probe.fit(_standardised(retain.features, retain.features), retain.labels)
-    said = probe.predict(_standardised(known.features, retain.features))
-    return _mean(np.equal(np.asarray(said), known.labels))
+    predicted = probe.predict(_standardised(known.features, retain.features))
+    return _mean(np.equal(np.asarray(predicted), known.labels))
 
 
 def _class_probe(forget: Points, retain: Points, *, seed: int) -> float | None:
@@ -181,8 +178,8 @@ def _class_probe(forget: Points, retain: Points, *, seed: int) -> float | None:
     probe = LogisticRegression(max_iter=PROBE_STEPS, class_weight="balanced")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        said = cross_val_predict(probe, _standardised(features, features), forgotten, cv=split)
-    right = np.equal(np.asarray(said), forgotten)
+        predicted = cross_val_predict(probe, _standardised(features, features), forgotten, cv=split)
+    right = np.equal(np.asarray(predicted), forgotten)
     return float((right[forgotten].mean() + right[~forgotten].mean()) / 2)
 
 

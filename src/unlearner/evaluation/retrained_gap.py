@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from unlearner.evaluation.intervals import Value
 
@@ -24,8 +23,8 @@ def tug_of_war(gap_forget: float, gap_retain: float, gap_test: float) -> float:
 
 def distance_to_retrained(
     model_scores: Scores, retrained_scores: Scores, score: str
-) -> dict[str, Any]:
-    """The distances that can be told, as a report holds them; gaps are the model's minus the other.
+) -> dict[str, object]:
+    """The distances that are known, as a report holds them; gaps are the model's minus the other.
 
     - `f1_gap`: the gap of the score on every set that both models have it for. On the forget set
       above 0 means that more is remembered than a model knows that never saw the records.
@@ -40,12 +39,9 @@ def distance_to_retrained(
         retrained_scores: The retrained model's, likewise.
         score: The metric that says how well a set is classified, `f1_micro` for instance.
     """
-    gaps = {
-        name: gap
-        for name in model_scores
-        if (gap := _gap(model_scores, retrained_scores, name, score)) is not None
-    }
-    found: dict[str, Any] = {"f1_gap": gaps} if gaps else {}
+    every = {name: _gap(model_scores, retrained_scores, name, score) for name in model_scores}
+    gaps = {name: gap for name, gap in every.items() if gap is not None}
+    found: dict[str, object] = {"f1_gap": gaps} if gaps else {}
     unseen = "test" if "test" in gaps else "holdout"
     if {"forget", "retain", unseen} <= gaps.keys():
         found["tug_of_war"] = tug_of_war(gaps["forget"], gaps["retain"], gaps[unseen])
@@ -57,11 +53,6 @@ def distance_to_retrained(
 
 def _gap(model: Scores, retrained: Scores, name: str, metric: str) -> float | None:
     """The model's value minus the retrained model's; None where either is unknown."""
-    values = [
-        scores[name][metric].value
-        for scores in (model, retrained)
-        if name in scores and metric in scores[name]
-    ]
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return None
-    return values[0] - values[1]
+    values = [scores.get(name, {}).get(metric) for scores in (model, retrained)]
+    known = [value.value for value in values if value and math.isfinite(value.value)]
+    return known[0] - known[1] if len(known) == 2 else None
