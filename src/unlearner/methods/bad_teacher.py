@@ -113,4 +113,4 @@ def random_model(model: PreTrainedModel, generator: Generator) -> PreTrainedMode
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # architectures draw their first weights from the global generator
         fresh = type(model)(copy.deepcopy(model.config))
-    return fresh.to(device=model.device).requires_grad_(False).eval()
+    return fresh.requires_grad_(False).eval().to(model.device)  # type: ignore[arg-type]

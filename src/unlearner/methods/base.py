@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Generator, Tensor
 from transformers import PreTrainedModel
 
+from unlearner import registry
 from unlearner.errors import UserError
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS
-from unlearner.registry import load
 from unlearner.training import classifier_loop, language_loop
 from unlearner.training.data import ClassifierData, UnlearningData
 from unlearner.training.trainer import LearningRate, Trainer
@@ -184,7 +184,7 @@ def load_method(name: str) -> type[Method]:
     Raises:
         UserError: There is no such method.
     """
-    module = load("methods", name)
+    module = registry.load("methods", name)
     found = [
         value
         for key, value in vars(module).items()

@@ -92,7 +92,9 @@ def model_labels(report: Report) -> dict[str, str]:
 def method_name(report: Report) -> str:
     """The method as people write it, or as the run names it; empty where none was run."""
     known = method_facts(report)
-    return (known and known.label) or visible(report.get("method", {}).get("name", ""))
+    if known is not None and known.label:
+        return known.label
+    return visible(report.get("method", {}).get("name", ""))
 
 
 def criterion_words(report: Report, criterion: Report) -> str:

@@ -10,19 +10,24 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Literal, TypeVar, cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import patch_environment
+from peft.tuners.lora import LoraModel
 from pydantic import PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel
 
 from unlearner import processes
 from unlearner.errors import UserError
 from unlearner.models import adapters, sharding
 from unlearner.models.loading import SMALL_MODEL, num_parameters
+from unlearner.output import Json
 from unlearner.settings import TrainingSettings
 from unlearner.training.checkpoints import (
     DIFFERENT,
@@ -39,13 +44,15 @@ from unlearner.training.log import Log
 
 Terms = Mapping[str, Tensor]
 
+Result = TypeVar("Result")
+
 
 class Trainer:
     """Optimiser, precision and bookkeeping of one run.
 
-    A method whose every step goes through `step`, and every look at the model through `look`, can
-    be cut off and go on without a line of its own: see `checkpoints`. It draws from `generator`
-    between steps, and from `draws` inside a loss.
+    A method whose every step goes through `step`, and every evaluation through `look`, can be cut
+    off and go on without a line of its own: see `checkpoints`. It draws from `generator` between
+    steps, and from `draws` inside a loss.
 
     Attributes:
         steps: Optimiser steps taken.
@@ -64,17 +71,17 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.draws = torch.Generator()
         self.steps = self.tokens = 0
-        self.rounds: list[dict[str, Any]] = []
-        self.details: dict[str, Any] = {}
-        self.optimiser: Any = None
-        self.model: Any = None
-        self.adapter: Any = None
+        self.rounds: list[Json] = []
+        self.details: Json = {}
+        self.optimiser: torch.optim.AdamW  # from `start` on
+        self.model: PreTrainedModel | None = None
+        self.adapter: LoraModel | None = None
         self.dropout = False
         self.max_gradient_norm = settings.max_gradient_norm
         self.journal: Journal | None = None
-        self._schedule: Any = None
+        self._schedule: LambdaLR | None = None
         self.kept: Weights = {}
-        self._skeleton: Any = None
+        self._skeleton: nn.Module | None = None
 
     @property
     def seconds_before(self) -> float:
@@ -86,19 +93,19 @@ class Trainer:
         """Whether the run is still before the checkpoint that it goes on from."""
         return self.journal is not None and bool(self.journal.past)
 
-    def prepare(self, model: Any) -> Any:
+    def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
         """Put the model on its device, with its adapters; `start` does so where it was not done.
 
-        What is asked of the target model can be asked here: it is not sharded yet.
+        The target model can be run here: it is not sharded yet.
         """
         if self.settings.lora_rank and not adapters.has_adapters(model):
             settings = self.settings
             self.adapter = adapters.attach(model, settings.lora_rank, settings.lora_alpha)
-        return model.to(self.device).eval()
+        return model.eval().to(self.device)  # type: ignore[arg-type]
 
     def start(
         self,
-        model: Any,
+        model: PreTrainedModel,
         learning_rate: float,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -106,7 +113,7 @@ class Trainer:
         dropout: bool = False,
         max_gradient_norm: float | None = None,
         schedule: Callable[[int], float] | None = None,
-    ) -> Any:
+    ) -> PreTrainedModel:
         """Put the model on its device with an AdamW of its own; returns the model to train.
 
         Args:
@@ -143,14 +150,14 @@ class Trainer:
         )
         self._schedule = None
         if schedule is not None:
-            self._schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, schedule)
+            self._schedule = LambdaLR(self.optimiser, schedule)
         self.model = model
         return model
 
     def arithmetic(self) -> torch.autocast:
-        """The context of every forward pass of training, and of a classifier's looks between steps.
+        """The context of every forward pass of training, and of a classifier's evaluation rounds.
 
-        A language model is looked at in the arithmetic that its report measures it in.
+        A language model is evaluated in the arithmetic of its report.
         """
         # Accelerate's own mixed precision would stay in the model's forward pass behind training.
         lower, device = self.settings.precision == "bfloat16", self.device.type
@@ -170,10 +177,11 @@ class Trainer:
             Interrupted: The user wants to stop, and a checkpoint was saved.
         """
         if self.repeats:
-            return self._repeat("step")
+            return cast("dict[str, float]", self._repeat("step"))
+        assert self.model is not None
         self.optimiser.zero_grad(set_to_none=True)
         if self.dropout or self.settings.gradient_checkpointing:
-            self.model.train()  # asking it ends that; checkpointing works in training mode only
+            self.model.train()  # inference ends that; checkpointing works in training mode only
         self.draws.manual_seed((self.settings.seed << 31) + self.steps)
         gathers = processes.gathers()
         with self.arithmetic():
@@ -192,10 +200,10 @@ class Trainer:
         if self._schedule is not None:
             self._schedule.step()
         self.steps += 1
-        told = {name: value for name, value in values.items() if name not in private}
-        self.log.write({"step": self.steps, "loss": told})
-        self._record({"step": told})
-        return told
+        logged = {name: value for name, value in values.items() if name not in private}
+        self.log.write({"step": self.steps, "loss": logged})
+        self._record({"step": logged})
+        return logged
 
     def _sum_gradients(self, trained: list[Tensor], divide_by: int) -> None:
         if not sharding.is_sharded(self.model):
@@ -204,30 +212,30 @@ class Trainer:
         for gradient in sharding.gradients_of(trained):  # those are sums since the backward pass
             gradient.div_(divide_by)
 
-    def look(self, examine: Callable[[], Any]) -> Any:
-        """What `examine` tells of the model as it is now, as plain JSON values.
+    def look(self, examine: Callable[[], Result]) -> Result:
+        """What `examine` gives of the model as it is now, as plain JSON values.
 
         Raises:
             Interrupted: The user wants to stop, and a checkpoint was saved.
         """
         if self.repeats:
-            return self._repeat("look")
+            return cast("Result", self._repeat("look"))
         found = json.loads(json.dumps(examine(), default=_plain))
         found = sharding.agree(self.model, found)
         self._record({"look": found})
         return found
 
-    def log_round(self, line: dict[str, Any]) -> None:
+    def log_round(self, line: Json) -> None:
         """Keep and log the line of a round."""
         self.rounds.append(line)
         self.log.write(line)
 
-    def keep(self, model: Any) -> None:
+    def keep(self, model: PreTrainedModel) -> None:
         """Remember the weights as they are, in place of those kept before."""
         if not self.repeats:
             self.kept = adapters.own_weights(model)
 
-    def restore(self, model: Any) -> None:
+    def restore(self, model: PreTrainedModel) -> None:
         """Go back to the weights that were kept."""
         if self.repeats:
             return
@@ -235,7 +243,7 @@ class Trainer:
             self._save_last(*self._whole(model))
         adapters.set_own_weights(model, self.kept)
 
-    def _save_last(self, model: Any, adapter: Any) -> None:
+    def _save_last(self, model: PreTrainedModel, adapter: LoraModel | None) -> None:
         if self.log.path is None:
             return
         folder = self.log.path.parent / "checkpoints" / "last"
@@ -244,14 +252,14 @@ class Trainer:
         else:
             adapters.save_adapter(adapter, "", folder)
 
-    def _whole(self, model: Any) -> tuple[Any, Any]:
+    def _whole(self, model: PreTrainedModel) -> tuple[PreTrainedModel, LoraModel | None]:
         """The model and its adapter, unsharded; only in the main process do they have weights."""
         if not sharding.is_sharded(model):
             return model, self.adapter
         whole = sharding.filled(self._skeleton, model)
         return (whole, None) if self.adapter is None else (whole.model, whole)
 
-    def finish(self, model: Any, target: str = "") -> Any:
+    def finish(self, model: PreTrainedModel, target: str = "") -> PreTrainedModel:
         """The ordinary model that a method's is: adapters are merged, parts are put together.
 
         Of several processes that trained a sharded model only the main one gets weights.
@@ -302,8 +310,8 @@ class Trainer:
         self.kept, self.tokens = adapters.parts(self.model, state.kept), state.tokens
         self.log.silent = False
 
-    def _repeat(self, kind: str) -> Any:
-        """What a step or a look gave before the run was cut off."""
+    def _repeat(self, kind: str) -> object:
+        """What a step or an evaluation gave before the run was cut off."""
         assert self.journal is not None
         value = self.journal.repeat(kind)
         if kind == "step":
@@ -319,7 +327,7 @@ class Trainer:
             adapters.set_weights(self.model, reached)
         return value
 
-    def _record(self, event: dict[str, Any]) -> None:
+    def _record(self, event: Json) -> None:
         if self.journal is not None:
             state = None if self.model is None else self._state
             self.journal.record(event, self.steps, state)
@@ -353,7 +361,7 @@ def resolve_device(settings: TrainingSettings) -> torch.device:
     return device
 
 
-def recompute_activations(model: Any) -> None:
+def recompute_activations(model: PreTrainedModel) -> None:
     # The reentrant kind finds no gradient behind frozen embeddings.
     options = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):  # transformers 5.23 renamed it
@@ -362,15 +370,15 @@ def recompute_activations(model: Any) -> None:
         model.gradient_checkpointing_enable(options)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: np.generic) -> object:
     """A number of numpy's as one of Python's."""
     return value.item()
 
 
-def switch_dropout_off(model: Any) -> None:
+def switch_dropout_off(model: nn.Module) -> None:
     """Also where a module holds the rate itself, as OPT's layers do."""
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, nn.Dropout):
             module.p = 0.0
         for name, value in vars(module).items():
             if "drop" in name and isinstance(value, float):
@@ -388,7 +396,7 @@ AUTO_RATE_TIMES_WIDTH = 0.064
 CLASSIFIER_RATE_TIMES_WIDTH = 0.0384
 
 
-def resolve_learning_rate(rate: float | str, model: Any, times_width: float) -> float:
+def resolve_learning_rate(rate: float | str, model: PreTrainedModel, times_width: float) -> float:
     """The rate itself, or for "auto" `times_width` / hidden size."""
     if isinstance(rate, float):
         return rate
