@@ -1,4 +1,4 @@
-"""`docs/adding.md` followed to the letter: its method and its metric are put where it says.
+"""`docs/adding.md` followed to the letter: its methods and its metric are put where it says.
 
 They lie in folders of this test's own, which `registry` and the import system are pointed at; the
 package itself stays as it is.
@@ -13,10 +13,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_classifier_methods as classifiers
+import test_classifier_methods_numbers as numbers
 import test_lm_methods
 import test_lm_methods_invariance as invariance
 
 import unlearner
+from classifier_commands import RUN as RUN_CLASSIFIER
+from classifier_commands import SHORT as SHORT_CLASSIFIER
+from classifier_world import (
+    SEQUENCE,
+    labelled,
+    learn_by_heart,
+    mean_loss,
+    tiny_classifier,
+    tiny_data,
+    tiny_trainer,
+)
 from command_world import RUN
 from conftest import tiny_model
 from unlearner import metrics, registry
@@ -26,11 +39,14 @@ from unlearner.errors import UserError
 from unlearner.inference.answers import Answer
 from unlearner.methods.base import load_method
 from unlearner.pipeline.compare import make_plan
+from unlearner.report.measures import measures
 from unlearner.settings import read_yaml
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/adding.md").read_text("utf-8")
-METHOD, METRIC = "tnpo", "unlikely_tokens"
+METHOD, CLASSIFIER_METHOD, METRIC = "tnpo", "delete", "unlikely_tokens"
+ADDED = (("methods", METHOD), ("methods", CLASSIFIER_METHOD), ("metrics", METRIC))
+MADE = tuple(f"{name}{end}" for _, name in ADDED for end in ("", ".py"))
 SHORT = " --quiet method.max_epochs=1 evaluation.resamples=20"
 
 
@@ -43,36 +59,39 @@ def block(place):
 
 @pytest.fixture(scope="module", autouse=True)
 def added(tmp_path_factory):
-    """A package folder with the page's two files, beside links to everything else."""
+    """A package folder with the page's files, beside links to everything else."""
     package = tmp_path_factory.mktemp("package")
     real, before = registry.PACKAGE, set(sys.modules)
     for path in real.iterdir():
         if path.name not in ("methods", "metrics"):
             (package / path.name).symlink_to(path)
     with pytest.MonkeyPatch.context() as patch:
-        for folder, name in (("methods", METHOD), ("metrics", METRIC)):
+        for folder in ("methods", "metrics"):
             (package / folder).mkdir()
             for path in (real / folder).glob("*.py"):
                 (package / folder / path.name).symlink_to(path)
+            parent = importlib.import_module(f"unlearner.{folder}")
+            patch.setattr(parent, "__path__", [*parent.__path__, str(package / folder)])
+        for folder, name in ADDED:
             source = package / folder / f"{name}.py"
             assert not source.exists(), f"{folder} has {name} by now; give docs/adding.md another"
             source.write_text(block(f"src/unlearner/{folder}/{name}.py"), encoding="utf-8")
-            parent = importlib.import_module(f"unlearner.{folder}")
-            patch.setattr(parent, "__path__", [*parent.__path__, str(package / folder)])
         patch.setattr(registry, "PACKAGE", package)
         patch.setitem(test_lm_methods.CLASSES, METHOD, load_method(METHOD))
+        measures.cache_clear()
         yield
     test_lm_methods.plain_run.cache_clear()
-    for parent, name in ((unlearner.methods, METHOD), (metrics, METRIC)):
+    measures.cache_clear()
+    for folder, name in ADDED:
+        parent = {"methods": unlearner.methods, "metrics": metrics}[folder]
         sys.modules.pop(f"{parent.__name__}.{name}", None)
         vars(parent).pop(name, None)
-    left = {name for name in set(sys.modules) - before if name.endswith((METHOD, METRIC))}
-    assert not left
-    assert METHOD not in registry.names("methods")
-    assert METRIC not in registry.names("metrics")
+        assert name not in registry.names(folder)
+    new = set(sys.modules) - before
+    assert not {name for name in new if name.startswith("unlearner") and name.endswith(MADE)}
 
 
-# The method
+# The method for language models
 
 
 def test_it_is_listed_with_its_paper_and_its_needs(capsys):
@@ -124,11 +143,15 @@ def test_it_runs_end_to_end_by_the_command_line(call, tmp_path):
     assert report["method"]["name"] == METHOD
     assert report["method"]["beta"] == 0.5
     assert set(report["rounds"][1]["loss"]) == {"forget", "retain"}
+    page = (tmp_path / "out/run/report.html").read_text()
+    assert "TNPO (token-wise NPO)" in page
     model = report["model"]
     assert model["digest_target"] != model["digest_unlearned"]
     # The page's metric is in the same report, below.
     for one in ("target", "unlearned"):
         assert 0 <= report["results"][one]["forget"][METRIC]["value"] <= 1
+    assert "Unlikely tokens" in page
+    assert "Share of words that the model would not have expected." in page
 
 
 def test_it_is_one_of_all_methods_that_are_compared():
@@ -181,10 +204,59 @@ def test_padding_and_company_do_not_change_its_loss(rule):
     rule(load_method(METHOD)(beta=0.5), models)
 
 
-def test_the_numbers_of_the_page_are_right():
+@pytest.mark.parametrize("name", [METHOD, CLASSIFIER_METHOD])
+def test_the_numbers_of_the_page_are_right(name):
     scope: dict = {}
-    exec(compile(block("tests/test_tnpo.py"), "tests/test_tnpo.py", "exec"), scope)
-    scope["test_tnpo_by_hand"]()
+    place = f"tests/methods/test_{name}.py"
+    exec(compile(block(place), place, "exec"), scope)
+    scope[f"test_{name}_by_hand"]()
+
+
+# The method for classifiers
+
+
+def test_the_one_for_classifiers_is_listed_and_found_from_python(capsys):
+    assert run(["list", "methods"]) == MET
+    lines = capsys.readouterr().out.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith(f"{CLASSIFIER_METHOD} "))
+    told = " ".join(" ".join(lines[place : place + 3]).split())
+    assert "paper arXiv:2503.23751; for classifiers; needs forget, holdout" in told
+    assert unlearner.methods.DELETE is load_method(CLASSIFIER_METHOD)
+
+
+def test_it_runs_on_a_classifier_by_the_command_line(call_classifier, tmp_path):
+    line = RUN_CLASSIFIER + f"--method {CLASSIFIER_METHOD}" + SHORT_CLASSIFIER
+    status, _, said, _ = call_classifier(line)
+    assert status in (MET, NOT_MET), said
+    report = json.loads((tmp_path / "out/run/report.json").read_text())
+    assert report["method"]["name"] == CLASSIFIER_METHOD
+    assert set(report["rounds"][1]["loss"]) == {"forget"}
+    assert "DELETE (masked distillation)" in (tmp_path / "out/run/report.html").read_text()
+
+
+def test_it_forgets_the_labels_and_hardly_anything_else():
+    data = tiny_data()
+    target = learn_by_heart(tiny_classifier(), data.forget, data.retain)
+    before = mean_loss(target, data.forget), mean_loss(target, data.retain)
+    method = load_method(CLASSIFIER_METHOD)(**classifiers.FAST, batch_size=3, max_epochs=6)
+    trainer = tiny_trainer()
+    model = method.unlearn(target, data, trainer)
+    assert trainer.steps == 6 * 2
+    assert mean_loss(model, data.forget) > before[0] + 0.5
+    assert mean_loss(model, data.retain) < mean_loss(model, data.forget)
+    assert [line["round"] for line in trainer.rounds] == list(range(len(trainer.rounds)))
+
+
+def test_its_teacher_is_the_target_and_gets_no_gradient():
+    method = load_method(CLASSIFIER_METHOD)()
+    numbers.test_no_gradient_flows_into_a_teacher(method)
+    numbers.test_padding_changes_no_loss(method, SEQUENCE)
+    model, parts = tiny_classifier(), {"forget": labelled(4).examples}
+    assert method.loss(model, parts, tiny_classifier(seed=1))["forget"] > 0
+
+
+def test_its_docstring_says_what_every_other_says():
+    classifiers.test_every_method_for_classifiers_says_where_it_comes_from(CLASSIFIER_METHOD)
 
 
 # The metric
@@ -213,7 +285,6 @@ def test_the_metric_counts_scored_tokens_below_one_in_a_hundred():
 
 def test_every_file_that_the_page_names_is_there():
     """But for those that it tells to make."""
-    made = {"methods/tnpo.py", "metrics/unlikely_tokens.py", "tests/test_tnpo.py", "tnpo.py"}
     for name in re.findall(r"`([\w/.]+\.(?:py|md))`", TEXT):
         places = (ROOT / name, ROOT / "src/unlearner" / name)
-        assert any(name.endswith(one) for one in made) or any(p.exists() for p in places), name
+        assert name.endswith(MADE) or any(place.exists() for place in places), name

@@ -39,7 +39,6 @@ class BadTeacher(Method):
     and the rule to stop (its example takes one epoch).
 
     Args:
-        learning_rate: Of AdamW, or "auto" for 0.0384 / hidden size: 1e-4 for 384 units.
         batch_size: Samples of a step, forget and remaining together.
         max_epochs: Passes over both at most.
         retain_share: Share of the remaining records that is taught, drawn once.

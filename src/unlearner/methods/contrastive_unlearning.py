@@ -48,7 +48,6 @@ class ContrastiveUnlearning(Method):
     sample whose class is missing from a step makes its loss infinite otherwise.
 
     Args:
-        learning_rate: Of AdamW, or "auto" for 0.0384 / hidden size: 1e-4 for 384 units.
         batch_size: Forget samples of a step.
         retain_batch_size: Remaining samples of a step.
         remaining_per_forget: Remaining batches that each forget batch meets (omega).

@@ -88,7 +88,6 @@ class DeepCUT(Method):
 
     Args:
         preset: "paper" starts from the reconstruction's settings.
-        learning_rate: Of AdamW, or "auto" for 0.0384 / hidden size: 1e-4 for 384 units.
         batch_size: Forget samples of a step (B_f).
         retain_batch_size: Remaining samples of a step (B_r).
         remaining_per_forget: Remaining batches that each forget batch meets (omega); an epoch is

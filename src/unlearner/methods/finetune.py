@@ -26,7 +26,6 @@ class FineTune(LossMethod):
     ones.
 
     Args:
-        learning_rate: Of AdamW, or "auto" for 0.0384 / hidden size: 1e-4 for 384 units.
         batch_size: Remaining samples of a step.
         max_epochs: Passes over the remaining samples at most.
         max_gradient_norm: Gradients are scaled down to this norm.

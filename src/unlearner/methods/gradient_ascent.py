@@ -31,10 +31,7 @@ class GradientAscent(LossMethod):
     AdamW, the rule to stop and all settings, which stand for no published ones.
 
     Args:
-        learning_rate: Of AdamW, or "auto": for language models 0.064 / hidden size, for classifiers
-            0.0384 / hidden size, 1e-4 for 384 units.
         batch_size: Forget records of a step.
-        max_epochs: Passes over the forget set at most.
         max_gradient_norm: Gradients are scaled down to this norm.
         stop: The rule that ends it. For language models "auto" is "level"; see
             `language_loop.Stop`. For classifiers see `DeepCUT`.

@@ -30,11 +30,8 @@ class GradientDifference(LossMethod):
     set; no single published value is known, and 0.95 is not measured here.
 
     Args:
-        learning_rate: Of AdamW, or "auto": for language models 0.064 / hidden size, for classifiers
-            0.0384 / hidden size, 1e-4 for 384 units.
         batch_size: Forget records of a step.
         retain_batch_size: Windows of retained text of a step, or remaining samples.
-        max_epochs: Passes over the forget set at most.
         forget_weight: w_f; None for 1, for classifiers 0.05.
         retain_weight: w_r; None for 1, for classifiers 0.95.
         max_gradient_norm: Gradients are scaled down to this norm.
@@ -68,7 +65,7 @@ class GradientDifference(LossMethod):
         given = self.for_family(CAUSAL_LM[0] if is_text(batch) else CLASSIFIERS[0])
         assert given.forget_weight is not None
         assert given.retain_weight is not None
-        losses = mean_losses(model, batch)
+        losses = mean_losses(model, {role: batch[role] for role in ("forget", "retain")})
         return {
             "forget": -given.forget_weight * losses["forget"],
             "retain": given.retain_weight * losses["retain"],

@@ -36,10 +36,8 @@ class RandomLabels(LossMethod):
     text, are not known.
 
     Args:
-        learning_rate: Of AdamW, or "auto" for 0.0384 / hidden size: 1e-4 for 384 units.
         batch_size: Forget samples of a step.
         retain_batch_size: Remaining samples of a step.
-        max_epochs: Passes over the forget set at most.
         max_gradient_norm: Gradients are scaled down to this norm.
         stop: The rule that ends it; see `DeepCUT`.
         steps_per_round: Steps between two evaluations.

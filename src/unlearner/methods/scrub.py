@@ -40,7 +40,6 @@ class SCRUB(Method):
     divergence's gradient is 0: dropout, on in training, is what starts L_max.
 
     Args:
-        learning_rate: Of AdamW, or "auto" for 0.0384 / hidden size: 1e-4 for 384 units.
         batch_size: Forget samples of a step.
         retain_batch_size: Remaining samples of a step.
         max_epochs: Epochs at most.
