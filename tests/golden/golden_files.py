@@ -70,6 +70,11 @@ MOMENT = "2000-01-01T00:00:00+00:00"
 # Of bytes that were computed; those of records are keyed, and the same everywhere.
 DIGEST = re.compile(r"(?<!hmac-)sha256:[0-9a-f]{64}")
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]\d+)?")
+# What `check` says of memory, which is measured and never twice the same.
+MEMORY = re.compile(
+    r"┏[^\n]*\n┃ memory of a run.*?\n└[^\n]*\n|(?<=and )(up to|more than) [^\n]* of memory[^\n]*",
+    re.DOTALL,
+)
 DURATION = re.compile(r"\b\d[\d.]*(?= (s|min|h|seconds)\b)")
 OF_LIBRARIES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
@@ -111,13 +116,19 @@ def write(path: Path, value: Any) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
+def _without_measures(printed: str) -> str:
+    return DURATION.sub("#", MEMORY.sub("(memory)\n", printed))
+
+
 def make(name: str, folder: Path, world: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Carry out a golden run; what is kept of it, and the pages by their digest."""
     run = RUNS[name]
     with in_folder(folder, world):
         before = {path.name for path in folder.iterdir()}
         ended = carry_out(run)
-        printed = [_lines(DURATION.sub("#", one.printed)) for one in ended]
+        printed = [
+            _lines(DURATION.sub("#", MEMORY.sub("(memory)\n", one.printed))) for one in ended
+        ]
         for number, shown in _without_clock(run, folder).items():
             printed[number] = _lines(shown.printed)
         made = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}

@@ -131,7 +131,7 @@ def run_classifier_demo(output: Path, *, seed: int) -> int:
         sections = {"model": {"retrained": folder}, "method": DEEPCUT_SETTINGS}
         request = f"a deletion request arrives for the {len(data.forget)} wrongly filed ones"
         outcome, config = _forget(SEQUENCE, target, given, sections, work, seed, request)
-        outcome.report["examples"] = _examples(given, outcome, _label, "label")
+        outcome.report["examples"] = _examples(given, outcome, _given_label, "label")
         prepared = SEQUENCE.prepare(config, given, retrained, ())
         shown = {name: prepared[name] for name in ROLES.values()}
         beside = SEQUENCE.infer(retrained, shown, config.evaluation)
@@ -142,7 +142,7 @@ def run_classifier_demo(output: Path, *, seed: int) -> int:
         console.print(f"\n[bold]{role}: {escape(example['prompt'])}[/]", soft_wrap=True)
         console.print(f"  {'filed':10}{example['truth']}")
         for when, some in answers.items():
-            console.print(f"  {when:10}{_label(some[name][0])}")
+            console.print(f"  {when:10}{_given_label(some[name][0])}")
     console.print()
     for role, name in ROLES.items():
         before, after, without = (_right(some[name]) for some in answers.values())
@@ -189,7 +189,7 @@ def _customers_model(data: DemoData, seed: int) -> Loaded:
     provenance.set_seeds(seed)
     trained = RecordSet("records", data.trained, "memory")
     records = prepare_text(CAUSAL_LM, loaded, {"records": trained}, DataSettings())["records"]
-    with _training(seed, LEARNING.epochs) as trainer:
+    with _shown_training(seed, LEARNING.epochs) as trainer:
         result = finetune_model(loaded.model, tokenizer, records, LEARNING, trainer)
     return Loaded(result.model, tokenizer, loaded.name)
 
@@ -204,7 +204,7 @@ def _messages_model(records: Sequence[Record], seed: int, folder: Path | None = 
     labelling = Labelling(LABELS, MAX_LENGTH, SEQUENCE.name)
     some = tokenize_labelled(RecordSet("records", tuple(records), "memory"), tokenizer, labelling)
     started = time.perf_counter()
-    with _training(seed, CLASSIFIER_LEARNING.epochs) as trainer:
+    with _shown_training(seed, CLASSIFIER_LEARNING.epochs) as trainer:
         result = finetune_model(model, tokenizer, some, CLASSIFIER_LEARNING, trainer)
         model = result.model
     if folder is not None:
@@ -215,7 +215,7 @@ def _messages_model(records: Sequence[Record], seed: int, folder: Path | None = 
 
 
 @contextmanager
-def _training(seed: int, epochs: int) -> Iterator[Trainer]:
+def _shown_training(seed: int, epochs: int) -> Iterator[Trainer]:
     """A trainer whose epochs are shown as a bar."""
     progress = RunProgress(quiet=False, num_rounds=epochs)
     try:
@@ -272,7 +272,7 @@ def _continuation(answer: Answer) -> str:
     return answer.continuation_text.strip()
 
 
-def _label(answer: ClassAnswer) -> str:
+def _given_label(answer: ClassAnswer) -> str:
     return answer.label_names[int(answer.predicted[0])]
 
 

@@ -269,13 +269,14 @@ def _decode_rows(
             if len(rows.lengths) == 0:
                 break
             joined = int(np.searchsorted(rows.lengths, position, side="right"))
-            if joined and attention:
+            if not joined:
+                continue
+            if attention:
                 attention.position = position
                 attention.groups = RowGroups.of(rows.window[:joined], len(batch.windows), device)
-            if joined:
-                for layer in layers.values():
-                    layer.position = position
-                _advance(model, head, row_cache, rows, position, joined)
+            for layer in layers.values():
+                layer.position = position
+            _advance(model, head, row_cache, rows, position, joined)
     output[rows.origin] = rows.tokens.cpu().numpy()
     return output
 

@@ -285,10 +285,9 @@ def measure_step(loaded: Loaded, loss: Callable[[], Tensor], settings: TrainingS
             for weight in trained if sharding.wanted() else ():  # no process will hold them whole
                 hook = weight.register_post_accumulate_grad_hook(_drop_gradient)
                 behind.callback(hook.remove)
-            with measuring(device, room) as cost:
-                with torch.autocast(device.type, torch.bfloat16, enabled=lower):
-                    value = loss()
-                value.backward()
+            arithmetic = torch.autocast(device.type, torch.bfloat16, enabled=lower)
+            with measuring(device, room) as cost, arithmetic:
+                loss().backward()
             held = sum(weight.grad.nbytes for weight in trained if weight.grad is not None)
             return Cost(max(0, cost.bytes - held), cost.seconds)
     except (MemoryError, RuntimeError) as error:
