@@ -9,7 +9,7 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
-    """The run was told to stop, has saved a checkpoint and can go on from there."""
+    """The run was stopped by the user, has saved a checkpoint and can go on from there."""
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Training data extraction: 200 tokens each of the Pile that GPT-Neo knows by heart, as token ids.
+"""Training data extraction: 200 tokens each of the Pile that GPT-Neo has memorised, as token ids.
 
 Files (numpy, one row per document, ids of GPT-2's tokenizer): `train_dataset.npy` of 200 columns,
 or `train_preprefix.npy` (100), `train_prefix.npy` (50) and `train_suffix.npy` (50), which the

@@ -298,7 +298,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
         level: Level | None,
         config: RunConfig,
     ) -> tuple[bool | None, str]:
-        """Whether the target knows the records (None: cannot be told), and the answer in words."""
+        """Whether the target knows the records (None: unknown), and the answer in words."""
 
     @abstractmethod
     def criteria(

@@ -217,12 +217,12 @@ class CausalLM(Family[TokenizedSet, Answer]):
     ) -> Json:
         """How the models were run, and MA and EL_10 of every record before and after."""
         evaluation = config.evaluation
-        told: Json = {"prompt_start": evaluation.prompt_start}
+        how: Json = {"prompt_start": evaluation.prompt_start}
         if evaluation.bertscore_model is not None:
-            told["bertscore_model"] = own_name(evaluation.bertscore_model)
-            told["bertscore_baseline"] = evaluation.bertscore_baseline
+            how["bertscore_model"] = own_name(evaluation.bertscore_model)
+            how["bertscore_baseline"] = evaluation.bertscore_baseline
         if "target" not in measured.answers:
-            return {"evaluation": told}
+            return {"evaluation": how}
         before, after = (
             Recall.of(measured.answers[model]["forget"]) for model in ("target", "unlearned")
         )
@@ -230,7 +230,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
             {"id": record.id, "before": before.to_json(index), "after": after.to_json(index)}
             for index, record in enumerate(prepared["forget"].records)
         ]
-        return {"evaluation": told, "per_record": per_record}
+        return {"evaluation": how, "per_record": per_record}
 
 
 def prepare_text(

@@ -220,7 +220,7 @@ def label_statuses(
     """Whether each record is classified as if it had not been learned.
 
     With a retrained model: no more of its labels are given than that model gives. Of a removed
-    class: its label is not given. Otherwise no single record can be told from its score, for unseen
+    class: its label is not given. Otherwise its score distinguishes no single record, for unseen
     records are classified right as well; a record fails if the model is surer of its label than of
     any unseen record's, by log-odds beyond the largest and four deviations above the mean.
     """

@@ -31,7 +31,7 @@ NO_RETAIN = "--retain: none given; method retrain learns all the remaining train
 
 
 class Retrain(Method):
-    r"""Make the model again from the pretrained one, without the records: the yardstick.
+    r"""Make the model again from the pretrained one, without the records, to compare with.
 
     .. math:: \min_\theta NLL(retain), \quad \theta_0 = pretrained
 

@@ -174,7 +174,7 @@ def down_projections(model: PreTrainedModel, layer: int) -> list[Tensor]:
     """The weights to be trained of block `layer` and the two before it.
 
     Raises:
-        UserError: A block has none that can be told.
+        UserError: A block has none that is known.
     """
     width = model.config.get_text_config().hidden_size
     found: dict[int, Tensor] = {}

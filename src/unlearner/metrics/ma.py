@@ -3,7 +3,7 @@ r"""Memorization accuracy (MA): share of tokens that are the model's most probab
 .. math::
     MA(x) = \frac{1}{T-1} \sum_{t=1}^{T-1} [\arg\max p(\cdot | x_{<t}) = x_t]
 
-In [0, 1]; higher: more of the text is known by heart. Over the whole window, prompt included,
+In [0, 1]; higher: more of the text is memorised. Over the whole window, prompt included,
 whichever labels are scored: that is its definition.
 
 Reference: Tirumala et al. (2022), arXiv:2205.10770; as a stop rule Jang et al. (2022),

@@ -174,8 +174,8 @@ class Refinement:
         if self.by_set and self.data.quick_looks:
             forced = replace(questions, continuations="none")
             answers = ask(model, self.data.tokenizer, forget.windows, forced)
-            told = {name: metric for name, metric in SET_METRICS.items() if name != "el_10"}
-            figures = _values(answers, told, forget.groups)
+            quick = {name: metric for name, metric in SET_METRICS.items() if name != "el_10"}
+            figures = _values(answers, quick, forget.groups)
             if self._is_ruled_out(figures, ratio):
                 return answers, figures, False
         answers = ask(model, self.data.tokenizer, forget.windows, questions)
