@@ -9,6 +9,7 @@ import torch
 
 from classifier_world import SEQUENCE, TOKEN, labelled, tiny_classifier, toy_tokenizer
 from conftest import ARCHITECTURES, VOCAB, tiny_model, tiny_tokenizer
+from in_processes import in_processes
 from unlearner.config import RunConfig
 from unlearner.data.record import Record, RecordSet
 from unlearner.families.causal_lm import prepare
@@ -528,3 +529,18 @@ def test_every_architecture_can_be_measured():
     for architecture in ARCHITECTURES:
         found = plan(texts(tiny_model(architecture)), name="icu")
         assert 0 < found.seconds_per_epoch < math.inf, architecture
+
+
+# Several processes
+
+
+@pytest.mark.slow
+def test_two_processes_take_their_shares_of_the_step_and_agree():
+    def parts():
+        found = [plan(texts(), name="icu"), plan(Labelled(), family=SEQUENCE, name="deepcut")]
+        return [(one.parts[STEP], one.parts["gradients"], one.seconds_per_epoch) for one in found]
+
+    first, second = in_processes(2, parts)
+    assert first == second
+    assert all(0 < seconds < math.inf for _, _, seconds in first)
+    assert first[0][1] == 4 * num_parameters(tiny_model("gpt2"))
