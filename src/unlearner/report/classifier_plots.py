@@ -77,7 +77,7 @@ def draw_latent_space(
         name: Unique on the page.
         points: Under "retain" and "forget" x, y and the index of the class.
         chosen: Classes with a mark of their own, see `chosen_classes`.
-        description: What a reader who cannot see it is told.
+        description: What stands in its place for a reader who cannot see it.
     """
     figure, axes = svg.canvas(HEIGHT, WIDTH)
     axes.grid(visible=False)

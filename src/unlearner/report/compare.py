@@ -53,7 +53,7 @@ METHOD_MARKERS = "os^Dv<>pPX*hd8H"
 # A logarithmic scale of less than so many times has no ticks of its own.
 NARROW = 5.0
 
-# Around the level of unseen text, in MA, on either side.
+# Around the MA of unseen text, on either side.
 NEAR = 0.06
 
 PICTURE = {"height": 4.4, "width": 6.6}  # inches
@@ -221,7 +221,7 @@ def pareto(comparison: Report) -> Markup:
 
 
 def pareto_near(comparison: Report) -> Markup | None:
-    """The same around the most damage allowed and the level; None where the first shows it well.
+    """The same around the most damage allowed and unseen text; None where the first shows it well.
 
     Only methods whose mean lies there are drawn.
     """
@@ -249,7 +249,7 @@ def pareto_near(comparison: Report) -> Markup | None:
 
 
 def strengths(comparison: Report) -> Markup:
-    """MA of the forget set and perplexity of kept text along each method's path."""
+    """MA of the forget set and perplexity of retained text along each method's path."""
     with svg.style():
         figure, axes = svg.canvas(height=4.0, width=6.6)
         axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
@@ -310,7 +310,7 @@ def _mark_style(color: str, marker: str, *, filled: bool) -> svg.Style:
 
 
 def _draw_limits(axes: Axes, comparison: Report) -> None:
-    """Dashed the level of unseen text, dotted the most damage allowed."""
+    """Dashed the MA of unseen text, dotted the most damage allowed."""
     dashed = {**svg.DASHED, "linewidth": 1.2}
     axes.axvline(comparison["picture"]["level"], **dashed)
     axes.axhline(_most(comparison), **{**dashed, "linestyle": (0, (1, 2))})

@@ -117,7 +117,7 @@ def values_by_round(report: Report, key: str) -> list[float | None]:
 
 
 def score_metric(report: Report) -> str:
-    """The one score to tell first: the one the run names, or what its labels are usually told by.
+    """The score to lead with: the one that the run names, or what is usual for its labels.
 
     Entities where words have tags, otherwise accuracy; only what was measured.
     """

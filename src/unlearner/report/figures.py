@@ -63,9 +63,9 @@ class Gallery:
 
 def galleries(report: Report) -> list[Gallery]:
     """Every question that this report has something to show for."""
-    ask = _classifier_galleries if facts.is_classifier(report) else _language_model_galleries
+    of_family = _classifier_galleries if facts.is_classifier(report) else _language_model_galleries
     with svg.style():
-        return [gallery for gallery in ask(report) if gallery.shown]
+        return [gallery for gallery in of_family(report) if gallery.shown]
 
 
 def _language_model_galleries(report: Report) -> Iterator[Gallery]:

@@ -96,7 +96,7 @@ def short_name(text: str, longest: int = 16) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def value_axis(axis: Axis, metric: str) -> None:
+def _value_axis(axis: Axis, metric: str) -> None:
     """A few round steps in the metric's own unit."""
     axis.set_major_locator(MaxNLocator(5))
     if measure(metric).percent:
@@ -115,7 +115,7 @@ def _row_axis(axes: Axes, labels: Sequence[str]) -> None:
     axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
 
 
-def legend(axes: Axes, entries: int, side: Literal["left", "right"] = "left") -> None:
+def _legend(axes: Axes, entries: int, side: Literal["left", "right"] = "left") -> None:
     """Names above the plot, from its left end or up to its right one."""
     drawn = axes.legend(
         loc="lower left" if side == "left" else "lower right",
@@ -165,7 +165,7 @@ def _cut_out(axis: Axis, metric: str, values: Sequence[float]) -> None:
         low, high = max(low, -margin), min(high, 1 + margin)
     axes = axis.axes
     (axes.set_xlim if axis is axes.xaxis else axes.set_ylim)(low, high)
-    value_axis(axis, metric)
+    _value_axis(axis, metric)
     if measure(metric).percent:
         axis.set_ticks([tick for tick in axis.get_majorticklocs() if -1e-9 <= tick <= 1 + 1e-9])
 
@@ -205,7 +205,7 @@ def dots(
     ]
     _row_axis(axes, texts)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    legend(axes, len(models), "right" if cut_out else "left")
+    _legend(axes, len(models), "right" if cut_out else "left")
     found = [
         f[key] for row in rows for f in row.figures.values() for key in ("value", "low", "high")
     ]
@@ -247,7 +247,7 @@ def _whole_scale(axes: Axes, metric: str, values: Sequence[float]) -> None:
     low, high = min(values), max(values)
     if metric != "perplexity":
         axes.set_xlim(0 if low >= 0 else None, max(high, 0.01) * 1.06)
-        value_axis(axes.xaxis, metric)
+        _value_axis(axes.xaxis, metric)
         return
     axes.set_xscale("log")
     # At least a factor of four: on a narrower axis noise looks like a change.
@@ -287,7 +287,7 @@ def by_round(
     if cut_out:
         _cut_out(axes.yaxis, metric, shown)
     else:
-        value_axis(axes.yaxis, metric)
+        _value_axis(axes.yaxis, metric)
         # Shares from 0; others with 15 % either way, or noise looks like a change.
         share = measure(metric).percent
         low, high = min(shown), max(shown)
@@ -296,7 +296,7 @@ def by_round(
     if line:
         _draw_reference(axes, line, metric, [v for v in watched if v is not None])
     if len(curves) > 1:
-        legend(axes, len(curves))
+        _legend(axes, len(curves))
     if cut_out:
         texts = (f"{c} {', '.join(show(metric, v) for v in curves[c])}" for c in curves)
         spoken, the = "; ".join(texts), ""
@@ -324,7 +324,7 @@ def loss_terms(name: str, rounds: Sequence[int], terms: Mapping[str, list[float 
     _round_axis(axes)
     axes.margins(y=0.08)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}".replace("-", "−")))
-    legend(axes, len(terms))
+    _legend(axes, len(terms))
     ends = {t: [known(significant, v[i]) or NO_VALUE for i in (0, -1)] for t, v in terms.items()}
     spoken = "; ".join(f"{term} from {first} to {last}" for term, (first, last) in ends.items())
     return svg.inline(figure, name, f"Loss terms from the first round to the last: {spoken}.")
@@ -371,11 +371,11 @@ def _named_records(metric: str, pairs: Sequence[Pair], line: ReferenceLine | Non
     _record_dots(axes, [p.after for p in pairs], rows, "unlearned", 6)
     _row_axis(axes, [short_name(p.id) for p in pairs])
     axes.set_ylim(len(pairs) - 0.4, -0.6)
-    value_axis(axes.xaxis, metric)
+    _value_axis(axes.xaxis, metric)
     axes.set_xlim(-0.02 * axes.get_xlim()[1], None)
     if line:
         axes.axvline(line.value, **svg.DASHED)
-    legend(axes, 2)
+    _legend(axes, 2)
     return figure
 
 
@@ -387,14 +387,14 @@ def _many_records(metric: str, pairs: Sequence[Pair], line: ReferenceLine | None
     diameter = 5 if len(pairs) <= 100 else 3.2
     _record_dots(axes, columns, [p.before for p in pairs], "target", diameter)
     _record_dots(axes, columns, [p.after for p in pairs], "unlearned", diameter)
-    value_axis(axes.yaxis, metric)
+    _value_axis(axes.yaxis, metric)
     axes.set_ylim(-0.03 * axes.get_ylim()[1], None)
     axes.set_xlabel("records, sorted by what was before", color=svg.MUTED)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if line:
         axes.axhline(line.value, **svg.DASHED)
         _name_remembered(axes, pairs, line)
-    legend(axes, 2)
+    _legend(axes, 2)
     return figure
 
 
@@ -462,7 +462,7 @@ def by_share(
         label = measure(metric).label
         recall.plot(shares, values, label=label, linewidth=1.8, markersize=4.5, **style)
     recall.set_ylim(0, 1.08)
-    value_axis(recall.yaxis, "ma")
+    _value_axis(recall.yaxis, "ma")
     found = {m: limit for m in STRENGTH_STYLES if (limit := limits.get(m)) is not None}
     highest, lowest = max(found.values(), default=0.0), min(found.values(), default=0.0)
     for metric, limit in found.items():
@@ -470,7 +470,7 @@ def by_share(
         above = limit == highest and len(found) > 1 and highest - lowest < CLOSE
         text = f"{measure(metric).label} ≤ {show(metric, limit)}"
         _draw_named_limit(recall, limit, text, above=above)
-    legend(recall, len(STRENGTH_STYLES))
+    _legend(recall, len(STRENGTH_STYLES))
     _draw_ratios(perplexity, shares, [point["kept_ratio"] for point in points], most)
     if best is not None and best["share"] > 0:
         for axes in (recall, perplexity):

@@ -91,7 +91,7 @@ def inline(figure: Figure, name: str, description: str) -> Markup:
     Args:
         figure: Drawn with the colours of this module.
         name: Unique on the page; element ids begin with it, and it fixes the generated ones.
-        description: What a reader who cannot see the plot is told.
+        description: What stands in its place for a reader who cannot see it.
     """
     buffer = io.StringIO()
     figure.patch.set_visible(False)

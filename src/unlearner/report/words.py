@@ -1,9 +1,9 @@
-"""A report in everyday words: what was asked, what was done, what the tests say and do not say.
+"""A report in everyday words: what was requested, what was done, what the tests show and do not.
 
-The sentences stand in words.j2; here is what they say. None says that something is forgotten: the
-strongest one is that records are suppressed on the tests that were run. Of a classifier what the
-stop rule trains for comes last: that the score on the records falls to that of unseen ones is how
-a run ends, whether or not anything else went right.
+The sentences stand in words.j2; here is what they are about. None says that something is
+forgotten: the strongest one is that records are suppressed on the tests that were run. Of a
+classifier what the stop rule trains for comes last: that the score on the records falls to that of
+unseen ones is how a run ends, whether or not anything else went right.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BY_CONSTRUCTION = (
 
 @dataclass(frozen=True)
 class Sentences:
-    """What is said about a run as a whole; what a user wrote is visible but not escaped."""
+    """The sentences about a run as a whole; what a user wrote is visible but not escaped."""
 
     headline: str
     requested: str
@@ -35,7 +35,7 @@ class Sentences:
 
 
 def sentences(report: Report) -> Sentences:
-    """The verdict, what was requested and done, what the tests say and what they cannot say."""
+    """The verdict, what was requested and done, what the tests show and what they cannot."""
     text = macros("words.j2", **_content(report))
     return Sentences(
         headline=one_paragraph(text["headline"]()),
@@ -49,7 +49,7 @@ def sentences(report: Report) -> Sentences:
 
 
 def _content(report: Report) -> dict[str, object]:
-    """What the sentences of both families say, beside the report itself."""
+    """What the sentences of both families are about, beside the report itself."""
     classifier = facts.is_classifier(report)
     values = partial(facts.values_of, report)
     return {
