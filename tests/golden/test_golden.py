@@ -59,6 +59,7 @@ def test_a_run_gives_what_it_gave(name, golden_world, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     old, (new, pages) = read(kept_file(name)), make(name, folder, golden_world)
+    assert old["files"].keys() == new["files"].keys()
     if not exactly and course(old) != course(new):
         some = list(differences(course(old), course(new), exactly=True))
         pytest.skip(f"on this machine the run took another course: {'; '.join(some[:3])}")
