@@ -8,6 +8,18 @@ from unlearner.training.trainer import Trainer
 
 def test_a_result_from_an_earlier_round_is_told():
     trainer = Trainer(TrainingSettings(device="cpu"), Log())
-    assert restored(trainer) == ()
+    assert restored(trainer, writes_text=True) == ()
     trainer.details["restored_round"] = 7
-    assert "that of round 7" in restored(trainer)[0]
+    (text,) = restored(trainer, writes_text=True)
+    assert "that of round 7" in text
+    assert "other text" in text
+    (text,) = restored(trainer, writes_text=False)
+    assert "that of round 7" in text
+    assert "records to be kept" in text
+
+
+def test_of_a_model_repaired_behind_an_earlier_round_it_is_not_said_that_it_was_saved():
+    trainer = Trainer(TrainingSettings(device="cpu"), Log())
+    trainer.details["repaired_round"] = 3
+    (text,) = restored(trainer, writes_text=False)
+    assert text.startswith("The repair steps went on from the model of round 3")

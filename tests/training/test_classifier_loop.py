@@ -26,6 +26,7 @@ STATE = ClassifierRound(
     steps=10,
     forget_score=0.5,
     holdout_score=0.5,
+    retain_score=0.9,
     forget_loss=1.0,
     holdout_loss=1.0,
     mia_loss_auc=0.5,
@@ -36,11 +37,11 @@ STATE = ClassifierRound(
 
 @pytest.fixture
 def answering(monkeypatch):
-    """Replaces the model: what it says of the forget set and then of the holdout set."""
+    """Replaces the model: what it says of the forget, the holdout and the retain set in turn."""
 
-    def replaced(forget, holdout):
-        answers = iter([forget, holdout])
-        monkeypatch.setattr(classifier_loop, "ask", lambda *_: next(answers))
+    def replaced(forget, holdout, retain=None):
+        answers = iter([forget, holdout, retain or holdout])
+        monkeypatch.setattr(classifier_loop, "classify", lambda *_: next(answers))
 
     return replaced
 
@@ -63,11 +64,13 @@ def test_a_look_is_accuracy_loss_and_auc_by_hand(answering):
     answering(
         [sure(0, 0.5, 0), sure(1, 0.2, 1)],
         [sure(0, 0.25, 0), sure(2, 0.4, 1)],
+        [sure(0, 0.9, 0), sure(1, 0.8, 1), sure(2, 0.1, 2)],
     )
     data = tiny_data(sizes=(2, 3, 2))
     state = Watch("score", data).examine(None, 3, 15)
     assert (state.round, state.steps, state.records) == (3, 15, 2)
     assert (state.forget_score, state.holdout_score) == (0.5, 0.5)
+    assert state.retain_score == pytest.approx(2 / 3)
     assert state.forget_loss == pytest.approx((math.log(2) + math.log(5)) / 2)
     assert state.holdout_loss == pytest.approx((math.log(4) + math.log(2.5)) / 2)
     assert state.mia_loss_auc == 0.5
@@ -91,16 +94,22 @@ def test_sentences_without_entities_have_none_wrong(answering):
     assert state.forget_score == 1.0
 
 
-def test_a_look_asks_about_the_forget_and_the_holdout_set_only(monkeypatch):
+def test_a_look_asks_about_the_forget_the_holdout_and_the_watched_set_only(monkeypatch):
+    """Without watched records all of the retain set are."""
     data, asked = tiny_data(sizes=(2, 3, 2)), []
 
     def ask(_, examples, labels):
         asked.append((examples, labels))
         return [said([0], [0], record=example.record) for example in examples]
 
-    monkeypatch.setattr(classifier_loop, "ask", ask)
+    monkeypatch.setattr(classifier_loop, "classify", ask)
     Watch("score", data).examine(tiny_classifier(), 0, 0)
-    assert asked == [(data.forget.examples, data.labels), (data.holdout.examples, data.labels)]
+    sets = [data.forget, data.holdout, data.retain]
+    assert asked == [(some.examples, data.labels) for some in sets]
+    asked.clear()
+    watched = data.retain.subset([1])
+    Watch("score", replace(data, watched=watched)).examine(tiny_classifier(), 0, 0)
+    assert asked[-1] == (watched.examples, data.labels)
 
 
 # The rules
@@ -149,15 +158,42 @@ def test_a_rule_of_never_does_not_stop_at_chance_either():
     assert not Watch("never", tiny_data(forget_class=1)).done(replace(STATE, forget_score=0.0))
 
 
+# What is left to forget
+
+
+@pytest.mark.parametrize(
+    ("stop", "changes", "left"),
+    [
+        ("score", {"forget_score": 0.75}, 0.25),
+        ("score", {"forget_score": 0.25}, 0.0),
+        ("loss", {"forget_loss": 0.25}, 0.75),
+        ("loss", {"forget_loss": 1.5}, 0.0),
+        ("auc", {"mia_loss_auc": 0.75, "forget_score": 1.0}, 0.25),
+        ("auc", {"mia_loss_auc": 0.25}, 0.0),
+        ("never", {"mia_loss_auc": 0.625}, 0.125),  # texts: by the AUC
+        ("auc", {"mia_loss_auc": math.nan}, math.nan),
+    ],
+)
+def test_what_is_left_is_the_distance_by_the_rule(stop, changes, left):
+    excess = Watch(stop, tiny_data()).excess(replace(STATE, **changes))
+    assert excess == pytest.approx(left, nan_ok=True)
+
+
+def test_of_a_class_recall_above_chance_is_left():
+    """Three labels: 0.5 - 1/3."""
+    watch = Watch("auc", tiny_data(forget_class=1))
+    assert watch.excess(replace(STATE, mia_loss_auc=1.0)) == pytest.approx(1 / 6)
+
+
 # Rounds
 
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Looks that find these AUCs, one after the other."""
+    """Looks that find these AUCs, one after the other, and these scores of retained records."""
 
-    def script(*aucs):
-        found = iter(aucs)
+    def script(*aucs, retained=()):
+        found, scores = iter(aucs), iter(retained)
 
         def examine(self, _, number, steps):
             return replace(
@@ -165,6 +201,7 @@ def scripted(monkeypatch):
                 round=number,
                 steps=steps,
                 mia_loss_auc=next(found),
+                retain_score=next(scores, STATE.retain_score),
                 records=len(self.data.forget),
             )
 
@@ -183,11 +220,11 @@ def counted_steps(model):
         }
 
 
-def train(scripted, aucs, steps_per_round, num_steps, data=None):
-    scripted(*aucs)
+def train(scripted, aucs, steps_per_round, num_steps, data=None, retained=(), stop="auc"):
+    scripted(*aucs, retained=retained)
     model, trainer = tiny_classifier(), tiny_trainer()
     trainer.start(model, 1e-3)
-    rounds = Rounds("auc", steps_per_round, num_steps)
+    rounds = Rounds(stop, steps_per_round, num_steps)
     found = train_in_rounds(model, data or tiny_data(), trainer, counted_steps(model), rounds)
     assert found is model
     return trainer
@@ -233,6 +270,74 @@ def test_the_loss_of_a_lone_record_is_in_no_line(scripted, monkeypatch):
 
 def test_taking_no_steps_tells_nothing():
     assert take_steps(iter([]), 0, tiny_trainer()) == {}
+
+
+# The best round
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """What was done with the weights: the round of each that were kept, and a going back."""
+    done = []
+    monkeypatch.setattr(Trainer, "keep", lambda self, _: done.append(self.rounds[-1]["round"]))
+    monkeypatch.setattr(Trainer, "restore", lambda *_: done.append("restored"))
+    return done
+
+
+@pytest.mark.parametrize(
+    ("aucs", "retained", "done"),
+    [
+        # Least left to forget, and the last is further from it: back to round 2.
+        ([0.9, 0.8, 0.6, 0.7], [0.9] * 4, [1, 2, "restored"]),
+        # Round 2 is below 0.9 - 0.02, so that it does not count.
+        ([0.9, 0.8, 0.6, 0.7], [0.9, 0.9, 0.875, 0.89], [1, 3]),
+        # As much left in both: the one that classified retained records better.
+        ([0.9, 0.8, 0.8, 0.8], [0.9, 0.89, 0.9, 0.89], [1, 2, "restored"]),
+        # None classified them well enough: the last stays.
+        ([0.9, 0.8, 0.6, 0.7], [0.9, 0.5, 0.5, 0.5], []),
+        # A figure that is no number is never the best.
+        ([0.9, math.nan, 0.8, math.nan], [0.9] * 4, [2, "restored"]),
+    ],
+)
+def test_without_a_stop_the_best_round_stays(scripted, copies, aucs, retained, done):
+    trainer = train(scripted, aucs, 2, 6, retained=retained)
+    assert copies == done
+    assert trainer.details.get("restored_round") == (done[-2] if "restored" in done else None)
+
+
+def test_where_the_rule_stops_the_run_the_last_round_stays(scripted, copies):
+    trainer = train(scripted, [0.9, 0.6, 0.5], 2, 6, retained=[0.9, 0.9, 0.5])
+    assert copies == [1]
+    assert "restored_round" not in trainer.details
+
+
+def test_a_rule_of_never_gives_the_last_round(scripted, copies):
+    trainer = train(scripted, [0.9, 0.6, 0.8, 0.8], 2, 6, stop="never")
+    assert copies == []
+    assert trainer.details == {}
+
+
+def test_the_drop_that_is_allowed_is_that_of_the_data(scripted, copies):
+    data = replace(tiny_data(), score_drop=0.5)
+    train(scripted, [0.9, 0.6, 0.8, 0.8], 2, 6, retained=[0.9, 0.5, 0.5, 0.5], data=data)
+    assert copies == [1, "restored"]
+
+
+def test_weights_are_those_of_the_best_round(scripted):
+    """A real step each; the second round's weights are gone."""
+    scripted(0.9, 0.6, 0.8)
+    model, trainer = tiny_classifier(), tiny_trainer()
+    trainer.start(model, 1e-2)
+    weight, seen = next(model.parameters()), []
+
+    def steps():
+        while True:
+            yield lambda: {"retain": weight.square().sum()}
+            seen.append(weight.detach().clone())
+
+    train_in_rounds(model, tiny_data(), trainer, steps(), Rounds("auc", 1, 2))
+    assert torch.equal(weight, seen[0])
+    assert trainer.details["restored_round"] == 1
 
 
 # A real look

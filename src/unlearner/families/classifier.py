@@ -60,8 +60,8 @@ MEANINGS = {
     "classified is what the forgotten ones have to come down to",
 }
 
-# Holdout records that are evaluated between steps; the report measures all of them.
-WATCHED_HOLDOUT = 128
+# Of the holdout and of the retain set, evaluated between steps; the report measures all of them.
+WATCHED_EACH = 128
 
 DRAWN_POINTS = 400  # of the retain set, and of the forget set
 
@@ -205,7 +205,9 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             labels=prepared.loaded.labels,
             forget=prepared["forget"],
             retain=prepared["retain"],
-            holdout=sample(sets["holdout"], WATCHED_HOLDOUT, config.training.seed),
+            holdout=sample(sets["holdout"], WATCHED_EACH, config.training.seed),
+            watched=sample(sets["retain"], WATCHED_EACH, config.training.seed),
+            score_drop=config.criteria.score_drop,
             forget_class=prepared.forget_class,
             recipe=read_recipe(prepared.loaded.name),
         )

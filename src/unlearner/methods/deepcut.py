@@ -25,7 +25,7 @@ from unlearner.data.batches import Tensors
 from unlearner.data.labelled import Example
 from unlearner.errors import UserError
 from unlearner.methods.base import Method
-from unlearner.metrics.base import CLASSIFIERS
+from unlearner.metrics.base import CLASSIFIERS, TOKEN_CLASSIFICATION
 from unlearner.models.heads import Classifier, Encoded, Vector
 from unlearner.output import Json
 from unlearner.training.classifier_loop import (
@@ -124,6 +124,7 @@ class DeepCUT(Method):
     label: ClassVar[str] = "DeepCUT (deep contrastive unlearning)"
     families: ClassVar[tuple[str, ...]] = CLASSIFIERS
     needs: ClassVar[tuple[str, ...]] = ("forget", "retain", "holdout")
+    searched: ClassVar[Mapping[str, tuple[float, float]]] = {"forget_weight": (0.1, 8.0)}
 
     preset: Literal["default", "paper"] = "default"
     batch_size: PositiveInt = 16
@@ -179,6 +180,9 @@ class DeepCUT(Method):
         }
         return self._resolved(tags=classifier.tags)._terms(encoded["forget"], encoded["retain"])
 
+    def search_start(self, field: str, family: str) -> float:
+        return float(getattr(self._resolved(tags=family == TOKEN_CLASSIFICATION), field))
+
     def _resolved(self, *, tags: bool) -> DeepCUT:
         """The same with numbers in place of "auto"."""
         chosen: dict[str, object] = {}
@@ -211,6 +215,8 @@ class DeepCUT(Method):
         rounds = Rounds(self.stop, self._round_length(batches), epoch * self.max_epochs)
         model = train_in_rounds(model, data, trainer, steps, rounds)
         if self.repair_steps:
+            if "restored_round" in trainer.details:  # the saved model is not that round's any more
+                trainer.details["repaired_round"] = trainer.details.pop("restored_round")
             repairs = self._repairs(classifier, remaining, trainer)
             losses = take_steps(repairs, self.repair_steps, trainer)
             watch = Watch(self.stop, data)

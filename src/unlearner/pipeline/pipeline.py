@@ -281,7 +281,7 @@ def carry_out(
     measured = Measured(baseline.sets, answers, scores, baseline.level, baseline.criteria)
     digests = {"target": baseline.digest, "unlearned": provenance.digest_model(unlearned.model)}
     findings = Findings("forget", config, prepared, measured, digests, baseline.data)
-    verdict, report = conclude(findings, restored(trainer) + notes)
+    verdict, report = conclude(findings, restored(trainer, writes_text=family.writes_text) + notes)
     seconds = time.perf_counter() - started + trainer.seconds_before
     report["rounds"] = trainer.rounds
     report["cost"] = {
@@ -351,15 +351,17 @@ def conclude(findings: Findings, notes: tuple[str, ...] = ()) -> tuple[Verdict, 
     return verdict, build_report(findings, verdict)
 
 
-def restored(trainer: Trainer) -> tuple[str, ...]:
-    """A note where the result is an earlier checkpoint than the last round shown."""
-    number = trainer.details.get("restored_round")
-    if number is None:
-        return ()
-    return (
-        f"The saved model is that of round {number}: of the rounds that kept the quality of the "
-        "other text it had forgotten most; the last round was not better.",
-    )
+def restored(trainer: Trainer, *, writes_text: bool) -> tuple[str, ...]:
+    """A note where the result is, or was made from, an earlier checkpoint than the last round."""
+    details = trainer.details
+    kept = "quality of the other text" if writes_text else "score of the records to be kept"
+    why = f"of the rounds that kept the {kept} it had forgotten most; the last round was not better"
+    if "restored_round" in details:
+        return (f"The saved model is that of round {details['restored_round']}: {why}.",)
+    if "repaired_round" in details:  # by steps that come behind the last round
+        number = details["repaired_round"]
+        return (f"The repair steps went on from the model of round {number}: {why}.",)
+    return ()
 
 
 def _seconds_retraining(retrained: str) -> float | None:

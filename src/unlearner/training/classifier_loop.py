@@ -1,7 +1,7 @@
 """Steps in rounds: after a few of them a classifier is evaluated, until the records look unseen.
 
-The figures are the report's own metrics, on the forget set and on holdout records, never on the
-test set.
+The figures are the report's own metrics, on the forget set, on holdout and on retained records,
+never on the test set.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class ClassifierRound:
         steps: Optimiser steps done.
         forget_score: Accuracy on the forget set, of tags the entity F1.
         holdout_score: Likewise on the holdout set.
+        retain_score: Likewise on watched records of the retain set.
         forget_loss: Mean loss of the forget set in nats.
         holdout_loss: Likewise of the holdout set.
         mia_loss_auc: How well a low loss distinguishes forget from holdout records.
@@ -76,6 +77,7 @@ class ClassifierRound:
     steps: int
     forget_score: float
     holdout_score: float
+    retain_score: float
     forget_loss: float
     holdout_loss: float
     mia_loss_auc: float
@@ -86,7 +88,7 @@ class ClassifierRound:
         """The round as the report holds it; the loss of a lone record is reported to no one."""
         fields = asdict(self) | ({"forget_loss": None} if self.records == 1 else {})
         del fields["records"]
-        return {**fields, "loss": dict(losses), "retain_score": None}
+        return {**fields, "loss": dict(losses)}
 
 
 class Watch:
@@ -94,16 +96,20 @@ class Watch:
 
     def __init__(self, stop: Stop, data: ClassifierData) -> None:
         self.stop = AUTO_STOP[data.family] if stop == "auto" else stop
+        # What is left to forget is known also where nothing stops the run by it.
+        self.rule = AUTO_STOP[data.family] if stop == "never" else self.stop
         self.data = data
 
     def examine(self, model: PreTrainedModel, number: int, steps: int) -> ClassifierRound:
-        """Evaluate the forget and the holdout set."""
+        """Evaluate the forget set, the holdout set and the watched records of the retain set."""
         started = time.perf_counter()
         data = self.data
         forget = classify(model, data.forget.examples, data.labels)
         holdout = classify(model, data.holdout.examples, data.labels)
         own = self._figures(forget, data.forget.groups)
         other = self._figures(holdout, data.holdout.groups)
+        watched = data.watched or data.retain
+        retained = classify(model, watched.examples, data.labels)
         against = evaluate_set(
             forget,
             {"auc": mia_loss_auc.metric},
@@ -117,6 +123,7 @@ class Watch:
             steps=steps,
             forget_score=own["score"],
             holdout_score=other["score"],
+            retain_score=self._figures(retained, watched.groups)["score"],
             forget_loss=own["loss"],
             holdout_loss=other["loss"],
             mia_loss_auc=against["auc"].value,
@@ -136,16 +143,26 @@ class Watch:
         return ClassifierRound(**trainer.look(examined))
 
     def done(self, state: ClassifierRound) -> bool:
-        """Whether the records look unseen by the rule; a class is gone once recall is at chance."""
-        if self.stop == "never":
-            return False
+        """Whether nothing is left to forget by the rule."""
+        return self.stop != "never" and self.excess(state) == 0
+
+    def excess(self, state: ClassifierRound) -> float:
+        """How far the records are from looking unseen by the rule; 0 where they do.
+
+        A class is gone once its recall is at chance. What is not finite stays NaN.
+        """
+        above = {
+            "score": state.forget_score - state.holdout_score,
+            "loss": state.holdout_loss - state.forget_loss,
+            "auc": state.mia_loss_auc - EVEN_AUC,
+        }[self.rule]
         if self.data.forget_class is not None:
-            return state.forget_score <= 1 / len(self.data.labels)
-        return {
-            "score": state.forget_score <= state.holdout_score,
-            "loss": state.forget_loss >= state.holdout_loss,
-            "auc": state.mia_loss_auc <= EVEN_AUC,
-        }[self.stop]
+            above = state.forget_score - 1 / len(self.data.labels)
+        return max(above, 0.0)  # of a NaN and 0 the first
+
+    def floor(self, first: ClassifierRound) -> float:
+        """The least score of retained records, from that of the target model."""
+        return first.retain_score - self.data.score_drop
 
     def _figures(self, answers: list[ClassAnswer], groups: list[str]) -> dict[str, float]:
         metrics = {"score": SCORES[self.data.family], "loss": loss.metric}
@@ -235,6 +252,10 @@ def train_in_rounds(
 ) -> PreTrainedModel:
     """Take steps until the rule says stop, or all of them; returns the model.
 
+    Where it never does, the weights are those of the round that had least left to forget while
+    retained records were classified well enough, if there was one; of several, of the one that
+    classified them best.
+
     Args:
         steps: Each a function that gives the weighted terms of one step.
     """
@@ -242,12 +263,20 @@ def train_in_rounds(
     # The term of a lone record would be its own loss, which no file of a run may hold.
     private = ("forget",) if len(data.forget) == 1 else ()
     state = watch.look(trainer, model, 0, 0)
+    floor, best, least = watch.floor(state), state, (math.inf, math.inf)
     trainer.log_round(state.line({}))
     while not watch.done(state) and state.steps < rounds.num_steps:
         count = min(rounds.steps_per_round, rounds.num_steps - state.steps)
         losses = take_steps(steps, count, trainer, private)
         state = watch.look(trainer, model, state.round + 1, state.steps + count)
         trainer.log_round(state.line(losses))
+        rank = (watch.excess(state), -state.retain_score)
+        if rounds.stop != "never" and state.retain_score >= floor and rank < least:
+            best, least = state, rank
+            trainer.keep(model)
+    if 0 < best.round < state.round and not watch.done(state):
+        trainer.restore(model)
+        trainer.details["restored_round"] = best.round
     return model
 
 

@@ -103,6 +103,8 @@ class ClassifierData:
         forget: The records to be forgotten.
         retain: The remaining training data.
         holdout: Records never trained on, by which a run is stopped; never the test set.
+        watched: Those of the retain set whose score is watched between steps; None for all.
+        score_drop: How far their score may fall below the target model's.
         forget_class: The label that is to go, where a class is removed.
         recipe: How the target was made; None where that is not known.
     """
@@ -113,6 +115,8 @@ class ClassifierData:
     forget: LabelledSet
     retain: LabelledSet
     holdout: LabelledSet
+    watched: LabelledSet | None = None
+    score_drop: float = 0.02
     forget_class: int | None = None
     recipe: Recipe | None = None
 
