@@ -66,10 +66,6 @@ class RunConfig:
                 f"training.lora_rank: method {name} makes the model anew from the pretrained one; "
                 "leave it out"
             )
-        if built["search"].trials and family != "causal-lm":
-            raise UserError(
-                "--search: for causal language models; a classifier's method stops by its own rule"
-            )
         return cls(method=method, **built)
 
     def sections(self) -> dict[str, Any]:

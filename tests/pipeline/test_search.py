@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -208,7 +208,7 @@ def one_trial(*rounds, method=None, **settings):
 def test_a_trial_is_judged_by_its_last_round():
     trial = one_trial(look(), look(0.3, 1.2, True), look(0.35, 1.04, True, el_10=0.05, es=0.1))
     assert (trial.status, trial.score, trial.rounds) == ("reached", 1.04, 2)
-    assert (trial.ma, trial.el_10, trial.es, trial.kept_ratio) == (0.35, 0.05, 0.1, 1.04)
+    assert trial.figures == {"ma": 0.35, "el_10": 0.05, "es": 0.1, "kept_ratio": 1.04}
 
 
 def test_a_trial_that_went_back_to_an_earlier_round_is_judged_by_that():
@@ -220,7 +220,8 @@ def test_a_trial_that_went_back_to_an_earlier_round_is_judged_by_that():
         rounds = staticmethod(lambda _: [look(), look(0.5, 1.02, es=0.2), look(0.4, 1.3, es=0.2)])
 
     trial = one_trial(method=Restored)
-    assert (trial.status, trial.ma, trial.kept_ratio, trial.rounds) == ("not reached", 0.5, 1.02, 2)
+    assert (trial.status, trial.rounds) == ("not reached", 2)
+    assert (trial.figures["ma"], trial.figures["kept_ratio"]) == (0.5, 1.02)
 
 
 def test_a_trial_that_brings_nothing_for_some_rounds_is_cut_short_and_judged_by_its_best():
@@ -230,7 +231,7 @@ def test_a_trial_that_brings_nothing_for_some_rounds_is_cut_short_and_judged_by_
     """
     rounds = [look(ma) for ma in (0.9, 0.5, 0.6, 0.499, 0.3)]
     trial = one_trial(*rounds, patience=2)
-    assert (trial.status, trial.ma, trial.rounds) == ("hopeless", 0.499, 3)
+    assert (trial.status, trial.figures["ma"], trial.rounds) == ("hopeless", 0.499, 3)
 
 
 def test_a_trial_of_a_run_that_never_stops_is_judged_by_its_last_round_as_the_run_is():
@@ -241,7 +242,7 @@ def test_a_trial_of_a_run_that_never_stops_is_judged_by_its_last_round_as_the_ru
         stop: str = "never"
 
     trial = one_trial(method=Never, patience=2)
-    assert (trial.status, trial.kept_ratio, trial.rounds) == ("not reached", 3.0, 5)
+    assert (trial.status, trial.figures["kept_ratio"], trial.rounds) == ("not reached", 3.0, 5)
 
 
 def test_a_gain_within_the_patience_lets_it_go_on():
@@ -293,7 +294,7 @@ def test_where_none_reached_it_the_nearest_is_taken_and_the_report_says_so():
 
     found = searched(scripted(rounds)())
     assert not found.reached
-    assert found.best.ma == min(trial.ma for trial in found.trials)
+    assert found.best.figures["ma"] == min(trial.figures["ma"] for trial in found.trials)
     (note,) = found.notes()
     assert note.startswith("No settings of the 5 tried reached the criteria")
     assert f"trial {found.best.number}" in note
@@ -356,10 +357,24 @@ def test_no_trial_begins_after_the_time_is_over_but_the_first(monkeypatch, tmp_p
     assert len(searched(scripted(rounds)(), seconds=0.001).trials) == 1
 
 
+FIGURES = {"ma": 0.3, "el_10": None, "es": 0.1, "kept_ratio": 1.05}
+
+
 def test_what_is_kept_of_a_search_is_what_was_found():
-    some = (Trial(0, {"learning_rate": 0.1}, "reached", 1.05, 0.3, None, 0.1, 1.05, 4, 2.0),)
+    some = (Trial(0, {"learning_rate": 0.1}, "reached", 1.05, dict(FIGURES), 4, 2.0),)
     assert Searched(Scripted(), some).to_json() == {
         "reached": True,
         "chosen": 0,
-        "trials": [asdict(some[0])],
+        "trials": [
+            {
+                "number": 0,
+                "settings": {"learning_rate": 0.1},
+                "status": "reached",
+                "score": 1.05,
+                **FIGURES,
+                "rounds": 4,
+                "seconds": 2.0,
+            }
+        ],
     }
+    assert Trial.of_json(some[0].to_json()) == some[0]

@@ -16,7 +16,6 @@ from command_world import RUN, SETS
 from conftest import tiny_model, tiny_tokenizer
 from unlearner.cli.app import INTERRUPTED, MET, NOT_MET, WRONG_INPUT
 from unlearner.config import RunConfig
-from unlearner.errors import UserError
 from unlearner.families import CAUSAL_LM
 from unlearner.models import adapters
 from unlearner.models.loading import Loaded
@@ -50,7 +49,8 @@ def test_after_a_search_the_model_is_the_target_bit_by_bit(name, rank):
         config(method, training, trials=2), loaded, data_of(LOW, 1e9), None, lambda _: None
     )
     assert [trial.status for trial in found.trials] == ["not reached"] * 2
-    assert found.trials[0].ma != found.trials[1].ma or found.trials[0].kept_ratio != 1.0
+    one, other = (trial.figures for trial in found.trials)
+    assert one["ma"] != other["ma"] or one["kept_ratio"] != 1.0
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -71,9 +71,9 @@ def test_a_trial_is_the_run_that_its_settings_would_give():
     again.unlearn(tiny_model("llama"), data_of(LOW, 1e9), trainer)
     place = trainer.details.get("restored_round", 3)
     assert trial.rounds == len(trainer.rounds) - 1
-    assert trial.ma == trainer.rounds[place]["ma"]
+    assert trial.figures["ma"] == trainer.rounds[place]["ma"]
     watched = [line["retain_perplexity"] for line in trainer.rounds]
-    assert trial.kept_ratio == pytest.approx(watched[place] / watched[0])
+    assert trial.figures["kept_ratio"] == pytest.approx(watched[place] / watched[0])
 
 
 # Quick looks
@@ -284,8 +284,3 @@ def test_a_wrong_search_is_refused(call, more, words):
     assert (status, err.count("\n"), left) == (WRONG_INPUT, 1, [])
     assert words in err
     assert out == ""
-
-
-def test_classifiers_have_no_search():
-    with pytest.raises(UserError, match="--search: for causal language models"):
-        RunConfig.from_sections({"search": {"trials": 2}}, family="sequence-classification")

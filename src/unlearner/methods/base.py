@@ -121,6 +121,10 @@ class Method(BaseModel, ABC):
             )
         return self.model_copy(update=filled)
 
+    def search_start(self, field: str, family: str) -> float:
+        """The value of a field of `searched` that a search begins with."""
+        return float(getattr(self, field))
+
     def check_sets(self, sets: Mapping[str, Any]) -> None:
         """Refuse records that it cannot work on, before anything slow is done.
 

@@ -1,8 +1,9 @@
 """The least damaging settings with which a method forgets: a search with a budget.
 
 A trial is a run of the method from the target model, judged by what it looked at itself between
-rounds, on the forget set and on kept text, and cut short where it leads nowhere. "No settings of
-these reached it" is an answer.
+rounds, on the forget set and on what is to be kept, and cut short where it leads nowhere. "No
+settings of these reached it" is an answer. How a round is judged is the one thing that differs
+between language models (`TextJudge`) and classifiers (`LabelJudge`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import optuna
 from torch import Tensor
@@ -24,14 +25,21 @@ from unlearner.errors import UserError
 from unlearner.methods.base import Method
 from unlearner.models import adapters, sharding
 from unlearner.models.loading import Loaded
+from unlearner.output import Json
 from unlearner.settings import SearchSettings
 from unlearner.training.checkpoints import TrainingError
-from unlearner.training.data import Level, UnlearningData
+from unlearner.training.classifier_loop import ClassifierRound, Watch
+from unlearner.training.data import ClassifierData, Level, UnlearningData
 from unlearner.training.log import Log
-from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+from unlearner.training.trainer import (
+    AUTO_RATE_TIMES_WIDTH,
+    CLASSIFIER_RATE_TIMES_WIDTH,
+    Trainer,
+    resolve_learning_rate,
+)
 
 # Added to the score of a trial that has not reached the criteria, so that any that has is better:
-# the perplexity ratio of such a one is at most the floor.
+# the perplexity ratio of such a one is at most the floor, and of a classifier its score at most 2.
 NOT_REACHED = 100.0
 
 # Of a trial whose numbers were not finite.
@@ -51,14 +59,12 @@ class Trial:
     Attributes:
         number: From 0, which is that of the settings given.
         settings: What it was run with, as fields of the method.
-        status: "reached" (suppressed, and kept text under the floor), "not reached", "hopeless"
-            (cut short) or "failed" (not finite).
-        score: Of a trial that reached it the perplexity of kept text as a multiple of the target
-            model's; of others 100 and more: see `score_of`. Lower is better.
-        ma, el_10, es: Of the forget set where the trial ended; el_10 is None where it was left out
-            because MA was above its level.
-        kept_ratio: Perplexity of kept text there, as a multiple of the target model's; None where
-            it was not finite.
+        status: "reached" (forgotten, and what is to be kept within the floor), "not reached",
+            "hopeless" (cut short) or "failed" (not finite).
+        score: Of a trial that reached it the damage, 1 where there is none; of others 100 and more:
+            see `Judge.score`. Lower is better.
+        figures: What was looked at where the trial ended, by name; None where it is not known. See
+            the judges.
         rounds: How many it took.
         seconds: Its time.
     """
@@ -67,20 +73,37 @@ class Trial:
     settings: dict[str, float]
     status: str
     score: float
-    ma: float | None = None
-    el_10: float | None = None
-    es: float | None = None
-    kept_ratio: float | None = None
+    figures: dict[str, float | None] = field(default_factory=dict)
     rounds: int = 0
     seconds: float = 0.0
+
+    def to_json(self) -> Json:
+        """As reports hold it: the figures beside the rest."""
+        found: Json = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            found |= value if one.name == "figures" else {one.name: value}
+        return found
+
+    @classmethod
+    def of_json(cls, told: Json) -> Trial:
+        """The trial of which `to_json` gave this."""
+        own = {one.name for one in fields(cls)}
+        figures = {name: value for name, value in told.items() if name not in own}
+        return cls(**{name: told[name] for name in own if name in told}, figures=figures)
 
 
 @dataclass(frozen=True)
 class Searched:
-    """What a search found: the method with the best settings, and every trial."""
+    """What a search found: the method with the best settings, and every trial.
+
+    Attributes:
+        floor: What is kept within the floor, in words.
+    """
 
     method: Method
     trials: tuple[Trial, ...]
+    floor: str = "kept text under the floor"
 
     @property
     def best(self) -> Trial:
@@ -103,7 +126,7 @@ class Searched:
             return ()
         return (
             f"No settings of the {len(self.trials)} tried reached the criteria on the forget set "
-            f"with kept text under the floor; these came nearest (trial {self.best.number}).",
+            f"with {self.floor}; these came nearest (trial {self.best.number}).",
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -111,7 +134,7 @@ class Searched:
         return {
             "reached": self.reached,
             "chosen": self.best.number,
-            "trials": [asdict(trial) for trial in self.trials],
+            "trials": [trial.to_json() for trial in self.trials],
         }
 
 
@@ -143,7 +166,7 @@ def check_search(config: RunConfig) -> None:
 def search(
     config: RunConfig,
     loaded: Loaded,
-    data: UnlearningData,
+    data: UnlearningData | ClassifierData,
     past: Path | None,
     say: Callable[[str], None],
 ) -> Searched:
@@ -153,20 +176,21 @@ def search(
         past: A file of finished trials, which are not repeated, and in which each new one is kept;
             None to keep none.
     """
-    space = space_of(config.method, loaded.model, config.search)
+    judge = judge_of(config.method, data)
+    space = space_of(config.method, loaded.model, config.search, judge.family)
     before = {name: some.detach().clone() for name, some in loaded.model.state_dict().items()}
-    data, trials = replace(data, quick_looks=True), read_trials(past)
+    trials = read_trials(past)
     began = time.perf_counter() - sum(trial.seconds for trial in trials)
     while _goes_on(config.search, space, len(trials), began):
         # Sampled by one process: the last bits of what another computes may differ.
         settings = processes.from_main(_propose(trials, space, config.training.seed))
-        trial = _try(config, settings, len(trials), loaded, data, before)
+        trial = _try(config, settings, len(trials), loaded, judge, before)
         trials.append(trial)
         if past is not None and processes.is_main():
             _write_trials(past, trials)
-        say(f"  {in_words(trial)}")
+        say(f"  {_in_words(trial, judge)}")
     best = best_of(trials)
-    return Searched(with_settings(config.method, best.settings), tuple(trials))
+    return Searched(with_settings(config.method, best.settings), tuple(trials), judge.floor)
 
 
 def _goes_on(
@@ -181,16 +205,20 @@ def _goes_on(
     return done == 0 or not processes.from_main(late)
 
 
-def space_of(method: Method, model: Any, settings: SearchSettings) -> dict[str, tuple[float, ...]]:
+def space_of(
+    method: Method, model: Any, settings: SearchSettings, family: str = "causal-lm"
+) -> dict[str, tuple[float, ...]]:
     """For each field that is searched: its least, its given and its largest value.
 
     A weight of 0 was switched off, and stays so.
     """
-    rate = resolve_learning_rate(method.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
+    texts = family == "causal-lm"
+    times_width = AUTO_RATE_TIMES_WIDTH if texts else CLASSIFIER_RATE_TIMES_WIDTH
+    rate = resolve_learning_rate(method.learning_rate, model, times_width)
     factor = settings.rate_factor
     space: dict[str, tuple[float, ...]] = {"learning_rate": (rate / factor, rate, rate * factor)}
     for name, (low, high) in method.searched.items():
-        given = float(getattr(method, name))
+        given = method.search_start(name, family)
         if given:
             space[name] = (min(low, given), given, max(high, given))
     return space
@@ -205,13 +233,14 @@ def read_trials(past: Path | None) -> list[Trial]:
     """The finished trials."""
     if past is None or not past.exists():
         return []
-    return [Trial(**json.loads(line)) for line in past.read_text(encoding="utf-8").splitlines()]
+    lines = past.read_text(encoding="utf-8").splitlines()
+    return [Trial.of_json(json.loads(line)) for line in lines]
 
 
 def _write_trials(past: Path, trials: Sequence[Trial]) -> None:
     """The file as a whole, so that it never ends within a line."""
     partial = past.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(asdict(trial)) + "\n" for trial in trials), "utf-8")
+    partial.write_text("".join(json.dumps(trial.to_json()) + "\n" for trial in trials), "utf-8")
     partial.replace(past)
 
 
@@ -256,15 +285,15 @@ def _try(
     settings: Mapping[str, float],
     number: int,
     loaded: Loaded,
-    data: UnlearningData,
+    judge: Judge,
     before: Mapping[str, Tensor],
 ) -> Trial:
     method = with_settings(config.method, settings)
     provenance.set_seeds(config.training.seed)
-    trainer, status = _TrialTrainer(config, data), ""
+    trainer, status = _TrialTrainer(config, judge), ""
     began = time.perf_counter()
     try:
-        method.unlearn(loaded.model, data, trainer)
+        method.unlearn(loaded.model, judge.data, trainer)
     except _Hopeless:
         status = "hopeless"
     except TrainingError:
@@ -273,9 +302,8 @@ def _try(
         put_back(loaded.model, trainer, before)
     seconds = time.perf_counter() - began
     if status == "failed" or not trainer.looks:
-        return Trial(
-            number, dict(settings), "failed", FAILED, rounds=len(trainer.looks), seconds=seconds
-        )
+        figures, looks = dict.fromkeys(judge.names), len(trainer.looks)
+        return Trial(number, dict(settings), "failed", FAILED, figures, looks, seconds)
     return trainer.judged(number, dict(settings), status, seconds)
 
 
@@ -296,17 +324,17 @@ class _Hopeless(Exception):  # noqa: N818 - an end, not an error
 class _TrialTrainer(Trainer):
     """A trainer that remembers what was looked at, and ends a trial that leads nowhere."""
 
-    def __init__(self, config: RunConfig, data: UnlearningData) -> None:
+    def __init__(self, config: RunConfig, judge: Judge) -> None:
         super().__init__(config.training, Log(None))
-        self.level, self.floor = data.level, data.utility_floor
+        self.judge = judge
         # A run that never stops by itself gives its last round, whatever it was before.
         never = config.method.model_dump().get("stop") == "never"
         self.patience = config.method.max_epochs + 1 if never else config.search.patience
-        self.looks: list[dict[str, Any]] = []
+        self.looks: list[Json] = []
 
     def look(self, examine: Callable[[], Any]) -> Any:
         found = super().look(examine)
-        if isinstance(found, dict) and "kept_ratio" in found:
+        if isinstance(found, dict) and self.judge.watched in found:
             self.looks.append(found)
             if self._is_hopeless():
                 raise _Hopeless
@@ -315,7 +343,7 @@ class _TrialTrainer(Trainer):
     def scores(self) -> list[float]:
         """The score of each look."""
         first = self.looks[0]
-        return [score_of(look, first, self.level, self.floor) for look in self.looks]
+        return [self.judge.score(look, first) for look in self.looks]
 
     def _is_hopeless(self) -> bool:
         scores = self.scores()
@@ -329,25 +357,126 @@ class _TrialTrainer(Trainer):
         if status == "hopeless":
             place = scores.index(min(scores))
         look = self.looks[place]
-        reached = look["suppressed"] and look["kept_ratio"] <= self.floor
-        values, ratio = look["values"], look["kept_ratio"]
-        return Trial(
-            number,
-            settings,
-            "reached" if reached else status or "not reached",
-            scores[place],
-            values["ma"],
-            values.get("el_10"),
-            values.get("es"),
-            ratio if math.isfinite(ratio) else None,
-            last,
-            seconds,
+        status = "reached" if self.judge.reached(look, self.looks[0]) else status or "not reached"
+        figures = self.judge.figures(look)
+        return Trial(number, settings, status, scores[place], figures, last, seconds)
+
+
+class Judge(Protocol):
+    """How what a method looked at between rounds is judged.
+
+    Attributes:
+        data: What the method gets.
+        family: Of the models.
+        watched: What every such look has, and no other.
+        names: Of the figures of a trial.
+        floor: What is kept within the floor, in words.
+    """
+
+    data: UnlearningData | ClassifierData
+    family: str
+    watched: ClassVar[str]
+    names: ClassVar[tuple[str, ...]]
+    floor: ClassVar[str]
+
+    def reached(self, look: Json, first: Json) -> bool:
+        """Whether the records are forgotten there and the floor holds."""
+        ...
+
+    def score(self, look: Json, first: Json) -> float:
+        """How good a round's model is; lower is better, see `NOT_REACHED`."""
+        ...
+
+    def figures(self, look: Json) -> dict[str, float | None]:
+        """What a trial that ended there has to show."""
+        ...
+
+    def words(self, figures: Mapping[str, Any]) -> str:
+        """The figures for the terminal."""
+        ...
+
+
+def judge_of(method: Method, data: UnlearningData | ClassifierData) -> Judge:
+    """The judge of the method's trials."""
+    if isinstance(data, ClassifierData):
+        return LabelJudge(method, data)
+    return TextJudge(data)
+
+
+class TextJudge:
+    """Of language models: MA, EL_10 and ES of the forget set, and the perplexity of kept text.
+
+    EL_10 is None where it was left out because MA was above its level, and the ratio of the
+    perplexity to the target model's where it was not finite.
+    """
+
+    family = "causal-lm"
+    watched: ClassVar[str] = "kept_ratio"
+    names: ClassVar[tuple[str, ...]] = ("ma", "el_10", "es", "kept_ratio")
+    floor: ClassVar[str] = "kept text under the floor"
+
+    def __init__(self, data: UnlearningData) -> None:
+        self.data = replace(data, quick_looks=True)
+
+    def reached(self, look: Json, first: Json) -> bool:  # noqa: ARG002 - of the other judge
+        return look["suppressed"] and look["kept_ratio"] <= self.data.utility_floor
+
+    def score(self, look: Json, first: Json) -> float:
+        return score_of(look, first, self.data.level, self.data.utility_floor)
+
+    def figures(self, look: Json) -> dict[str, float | None]:
+        ratio = look["kept_ratio"]
+        found = {name: look["values"].get(name) for name in self.names}
+        return found | {"kept_ratio": ratio if math.isfinite(ratio) else None}
+
+    def words(self, figures: Mapping[str, Any]) -> str:
+        return f"MA {figures['ma']:.3f}, kept text's perplexity x {figures['kept_ratio']:.3f}"
+
+
+class LabelJudge:
+    """Of classifiers: the method's own rule to stop, and the score of watched retained records."""
+
+    watched: ClassVar[str] = "retain_score"
+    names: ClassVar[tuple[str, ...]] = (
+        "forget_score",
+        "holdout_score",
+        "mia_loss_auc",
+        "retain_score",
+    )
+    floor: ClassVar[str] = "the score of records to be kept within its limit"
+
+    def __init__(self, method: Method, data: ClassifierData) -> None:
+        self.data, self.family = data, data.family
+        self.watch = Watch(method.model_dump().get("stop") or "auto", data)
+
+    def reached(self, look: Json, first: Json) -> bool:
+        floor = self.watch.floor(ClassifierRound(**first))
+        return self.watch.excess(ClassifierRound(**look)) == 0 and look["retain_score"] >= floor
+
+    def score(self, look: Json, first: Json) -> float:
+        """1 and what the score of retained records has lost, where the trial has reached it.
+
+        Else 100, and on top the share of what there was to forget that is left, and what the score
+        is below the floor.
+        """
+        drop = max(0.0, first["retain_score"] - look["retain_score"])
+        if self.reached(look, first):
+            return 1 + drop
+        before, left = (self.watch.excess(ClassifierRound(**one)) for one in (first, look))
+        found = NOT_REACHED + left / (before or 1.0) + max(0.0, drop - self.data.score_drop)
+        return min(found, FAILED) if math.isfinite(found) else FAILED
+
+    def figures(self, look: Json) -> dict[str, float | None]:
+        return {name: look[name] if math.isfinite(look[name]) else None for name in self.names}
+
+    def words(self, figures: Mapping[str, Any]) -> str:
+        return (
+            f"forget score {figures['forget_score']:.3f}, unseen {figures['holdout_score']:.3f}, "
+            f"AUC {figures['mia_loss_auc']:.3f}, retained {figures['retain_score']:.3f}"
         )
 
 
-def score_of(
-    look: Mapping[str, Any], first: Mapping[str, Any], level: Level, floor: float
-) -> float:
+def score_of(look: Json, first: Json, level: Level, floor: float) -> float:
     """How good a round's model is; lower is better.
 
     One that is suppressed and whose kept text is under the floor has that text's perplexity as a
@@ -373,12 +502,12 @@ def score_of(
     return min(NOT_REACHED + left + damage, FAILED)
 
 
-def in_words(trial: Trial) -> str:
+def _in_words(trial: Trial, judge: Judge) -> str:
     """A line for the terminal."""
     settings = ", ".join(f"{name} {value:.3g}" for name, value in trial.settings.items())
-    if trial.ma is None or trial.kept_ratio is None:
-        return f"trial {trial.number}: {settings}: {trial.status}"
-    return (
-        f"trial {trial.number}: {settings}: {trial.status}, MA {trial.ma:.3f}, kept text's "
-        f"perplexity x {trial.kept_ratio:.3f}, {trial.rounds} rounds, {trial.seconds:.0f} s"
-    )
+    told = f"trial {trial.number}: {settings}: {trial.status}"
+    needed = [trial.figures[name] for name in judge.names if name not in ("el_10", "es")]
+    if None in needed:
+        return told
+    words = judge.words(trial.figures)
+    return f"{told}, {words}, {trial.rounds} rounds, {trial.seconds:.0f} s"

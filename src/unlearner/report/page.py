@@ -42,6 +42,7 @@ def context(report: Report) -> dict[str, object]:
         "record_headings": tables.record_headings(report),
         "record_counts": tables.record_counts(report),
         "record_statuses": not classifier or bool(verdict["records"]),
+        "trial_headings": tables.trial_headings(report.get("search")),
         "distance": tables.distance_rows(report),
         "distance_models": [labels[m] for m in facts.models_of(report) if m != "retrained"],
         "geometry": tables.geometry_rows(report),

@@ -17,7 +17,6 @@ from unlearner.report.measures import (
 from unlearner.report.writing import (
     NOTHING,
     duration,
-    known,
     show,
     show_as,
     show_interval,
@@ -250,27 +249,59 @@ def record_counts(report: Report) -> list[tuple[str, str]]:
 # Trials
 
 
+# The figures of a trial that are shown, with their headings: of language models, of classifiers.
+TEXT_TRIAL = {
+    "ma": "MA of the records",
+    "kept_ratio": "Perplexity of text kept, times that before",
+}
+
+LABEL_TRIAL = {
+    "forget_score": "Score of the records",
+    "holdout_score": "Score of unseen records",
+    "mia_loss_auc": "Membership AUC",
+    "retain_score": "Score of records kept",
+}
+
+
+def trial_figures(search: Report | None) -> Mapping[str, str]:
+    """The figures that the trials of a search have, with their headings."""
+    trials = search["trials"] if search else []
+    return LABEL_TRIAL if trials and "retain_score" in trials[0] else TEXT_TRIAL
+
+
+def trial_headings(search: Report | None) -> list[str]:
+    """The headings of `trial_rows`."""
+    return ["Trial", "Settings", "Ended", *trial_figures(search).values(), "Rounds", "Time"]
+
+
 def trial_rows(search: Report | None) -> list[tuple[bool, list[str]]]:
     """Every trial of a search in its order: whether it was taken, and the cells of its row.
 
-    These are its number, settings, how it ended, MA of the records, perplexity of retained text as
-    a multiple of the target's, rounds and time.
+    These are its number, settings, how it ended, its figures, rounds and time.
     """
     rows: list[tuple[bool, list[str]]] = []
     if not search:
         return rows
+    figures = trial_figures(search)
     for trial in search["trials"]:
         cells = [
             str(trial["number"]),
             settings_text(trial["settings"]),
             trial["status"],
-            NOTHING if trial["ma"] is None else show("ma", trial["ma"]),
-            known(significant, trial["kept_ratio"]) or NOTHING,
+            *(_trial_figure(name, trial[name]) for name in figures),
             str(trial["rounds"]),
             duration(trial["seconds"]),
         ]
         rows.append((trial["number"] == search["chosen"], cells))
     return rows
+
+
+def _trial_figure(name: str, value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    if name == "kept_ratio":
+        return significant(value)
+    return show("accuracy" if name.endswith("score") else name, value)
 
 
 def settings_text(settings: Mapping[str, object]) -> str:
