@@ -98,7 +98,7 @@ def tokenize_labelled(
 ) -> LabelledSet:
     """Every record of the set as examples of at most `labelling.max_length` tokens.
 
-    A text with one label is cut off at the limit, as the model would be asked about it; words with
+    A text with one label is cut off at the limit, as the model would read it; words with
     tags go on in a further example, so that every tag counts once.
 
     Raises:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from unlearner.data.record import Record, RecordSet
 from unlearner.errors import UserError
 
-# The continuation that BLEU and BERTScore look at, in tokens (ICU generates 50).
+# The continuation that BLEU and BERTScore compare, in tokens (ICU generates 50).
 CONTINUATION_TOKENS = 50
 AT_ONCE = 1024  # texts that go to the tokenizer together
 
@@ -127,7 +127,7 @@ def tokenize_set(
 
     Raises:
         UserError: A record is too short to be predicted (under 2 tokens), or the tokenizer has no
-            chat template or end-of-text token where one is asked for.
+            chat template or end-of-text token where one is needed.
     """
     if layout.append_eos and tokenizer.eos_token_id is None:
         raise UserError("data.append_eos: the tokenizer has no end-of-text token; leave it false")

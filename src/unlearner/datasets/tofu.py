@@ -146,10 +146,10 @@ def _authors(folder: str, part: str) -> base.Rows:
 
 def _held_back(rest: base.Rows, used: Iterable[base.Row], seed: int) -> base.Rows:
     """The rest of the rows, author by author in a drawn order."""
-    asked = {row["prompt"] for row in used}
+    used_questions = {row["prompt"] for row in used}
     authors: dict[str, base.Rows] = {}
     for row in rest:
-        if row["prompt"] not in asked:
+        if row["prompt"] not in used_questions:
             authors.setdefault(row["subject"], []).append(row)
     return [row for author in base.shuffled(authors, seed) for row in authors[author]]
 

@@ -86,7 +86,7 @@ class DemoData:
 
     Attributes:
         forget: The people who asked to be deleted; trained on.
-        retain: The other people trained on. ICU may look for its analogous set among them.
+        retain: The other people trained on. ICU may retrieve its analogous set from them.
         holdout: People who were never trained on.
     """
 

@@ -1,7 +1,7 @@
 """Where the forgotten records lie among the retained ones, in the space that the head reads.
 
 A classifier can answer wrongly about a record that still lies in the middle of its class, and then
-a new head brings it back. These measures look at the vectors themselves. Every one is to be read
+a new head brings it back. These measures are of the vectors themselves. Every one is to be read
 beside that of the retrained model: records it never saw lie near their own class as well.
 
 Vectors are scaled to length 1, so that nearness is the cosine throughout, as in the losses that
