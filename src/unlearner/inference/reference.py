@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unlearner import functional, processes
@@ -142,10 +143,11 @@ def rows_of_windows(
     return processes.in_order(found)
 
 
+@dataclass(frozen=True)
 class TargetDistribution:
     """What the target model predicts at the scored positions of some windows.
 
-    Args:
+    Attributes:
         hidden: For each window the hidden states of its label positions (N_window, D), on the CPU.
         head: The target model's output head, frozen; None when its logits are not reproduced by
             one, and then `model` is run again every time.
@@ -153,13 +155,9 @@ class TargetDistribution:
             where it has adapters, with which off it is the target.
     """
 
-    def __init__(
-        self,
-        hidden: Sequence[Tensor],
-        head: OutputHead | None,
-        model: PreTrainedModel | None = None,
-    ) -> None:
-        self.hidden, self.head, self.model = hidden, head, model
+    hidden: Sequence[Tensor]
+    head: OutputHead | None
+    model: PreTrainedModel | None = None
 
     @classmethod
     def of(cls, model: PreTrainedModel, windows: Sequence[Window]) -> TargetDistribution:
@@ -184,13 +182,15 @@ class TargetDistribution:
         """Bytes of the kept hidden states (the frozen head apart)."""
         return sum(states.numel() * states.element_size() for states in self.hidden)
 
-    def logits(self, indices: Sequence[int], batch: Tensors) -> TargetLogits:
+    def logits(self, indices: Sequence[int], batch: Tensors | None) -> TargetLogits:
         """A function giving the target's logits at a slice of the batch's label positions.
 
         Args:
             indices: Which of the windows the batch holds, in the batch's order.
-            batch: The batch, needed only where the whole model has to be run.
+            batch: None where this process has no share; nothing calls the function then.
         """
+        if batch is None:
+            return _nothing
         device = batch["input_ids"].device
         if self.head is None:
             assert self.model is not None
@@ -212,45 +212,27 @@ class TargetDistribution:
         return of_rows
 
 
-class Reference(Protocol):
-    """What the reference model gives for the windows of one step."""
+@dataclass(frozen=True)
+class Reference:
+    """What the reference model gives for the windows of one step.
 
-    def log_probs(self, name: str) -> Tensor:
-        """Log p of each label of a set, (N,) in nats, in the order of `Likelihoods`."""
-        ...
+    Attributes:
+        log_probs: Log p of each label of a set, (N,) in nats, in the order of `Likelihoods`.
+        logits: Gives a function of a set that gives the logits at a slice of the label positions
+            of this process's share.
+    """
 
-    def logits(self, name: str) -> TargetLogits:
-        """Gives the logits at a slice of the label positions of this process's share."""
-        ...
-
-
-class FrozenReference:
-    """A frozen model that runs at every step: for a loss in a loop of one's own."""
-
-    def __init__(self, model: PreTrainedModel, batch: Batch) -> None:
-        self.model, self.batch = model, batch
-
-    def log_probs(self, name: str) -> Tensor:
-        with torch.no_grad(), without_adapters(self.model):
-            return likelihoods(self.model, self.batch[name]).log_probs
-
-    def logits(self, name: str) -> TargetLogits:
-        batch = self.batch[name]
-        if batch is None:
-            return _nothing
-        return TargetDistribution((), None, self.model).logits((), batch)
+    log_probs: Callable[[str], Tensor]
+    logits: Callable[[str], TargetLogits]
 
 
+@dataclass(frozen=True)
 class KeptReference:
     """What the target model gave for whole sets, from which that for a step is taken."""
 
-    def __init__(
-        self,
-        log_probs: Mapping[str, Sequence[Tensor]],
-        logits: Mapping[str, TargetDistribution],
-        device: torch.device,
-    ) -> None:
-        self.kept_log_probs, self.kept_logits, self.device = log_probs, logits, device
+    log_probs: Mapping[str, Sequence[Tensor]]
+    logits: Mapping[str, TargetDistribution]
+    device: torch.device
 
     @classmethod
     def of(
@@ -271,17 +253,12 @@ class KeptReference:
             # Not through `likelihoods`, which gathers: every process has other windows here.
             return functional.label_log_probs(logits_at(model, head, batch), batch["labels"])[0]
 
+        def named(kind: str) -> list[str]:
+            return [name for name in needs if needs[name] == kind]
+
         return cls(
-            {
-                name: rows_of_windows(model, sets[name], log_probs)
-                for name, kind in needs.items()
-                if kind == "log_probs"
-            },
-            {
-                name: TargetDistribution.of(model, sets[name])
-                for name, kind in needs.items()
-                if kind == "logits"
-            },
+            {name: rows_of_windows(model, sets[name], log_probs) for name in named("log_probs")},
+            {name: TargetDistribution.of(model, sets[name]) for name in named("logits")},
             model.device,
         )
 
@@ -291,33 +268,28 @@ class KeptReference:
         Args:
             places: Which windows of each set the step has, over all processes.
         """
-        return _StepReference(self, places, batch)
+        mine = {name: processes.share(indices) for name, indices in places.items()}
 
+        def log_probs(name: str) -> Tensor:
+            kept = self.log_probs[name]
+            rows = torch.cat([torch.zeros(0), *(kept[place] for place in mine[name])])
+            return processes.gather_rows(rows.to(self.device))
 
-class _StepReference:
-    def __init__(
-        self, kept: KeptReference, places: Mapping[str, Sequence[int]], batch: Batch
-    ) -> None:
-        self.kept, self.batch = kept, batch
-        self.mine = {name: processes.share(indices) for name, indices in places.items()}
-
-    def log_probs(self, name: str) -> Tensor:
-        kept = self.kept.kept_log_probs[name]
-        rows = torch.cat([torch.zeros(0), *(kept[place] for place in self.mine[name])])
-        return processes.gather_rows(rows.to(self.kept.device))
-
-    def logits(self, name: str) -> TargetLogits:
-        batch = self.batch[name]
-        if batch is None:
-            return _nothing
-        return self.kept.kept_logits[name].logits(self.mine[name], batch)
+        return Reference(log_probs, lambda name: self.logits[name].logits(mine[name], batch[name]))
 
 
 def asked_of(reference: PreTrainedModel | Reference, batch: Batch) -> Reference:
-    """The reference as a loss uses it: as it is, or a frozen model made one."""
-    return (
-        FrozenReference(reference, batch) if isinstance(reference, PreTrainedModel) else reference
-    )
+    """The reference as a loss uses it: as it is, or of a frozen model, which runs at every step."""
+    if not isinstance(reference, nn.Module):
+        return reference
+    model = cast("PreTrainedModel", reference)
+
+    def log_probs(name: str) -> Tensor:
+        with torch.no_grad(), without_adapters(model):
+            return likelihoods(model, batch[name]).log_probs
+
+    frozen = TargetDistribution((), None, model)
+    return Reference(log_probs, lambda name: frozen.logits((), batch[name]))
 
 
 def _nothing(rows: slice) -> Tensor:

@@ -12,8 +12,7 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from unlearner import functional, processes
 from unlearner.data.batches import Tensors, join, owners, share_of
@@ -140,8 +139,8 @@ class ICU(Method):
             reference: The frozen target model, or a function that gives the target's logits of a
                 slice of the analogous label positions.
         """
-        if isinstance(reference, PreTrainedModel):
-            frozen = TargetDistribution([], None, reference)
+        if isinstance(reference, nn.Module):
+            frozen = TargetDistribution([], None, reference)  # type: ignore[arg-type]
             reference = frozen.logits((), batch["analogous"])
         return self._terms(model, batch, reference, None)
 
