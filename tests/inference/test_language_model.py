@@ -17,7 +17,7 @@ def window(index: int, ids: list[int]) -> Window:
     return Window(index, str(index), tokens, np.ones(len(ids) - 1, dtype=bool), len(ids) // 2)
 
 
-def texts(model, lengths=(24, 13, 20, 5), seed=3) -> list[list[int]]:
+def texts(model, lengths=(24, 13, 5), seed=3) -> list[list[int]]:
     """Random text, text that the model itself goes on with (memorised), and a mix of both."""
     rng = np.random.default_rng(seed)
     found = []
