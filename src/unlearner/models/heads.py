@@ -62,6 +62,7 @@ class Classifier:
         # Data-parallel training wraps it.
         self.bare = cast("PreTrainedModel", getattr(model, "module", model))
         self.tags = type(self.bare).__name__.endswith("ForTokenClassification")
+        self.reads_head = vector == "head" or self.tags
         self.shards: list[Classifier] = []
         if isinstance(self.bare, ShardEnsemble):
             self.shards = [Classifier(shard, vector) for shard in self.bare.shards]
@@ -77,7 +78,7 @@ class Classifier:
             logits, features = zip(*(shard(batch) for shard in self.shards), strict=True)
             return functional.average_predictions(torch.stack(logits)), torch.cat(features, -1)
         seen: list[Tensor] = []
-        if self.vector == "head" or self.tags:
+        if self.reads_head:
             hook = self.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         else:
             body = self.bare.base_model
@@ -86,7 +87,7 @@ class Classifier:
             logits = self.model(**self._inputs(batch)).logits
         finally:
             hook.remove()
-        pick = self._pick if self.vector == "head" or self.tags else self._pooled
+        pick = self._pick if self.reads_head else self._pooled
         return self._pick(logits, batch), pick(seen[-1], batch)
 
     def encode(self, examples: Sequence[Example], views: int = 1) -> Encoded:
@@ -125,9 +126,10 @@ class Classifier:
             for group in self._groups(examples, processes.rank())
         ]
         if not found:
-            hidden = self.bare.config.get_text_config().hidden_size
-            width = self.linear.in_features if self.vector == "head" or self.tags else hidden
-            sizes = (len(self.bare.config.id2label or {}), width)
+            width = self.linear.in_features
+            if not self.reads_head:
+                width = self.bare.config.get_text_config().hidden_size
+            sizes = (self.linear.out_features, width)
             found = [tuple(torch.zeros(0, size, device=device) for size in sizes)]
         logits, features = (torch.cat(parts) for parts in zip(*found, strict=True))
         if processes.count() == 1:
