@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from unlearner import functional, processes
 from unlearner.data.batches import Tensors, join, owners, share_of
