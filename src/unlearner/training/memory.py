@@ -62,12 +62,10 @@ class PlannedMethod(DescentMethod, Protocol):
     """What a plan reads of a method; `methods.base.Method` says what each of them means."""
 
     begins_anew: ClassVar[bool]
+    windows_per_record: ClassVar[int]
 
     @property
     def name(self) -> str: ...
-
-    @property
-    def windows_per_record(self) -> int: ...
 
 
 @dataclass
