@@ -9,7 +9,16 @@ from copy import deepcopy
 import pytest
 
 from page_reader import Page
-from unlearner.evaluation.comparison import cost_over_seeds, front, is_met, over_seeds, place
+from unlearner.evaluation.comparison import (
+    cost_over_seeds,
+    front,
+    is_met,
+    label_picture,
+    label_place,
+    over_seeds,
+    place,
+    retrained_distance,
+)
 from unlearner.report.compare import (
     as_csv,
     comparison_rows,
@@ -21,6 +30,7 @@ from unlearner.report.compare import (
 )
 
 HOSTILE = 'a"b<script>alert(1)</script>|\u202e</h1>\n# x'
+PICTURE = {"set": "retain", "level": 0.4, "target": 20.0}
 FILES = ("compare.json", "compare.html", "compare.md", "compare.csv")
 
 
@@ -101,18 +111,18 @@ def entry(*figures):
 
 def test_a_place_is_ma_above_the_level_and_perplexity_over_the_targets():
     """22 / 20 = 1.1; below the level 0.4 less MA is not better."""
-    assert place(entry((0.6, 22.0)), "retain", 0.4, 20.0) == (0.6, pytest.approx(1.1))
-    assert place(entry((0.3, 22.0)), "retain", 0.4, 20.0) == (0.4, pytest.approx(1.1))
+    assert place(entry((0.6, 22.0)), PICTURE) == (0.6, pytest.approx(1.1))
+    assert place(entry((0.3, 22.0)), PICTURE) == (0.4, pytest.approx(1.1))
 
 
 def test_a_seed_below_what_counts_does_not_make_up_for_one_above():
     """MA (0.4 + 0.6) / 2, not 0.4 as their mean has it; ratios (1 + 1.1) / 2, not 0.95."""
     both = entry((0.2, 16.0), (0.6, 22.0))
-    assert place(both, "retain", 0.4, 20.0) == (pytest.approx(0.5), pytest.approx(1.05))
+    assert place(both, PICTURE) == (pytest.approx(0.5), pytest.approx(1.05))
 
 
 def test_a_perplexity_too_large_for_a_number_is_the_worst_damage():
-    assert place(entry((0.3, None), (0.3, 22.0)), "retain", 0.4, 20.0) == (0.4, math.inf)
+    assert place(entry((0.3, None), (0.3, 22.0)), PICTURE) == (0.4, math.inf)
 
 
 def test_a_method_that_made_the_model_useless_is_on_no_front():
@@ -133,6 +143,71 @@ def test_the_front_has_those_that_no_other_beats_and_ties_beat_nobody():
     }
     assert front(places) == {"a", "b", "d"}
     assert front({}) == set()
+
+
+# Classifiers
+
+
+def label_run(forget, retained, test=0.7):
+    figures = {
+        "forget": {"accuracy": figure(forget), "f1_macro": figure(forget)},
+        "retain": {"f1_macro": figure(retained)},
+        "holdout": {"accuracy": figure(0.6), "f1_macro": figure(0.6)},
+        "test": {"f1_macro": figure(test)},
+    }
+    return {name: some for name, some in figures.items() if test is not None or name != "test"}
+
+
+def labels(**more):
+    return {
+        "criteria": [
+            {"claim": "forgetting", "metric": "accuracy", "set": "forget", "at_most": 0.25},
+            {"claim": "membership", "metric": "mia_loss_auc", "set": "forget", "at_most": 0.55},
+            {"claim": "utility", "metric": "f1_macro", "set": "retain", "at_least": 0.88},
+        ],
+        "evaluation": {"score": "accuracy"},
+        "results": {"target": label_run(1.0, 0.9), **more},
+    }
+
+
+def label_entry(*runs):
+    return {"seeds": [{"results": label_run(*one)} for one in runs]}
+
+
+def test_a_classifier_is_held_to_unseen_records_or_to_the_retrained_model():
+    assert label_picture(labels()) == {
+        "set": "retain",
+        "score": "accuracy",
+        "kept_score": "f1_macro",
+        "level": 0.6,
+        "one_class": False,
+        "target": 0.9,
+        "floor": 0.88,
+    }
+    assert label_picture(labels(retrained=label_run(0.4, 0.9)))["level"] == 0.4
+
+
+def test_of_a_class_to_be_removed_the_level_is_chance():
+    one_class = labels()
+    del one_class["criteria"][1]
+    picture = label_picture(one_class)
+    assert (picture["level"], picture["one_class"]) == (0.25, True)
+    assert label_place(label_entry((0.0, 0.9)), picture) == (0, 0)
+    assert label_place(label_entry((0.75, 0.9)), picture) == (0.5, 0)
+
+
+def test_a_classifier_stands_where_its_seeds_do_on_either_side_of_the_level():
+    """|0.8 - 0.6| and |0.5 - 0.6|: 0.15; 0.9 - 0.8 and none lost: 0.05."""
+    place_of = label_place(label_entry((0.8, 0.8), (0.5, 0.95)), label_picture(labels()))
+    assert place_of == (pytest.approx(0.15), pytest.approx(0.05))
+
+
+def test_the_distance_to_the_retrained_model_is_of_three_sets():
+    """(1 - 0.2) (1 - 0.1) (1 - 0.3); without a test set the holdout set's, which are alike."""
+    found = retrained_distance(label_run(0.6, 0.8, 0.4), label_run(0.4, 0.9))
+    assert found == pytest.approx(0.8 * 0.9 * 0.7)
+    assert retrained_distance(label_run(0.4, 0.9, None), label_run(0.4, 0.9, None)) == 1
+    assert retrained_distance({}, label_run(0.4, 0.9)) is None
 
 
 # The files
@@ -196,7 +271,7 @@ def comparison(model="tiny", reason="the records have no prompts"):
         "schema": "unlearner/compare/1",
         "created": "2025-05-03T14:02:00+00:00",
         "request": {"id": model, "records": 6},
-        "model": {"name": model},
+        "model": {"name": model, "family": "causal-lm"},
         "seeds": [0, 1],
         "criteria": [{"claim": "verbatim", "metric": "ma", "set": "forget", "at_most": 0.4}],
         "results": {
@@ -277,7 +352,7 @@ def test_a_method_that_made_the_model_useless_is_shown_without_a_number():
     row = next(
         row for row in comparison_rows(comparison(), short=True) if row[0] == "gradient_ascent"
     )
-    assert row[headings(short=True).index("Perplexity, kept")] == "–"
+    assert row[headings(comparison(), short=True).index("Perplexity, kept")] == "–"
 
 
 def test_methods_near_the_level_have_a_picture_of_their_own_where_one_is_far_off():
@@ -294,7 +369,7 @@ def test_methods_near_the_level_have_a_picture_of_their_own_where_one_is_far_off
 def test_markdown_has_a_row_for_each_model_under_the_headings():
     lines = markdown_comparison(comparison()).splitlines()
     rows = [line for line in lines if line.startswith("| ")]
-    assert {row.count(" | ") for row in rows} == {len(headings()) - 1}
+    assert {row.count(" | ") for row in rows} == {len(headings(comparison())) - 1}
     names = ["model", "---", "target model", "retrained model", "npo *", "icu *", "gradient_ascent"]
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == names
     assert "| 1 of 2 |" in rows[4]

@@ -245,9 +245,9 @@ REFUSED = {
         lambda f: change_report(f, lambda r: r.update(command="evaluate")),
         r"is a folder of `unlearner evaluate`",
     ),
-    "a classifier": (
-        lambda f: change_report(f, lambda r: r["model"].update(family="token-classification")),
-        r"its model is for token-classification; strength is for causal language models",
+    "an ensemble": (
+        lambda f: (f / "model/ensemble.json").write_text("{}"),
+        r"model: is an ensemble of several models, so there is nothing between it and the target",
     ),
     "no report": (lambda f: (f / "report.json").unlink(), r"report\.json: no such file"),
     "no model": (lambda f: shutil.rmtree(f / "model"), r"model: no such folder; .*repeat the run"),

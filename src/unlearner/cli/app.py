@@ -286,6 +286,8 @@ def compare(
     retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
     pool: Annotated[str, typer.Option(help="Text to learn meanwhile; default: --retain.")] = "",
     holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
+    test: Annotated[str, typer.Option(help="Further records never trained on.")] = "",
+    forget_class: Annotated[str, typer.Option(help="A label that a classifier is to lose.")] = "",
     retrained: Annotated[str, typer.Option(help="A model trained without --forget.")] = "",
     seeds: Annotated[int, typer.Option(help="Runs of each method.")] = 1,
     search: Annotated[
@@ -309,6 +311,8 @@ def compare(
         data__retain=retain,
         data__pool=pool,
         data__holdout=holdout,
+        data__test=test,
+        data__forget_class=forget_class,
         data__columns=_columns(columns),
     )
     if search:

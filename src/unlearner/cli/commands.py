@@ -40,7 +40,7 @@ from unlearner.pipeline.pipeline import (
     tracked_sections,
     write_outcome,
 )
-from unlearner.pipeline.strength import add_strength, evenly_spaced
+from unlearner.pipeline.strength import add_strength, evenly_spaced, utility_floor
 from unlearner.report.compare import comparison_rows, headings, not_run, write_comparison
 from unlearner.report.files import write_report
 from unlearner.report.private_text import write_texts
@@ -264,7 +264,7 @@ def _open_folder(plan: Plan, output: Path, *, resume: bool) -> None:
 
 def _print_table(comparison: Json, output: Path) -> None:
     console = Console(highlight=False, emoji=False, markup=False, soft_wrap=not os.isatty(1))
-    table = Table(*headings(short=True))
+    table = Table(*headings(comparison, short=True))
     for row in comparison_rows(comparison, short=True):
         table.add_row(*row)
     console.print(table, soft_wrap=False)
@@ -288,5 +288,6 @@ def run_strength(run_dir: Path, *, points: int, quiet: bool) -> int:
     report, data = add_strength(run_dir, evenly_spaced(points), progress.say)
     if processes.is_main():
         write_report(report, run_dir)
-        print_strength(report["strength"], data, run_dir)
+        floor = utility_floor(data, report["strength"]["points"][0])
+        print_strength(report["strength"], data, floor, run_dir)
     return MET

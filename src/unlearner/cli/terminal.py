@@ -19,7 +19,7 @@ from unlearner.families.base import CheckResult
 from unlearner.methods.base import Method, load_method
 from unlearner.output import Json
 from unlearner.report.writing import NO_VALUE, SPACE, show, significant, size
-from unlearner.training.data import UnlearningData
+from unlearner.training.data import ClassifierData, UnlearningData
 from unlearner.training.memory import WHEN, ResourcePlan
 
 COLOURS = {"met": "green", "not met": "red"}  # any other status is yellow
@@ -83,32 +83,59 @@ def print_verdict(report: Json, output: Path) -> None:
     console.print(f"report: {_inert(str(output / 'report.html'))}")
 
 
-def print_strength(strength: Json, data: UnlearningData, run_dir: Path) -> None:
-    """A row for each point of the path, the thresholds, and the largest share under the floor."""
-    console, floor, level = _console(), data.utility_floor, data.level
-    table = Table("share", "MA", "EL_10", "ES", "perplexity ×", "suppressed", "under the floor")
+def print_strength(
+    strength: Json, data: UnlearningData | ClassifierData, floor: float, run_dir: Path
+) -> None:
+    """A row for each point of the path, the thresholds, and the largest share within the floor."""
+    console, texts = _console(), isinstance(data, UnlearningData)
+    figures, within = PATH_FIGURES[texts], "under the floor" if texts else "above the floor"
+    table = Table("share", *figures.values(), "suppressed", within)
     for point in strength["points"]:
-        ratio = point["kept_ratio"]
+        kept = point["kept_ratio" if texts else "retain_score"]
+        keeps = kept is not None and (kept <= floor if texts else kept >= floor)
         table.add_row(
             _percent(point["share"]),
-            *(show(name, point[name]) for name in ("ma", "el_10", "es")),
-            NO_VALUE if ratio is None else significant(ratio),
+            *(_path_figure(name, point[name]) for name in figures),
             "yes" if point["suppressed"] else "no",
-            "yes" if ratio is not None and ratio <= floor else "no",
+            "yes" if keeps else "no",
         )
     console.print(table, soft_wrap=False)
-    console.print(
-        f"level of unseen text: MA {show('ma', level.ma)}, EL_10 {show('el_10', level.el_10)}; "
-        f"floor: perplexity of kept text at most {floor:g} times the target model's"
-    )
+    if isinstance(data, UnlearningData):
+        level = data.level
+        console.print(
+            f"level of unseen text: MA {show('ma', level.ma)}, EL_10 {show('el_10', level.el_10)}; "
+            f"floor: perplexity of kept text at most {floor:g} times the target model's"
+        )
+    else:
+        console.print(f"floor: score of records to be kept at least {show('accuracy', floor)}")
     best, words = strength["at_the_floor"], "none of those looked at but the target model itself"
     if best is not None and best["share"] > 0:
-        words = (
-            f"{_percent(best['share'])} (MA {show('ma', best['ma'])}, perplexity times "
-            f"{significant(best['kept_ratio'])}, {'' if best['suppressed'] else 'not '}suppressed)"
-        )
-    console.print(f"largest share under the floor: {words}")
+        told = ("MA ", "ma"), ("perplexity times ", "kept_ratio")
+        if not texts:
+            told = ("forget score ", "forget_score"), ("retain score ", "retain_score")
+        found = ", ".join(f"{label}{_path_figure(name, best[name])}" for label, name in told)
+        suppressed = f"{'' if best['suppressed'] else 'not '}suppressed"
+        words = f"{_percent(best['share'])} ({found}, {suppressed})"
+    console.print(f"largest share {within}: {words}")
     console.print(f"report: {_inert(str(run_dir / 'report.html'))}")
+
+
+# Columns of the path, of language models and of classifiers.
+PATH_FIGURES = {
+    True: {"ma": "MA", "el_10": "EL_10", "es": "ES", "kept_ratio": "perplexity ×"},
+    False: {
+        "forget_score": "forget score",
+        "holdout_score": "unseen",
+        "mia_loss_auc": "AUC",
+        "retain_score": "retain score",
+    },
+}
+
+
+def _path_figure(name: str, value: float | None) -> str:
+    if name == "kept_ratio":
+        return NO_VALUE if value is None else significant(value)
+    return show("accuracy" if name.endswith("score") else name, value)
 
 
 def _percent(share: float) -> str:

@@ -10,6 +10,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from unlearner.evaluation.retrained_gap import tug_of_war
+
 SCHEMA = "unlearner/compare/1"
 
 Report = Mapping[str, Any]  # as `report.json` holds it, or an entry of a comparison
@@ -27,7 +29,21 @@ COLUMNS = (
 )
 
 
-def over_seeds(reports: Sequence[Report]) -> dict[str, dict[str, dict[str, float]]]:
+def label_columns(comparison: Report) -> tuple[tuple[str, str], ...]:
+    """Likewise of classifiers, the test set's where there is one."""
+    picture = comparison["picture"]
+    score, kept = picture["score"], picture["kept_score"]
+    test = (("test", kept),) if "test" in comparison["results"]["target"] else ()
+    return (
+        ("forget", score),
+        ("forget", "mia_loss_auc"),
+        ("holdout", score),
+        *test,
+        ("retain", kept),
+    )
+
+
+def over_seeds(reports: Sequence[Report]) -> dict[str, dict[str, dict[str, Any]]]:
     """Each figure of the unlearned models: the mean over seeds, and from which to which they range.
 
     Of one seed the interval is its own, over records. A figure that one of them lacks is left out.
@@ -63,7 +79,80 @@ def is_met(reports: Iterable[Report]) -> int:
     return sum(report["verdict"]["status"] == "met" for report in reports)
 
 
-def place(method: Report, kept: str, level: float, target: float) -> tuple[float, float]:
+def text_picture(comparison: Report) -> dict[str, Any]:
+    """What the places of language models are seen against: the level, and the target's damage."""
+    limits = {(one["metric"], one["set"]): one["at_most"] for one in comparison["criteria"]}
+    kept = next(role for name, role in limits if name == "perplexity")
+    return {
+        "set": kept,
+        "level": limits["ma", "forget"],
+        "target": comparison["results"]["target"][kept]["perplexity"]["value"],
+        "floor": limits["perplexity", kept],
+    }
+
+
+def label_picture(comparison: Report) -> dict[str, Any]:
+    """What the places of classifiers are seen against.
+
+    The level is the score of the retrained model on the forget set, or without one the target's on
+    unseen records; of a class to be removed chance, below which less is no better.
+    """
+    results, criteria = comparison["results"], comparison["criteria"]
+    one_class = all(one["claim"] != "membership" for one in criteria)
+    score = comparison["evaluation"]["score"]
+    floor = next(c for c in criteria if c["claim"] == "utility" and c["set"] == "retain")
+    level = _value(results.get("retrained", {}), "forget", score)
+    if level is None:
+        level = _value(results["target"], "holdout", score)
+    if one_class:
+        level = next(c["at_most"] for c in criteria if c["set"] == "forget")
+    return {
+        "set": "retain",
+        "score": score,
+        "kept_score": floor["metric"],
+        "level": level,
+        "one_class": one_class,
+        "target": _value(results["target"], "retain", floor["metric"]),
+        "floor": floor["at_least"],
+    }
+
+
+def label_place(method: Report, picture: Report) -> tuple[float, float]:
+    """Where a method stands among classifiers; less is better for both.
+
+    Returns:
+        How far the score of the forget set is from the level on either side, of a class to be
+        removed above it; and what the score of retained records has lost. Both are means over the
+        seeds, so that a seed that went too far does not make up for one that remembers.
+    """
+    distances, losses = [], []
+    for run in method["seeds"]:
+        score = _value(run["results"], "forget", picture["score"])
+        kept = _value(run["results"], "retain", picture["kept_score"])
+        # Sentences without any entity, neither tagged nor found, have none wrong.
+        above = (1.0 if score is None else score) - picture["level"]
+        distances.append(max(above, 0.0) if picture["one_class"] else abs(above))
+        losses.append(math.inf if kept is None else max(picture["target"] - kept, 0.0))
+    return statistics.fmean(distances), statistics.fmean(losses)
+
+
+def retrained_distance(summary: Report, retrained: Report) -> float | None:
+    """The tug-of-war score of a method's means; None where it cannot be told."""
+    score = "f1_macro" if "f1_macro" in retrained["retain"] else "f1_entity"
+    unseen = "test" if "test" in retrained else "holdout"
+    pairs = [
+        (_value(summary, role, score), _value(retrained, role, score))
+        for role in ("forget", "retain", unseen)
+    ]
+    gaps = [own - other for own, other in pairs if own is not None and other is not None]
+    return tug_of_war(*gaps) if len(gaps) == len(pairs) else None
+
+
+def _value(results: Report, role: str, metric: str) -> float | None:
+    return results.get(role, {}).get(metric, {}).get("value")
+
+
+def place(method: Report, picture: Report) -> tuple[float, float]:
     """Where a method stands: what it left above the level, and the damage; less is better for both.
 
     Both are means over the seeds, of figures that are cut off where less would not be better: a
@@ -72,14 +161,14 @@ def place(method: Report, kept: str, level: float, target: float) -> tuple[float
 
     Args:
         method: Its entry of the comparison.
-        kept: The set whose perplexity is looked at.
-        level: MA of unseen text: below it, less is not better.
-        target: The target model's perplexity of the kept set.
+        picture: The set whose perplexity is looked at, the level of unseen text in MA, below which
+            less is not better, and the target model's perplexity of the set.
 
     Returns:
         MA of the forget set, the level at least, and the perplexity as a multiple of the target's,
         infinite where it was too large for a number.
     """
+    kept, level, target = (picture[name] for name in ("set", "level", "target"))
     runs = [run["results"] for run in method["seeds"]]
     remembered = statistics.fmean(max(run["forget"]["ma"]["value"], level) for run in runs)
     perplexities = (run[kept].get("perplexity", {}).get("value") for run in runs)

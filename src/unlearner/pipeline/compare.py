@@ -30,20 +30,25 @@ from unlearner.evaluation.comparison import (
     cost_over_seeds,
     front,
     is_met,
+    label_picture,
+    label_place,
     over_seeds,
     place,
+    retrained_distance,
+    text_picture,
 )
-from unlearner.families import CAUSAL_LM
+from unlearner.families import FAMILIES
 from unlearner.families.base import Baseline
-from unlearner.methods.base import load_method
-from unlearner.models.loading import FAMILIES, limit_threads
+from unlearner.methods.base import Method, load_method
+from unlearner.models.loading import family_named, limit_threads
 from unlearner.output import staged
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.pipeline import measure_baseline, write_outcome
 from unlearner.pipeline.search import Searched, put_back, search
-from unlearner.pipeline.strength import largest_keeping, strength_path
+from unlearner.pipeline.strength import strength_of
 from unlearner.settings import SECTIONS, TrainingSettings, build
 from unlearner.training.checkpoints import TrainingError
+from unlearner.training.data import UnlearningData
 from unlearner.training.log import Log, quieten
 from unlearner.training.memory import announce
 from unlearner.training.trainer import Trainer
@@ -52,6 +57,13 @@ Say = Callable[[str], None]
 
 # Shares of the path from the target to the unlearned model at which it is looked at.
 SHARES = (0.25, 0.5, 0.75, 0.875, 1.0)
+
+# In messages.
+MODELS = {
+    "causal-lm": "causal language models",
+    "sequence-classification": "sequence classifiers",
+    "token-classification": "token classifiers",
+}
 
 PLAN_FILE, INPUTS_FILE = "compare.yaml", "inputs.json"
 
@@ -73,6 +85,7 @@ class Plan:
         seeds: Seeds of the runs of each; the search has the first.
         retrained: A model trained without the forget set, by name: the yardstick.
         keep_models: Leave the unlearned models in the runs' folders.
+        family: Of the model.
     """
 
     sections: Mapping[str, Any]
@@ -81,6 +94,7 @@ class Plan:
     seeds: tuple[int, ...]
     retrained: str = ""
     keep_models: bool = False
+    family: str = "causal-lm"
 
     def config(self, method: str) -> RunConfig:
         """The configuration of a method's first run.
@@ -93,8 +107,8 @@ class Plan:
         fields = {name: value for name, value in shared.items() if name in kind.model_fields}
         fields |= self.own.get(method, {})
         sections = {**self.sections, "method": {"name": method, **fields}}
-        config = RunConfig.from_sections(sections)
-        config = replace(config, method=config.method.for_family(FAMILIES[0]))
+        config = RunConfig.from_sections(sections, family=self.family)
+        config = replace(config, method=config.method.for_family(self.family))
         training = config.training.model_copy(update={"seed": self.seeds[0]})
         return replace(config, training=training)
 
@@ -113,7 +127,7 @@ def check_plan(plan: Plan) -> None:
     """Refuse what is wrong with any method before anything is read.
 
     Raises:
-        UserError: A method does not exist, is for classifiers, or a field is wrong.
+        UserError: A method does not exist, is for another family, or a field is wrong.
     """
     fields = {name for method in plan.methods for name in load_method(method).model_fields}
     for name in plan.sections.get("method", {}):
@@ -129,8 +143,9 @@ def check_plan(plan: Plan) -> None:
                 + ", ".join(plan.methods)
             )
     for method in plan.methods:
-        if FAMILIES[0] not in plan.config(method).method.families:
-            raise UserError(f"--methods: {method} is not for causal language models")
+        if plan.family not in load_method(method).families:
+            raise UserError(f"--methods: {method} is not for {MODELS[plan.family]}")
+        plan.config(method)
 
 
 def run_all(plan: Plan, folder: Path, *, jobs: int, say: Say) -> None:
@@ -216,7 +231,9 @@ class Work:
     def __init__(self, plan: Plan, folder: Path, say: Say) -> None:
         self.plan, self.folder, self.say = plan, folder, say
         config = plan.config(plan.methods[0])
-        self.prepared = pipeline.start(replace(config, method=_indifferent()), CAUSAL_LM)
+        family = FAMILIES[plan.family]
+        indifferent = replace(config, method=_indifferent(plan.family))
+        self.prepared = pipeline.start(indifferent, family)
         if "retain" not in self.prepared.sets:
             raise UserError(
                 "--retain: none given; damage is compared on the same text for all methods, so "
@@ -300,7 +317,8 @@ class Work:
         name = config.method.name
         say = lambda text: self.say(f"{name}: {text.strip()}")  # noqa: E731
         target = self.prepared.family.for_method(config, self.prepared, self.base)
-        target = replace(target, data=replace(target.data, quick_looks=True))
+        if isinstance(target.data, UnlearningData):
+            target = replace(target, data=replace(target.data, quick_looks=True))
         own = method_folder(self.folder, name)
         own.mkdir(parents=True, exist_ok=True)
         searched = None
@@ -349,32 +367,34 @@ class Work:
                 outcome.report["search"] = searched.to_json()
             write_outcome(outcome, config, work)
             if not any(place.parent.glob(f"seed-*/{STRENGTH_FILE}")):  # once for each method
-                self._write_strength(outcome.unlearned.model, target, work)
+                self._write_strength(config.method, outcome.unlearned.model, target, work)
             if not self.plan.keep_models:
                 shutil.rmtree(work / "model")
         verdict = outcome.report["verdict"]["status"]
         seconds = outcome.report["cost"]["seconds_unlearning"]
         say(f"seed {config.training.seed}: {verdict}, unlearned in {seconds:.0f} s")
 
-    def _write_strength(self, unlearned: Any, target: Baseline[Any, Any], work: Path) -> None:
-        points = strength_path(self.model, self.before, unlearned.state_dict(), target.data, SHARES)
-        best = largest_keeping(points, target.data.utility_floor)
-        _write_json(
-            work / STRENGTH_FILE,
-            {
-                "points": [point.to_json() for point in points],
-                "at_the_floor": None if best is None else best.to_json(),
-            },
-        )
+    def _write_strength(
+        self, method: Method, unlearned: Any, target: Baseline[Any, Any], work: Path
+    ) -> None:
+        after = unlearned.state_dict()
+        if {name: some.shape for name, some in after.items()} != {
+            name: some.shape for name, some in self.before.items()
+        }:  # such as an ensemble: there is nothing between
+            _write_json(work / STRENGTH_FILE, {"points": [], "at_the_floor": None})
+            return
+        shares = SHARES if isinstance(target.data, UnlearningData) else (0.0, *SHARES)
+        found = strength_of(method, self.model, self.before, after, target.data, shares)
+        _write_json(work / STRENGTH_FILE, found)
 
 
 def _silent(_: Any) -> None:
     """What a single run would say is one line here."""
 
 
-def _indifferent() -> Any:
+def _indifferent(family: str) -> Method:
     """A method that every set of records is good enough for: the sets are read once for all."""
-    return load_method("gradient_ascent")().for_family(FAMILIES[0])
+    return load_method("gradient_ascent")().for_family(family)
 
 
 def method_folder(folder: Path, method: str) -> Path:
@@ -405,18 +425,27 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def make_plan(
-    sections: Mapping[str, Any], methods: str, seeds: int, *, retrained: str, keep_models: bool
+    sections: Mapping[str, Any],
+    methods: str,
+    seeds: int,
+    *,
+    retrained: str,
+    keep_models: bool,
+    family: str = "",
 ) -> Plan:
     """The plan of a command line.
 
     Args:
         methods: Names with commas between them, or "all".
+        family: Of the model; empty for that of the model that is named.
 
     Raises:
         UserError: There is no such method, or none at all.
     """
+    model = sections.get("model", {})
+    family = family or family_named(str(model.get("name", "")), str(model.get("revision", "main")))
     names = (
-        _all_methods()
+        _all_methods(family)
         if methods == "all"
         else [name.strip() for name in methods.split(",") if name.strip()]
     )
@@ -435,17 +464,21 @@ def make_plan(
         retrained = retrained or named
     first = build(TrainingSettings, shared.get("training", {}), where="training").seed
     return Plan(
-        shared, own, tuple(names), tuple(range(first, first + seeds)), retrained, keep_models
+        shared,
+        own,
+        tuple(names),
+        tuple(range(first, first + seeds)),
+        retrained,
+        keep_models,
+        family,
     )
 
 
-def _all_methods() -> list[str]:
-    """Every method for language models that needs no other model than the target."""
+def _all_methods(family: str) -> list[str]:
+    """Every method for models of the family that needs no other model than the target."""
     kinds = {name: load_method(name) for name in registry.names("methods")}
     return [
-        name
-        for name, kind in kinds.items()
-        if FAMILIES[0] in kind.families and not kind.begins_anew
+        name for name, kind in kinds.items() if family in kind.families and not kind.begins_anew
     ]
 
 
@@ -492,6 +525,9 @@ def gather(plan: Plan, folder: Path) -> dict[str, Any]:
         "not_run": skipped,
         "environment": first["environment"],
     }
+    if plan.family != "causal-lm" and "retrained" in results:
+        for entry in entries.values():
+            entry["tug_of_war"] = retrained_distance(entry["summary"], results["retrained"])
     _mark_front(comparison)
     return comparison
 
@@ -529,18 +565,12 @@ def _mark_front(comparison: dict[str, Any]) -> None:
 
     One of which a seed gave no model is never on the front: its mean leaves out the worst.
     """
-    limits = {(one["metric"], one["set"]): one["at_most"] for one in comparison["criteria"]}
-    kept = next(role for name, role in limits if name == "perplexity")
-    target = comparison["results"]["target"][kept]["perplexity"]["value"]
-    level = limits["ma", "forget"]
-    comparison["picture"] = {
-        "set": kept,
-        "level": level,
-        "target": target,
-        "floor": limits["perplexity", kept],
-    }
+    texts = comparison["model"]["family"] == "causal-lm"
+    picture = text_picture(comparison) if texts else label_picture(comparison)
+    comparison["picture"] = picture
+    where = place if texts else label_place
     places = {
-        name: place(entry, kept, level, target)
+        name: where(entry, picture)
         for name, entry in comparison["methods"].items()
         if not entry["diverged"]
     }

@@ -159,9 +159,15 @@ def _check_sections(file: RunFile, path: Path) -> None:
         allowed += registry.names("methods")
     check_names(file.sections, allowed, what="section", where=str(path))
     if run.command == "compare":
-        check_plan(
-            make_plan(file.sections, run.methods, run.seeds, retrained="", keep_models=False)
+        plan = make_plan(
+            file.sections,
+            run.methods,
+            run.seeds,
+            retrained="",
+            keep_models=False,
+            family=file.family,
         )
+        check_plan(plan)
     else:
         RunConfig.from_sections(file.sections, family=file.family)
     if file.target is not None and not file.data.name:

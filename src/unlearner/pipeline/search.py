@@ -373,11 +373,15 @@ class Judge(Protocol):
         floor: What is kept within the floor, in words.
     """
 
-    data: UnlearningData | ClassifierData
-    family: str
     watched: ClassVar[str]
     names: ClassVar[tuple[str, ...]]
     floor: ClassVar[str]
+
+    @property
+    def data(self) -> UnlearningData | ClassifierData: ...
+
+    @property
+    def family(self) -> str: ...
 
     def reached(self, look: Json, first: Json) -> bool:
         """Whether the records are forgotten there and the floor holds."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +25,17 @@ from unlearner import provenance
 from unlearner.config import RunConfig
 from unlearner.data.record import digest_records
 from unlearner.errors import UserError
-from unlearner.families import CAUSAL_LM
-from unlearner.families.base import Prepared
+from unlearner.families import FAMILIES
+from unlearner.families.base import AnyFamily, Prepared
+from unlearner.methods.base import Method
+from unlearner.models.ensemble import ENSEMBLE_FILE
 from unlearner.models.loading import Loaded, limit_threads
 from unlearner.output import Json
 from unlearner.pipeline.pipeline import measure_baseline, read_config, start
 from unlearner.report.files import read_report
 from unlearner.settings import read_yaml
-from unlearner.training.data import UnlearningData
+from unlearner.training.classifier_loop import Stop, Watch
+from unlearner.training.data import ClassifierData, UnlearningData
 from unlearner.training.stop_rule import Refinement, Rules
 from unlearner.training.trainer import resolve_device
 
@@ -63,6 +67,44 @@ class Point:
         """As reports hold it; null for a ratio that is not finite."""
         return asdict(self) | {"kept_ratio": self.kept_ratio if isfinite(self.kept_ratio) else None}
 
+    def keeps(self, floor: float) -> bool:
+        """Whether the ratio is under the utility floor."""
+        return self.kept_ratio <= floor
+
+
+@dataclass(frozen=True)
+class LabelPoint:
+    """The classifier at a share of the path.
+
+    Attributes:
+        share: a, from 0 (the target) to 1 (the unlearned model).
+        forget_score: Accuracy on the forget set, of tags the entity F1.
+        holdout_score: Likewise on watched holdout records.
+        mia_loss_auc: How well a low loss distinguishes forget from holdout records.
+        retain_score: The score of watched retained records.
+        suppressed: Nothing is left to forget by the rule that the method stops by.
+    """
+
+    share: float
+    forget_score: float
+    holdout_score: float
+    mia_loss_auc: float
+    retain_score: float
+    suppressed: bool
+
+    def to_json(self) -> Json:
+        """As reports hold it; null for what is not finite."""
+        told = asdict(self)
+        return {name: value if isfinite(value) else None for name, value in told.items()}
+
+    def keeps(self, floor: float) -> bool:
+        """Whether the score of retained records is at the floor at least."""
+        return self.retain_score >= floor
+
+
+AnyPoint = Point | LabelPoint
+
+PointT = TypeVar("PointT", bound=AnyPoint)
 
 # The path
 
@@ -81,21 +123,33 @@ def strength_path(
     model: PreTrainedModel,
     target: Weights,
     unlearned: Weights,
-    data: UnlearningData,
+    data: UnlearningData | ClassifierData,
     shares: Sequence[float],
-) -> list[Point]:
+    stop: Stop = "auto",
+) -> list[AnyPoint]:
     """The model at each share, measured as in an evaluation round; it is then the target.
 
     Args:
         shares: In any order; 0 is measured first in any case.
+        stop: The rule by which a classifier counts as unlearned.
     """
-    refinement, first = Refinement(Rules(), data, by_set=True), None
-    points = {}
+    points: dict[float, AnyPoint] = {}
+    look = _label_points(data, stop) if isinstance(data, ClassifierData) else _text_points(data)
     for share in dict.fromkeys((0.0, *shares)):
         mix(model, target, unlearned, share)
-        state = refinement.examine(model, 0, first)
-        first = first or state
-        points[share] = Point(
+        points[share] = look(model, share)
+    mix(model, target, unlearned, 0.0)
+    return [points[share] for share in shares]
+
+
+def _text_points(data: UnlearningData) -> Callable[[PreTrainedModel, float], Point]:
+    """What measures a language model; the first is the target."""
+    refinement, seen = Refinement(Rules(), data, by_set=True), []
+
+    def look(model: PreTrainedModel, share: float) -> Point:
+        state = refinement.examine(model, 0, *seen[:1])
+        seen.append(state)
+        return Point(
             share,
             ma=state.values["ma"],
             el_10=state.values.get("el_10"),
@@ -103,8 +157,57 @@ def strength_path(
             kept_ratio=state.kept_ratio,
             suppressed=state.suppressed,
         )
-    mix(model, target, unlearned, 0.0)
-    return [points[share] for share in shares]
+
+    return look
+
+
+def _label_points(
+    data: ClassifierData, stop: Stop
+) -> Callable[[PreTrainedModel, float], LabelPoint]:
+    """What measures a classifier."""
+    watch = Watch(stop, data)
+
+    def look(model: PreTrainedModel, share: float) -> LabelPoint:
+        state = watch.examine(model, 0, 0)
+        return LabelPoint(
+            share,
+            state.forget_score,
+            state.holdout_score,
+            state.mia_loss_auc,
+            state.retain_score,
+            suppressed=watch.excess(state) == 0,
+        )
+
+    return look
+
+
+def strength_of(
+    method: Method,
+    model: PreTrainedModel,
+    target: Weights,
+    unlearned: Weights,
+    data: UnlearningData | ClassifierData,
+    shares: Sequence[float],
+) -> Json:
+    """The points of the path and the furthest that keeps the utility, as reports hold them."""
+    stop = method.model_dump().get("stop") or "auto"
+    first, *points = strength_path(model, target, unlearned, data, (0.0, *shares), stop)
+    best = largest_keeping(points, utility_floor(data, first.to_json()))
+    return {
+        "points": [point.to_json() for point in points],
+        "at_the_floor": None if best is None else best.to_json(),
+    }
+
+
+def utility_floor(data: UnlearningData | ClassifierData, target: Json) -> float:
+    """The most perplexity of kept text, or the least score of retained records.
+
+    Args:
+        target: The point of the target model.
+    """
+    if isinstance(data, ClassifierData):
+        return target["retain_score"] - data.score_drop
+    return data.utility_floor
 
 
 def evenly_spaced(points: int) -> list[float]:
@@ -112,10 +215,10 @@ def evenly_spaced(points: int) -> list[float]:
     return [number / (points - 1) for number in range(points)]
 
 
-def largest_keeping(points: Sequence[Point], floor: float) -> Point | None:
-    """The point furthest along the path that is under the utility floor; None where none is."""
-    under = [point for point in points if point.kept_ratio <= floor]
-    return max(under, key=lambda point: point.share, default=None)
+def largest_keeping(points: Sequence[PointT], floor: float) -> PointT | None:
+    """The point furthest along the path that keeps the utility floor; None where none does."""
+    keeping = [point for point in points if point.keeps(floor)]
+    return max(keeping, key=lambda point: point.share, default=None)
 
 
 # The path of a finished run
@@ -123,18 +226,18 @@ def largest_keeping(points: Sequence[Point], floor: float) -> Point | None:
 
 def add_strength(
     run_dir: Path, shares: Sequence[float], say: Callable[[str], None]
-) -> tuple[Json, UnlearningData]:
+) -> tuple[Json, UnlearningData | ClassifierData]:
     """The report of a finished run with its strength, and what thresholds and floor rest on.
 
     Raises:
-        UserError: It is not the folder of a finished run of `unlearner forget` on a causal language
-            model, or what the run began with is no longer there or no longer the same.
+        UserError: It is not the folder of a finished run of `unlearner forget`, there is nothing
+            between its models, or what it began with is no longer there or no longer the same.
     """
     report = _finished_report(run_dir)
-    config = _config_of(run_dir, report)
+    config, family = _config_of(run_dir, report)
     say("loading the target model and the unlearned one")
-    prepared = start(config, CAUSAL_LM)
-    unlearned = CAUSAL_LM.load(str(run_dir / "model"))
+    prepared = start(config, family)
+    unlearned = family.load(str(run_dir / "model"))
     _check_same(run_dir, report, prepared, unlearned)
     model = prepared.loaded.to(resolve_device(config.training))
     limit_threads(model)
@@ -142,27 +245,24 @@ def add_strength(
     data = measure_baseline(config, prepared, lambda _: None, force=True, say=say).data
     say(f"looking at {len(shares)} models between the target and the unlearned one")
     before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    points = strength_path(model, before, unlearned.model.state_dict(), data, shares)
-    best = largest_keeping(points, data.utility_floor)
-    report["strength"] = {
-        "points": [point.to_json() for point in points],
-        "at_the_floor": None if best is None else best.to_json(),
-    }
+    after = unlearned.model.state_dict()
+    report["strength"] = strength_of(config.method, model, before, after, data, shares)
     return report, data
 
 
 def _finished_report(run_dir: Path) -> Json:
     """The report of a run whose target and unlearned model can be mixed."""
     report = read_report(run_dir)
-    command, family = report["command"], report["model"]["family"]
+    command = report["command"]
     if command != "forget":
         raise UserError(
             f"{run_dir}: is a folder of `unlearner {command}`, which changed no model; give one of "
             "`unlearner forget`"
         )
-    if family != CAUSAL_LM.name:
+    if (run_dir / "model" / ENSEMBLE_FILE).exists():
         raise UserError(
-            f"{run_dir}: its model is for {family}; strength is for causal language models"
+            f"{run_dir / 'model'}: is an ensemble of several models, so there is nothing between "
+            "it and the target model"
         )
     if not (run_dir / "model").is_dir():
         raise UserError(
@@ -174,17 +274,19 @@ def _finished_report(run_dir: Path) -> Json:
     return report
 
 
-def _config_of(run_dir: Path, report: Json) -> RunConfig:
-    """The configuration of the run, all of whose local paths are still there."""
+def _config_of(run_dir: Path, report: Json) -> tuple[RunConfig, AnyFamily]:
+    """The configuration and the family of the run, all of whose local paths are still there."""
     file = run_dir / "run.yaml"
     sections = read_yaml(file)
     model, data = sections.get("model", {}), sections.get("data", {})
-    if not model.get("name") or not (data.get("forget") or data.get("name")):
+    records = any(data.get(key) for key in ("forget", "forget_class", "name"))
+    if not model.get("name") or not records:
         raise UserError(
             f"{file}: the run was given its model or its records from Python, so they cannot be "
             "read again; strength needs a run whose model and records are files or hub ids"
         )
-    paths = {f"data.{name}": str(data.get(name, "")) for name in (*CAUSAL_LM.roles, "folder")}
+    roles = FAMILIES[report["model"]["family"]].roles
+    paths = {f"data.{name}": str(data.get(name, "")) for name in (*roles, "folder")}
     if "hub_id" not in report["model"]:
         paths["model.name"] = str(model["name"])
     for name, path in paths.items():
@@ -193,7 +295,7 @@ def _config_of(run_dir: Path, report: Json) -> RunConfig:
                 f"{file}: {name} {path}: no longer there; restore it, or run the command in the "
                 "folder that the run was started in"
             )
-    return read_config(sections)[0]
+    return read_config(sections)
 
 
 def _check_same(run_dir: Path, report: Json, prepared: Prepared, unlearned: Loaded) -> None:

@@ -13,13 +13,13 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from unlearner.evaluation.comparison import COLUMNS
+from unlearner.evaluation.comparison import COLUMNS, label_columns
 from unlearner.report import svg
 from unlearner.report.facts import Report
-from unlearner.report.measures import measure
+from unlearner.report.measures import DISTANCE, measure
 from unlearner.report.names import SETS
 from unlearner.report.plots import number
-from unlearner.report.tables import settings_text, trial_rows
+from unlearner.report.tables import settings_text, trial_figures, trial_rows
 from unlearner.report.writing import (
     NOTHING,
     duration,
@@ -43,7 +43,7 @@ SHORT_COLUMNS = (
 )
 
 # Of each column in few words: what of which set.
-SHORT = {"forget": "forget", "retain": "kept", "holdout": "unseen"}
+SHORT = {"forget": "forget", "retain": "kept", "holdout": "unseen", "test": "test"}
 
 NAMES = {"target": "target model", "retrained": "retrained model"}
 
@@ -55,6 +55,17 @@ NARROW = 5.0
 
 # Around the MA of unseen text, on either side.
 NEAR = 0.06
+
+# Of language models and of classifiers: what the axes of the pictures are.
+X_AXIS = {
+    True: "MA of the records to be forgotten (dashed: text never seen)",
+    False: "Score of the records to be forgotten (dashed: where it is to come to)",
+}
+
+Y_AXIS = {
+    True: "Perplexity of kept text, times the target's\n(dotted: the most allowed)",
+    False: "Loss of the score of retained records\n(dotted: the most allowed)",
+}
 
 PICTURE = {"height": 4.4, "width": 6.6}  # inches
 
@@ -88,12 +99,14 @@ def render_comparison(comparison: Report) -> str:
         ("style.css", "classifier.css", "compare.css"),
         comparison=comparison,
         lines=paragraphs(comparison),
-        headings=headings(),
+        texts=_texts(comparison),
+        headings=headings(comparison),
         rows=comparison_rows(comparison),
         pareto=pareto(comparison),
         near=pareto_near(comparison),
         strengths=strengths(comparison),
         trial_rows=trial_rows,
+        trial_titles=_trial_titles(comparison),
         settings_text=settings_text,
         not_run=not_run(comparison),
     )
@@ -101,7 +114,8 @@ def render_comparison(comparison: Report) -> str:
 
 def markdown_comparison(comparison: Report) -> str:
     """`compare.md`: the table, and the same words as on the page."""
-    cells = [headings(), ["---"] * len(headings()), *comparison_rows(comparison)]
+    titles = headings(comparison)
+    cells = [titles, ["---"] * len(titles), *comparison_rows(comparison)]
     table = "\n".join(f"| {' | '.join(map(_inert_cell, row))} |" for row in cells)
     lines = [*paragraphs(comparison), *not_run(comparison)]
     name = _inert_cell(visible(comparison["model"]["name"]))
@@ -119,6 +133,7 @@ def paragraphs(comparison: Report) -> list[str]:
     text = macros(
         "compare.j2",
         comparison=comparison,
+        texts=_texts(comparison),
         on_front=[name for name, entry in methods.items() if entry["on_front"]],
         met=[name for name, entry in methods.items() if entry["met"] == len(seeds)],
     )
@@ -133,10 +148,28 @@ def not_run(comparison: Report) -> list[str]:
 # Tables
 
 
-def headings(*, short: bool = False) -> list[str]:
+def _texts(comparison: Report) -> bool:
+    """Whether language models were compared."""
+    return comparison["model"]["family"] == "causal-lm"
+
+
+def _columns(comparison: Report, *, short: bool) -> Sequence[tuple[str, str]]:
+    """Set and metric of each figure of the table."""
+    if _texts(comparison):
+        return SHORT_COLUMNS if short else COLUMNS
+    return label_columns(comparison)
+
+
+def _with_distance(comparison: Report) -> bool:
+    """Whether there is a retrained model that classifiers have a distance to."""
+    return not _texts(comparison) and "retrained" in comparison["results"]
+
+
+def headings(comparison: Report, *, short: bool = False) -> list[str]:
     """The headings of `comparison_rows`."""
-    columns = SHORT_COLUMNS if short else COLUMNS
+    columns = _columns(comparison, short=short)
     figures = [f"{measure(metric).label}, {SHORT[role]}" for role, metric in columns]
+    figures += [DISTANCE["tug_of_war"].label] if _with_distance(comparison) else []
     return ["model", "met", *figures, *(("time",) if short else ("time", "rounds", "memory"))]
 
 
@@ -144,7 +177,7 @@ def comparison_rows(comparison: Report, *, short: bool = False) -> list[list[str
     """A row for each model, as text; `short` ones for a terminal, without intervals."""
     costs = 1 if short else 3
     rows = [
-        [NAMES[name], NOTHING, *_cells(figures, short=short), *([NOTHING] * costs)]
+        [NAMES[name], NOTHING, *_cells(comparison, figures, short=short), *([NOTHING] * costs)]
         for name, figures in comparison["results"].items()
     ]
     for name, entry in comparison["methods"].items():
@@ -155,19 +188,32 @@ def comparison_rows(comparison: Report, *, short: bool = False) -> list[list[str
             size(spent["peak_memory_bytes"]),
         ]
         met = f"{entry['met']} of {len(comparison['seeds'])}"
-        figures = _cells(entry["summary"], short=short)
+        figures = _cells(comparison, entry["summary"], entry.get("tug_of_war"), short=short)
         rows.append([_starred(name, entry), met, *figures, *cost[:costs]])
     return rows
 
 
-def _cells(figures: Report, *, short: bool) -> Iterator[str]:
-    for role, metric in SHORT_COLUMNS if short else COLUMNS:
+def _cells(
+    comparison: Report, figures: Report, distance: float | None = None, *, short: bool
+) -> Iterator[str]:
+    for role, metric in _columns(comparison, short=short):
         value = figures.get(role, {}).get(metric)
         if value is None:
             yield NOTHING
             continue
         interval = "" if short else show_interval(metric, value["low"], value["high"])
         yield show(metric, value["value"]) + (f" ({interval})" if interval else "")
+    if _with_distance(comparison):
+        yield NOTHING if distance is None else significant(distance)
+
+
+def _trial_titles(comparison: Report) -> list[str]:
+    """The headings of all methods' trials."""
+    searches = [entry["search"] for entry in comparison["methods"].values() if entry["search"]]
+    figures = ["MA, forget", "perplexity × target's"]
+    if not _texts(comparison):
+        figures = [*trial_figures(searches[0] if searches else None).values()]
+    return ["method", "trial", "settings", "ended", *figures, "rounds", "time"]
 
 
 def _starred(name: str, entry: Report) -> str:
@@ -199,23 +245,23 @@ def _csv_rows(name: str, seed: str, figures: Report) -> Iterator[tuple]:
 
 
 def pareto(comparison: Report) -> Markup:
-    """Each method's mean: MA of the forget set from right to left, perplexity from top to bottom.
+    """Each method's mean: what is left from right to left, the damage from top to bottom.
 
-    Every seed is a small mark; filled where its verdict is met.
+    That is MA of the forget set and perplexity of kept text, of classifiers the score of the forget
+    set and what that of retained records has lost. Every seed is a small mark; filled where its
+    verdict is met.
     """
     with svg.style():
         figure, axes = svg.canvas(**PICTURE)
         _draw_methods(axes, comparison, list(comparison["methods"]))
-        target = _ma(comparison["results"]["target"])
+        target = comparison["results"]["target"]
+        place = _left(target, comparison), _damage(target, comparison)
         style = _mark_style(svg.BEFORE, "o", filled=False)
-        axes.plot([target], [1.0], markersize=9, label="target", **style)
+        axes.plot(*([one] for one in place), markersize=9, label="target", **style)
         axes.legend(**LEGEND)
-        axes.set_yscale("log")
-        _plain_ticks(axes)
+        _damage_scale(axes, comparison)
         words = "; ".join(
-            f"{name}: MA {show('ma', remembered)}, perplexity "
-            + (f"times {significant(ratio)}" if isfinite(ratio) else "beyond any number")
-            for name, (remembered, ratio) in _places(comparison).items()
+            f"{name}: {_in_words(comparison, *one)}" for name, one in _places(comparison).items()
         )
         return svg.inline(figure, "pareto", f"Forgetting against damage. {words}.")
 
@@ -225,6 +271,8 @@ def pareto_near(comparison: Report) -> Markup | None:
 
     Only methods whose mean lies there are drawn.
     """
+    if not _texts(comparison):
+        return None  # scores are between 0 and 1, and show well
     level, allowed = comparison["picture"]["level"], _most(comparison) - 1
     places = _places(comparison)
     near = {
@@ -249,17 +297,14 @@ def pareto_near(comparison: Report) -> Markup | None:
 
 
 def strengths(comparison: Report) -> Markup:
-    """MA of the forget set and perplexity of retained text along each method's path."""
+    """What is left of the forget set and the damage along each method's path."""
     with svg.style():
         figure, axes = svg.canvas(height=4.0, width=6.6)
         axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
-        start = _ma(comparison["results"]["target"])
         for i, (name, entry) in enumerate(comparison["methods"].items()):
-            points = entry["strength"]["points"]
             colour, marker = _sign(i)
             axes.plot(
-                [start, *(point["ma"] for point in points)],
-                [1.0, *(number(point["kept_ratio"]) for point in points)],
+                *_path(comparison, entry["strength"]["points"]),
                 color=colour,
                 marker=marker,
                 markersize=3.5,
@@ -267,10 +312,9 @@ def strengths(comparison: Report) -> Markup:
                 label=name,
             )
         _draw_limits(axes, comparison)
-        axes.set_yscale("log")
-        axes.set_xlabel("MA of the records to be forgotten")
-        axes.set_ylabel("Perplexity of kept text, times the target's")
-        _plain_ticks(axes)
+        _damage_scale(axes, comparison)
+        for label, name in ((axes.set_xlabel, X_AXIS), (axes.set_ylabel, Y_AXIS)):
+            label(name[_texts(comparison)].partition("(")[0].strip())
         axes.legend(**LEGEND)
         words = "Each method from the target model to its own result, a share of the way at a time."
         return svg.inline(figure, "strength", words)
@@ -285,18 +329,21 @@ def _draw_methods(axes: Axes, comparison: Report, names: Sequence[str]) -> None:
             _draw_method(axes, comparison, _sign(i), _starred(name, entry), entry)
     retrained = comparison["results"].get("retrained")
     if retrained:
-        x, y = _ma(retrained), _ratio(retrained, comparison)
+        x, y = _left(retrained, comparison), _damage(retrained, comparison)
         style = _mark_style(svg.RETRAINED, "D", filled=True)
         axes.plot([x], [y], markersize=9, label="retrained", **style)
-    axes.set_xlabel("MA of the records to be forgotten (dashed: text never seen)")
-    axes.set_ylabel("Perplexity of kept text, times the target's\n(dotted: the most allowed)")
+    axes.set_xlabel(X_AXIS[_texts(comparison)])
+    axes.set_ylabel(Y_AXIS[_texts(comparison)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show("ma", value, 2)))
 
 
 def _draw_method(
     axes: Axes, comparison: Report, sign: tuple[str, str], label: str, entry: Report
 ) -> None:
-    points = [(_ma(run["results"]), _ratio(run["results"], comparison)) for run in entry["seeds"]]
+    points = [
+        (_left(run["results"], comparison), _damage(run["results"], comparison))
+        for run in entry["seeds"]
+    ]
     for (x, y), run in zip(points, entry["seeds"], strict=True):
         axes.plot([x], [y], markersize=3.5, **_mark_style(*sign, filled=run["status"] == "met"))
     x, y = (sum(point[axis] for point in points) / len(points) for axis in (0, 1))
@@ -321,6 +368,35 @@ def _sign(i: int) -> tuple[str, str]:
     return svg.CLASSES[i % len(svg.CLASSES)], METHOD_MARKERS[i % len(METHOD_MARKERS)]
 
 
+def _damage_scale(axes: Axes, comparison: Report) -> None:
+    """Ratios on a logarithmic scale, losses of a score on a plain one."""
+    if _texts(comparison):
+        axes.set_yscale("log")
+        _plain_ticks(axes)
+    else:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+
+
+def _path(comparison: Report, points: Sequence[Report]) -> tuple[list[float], list[float]]:
+    """What is left and the damage at each point, from the target on."""
+    if _texts(comparison):
+        start = _left(comparison["results"]["target"], comparison)
+        return (
+            [start, *(point["ma"] for point in points)],
+            [1.0, *(number(point["kept_ratio"]) for point in points)],
+        )
+    scores = [number(point["forget_score"]) for point in points]
+    kept = [number(point["retain_score"]) for point in points]
+    return scores, [kept[0] - one for one in kept]
+
+
+def _in_words(comparison: Report, left: float, damage: float) -> str:
+    if not _texts(comparison):
+        return f"score {show('accuracy', left)}, retained {damage:.3f} lost"
+    ratio = f"times {significant(damage)}" if isfinite(damage) else "beyond any number"
+    return f"MA {show('ma', left)}, perplexity {ratio}"
+
+
 def _plain_ticks(axes: Axes) -> None:
     low, high = axes.get_ylim()
     wide = high > NARROW * low
@@ -331,22 +407,32 @@ def _plain_ticks(axes: Axes) -> None:
 
 def _places(comparison: Report) -> dict[str, tuple[float, float]]:
     return {
-        name: (_ma(entry["summary"]), _ratio(entry["summary"], comparison))
+        name: (_left(entry["summary"], comparison), _damage(entry["summary"], comparison))
         for name, entry in comparison["methods"].items()
     }
 
 
-def _ma(results: Report) -> float:
-    return results["forget"]["ma"]["value"]
+def _left(results: Report, comparison: Report) -> float:
+    """What is left of the forget set: MA, of classifiers the score."""
+    score = "ma" if _texts(comparison) else comparison["picture"]["score"]
+    return number(results["forget"].get(score, {}).get("value"))
 
 
-def _ratio(results: Report, comparison: Report) -> float:
-    """Perplexity as a multiple of the target's; NaN, which is not drawn, where it is infinite."""
+def _damage(results: Report, comparison: Report) -> float:
+    """Perplexity as a multiple of the target's; NaN, which is not drawn, where it is infinite.
+
+    Of classifiers what the score of retained records has lost.
+    """
     picture = comparison["picture"]
+    if not _texts(comparison):
+        value = results[picture["set"]].get(picture["kept_score"], {}).get("value")
+        return picture["target"] - number(value)
     perplexity = results[picture["set"]].get("perplexity", {}).get("value")
     return number(perplexity) / picture["target"]
 
 
 def _most(comparison: Report) -> float:
-    """The most damage allowed, as a multiple of the target's perplexity."""
+    """The most damage allowed, as a multiple of the target's perplexity, or as a loss of score."""
+    if not _texts(comparison):
+        return comparison["picture"]["target"] - comparison["picture"]["floor"]
     return comparison["picture"]["floor"] / comparison["picture"]["target"]

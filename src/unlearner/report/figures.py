@@ -105,6 +105,7 @@ def _classifier_galleries(report: Report) -> Iterator[Gallery]:
         models=[called[m] for m in models if m in report.get("confusion", {})],
     )
     yield Gallery("How the training went", [*_scores_by_round(report)])
+    yield Gallery("Part of the change", [*_strength(report)])
 
 
 def _figure(drawing: Markup, words: str, **values: object) -> Figure:
@@ -205,10 +206,15 @@ def _training(report: Report) -> Iterator[Figure]:
 def _strength(report: Report) -> Iterator[Figure]:
     strength = report.get("strength")
     if strength:
-        limits = {metric: facts.limit_of(report, metric) for metric in ("ma", "el_10")}
-        most, best = facts.perplexity_limit(report), strength["at_the_floor"]
-        drawing = plots.by_share("strength", strength, limits, most)
-        yield _figure(drawing, "by_share", upright=bool(best and best["share"] > 0))
+        best = strength["at_the_floor"]
+        if facts.is_classifier(report):
+            limit = _limit(report, facts.forget_metric(report))
+            drawing = plots.scores_by_share("strength", strength, limit)
+        else:
+            limits = {metric: facts.limit_of(report, metric) for metric in ("ma", "el_10")}
+            drawing = plots.by_share("strength", strength, limits, facts.perplexity_limit(report))
+        upright, labels = bool(best and best["share"] > 0), facts.is_classifier(report)
+        yield _figure(drawing, "by_share", upright=upright, classifier=labels)
 
 
 # Classifiers

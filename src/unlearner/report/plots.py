@@ -478,6 +478,52 @@ def by_share(
     return svg.inline(figure, name, _shares_in_words(points, limits, most))
 
 
+def scores_by_share(name: str, strength: Report, limit: ReferenceLine | None) -> Markup:
+    """A classifier's scores over the share: of the records and unseen ones above, kept ones below.
+
+    Args:
+        name: Unique on the page.
+        strength: As the report holds it.
+        limit: Of the score of the records to be forgotten.
+    """
+    points, best = strength["points"], strength["at_the_floor"]
+    figure, (forgotten, kept) = svg.panels((2.2, 1.8))
+    shares = [point["share"] for point in points]
+    curves = {"forget_score": "to be forgotten", "holdout_score": "unseen"}
+    for (key, label), style in zip(curves.items(), CURVE_STYLES, strict=True):
+        values = [number(point[key]) for point in points]
+        forgotten.plot(shares, values, label=label, linewidth=1.8, **style)
+    legend(forgotten, len(curves))
+    if limit is not None:
+        _draw_named_limit(forgotten, limit.value, f"≤ {show('accuracy', limit.value)}")
+    kept.set_title("Score of records to be kept", loc="left", color=svg.INK, fontsize=svg.FONT_SIZE)
+    kept.plot(
+        shares,
+        [number(point["retain_score"]) for point in points],
+        linewidth=1.8,
+        **CURVE_STYLES[0],
+    )
+    for axes in (forgotten, kept):
+        axes.set_ylim(0, 1.08)
+        value_axis(axes.yaxis, "accuracy")
+        if best is not None and best["share"] > 0:
+            axes.axvline(best["share"], color=svg.MUTED, linewidth=0.9)
+    _share_axis(kept)
+    keys = {**curves, "retain_score": "to be kept"}
+    spoken = "; ".join(
+        f"{100 * point['share']:.3g} %: "
+        + ", ".join(f"{label} {show('accuracy', point[key])}" for key, label in keys.items())
+        for point in points
+    )
+    dashed = f" The dashed line is the limit, {show('accuracy', limit.value)}." if limit else ""
+    return svg.inline(figure, name, f"Scores by share of the change: {spoken}.{dashed}")
+
+
+def _share_axis(axes: Axes) -> None:
+    axes.set_xlabel("share of the change", color=svg.MUTED)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.4g} %"))
+
+
 def _draw_ratios(
     axes: Axes, shares: Sequence[float], ratios: Sequence[float | None], most: float | None
 ) -> None:
@@ -494,8 +540,7 @@ def _draw_ratios(
         _ratio_scale(axes, min(shown), max(shown))
     if most is not None:
         _draw_named_limit(axes, most, f"≤ {significant(most)}")
-    axes.set_xlabel("share of the change", color=svg.MUTED)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.4g} %"))
+    _share_axis(axes)
 
 
 def _draw_named_limit(axes: Axes, limit: float, text: str, *, above: bool = False) -> None:
