@@ -493,7 +493,7 @@ def scores_by_share(name: str, strength: Report, limit: ReferenceLine | None) ->
     for (key, label), style in zip(curves.items(), CURVE_STYLES, strict=True):
         values = [number(point[key]) for point in points]
         forgotten.plot(shares, values, label=label, linewidth=1.8, **style)
-    legend(forgotten, len(curves))
+    _legend(forgotten, len(curves))
     if limit is not None:
         _draw_named_limit(forgotten, limit.value, f"≤ {show('accuracy', limit.value)}")
     kept.set_title("Score of records to be kept", loc="left", color=svg.INK, fontsize=svg.FONT_SIZE)
@@ -505,7 +505,7 @@ def scores_by_share(name: str, strength: Report, limit: ReferenceLine | None) ->
     )
     for axes in (forgotten, kept):
         axes.set_ylim(0, 1.08)
-        value_axis(axes.yaxis, "accuracy")
+        _value_axis(axes.yaxis, "accuracy")
         if best is not None and best["share"] > 0:
             axes.axvline(best["share"], color=svg.MUTED, linewidth=0.9)
     _share_axis(kept)
