@@ -78,7 +78,7 @@ def method_module(monkeypatch, source):
     """What `load_method` sees when `load` returns a module of this source."""
     module = type(sys)("unlearner.methods.made")
     exec(textwrap.dedent(source), module.__dict__)
-    monkeypatch.setattr("unlearner.methods.base.load", lambda *_: module)
+    monkeypatch.setattr(registry, "load", lambda *_: module)
     return module
 
 

@@ -120,15 +120,3 @@ def test_the_story_needs_an_empty_folder(tmp_path, capsys):
     assert run(["demo", "deepcut", "--output", str(tmp_path)]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-
-
-@pytest.mark.slow
-def test_the_whole_story_ends_well(tmp_path):
-    assert run(["demo", "deepcut", "--output", str(tmp_path / "out")]) == MET
-    report = read(tmp_path / "out")
-    before, after, retrained = (
-        report["results"][model]["forget"]["accuracy"]["value"]
-        for model in ("target", "unlearned", "retrained")
-    )
-    assert before > 0.9
-    assert max(after, retrained) < 0.2

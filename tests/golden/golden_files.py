@@ -79,7 +79,7 @@ MEMORY = re.compile(
     r"┏[^\n]*\n┃ memory of a run.*?\n└[^\n]*\n|(?<=and )(up to|more than) [^\n]* of memory[^\n]*",
     re.DOTALL,
 )
-DURATION = re.compile(r"\b\d[\d.]*(?= (s|min|h|seconds)\b)")
+DURATION = re.compile(r"\b\d[\d.]* (s|min|h|seconds)\b")
 OF_LIBRARIES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -121,7 +121,7 @@ def write(path: Path, value: Any) -> None:
 
 
 def _without_measures(printed: str) -> str:
-    return DURATION.sub("#", MEMORY.sub("(memory)\n", printed))
+    return DURATION.sub("# s", MEMORY.sub("(memory)\n", printed))
 
 
 def make(name: str, folder: Path, world: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -130,9 +130,7 @@ def make(name: str, folder: Path, world: Path) -> tuple[dict[str, Any], dict[str
     with in_folder(folder, world):
         before = {path.name for path in folder.iterdir()}
         ended = carry_out(run)
-        printed = [
-            _lines(DURATION.sub("#", MEMORY.sub("(memory)\n", one.printed))) for one in ended
-        ]
+        printed = [_lines(_without_measures(one.printed)) for one in ended]
         for number, shown in _without_clock(run, folder).items():
             printed[number] = _lines(shown.printed)
         made = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
@@ -194,7 +192,7 @@ def _content(path: Path, *, brief: bool) -> Any:
         return _digest(json.dumps(lines, sort_keys=True).encode())
     if path.suffix in (".md", ".yaml", ".csv", ".txt"):
         text = path.read_text("utf-8")
-        return _lines(DURATION.sub("#", text) if path.name == "README.md" else text)
+        return _lines(DURATION.sub("# s", text) if path.name == "README.md" else text)
     return _digest(path.read_bytes())
 
 

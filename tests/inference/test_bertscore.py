@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from unlearner.errors import UserError
-from unlearner.evaluation import measure as measure_module
+from unlearner.families import causal_lm
 from unlearner.inference import bertscore
 from unlearner.inference.bertscore import BertScorer, greedy_match_f1
 
@@ -187,7 +187,7 @@ def test_a_report_has_it_where_an_encoder_is_given(call, encoder):
 def test_an_encoder_for_it_that_cannot_be_loaded_is_refused_before_anything_is_asked(
     call, monkeypatch
 ):
-    monkeypatch.setattr(measure_module, "ask", None)
+    monkeypatch.setattr(causal_lm, "ask", None)
     status, _, err, left = call(
         f"forget $models/good {GIVEN} --output out evaluation.bertscore_model=retain.jsonl"
     )

@@ -237,7 +237,7 @@ def test_task_arithmetic_goes_on_from_a_look_at_a_scale(tmp_path, tokenizer):
     cut = with_checkpoints(tmp_path / "cut", every="never")
     log = cut.log_round
     # Before the look at the third scale, which then saves and ends.
-    cut.log_round = lambda line: (log(line), line["round"] == 2 and cut.journal._ask_to_stop())
+    cut.log_round = lambda line: (log(line), line["round"] == 2 and cut.journal._request_stop())
     with pytest.raises(Exception, match="interrupted after 4 steps"):
         unlearn(cut)
     resumed = with_checkpoints(tmp_path / "cut", every="never")

@@ -216,7 +216,7 @@ def test_a_loss_that_shares_nothing_is_not_counted_twice():
 @pytest.mark.parametrize("lora_rank", [0, 4])
 def test_a_model_whose_logits_no_head_gives_takes_the_same_steps(tokenizer, monkeypatch, lora_rank):
     """As where something unknown stands behind the head: the whole model is asked each time."""
-    for place in ("inference.language_model", "inference.reference", "methods.icu"):
+    for place in ("inference.language_model", "inference.reference"):
         monkeypatch.setattr(f"unlearner.{place}.output_head", lambda _: None)
 
     def work():
