@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -277,7 +278,7 @@ def test_a_step_is_the_loss_of_its_batch_and_counts_its_tokens():
     data, model, trainer = tiny_data(TOKEN), tiny_classifier(TOKEN), tiny_trainer()
     parts = {"forget": data.forget.examples, "retain": data.retain.examples[:5]}
     method = GradientDifference()
-    (step,) = loss_steps(method, model, trainer, iter([parts]), None)
+    (step,) = loss_steps(trainer, [parts], partial(method.loss, model))
     assert step() == method.loss(model, parts)
     assert trainer.tokens == sum(len(example) for some in parts.values() for example in some)
 

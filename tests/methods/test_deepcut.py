@@ -7,24 +7,18 @@ import torch
 from torch.nn.functional import pad
 
 import deepcut_oracle as oracle
-from classifier_world import SEQUENCE, TOKEN, labelled, tiny_classifier, tiny_trainer
+from classifier_world import SEQUENCE, TOKEN, labelled, tiny_classifier, tiny_data, tiny_trainer
 from deepcut_oracle import View
 from unlearner.data.labelled import collate_examples
 from unlearner.methods.deepcut import DeepCUT
 from unlearner.models.heads import Classifier, Encoded
+from unlearner.training.losses import encode_parts
 
 torch.set_num_threads(1)
 
 LOG2 = math.log(2)
 OUTSIDE = 0  # of the toy taggers
 # What the numbers by hand are worked with, whatever the defaults are.
-
-
-def settled(*, tags=False, **fields):
-    """The method with numbers in place of "auto", as `unlearn` and `loss` take it."""
-    return DeepCUT(**fields)._resolved(tags=tags)
-
-
 PLAIN = {"temperature": 1.0, "forget_weight": 1.0}
 OPTIONS = [
     {},
@@ -37,6 +31,17 @@ OPTIONS = [
     {"temperature": 0.1, "forget_weight": 0.3},
     {"own_view": False, "hard_samples": 2, "form": "flipped_supcon"},
 ]
+
+
+def step(method, model, forget, retain, outside):
+    """The terms of a step with these batches, as the loop has them computed."""
+    encoded = encode_parts(model, method._views(forget, retain), method.vector)
+    return method._terms(**encoded, outside=outside, generator=torch.Generator())
+
+
+def settled(*, tags=False, **fields):
+    """The method with numbers in place of "auto", as `unlearn` and `loss` take it."""
+    return DeepCUT(**fields)._resolved(tags=tags)
 
 
 def words(options):
@@ -229,7 +234,7 @@ def test_a_step_on_a_model_equals_the_definition(family, retain_views, options):
     method = settled(**PLAIN | {"num_views": 2, "retain_views": retain_views} | options)
     forget, retain = (labelled(5, family, name).examples for name in ("forget", "retain"))
     outside = OUTSIDE if family == TOKEN else None
-    found = method._step(Classifier(model), forget, retain, outside, tiny_trainer())
+    found = step(method, model, forget, retain, outside)
     views = views_of(model, method, forget, retain)
     same(found, oracle.terms(*views, method, outside))
 
@@ -258,7 +263,7 @@ def test_neither_order_nor_grouping_by_length_changes_a_step(family, monkeypatch
     for cost, order in ((0, 1), (10**6, 1), (0, -1)):
         monkeypatch.setattr("unlearner.models.heads.PASS_TOKENS", cost)
         parts = (forget[::order], retain[::order])
-        terms = method._step(Classifier(model), *parts, outside, tiny_trainer())
+        terms = step(method, model, *parts, outside)
         found.append({name: term.item() for name, term in terms.items()})
     assert found[1] == pytest.approx(found[0], rel=1e-5)
     assert found[2] == pytest.approx(found[0], rel=1e-5)
@@ -278,11 +283,13 @@ def test_every_view_has_dropout_of_its_own():
 
 
 def test_tokens_are_counted_once_for_every_view():
-    forget, retain = labelled(2, name="forget").examples, labelled(3, name="retain").examples
-    trainer = tiny_trainer()
-    method = settled(num_views=3, retain_views=2)
-    method._step(Classifier(tiny_classifier()), forget, retain, None, trainer)
-    assert trainer.tokens == 3 * sum(map(len, forget)) + 2 * sum(map(len, retain))
+    """One step: both records in a batch, and three remaining ones."""
+    data, trainer = tiny_data(sizes=(2, 3, 2)), tiny_trainer()
+    once = DeepCUT(max_epochs=1, remaining_per_forget=1, repair_steps=0, stop="never")
+    method = once.model_copy(update={"num_views": 3, "retain_views": 2, "retain_batch_size": 3})
+    method.unlearn(tiny_classifier(), data, trainer)
+    assert trainer.steps == 1
+    assert trainer.tokens == 3 * data.forget.num_tokens + 2 * data.retain.num_tokens
 
 
 @pytest.fixture

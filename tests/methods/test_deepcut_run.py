@@ -170,8 +170,8 @@ def test_each_forget_batch_meets_several_remaining_batches():
     data, trainer = tiny_data(sizes=(8, 15, 4)), tiny_trainer()
     method = DeepCUT(batch_size=4, retain_batch_size=5, remaining_per_forget=3)
     remaining = Remaining(data.retain.examples, trainer.generator)
-    steps = method._steps(Classifier(tiny_classifier()), data, remaining, trainer)
-    drawn = [step.args[1:3] for step in islice(steps, 6)]
+    batches = method._batches(data, remaining, trainer.generator)
+    drawn = [(views["forget"][:4], views["retain"]) for views in islice(batches, 6)]
     forget = [[example.record for example in some] for some, _ in drawn]
     assert forget[0] == forget[1] == forget[2]
     assert sorted(forget[0] + forget[3]) == list(range(8))
@@ -182,9 +182,9 @@ def test_half_of_the_remaining_samples_are_of_the_classes_of_the_forget_samples(
     """A share of one half: 3 of 6, and more by chance."""
     data, _ = world
     seen = []
-    real = DeepCUT._step
+    real = DeepCUT._views
 
-    def step(self, classifier, forget, retain, *rest):
+    def views(self, forget, retain):
         classes = {
             label
             for example in forget
@@ -192,10 +192,10 @@ def test_half_of_the_remaining_samples_are_of_the_classes_of_the_forget_samples(
             if label or data.outside is None
         }
         seen.append(sum(bool(classes & set(example.labels.tolist())) for example in retain))
-        return real(self, classifier, forget, retain, *rest)
+        return real(self, forget, retain)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DeepCUT, "_step", step)
+        patch.setattr(DeepCUT, "_views", views)
         run(world, stop="never", max_epochs=1)
     assert len(seen) == 12
     assert min(seen) >= 3

@@ -5,20 +5,27 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Generator, Tensor
+from torch import Generator
 from transformers import PreTrainedModel
 
 from unlearner import functional
 from unlearner.methods.base import Method
 from unlearner.metrics.base import CLASSIFIERS
-from unlearner.training.classifier_loop import Rounds, Stop, loss_steps, start, train_in_rounds
+from unlearner.training.classifier_loop import (
+    Rounds,
+    Stop,
+    loss_steps,
+    start_training,
+    train_in_rounds,
+)
 from unlearner.training.data import ClassifierData, passes
 from unlearner.training.losses import Examples, Parts, encode_parts, frozen_copy, teach
-from unlearner.training.trainer import Trainer
+from unlearner.training.trainer import Terms, Trainer
 
 
 class BadTeacher(Method):
@@ -63,7 +70,7 @@ class BadTeacher(Method):
 
     def loss(
         self, model: PreTrainedModel, batch: Parts, reference: Mapping[str, PreTrainedModel]
-    ) -> dict[str, Tensor]:
+    ) -> Terms:
         """A term for each part, of which a step may lack one.
 
         Args:
@@ -81,7 +88,7 @@ class BadTeacher(Method):
     def unlearn(
         self, model: PreTrainedModel, data: ClassifierData, trainer: Trainer
     ) -> PreTrainedModel:
-        model = start(self, model, trainer)
+        model = start_training(self, model, trainer)
         teachers = {
             "forget": random_model(model, trainer.generator),
             "retain": frozen_copy(model),
@@ -92,7 +99,7 @@ class BadTeacher(Method):
         union = {"forget": data.forget.examples, "retain": [retain[index] for index in shown]}
         batches = self._batches(union, trainer.generator)
         epoch = math.ceil(sum(map(len, union.values())) / self.batch_size)
-        steps = loss_steps(self, model, trainer, batches, teachers)
+        steps = loss_steps(trainer, batches, partial(self.loss, model, reference=teachers))
         rounds = Rounds(self.stop, self.steps_per_round, epoch * self.max_epochs)
         return train_in_rounds(model, data, trainer, steps, rounds)
 

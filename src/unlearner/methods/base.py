@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
-from torch import Generator, Tensor
+from torch import Generator
 from transformers import PreTrainedModel
 
 from unlearner import registry
@@ -16,7 +16,7 @@ from unlearner.errors import UserError
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS
 from unlearner.training import classifier_loop, language_loop
 from unlearner.training.data import ClassifierData, UnlearningData
-from unlearner.training.trainer import LearningRate, Trainer
+from unlearner.training.trainer import LearningRate, Terms, Trainer
 
 # The rules to stop by of both families.
 Stop = Literal[classifier_loop.Stop, language_loop.Stop]
@@ -143,7 +143,7 @@ class Method(BaseModel, ABC):
         """
         return {}
 
-    def loss(self, model: PreTrainedModel, batch: Any, reference: Any) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Any, reference: Any) -> Terms:
         """The weighted scalar terms of one step, by name; their sum is the objective.
 
         A term of the forget records is named "forget": where there is only one record, its value
@@ -171,7 +171,7 @@ class LossMethod(Method):
     """
 
     @abstractmethod
-    def loss(self, model: PreTrainedModel, batch: Any, reference: Any) -> dict[str, Tensor]: ...
+    def loss(self, model: PreTrainedModel, batch: Any, reference: Any) -> Terms: ...
 
     def unlearn(
         self, model: PreTrainedModel, data: UnlearningData | ClassifierData, trainer: Trainer

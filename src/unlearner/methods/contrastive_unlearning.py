@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -20,12 +19,13 @@ from unlearner.training.classifier_loop import (
     Rounds,
     Stop,
     forget_and_remaining,
-    start,
+    loss_steps,
+    start_training,
     train_in_rounds,
 )
 from unlearner.training.data import ClassifierData
 from unlearner.training.losses import Examples, Parts, compared, encode_parts
-from unlearner.training.trainer import Trainer
+from unlearner.training.trainer import Terms, Trainer
 
 
 class ContrastiveUnlearning(Method):
@@ -77,35 +77,30 @@ class ContrastiveUnlearning(Method):
     steps_per_round: PositiveInt = 5
     max_words: int = Field(default=1024, ge=2)
 
-    def loss(
-        self, model: PreTrainedModel, batch: Parts, reference: object = None
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Parts, reference: object = None) -> Terms:
         """The weighted terms; every labelled position counts, also a word outside entities."""
         return self._terms(encode_parts(model, batch))
 
     def unlearn(
         self, model: PreTrainedModel, data: ClassifierData, trainer: Trainer
     ) -> PreTrainedModel:
-        model = start(self, model, trainer)
+        model = start_training(self, model, trainer)
         sizes = (self.batch_size, self.retain_batch_size)
         batches = forget_and_remaining(data, trainer.generator, sizes, self.remaining_per_forget)
-        steps = (partial(self._step, model, parts, trainer, data.outside) for parts in batches)
+
+        def terms(parts: Examples) -> Terms:
+            return self._terms(encode_parts(model, parts), data.outside, trainer.draws)
+
         epoch = math.ceil(len(data.forget.examples) / self.batch_size) * self.remaining_per_forget
         rounds = Rounds(self.stop, self.steps_per_round, epoch * self.max_epochs)
-        return train_in_rounds(model, data, trainer, steps, rounds)
-
-    def _step(
-        self, model: PreTrainedModel, parts: Examples, trainer: Trainer, outside: int | None
-    ) -> dict[str, Tensor]:
-        trainer.tokens += sum(len(example) for some in parts.values() for example in some)
-        return self._terms(encode_parts(model, parts), outside, trainer.draws)
+        return train_in_rounds(model, data, trainer, loss_steps(trainer, batches, terms), rounds)
 
     def _terms(
         self,
         encoded: Mapping[str, Encoded],
         outside: int | None = None,
         generator: Generator | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> Terms:
         forget, retain = encoded["forget"], encoded["retain"]
         anchors, kept = compared(forget.labels, retain.labels, outside, self.max_words, generator)
         contrast = self._contrast(

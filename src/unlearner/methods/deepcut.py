@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import count
 from typing import ClassVar, Literal
 
 import torch
@@ -16,12 +17,11 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import PreTrainedModel
 
 from unlearner import functional
-from unlearner.data.batches import Tensors
 from unlearner.data.labelled import Example
 from unlearner.errors import UserError
 from unlearner.methods.base import Method
@@ -30,16 +30,16 @@ from unlearner.models.heads import Classifier, Encoded, Vector
 from unlearner.output import Json
 from unlearner.training.classifier_loop import (
     Rounds,
-    Steps,
     Stop,
     Watch,
-    start,
+    loss_steps,
+    start_training,
     take_steps,
     train_in_rounds,
 )
 from unlearner.training.data import ClassifierData, Remaining, passes
-from unlearner.training.losses import compared
-from unlearner.training.trainer import Trainer
+from unlearner.training.losses import Examples, Parts, compared, encode_parts, mean_losses
+from unlearner.training.trainer import Terms, Trainer
 
 PAPER: Json = {
     "learning_rate": 2e-5,
@@ -156,35 +156,24 @@ class DeepCUT(Method):
             return {**PAPER, **fields}
         return fields
 
-    def loss(
-        self, model: PreTrainedModel, batch: Mapping[str, Tensors], reference: object = None
-    ) -> dict[str, Tensor]:
-        """The weighted terms of one step; their sum is the objective.
+    def loss(self, model: PreTrainedModel, batch: Parts, reference: object = None) -> Terms:
+        """The weighted terms; every labelled position counts, also a word outside entities.
 
         Args:
             model: In training mode, so that dropout makes the views differ.
-            batch: "forget" and "retain", each as `data.labelled.collate_examples` makes it; every
-                labelled position counts, also a word outside entities.
-            reference: Not used.
         """
-        classifier = Classifier(model, self.vector)
-        views = {"forget": self.num_views, "retain": self.retain_views}
-        parts = {role: [classifier(batch[role]) for _ in range(n)] for role, n in views.items()}
-        encoded = {
-            role: Encoded(
-                torch.cat([logits for logits, _ in some]),
-                torch.cat([features for _, features in some]),
-                batch[role]["labels"].repeat(len(some)),
-            )
-            for role, some in parts.items()
-        }
-        return self._resolved(tags=classifier.tags)._terms(encoded["forget"], encoded["retain"])
+        encoded = {}
+        for role, views in (("forget", self.num_views), ("retain", self.retain_views)):
+            part = {role: batch[role]}
+            seen = [encode_parts(model, part, self.vector)[role] for _ in range(views)]
+            encoded[role] = Encoded(*map(torch.cat, zip(*seen, strict=True)))
+        return self._resolved(tags=Classifier(model).tags)._terms(**encoded)
 
     def search_start(self, field: str, family: str) -> float:
         return float(getattr(self._resolved(tags=family == TOKEN_CLASSIFICATION), field))
 
     def _resolved(self, *, tags: bool) -> DeepCUT:
-        """The same with numbers in place of "auto"."""
+        """The same with what "auto" stands for."""
         chosen: dict[str, object] = {}
         if self.forget_weight == "auto":
             chosen["forget_weight"] = 0.3 if tags else 2.0
@@ -200,8 +189,7 @@ class DeepCUT(Method):
                 "method.contrast_with: 'retain' leaves nothing of a removed class to push away "
                 "from; use all"
             )
-        model = start(self, model, trainer)
-        classifier = Classifier(model, self.vector)
+        model = start_training(self, model, trainer)
         remaining = Remaining(
             data.retain.examples,
             trainer.generator,
@@ -209,15 +197,22 @@ class DeepCUT(Method):
             related_share=self.related_share,
             outside=data.outside,
         )
-        batches = math.ceil(len(data.forget.examples) / self.batch_size)
-        epoch = batches * self.remaining_per_forget
-        steps = self._resolved(tags=classifier.tags)._steps(classifier, data, remaining, trainer)
-        rounds = Rounds(self.stop, self._round_length(batches), epoch * self.max_epochs)
+        resolved = self._resolved(tags=Classifier(model).tags)
+
+        def terms(views: Examples) -> Terms:
+            encoded = encode_parts(model, views, self.vector)
+            return resolved._terms(**encoded, outside=data.outside, generator=trainer.draws)
+
+        num_batches = math.ceil(len(data.forget.examples) / self.batch_size)
+        epoch = num_batches * self.remaining_per_forget
+        rounds = Rounds(self.stop, self._round_length(num_batches), epoch * self.max_epochs)
+        steps = loss_steps(trainer, self._batches(data, remaining, trainer.generator), terms)
         model = train_in_rounds(model, data, trainer, steps, rounds)
         if self.repair_steps:
             if "restored_round" in trainer.details:  # the saved model is not that round's any more
                 trainer.details["repaired_round"] = trainer.details.pop("restored_round")
-            repairs = self._repairs(classifier, remaining, trainer)
+            lessons = ({"retain": remaining.draw(2 * self.retain_batch_size, [])} for _ in count())
+            repairs = loss_steps(trainer, lessons, partial(mean_losses, model))
             losses = take_steps(repairs, self.repair_steps, trainer)
             watch = Watch(self.stop, data)
             last = watch.look(trainer, model, len(trainer.rounds), trainer.steps)
@@ -232,43 +227,17 @@ class DeepCUT(Method):
             return batches * self.remaining_per_forget
         return self.steps_per_round
 
-    def _steps(
-        self, classifier: Classifier, data: ClassifierData, remaining: Remaining, trainer: Trainer
-    ) -> Steps:
-        """For ever: one forward over the views of a forget batch and a remaining batch."""
-        for forget in passes(data.forget.examples, self.batch_size, trainer.generator):
+    def _batches(
+        self, data: ClassifierData, remaining: Remaining, generator: Generator
+    ) -> Iterator[Examples]:
+        """For ever: the views of a forget batch and of a remaining batch."""
+        for forget in passes(data.forget.examples, self.batch_size, generator):
             for _ in range(self.remaining_per_forget):
                 retain = remaining.draw(self.retain_batch_size, forget)
-                yield partial(self._step, classifier, forget, retain, data.outside, trainer)
+                yield self._views(forget, retain)
 
-    def _step(
-        self,
-        classifier: Classifier,
-        forget: Sequence[Example],
-        retain: Sequence[Example],
-        outside: int | None,
-        trainer: Trainer,
-    ) -> dict[str, Tensor]:
-        examples = [*forget] * self.num_views + [*retain] * self.retain_views
-        encoded = classifier.encode(examples)
-        trainer.tokens += sum(map(len, examples))
-        cut = self.num_views * sum(len(example.labels) for example in forget)
-        first, rest = (
-            Encoded(*(some[part] for some in encoded)) for part in (slice(cut), slice(cut, None))
-        )
-        return self._terms(first, rest, outside=outside, generator=trainer.draws)
-
-    def _repairs(self, classifier: Classifier, remaining: Remaining, trainer: Trainer) -> Steps:
-        while True:
-            examples = remaining.draw(2 * self.retain_batch_size, [])
-            yield partial(self._repair, classifier, examples, trainer)
-
-    def _repair(
-        self, classifier: Classifier, examples: Sequence[Example], trainer: Trainer
-    ) -> dict[str, Tensor]:
-        trainer.tokens += sum(map(len, examples))
-        encoded = classifier.encode(examples)
-        return {"retain": cross_entropy(encoded.logits.float(), encoded.labels)}
+    def _views(self, forget: Sequence[Example], retain: Sequence[Example]) -> Examples:
+        return {"forget": [*forget] * self.num_views, "retain": [*retain] * self.retain_views}
 
     def _terms(
         self,
@@ -276,8 +245,8 @@ class DeepCUT(Method):
         retain: Encoded,
         *,
         outside: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
+        generator: Generator | None = None,
+    ) -> Terms:
         assert "auto" not in (self.forget_weight, self.stop_gradient)  # see `_resolved`
         terms = {"retain": cross_entropy(retain.logits.float(), retain.labels)}
         limit = self.max_views // 2

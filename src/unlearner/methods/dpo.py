@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from unlearner.data.windows import TokenizedSet
 from unlearner.inference.reference import Batch, Reference, asked_of, likelihoods
 from unlearner.methods._refusals import check_refusable, refusal_set
-from unlearner.methods.base import LossMethod
+from unlearner.methods.base import LossMethod, Terms
 from unlearner.training.data import UnlearningData
 from unlearner.training.language_loop import Stop
 
@@ -72,9 +72,7 @@ class DPO(LossMethod):
     ) -> Mapping[str, TokenizedSet]:
         return {"refusal": refusal_set(data, self.refusals, generator)}
 
-    def loss(
-        self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference) -> Terms:
         """The weighted terms; "refusal" has a record for each forget record, in the same order."""
         known = asked_of(reference, batch)
         preferred_R = _log_ratios(model, batch, known, "refusal")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from unlearner.methods.base import LossMethod
+from unlearner.methods.base import LossMethod, Terms
 from unlearner.metrics.base import CLASSIFIERS
 from unlearner.training.classifier_loop import Stop
 from unlearner.training.losses import Parts, mean_losses
@@ -44,7 +43,5 @@ class FineTune(LossMethod):
     stop: Stop = "auto"
     steps_per_round: PositiveInt | Literal["epoch"] = "epoch"
 
-    def loss(
-        self, model: PreTrainedModel, batch: Parts, reference: object = None
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Parts, reference: object = None) -> Terms:
         return mean_losses(model, {"retain": batch["retain"]})

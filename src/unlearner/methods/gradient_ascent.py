@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from unlearner.methods.base import LossMethod, Stop
+from unlearner.methods.base import LossMethod, Stop, Terms
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS
 from unlearner.training.losses import Parts, mean_losses
 
@@ -50,7 +49,5 @@ class GradientAscent(LossMethod):
     stop: Stop = "auto"
     steps_per_round: PositiveInt = 5
 
-    def loss(
-        self, model: PreTrainedModel, batch: Parts, reference: object = None
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Parts, reference: object = None) -> Terms:
         return {"forget": -mean_losses(model, {"forget": batch["forget"]})["forget"]}

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from unlearner.methods.base import LossMethod, Stop
+from unlearner.methods.base import LossMethod, Stop, Terms
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS
 from unlearner.training.losses import Parts, is_text, mean_losses
 
@@ -59,9 +58,7 @@ class GradientDifference(LossMethod):
     stop: Stop = "auto"
     steps_per_round: PositiveInt = 5
 
-    def loss(
-        self, model: PreTrainedModel, batch: Parts, reference: object = None
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Parts, reference: object = None) -> Terms:
         given = self.for_family(CAUSAL_LM[0] if is_text(batch) else CLASSIFIERS[0])
         assert given.forget_weight is not None
         assert given.retain_weight is not None

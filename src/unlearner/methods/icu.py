@@ -26,7 +26,7 @@ from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.training.data import UnlearningData
 from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, Rules, is_better
-from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Terms, Trainer, resolve_learning_rate
 
 PAPER: Json = {
     "learning_rate": 5e-6,
@@ -133,7 +133,7 @@ class ICU(Method):
         model: PreTrainedModel,
         batch: Mapping[str, Tensors],
         reference: PreTrainedModel | TargetLogits,
-    ) -> dict[str, Tensor]:
+    ) -> Terms:
         """The weighted terms of one step; their sum is the objective.
 
         Args:
@@ -151,7 +151,7 @@ class ICU(Method):
         batch: Mapping[str, Tensors],
         target: TargetLogits,
         bound: float | None,
-    ) -> dict[str, Tensor]:
+    ) -> Terms:
         kept, forget = batch["analogous"], batch.get("forget")
         both = kept if forget is None else join(kept, forget)
         num_kept, num_records = int(kept["owner"].max()) + 1, int(both["owner"].max()) + 1
@@ -165,7 +165,7 @@ class ICU(Method):
         forget: Sequence[Window],
         target: Callable[[Sequence[int], Tensors], TargetLogits],
         bound: float | None,
-    ) -> dict[str, Tensor]:
+    ) -> Terms:
         """The terms of a step of which every process computes its share."""
         num_kept = max(owners(kept)) + 1
         num_records = num_kept + (max(owners(forget)) + 1 if forget else 0)
@@ -187,7 +187,7 @@ class ICU(Method):
         num_kept: int,
         num_records: int,
         bound: float | None,
-    ) -> dict[str, Tensor]:
+    ) -> Terms:
         """The terms, from what `likelihoods` gives of kept and then of forget records."""
         log_probs, kl, owner = labels
         loss_R = functional.mean_per_record(-log_probs, owner, num_records)

@@ -7,13 +7,12 @@ from typing import ClassVar
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from unlearner.data.windows import TokenizedSet
 from unlearner.inference.reference import Batch, likelihoods
 from unlearner.methods._refusals import check_refusable, refusal_set
-from unlearner.methods.base import LossMethod
+from unlearner.methods.base import LossMethod, Terms
 from unlearner.training.data import UnlearningData
 from unlearner.training.language_loop import Stop
 
@@ -61,9 +60,7 @@ class IDK(LossMethod):
     ) -> Mapping[str, TokenizedSet]:
         return {"refusal": refusal_set(data, self.refusals, generator)}
 
-    def loss(
-        self, model: PreTrainedModel, batch: Batch, reference: object = None
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Batch, reference: object = None) -> Terms:
         refused = likelihoods(model, batch["refusal"]).loss()
         retain = likelihoods(model, batch["retain"]).loss()
         return {"forget": self.forget_weight * refused, "retain": self.retain_weight * retain}

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from unlearner.inference.reference import Batch, Reference, asked_of, likelihoods
-from unlearner.methods.base import LossMethod
+from unlearner.methods.base import LossMethod, Terms
 from unlearner.training.language_loop import Stop
 
 
@@ -49,9 +49,7 @@ class KLMinimization(LossMethod):
     def asks(self) -> Mapping[str, str]:
         return {"retain": "logits"}
 
-    def loss(
-        self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference) -> Terms:
         known = asked_of(reference, batch)
         raised = -likelihoods(model, batch["forget"]).loss()
         close = likelihoods(model, batch["retain"], known.logits("retain")).kl.mean()

@@ -9,12 +9,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from unlearner.data.windows import TokenizedSet, Window
 from unlearner.inference.reference import Batch, Reference, asked_of, likelihoods
-from unlearner.methods.base import LossMethod
+from unlearner.methods.base import LossMethod, Terms
 from unlearner.training.data import UnlearningData
 from unlearner.training.language_loop import Stop
 
@@ -76,9 +76,7 @@ class LLMU(LossMethod):
         assert data.pool is not None  # named in `needs`
         return {"random": random_answers(data.forget, data.pool, generator)}
 
-    def loss(
-        self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference) -> Terms:
         target = asked_of(reference, batch).logits("retain")
         forget, random = (likelihoods(model, batch[name]) for name in ("forget", "random"))
         retain = likelihoods(model, batch["retain"], target).kl.mean()

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
 from unlearner.inference.reference import Batch, Reference, asked_of, likelihoods
-from unlearner.methods.base import LossMethod
+from unlearner.methods.base import LossMethod, Terms
 from unlearner.training.language_loop import Stop
 
 
@@ -55,9 +55,7 @@ class NPO(LossMethod):
     def asks(self) -> Mapping[str, str]:
         return {"forget": "log_probs"} | ({"retain": "logits"} if self.retain_term == "kl" else {})
 
-    def loss(
-        self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference) -> Terms:
         known = asked_of(reference, batch)
         forget = likelihoods(model, batch["forget"])
         ratio_R = forget.sums() - forget.sums(known.log_probs("forget"))

@@ -9,11 +9,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import PositiveFloat, PositiveInt
-from torch import Generator, Tensor
+from torch import Generator
 from transformers import PreTrainedModel
 
 from unlearner.data.labelled import Example, LabelledSet
-from unlearner.methods.base import LossMethod
+from unlearner.methods.base import LossMethod, Terms
 from unlearner.metrics.base import CLASSIFIERS
 from unlearner.training.classifier_loop import Stop
 from unlearner.training.data import ClassifierData
@@ -58,9 +58,7 @@ class RandomLabels(LossMethod):
         wrong = relabel(data.forget.examples, len(data.labels), data.outside, generator)
         return {"forget": replace(data.forget, examples=wrong)}
 
-    def loss(
-        self, model: PreTrainedModel, batch: Parts, reference: object = None
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Parts, reference: object = None) -> Terms:
         """The two terms of the equation; the labels of the "forget" part are the random ones."""
         return mean_losses(model, batch)
 

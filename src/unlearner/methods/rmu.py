@@ -25,7 +25,7 @@ from unlearner.models import sharding
 from unlearner.models.adapters import without_adapters
 from unlearner.training.data import UnlearningData
 from unlearner.training.language_loop import Drawing, Places, Stop, take_epoch, train_to_level
-from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Terms, Trainer, resolve_learning_rate
 
 # Blocks of which weights are trained: that of the layer and the two before it.
 TRAINED_BLOCKS = 3
@@ -112,7 +112,7 @@ class RMU(Method):
 
     def loss(
         self, model: PreTrainedModel, batch: Batch, reference: PreTrainedModel | Goal
-    ) -> dict[str, Tensor]:
+    ) -> Terms:
         """The weighted terms of one step.
 
         Args:
@@ -143,7 +143,7 @@ class RMU(Method):
         direction = random_direction(model, trainer.generator)
         states = keep_states(model, layer, drawing.windows["retain"])
 
-        def terms(places: Places) -> dict[str, Tensor]:
+        def terms(places: Places) -> Terms:
             device = sharding.device_of(model)
             mine = [states[place] for place in processes.share(places["retain"])]
             rows = torch.cat(mine) if mine else torch.zeros(0, len(direction))

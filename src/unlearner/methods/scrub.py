@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from unlearner import functional
 from unlearner.methods.base import Method
 from unlearner.metrics.base import CLASSIFIERS
-from unlearner.training.classifier_loop import Rounds, Stop, loss_steps, start, train_in_rounds
+from unlearner.training.classifier_loop import (
+    Rounds,
+    Stop,
+    loss_steps,
+    start_training,
+    train_in_rounds,
+)
 from unlearner.training.data import ClassifierData, passes
 from unlearner.training.losses import Examples, Parts, encode_parts, frozen_copy, teach
-from unlearner.training.trainer import Trainer
+from unlearner.training.trainer import Terms, Trainer
 
 
 class SCRUB(Method):
@@ -66,9 +72,7 @@ class SCRUB(Method):
     max_gradient_norm: PositiveFloat | None = 1.0
     stop: Stop = "auto"
 
-    def loss(
-        self, model: PreTrainedModel, batch: Parts, reference: PreTrainedModel
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Parts, reference: PreTrainedModel) -> Terms:
         """The terms of L_max for a "forget" part and of L_min for a "retain" part.
 
         Args:
@@ -90,14 +94,15 @@ class SCRUB(Method):
     def unlearn(
         self, model: PreTrainedModel, data: ClassifierData, trainer: Trainer
     ) -> PreTrainedModel:
-        model = start(self, model, trainer)
+        model = start_training(self, model, trainer)
         num_max = math.ceil(len(data.forget.examples) / self.batch_size)
         num_min = math.ceil(len(data.retain.examples) / self.retain_batch_size)
         batches = self._batches(data, trainer, num_max, num_min)
         # A round is as long as an epoch with both parts; behind those, every step is on L_min.
         later = max(0, self.max_epochs - self.num_forget_epochs) * num_min
         both = min(self.max_epochs, self.num_forget_epochs) * (num_max + num_min)
-        steps = loss_steps(self, model, trainer, batches, frozen_copy(model))
+        loss = partial(self.loss, model, reference=frozen_copy(model))
+        steps = loss_steps(trainer, batches, loss)
         rounds = Rounds(self.stop, num_max + num_min, both + later)
         return train_in_rounds(model, data, trainer, steps, rounds)
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
 from unlearner.inference.reference import Batch, likelihoods
-from unlearner.methods.base import LossMethod
+from unlearner.methods.base import LossMethod, Terms
 from unlearner.training.language_loop import Stop
 
 
@@ -52,9 +51,7 @@ class SimNPO(LossMethod):
     retain_weight: NonNegativeFloat = 1.0
     stop: Stop = "suppressed"
 
-    def loss(
-        self, model: PreTrainedModel, batch: Batch, reference: object = None
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Batch, reference: object = None) -> Terms:
         mean_R = likelihoods(model, batch["forget"]).means()
         pushed = -(2 / self.beta) * logsigmoid(-self.beta * mean_R - self.gamma).mean()
         retain = likelihoods(model, batch["retain"]).loss()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from unlearner.methods.base import Method
@@ -16,7 +15,7 @@ from unlearner.training.data import UnlearningData
 from unlearner.training.language_loop import Drawing, Places, take_epoch
 from unlearner.training.losses import mean_losses
 from unlearner.training.stop_rule import Refinement, Rules, is_better
-from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Terms, Trainer, resolve_learning_rate
 
 
 class TaskArithmetic(Method):
@@ -78,7 +77,7 @@ class TaskArithmetic(Method):
         drawing = Drawing(self, data, {}, trainer.generator)
         losses: dict[str, float] = {}
 
-        def terms(places: Places) -> dict[str, Tensor]:
+        def terms(places: Places) -> Terms:
             return mean_losses(model, drawing.batch(places, sharding.device_of(model)))
 
         for _ in range(self.finetune_epochs):

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from unlearner.data.batches import Tensors
 from unlearner.inference.reference import Batch, Reference, asked_of, likelihoods
-from unlearner.methods.base import LossMethod
+from unlearner.methods.base import LossMethod, Terms
 from unlearner.training.language_loop import Stop
 
 
@@ -54,9 +54,7 @@ class UNDIAL(LossMethod):
     def asks(self) -> Mapping[str, str]:
         return {"forget": "logits"}
 
-    def loss(
-        self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference) -> Terms:
         logits = asked_of(reference, batch).logits("forget")
         adjusted = _lowered(logits, batch["forget"], self.beta)
         imitated = likelihoods(model, batch["forget"], adjusted).kl.mean()

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from unlearner.inference.reference import Batch, likelihoods
-from unlearner.methods.base import LossMethod
+from unlearner.methods.base import LossMethod, Terms
 from unlearner.training.language_loop import Stop
 
 
@@ -47,9 +46,7 @@ class WeightedGradientAscent(LossMethod):
     retain_weight: NonNegativeFloat = 1.0
     stop: Stop = "suppressed"
 
-    def loss(
-        self, model: PreTrainedModel, batch: Batch, reference: object = None
-    ) -> dict[str, Tensor]:
+    def loss(self, model: PreTrainedModel, batch: Batch, reference: object = None) -> Terms:
         log_probs_N = likelihoods(model, batch["forget"]).log_probs
         weights_N = (self.beta * log_probs_N.detach()).exp()
         pushed = (weights_N * log_probs_N).mean()

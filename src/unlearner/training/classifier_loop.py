@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Literal
 
-from torch import Generator, Tensor
+from torch import Generator
 from transformers import PreTrainedModel
 
 from unlearner.evaluation.intervals import evaluate_set
@@ -24,7 +24,12 @@ from unlearner.metrics import accuracy, f1_entity, loss, mia_loss_auc
 from unlearner.output import Json
 from unlearner.training.data import ClassifierData, DescentMethod, Remaining, passes
 from unlearner.training.losses import Examples, frozen_copy
-from unlearner.training.trainer import CLASSIFIER_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+from unlearner.training.trainer import (
+    CLASSIFIER_RATE_TIMES_WIDTH,
+    Terms,
+    Trainer,
+    resolve_learning_rate,
+)
 
 # The rule by which records count as forgotten.
 Stop = Literal["auto", "score", "loss", "auc", "never"]
@@ -44,7 +49,7 @@ EVEN_AUC = 0.5
 # Of a method that has no field of its own for it.
 STEPS_PER_ROUND = 5
 
-Steps = Iterator[Callable[[], Mapping[str, Tensor]]]
+Steps = Iterator[Callable[[], Terms]]
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,7 @@ def descend_classifier(
     followed where it has them.
     """
     fields = method.model_dump()
-    model = start(method, model, trainer)
+    model = start_training(method, model, trainer)
     reference = frozen_copy(model) if "target" in method.companion_models else None
     batches, num_batches = _batches(method, data, trainer.generator)
     length = fields.get("steps_per_round", STEPS_PER_ROUND)
@@ -189,11 +194,13 @@ def descend_classifier(
         steps_per_round=num_batches if length == "epoch" else length,
         num_steps=num_batches * method.max_epochs,
     )
-    steps = loss_steps(method, model, trainer, batches, reference)
+    steps = loss_steps(trainer, batches, partial(method.loss, model, reference=reference))
     return train_in_rounds(model, data, trainer, steps, rounds)
 
 
-def start(method: DescentMethod, model: PreTrainedModel, trainer: Trainer) -> PreTrainedModel:
+def start_training(
+    method: DescentMethod, model: PreTrainedModel, trainer: Trainer
+) -> PreTrainedModel:
     """The model, ready to be trained with dropout at the method's own rate and clipping."""
     rate = resolve_learning_rate(method.learning_rate, model, CLASSIFIER_RATE_TIMES_WIDTH)
     clip = method.model_dump().get("max_gradient_norm")
@@ -232,17 +239,13 @@ def forget_and_remaining(
 
 
 def loss_steps(
-    method: DescentMethod,
-    model: PreTrainedModel,
-    trainer: Trainer,
-    batches: Iterator[Examples],
-    reference: object,
+    trainer: Trainer, batches: Iterable[Examples], loss: Callable[[Examples], Terms]
 ) -> Steps:
-    """A step for each batch: the method's loss of it."""
+    """A step for each batch: the loss of it."""
 
-    def terms(batch: Examples) -> Mapping[str, Tensor]:
+    def terms(batch: Examples) -> Terms:
         trainer.tokens += sum(len(example) for some in batch.values() for example in some)
-        return method.loss(model, batch, reference)
+        return loss(batch)
 
     return (partial(terms, batch) for batch in batches)
 

@@ -14,7 +14,6 @@ from statistics import fmean
 from typing import Literal
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from unlearner.data.batches import Deck, Tensors, share_of
@@ -23,7 +22,7 @@ from unlearner.inference.reference import KeptReference
 from unlearner.models import sharding
 from unlearner.training.data import DescentMethod, UnlearningData
 from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, Rules, is_better
-from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Trainer, resolve_learning_rate
+from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Terms, Trainer, resolve_learning_rate
 
 # When a run ends before its last epoch: once the forget set's MA, EL_10 and ES, and each single
 # record, are at or below what unseen text shows; by MA and EL_10 of the set alone (KUMPR's rule);
@@ -119,7 +118,7 @@ def descend(
     clip = method.model_dump().get("max_gradient_norm")
     model = trainer.start(model, rate, max_gradient_norm=clip)
 
-    def terms(places: Places) -> dict[str, Tensor]:
+    def terms(places: Places) -> Terms:
         batch = drawing.batch(places, sharding.device_of(model))
         return method.loss(model, batch, reference.at(places, batch))
 
@@ -129,7 +128,7 @@ def descend(
 
 
 def take_epoch(
-    drawing: Drawing, trainer: Trainer, terms: Callable[[Places], Mapping[str, Tensor]]
+    drawing: Drawing, trainer: Trainer, terms: Callable[[Places], Terms]
 ) -> dict[str, float]:
     """A step for each draw of an epoch; returns each term's mean over the steps that logged it."""
     logged: dict[str, list[float]] = defaultdict(list)

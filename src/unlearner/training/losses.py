@@ -19,7 +19,7 @@ from unlearner.data.batches import Tensors
 from unlearner.data.labelled import Example
 from unlearner.inference.reference import likelihoods
 from unlearner.models.adapters import has_adapters, without_adapters
-from unlearner.models.heads import Classifier, Encoded
+from unlearner.models.heads import Classifier, Encoded, Vector
 
 Part = Tensors | Sequence[Example]
 
@@ -47,12 +47,17 @@ def is_text(batch: Parts) -> bool:
     )
 
 
-def encode_parts(model: PreTrainedModel, batch: Parts) -> dict[str, Encoded]:
+def encode_parts(
+    model: PreTrainedModel, batch: Parts, vector: Vector = "head"
+) -> dict[str, Encoded]:
     """What a classifier makes of each part's labelled positions; parts without any are left out.
 
     The examples of all parts go forward together.
+
+    Args:
+        vector: What the features are; see `Classifier`.
     """
-    classifier = Classifier(model)
+    classifier = Classifier(model, vector)
     tensors = {role: part for role, part in batch.items() if isinstance(part, dict)}
     if tensors:
         return {role: Encoded(*classifier(some), some["labels"]) for role, some in tensors.items()}

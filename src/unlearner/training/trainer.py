@@ -42,7 +42,7 @@ from unlearner.training.checkpoints import (
 )
 from unlearner.training.log import Log
 
-Terms = Mapping[str, Tensor]
+Terms = dict[str, Tensor]  # the weighted scalar terms of a loss, by name
 
 Result = TypeVar("Result")
 
