@@ -285,7 +285,9 @@ def test_every_view_has_dropout_of_its_own():
 def test_tokens_are_counted_once_for_every_view():
     """One step: both records in a batch, and three remaining ones."""
     data, trainer = tiny_data(sizes=(2, 3, 2)), tiny_trainer()
-    once = DeepCUT(max_epochs=1, remaining_per_forget=1, repair_steps=0, stop="never")
+    once = DeepCUT(
+        max_epochs=1, remaining_per_forget=1, repair_steps=0, related_share=0.0, stop="never"
+    )
     method = once.model_copy(update={"num_views": 3, "retain_views": 2, "retain_batch_size": 3})
     method.unlearn(tiny_classifier(), data, trainer)
     assert trainer.steps == 1
