@@ -9,13 +9,12 @@ from dataclasses import replace
 from unlearner import registry
 from unlearner.data.labelled import LabelledSet
 from unlearner.data.windows import TokenizedSet
-from unlearner.evaluation.intervals import Value, evaluate_set, record_values
-from unlearner.inference.answers import Answer, ClassAnswer
+from unlearner.evaluation.intervals import AnyAnswer, Value, evaluate_set, record_values
+from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics import accuracy
 from unlearner.metrics.base import Metric
 from unlearner.settings import EvaluationSettings
 
-Sets = Mapping[str, TokenizedSet] | Mapping[str, LabelledSet]
 ClassAnswers = Mapping[str, list[ClassAnswer]]
 # Of one model: every metric of every set.
 Scores = dict[str, dict[str, Value]]
@@ -24,8 +23,8 @@ CONFUSION_ROWS = 30
 
 
 def score_sets(
-    answers: Mapping[str, list[Answer]] | ClassAnswers,
-    sets: Sets,
+    answers: Mapping[str, Sequence[AnyAnswer]],
+    sets: Mapping[str, TokenizedSet | LabelledSet],
     evaluation: EvaluationSettings,
     seed: int,
 ) -> Scores:

@@ -137,7 +137,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
     """Models that are loaded, run, judged and reported alike."""
 
     name: ClassVar[str] | str
-    described: str  # in messages: "MODEL is ..."
+    described: ClassVar[str] = ""  # in messages, "MODEL is ..."; the name where it is empty
     roles: ClassVar[tuple[str, ...]]
     # The sets that a command needs, in the words of `check_needs`.
     needs: ClassVar[Mapping[str, tuple[str, ...]]]
@@ -400,9 +400,7 @@ def _only(some: Removable, kept: Sequence[int]) -> Removable:
     return some.subset(kept)
 
 
-def _copies_refused(
-    sets: Mapping[str, RecordSet] | Mapping[str, TokenizedSet], role: str, found: list[Duplicate]
-) -> str:
+def _copies_refused(sets: Mapping[str, Removable], role: str, found: list[Duplicate]) -> str:
     forget, other = sets["forget"].records, sets[role].records
     first = found[0]
     why = "would teach them back" if role == "retain" else "are not unseen"

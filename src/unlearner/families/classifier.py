@@ -81,11 +81,6 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         "forget": ("forget", "retain", "holdout"),
     }
 
-    @property
-    def described(self) -> str:
-        """In messages: "MODEL is ..."."""
-        return self.name
-
     def load(self, name: str, *, revision: str = "main", trust_remote_code: bool = False) -> Loaded:
         return load_classifier(name, revision=revision, trust_remote_code=trust_remote_code)
 

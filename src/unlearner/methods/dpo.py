@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
@@ -72,7 +72,9 @@ class DPO(LossMethod):
     ) -> Mapping[str, TokenizedSet]:
         return {"refusal": refusal_set(data, self.refusals, generator)}
 
-    def loss(self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference) -> Terms:
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: PreTrainedModel | Reference
+    ) -> Terms:
         """The weighted terms; "refusal" has a record for each forget record, in the same order."""
         known = asked_of(reference, batch)
         preferred_R = _log_ratios(model, batch, known, "refusal")

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import nn
 from transformers import PreTrainedModel
 
 from unlearner.inference.reference import Batch, Reference, asked_of, likelihoods
@@ -49,7 +48,9 @@ class KLMinimization(LossMethod):
     def asks(self) -> Mapping[str, str]:
         return {"retain": "logits"}
 
-    def loss(self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference) -> Terms:
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: PreTrainedModel | Reference
+    ) -> Terms:
         known = asked_of(reference, batch)
         raised = -likelihoods(model, batch["forget"]).loss()
         close = likelihoods(model, batch["retain"], known.logits("retain")).kl.mean()

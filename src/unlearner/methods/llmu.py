@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import nn
 from transformers import PreTrainedModel
 
 from unlearner.data.windows import TokenizedSet, Window
@@ -76,7 +75,9 @@ class LLMU(LossMethod):
         assert data.pool is not None  # named in `needs`
         return {"random": random_answers(data.forget, data.pool, generator)}
 
-    def loss(self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference) -> Terms:
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: PreTrainedModel | Reference
+    ) -> Terms:
         target = asked_of(reference, batch).logits("retain")
         forget, random = (likelihoods(model, batch[name]) for name in ("forget", "random"))
         retain = likelihoods(model, batch["retain"], target).kl.mean()

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import nn
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
@@ -55,7 +54,9 @@ class NPO(LossMethod):
     def asks(self) -> Mapping[str, str]:
         return {"forget": "log_probs"} | ({"retain": "logits"} if self.retain_term == "kl" else {})
 
-    def loss(self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference) -> Terms:
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: PreTrainedModel | Reference
+    ) -> Terms:
         known = asked_of(reference, batch)
         forget = likelihoods(model, batch["forget"])
         ratio_R = forget.sums() - forget.sums(known.log_probs("forget"))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from unlearner.data.batches import Tensors
@@ -54,7 +54,9 @@ class UNDIAL(LossMethod):
     def asks(self) -> Mapping[str, str]:
         return {"forget": "logits"}
 
-    def loss(self, model: PreTrainedModel, batch: Batch, reference: nn.Module | Reference) -> Terms:
+    def loss(
+        self, model: PreTrainedModel, batch: Batch, reference: PreTrainedModel | Reference
+    ) -> Terms:
         logits = asked_of(reference, batch).logits("forget")
         adjusted = _lowered(logits, batch["forget"], self.beta)
         imitated = likelihoods(model, batch["forget"], adjusted).kl.mean()

@@ -29,7 +29,7 @@ Vector = Literal["head", "first", "mean"]
 PASS_TOKENS = 64
 
 # Of each model that is alive, what `_last_linear` has found: a loss asks for it at every step.
-_KNOWN_LINEAR: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+_KNOWN_LINEAR: WeakKeyDictionary[nn.Module, nn.Linear] = WeakKeyDictionary()
 
 
 class Encoded(NamedTuple):

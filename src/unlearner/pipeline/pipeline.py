@@ -99,7 +99,7 @@ def start(
     if family.name not in config.method.families:
         raise UserError(
             f"method.name: {config.method.name} is for {' and '.join(config.method.families)}, "
-            f"MODEL is {family.described}; see `unlearner list methods`"
+            f"MODEL is {family.described or family.name}; see `unlearner list methods`"
         )
     check_search(config)
     return family.prepare(config, given or {}, loaded, family.needs[command])

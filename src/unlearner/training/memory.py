@@ -208,8 +208,9 @@ def _first_guess(
 ) -> dict[str, int]:
     """Bytes by part but for the step: four numbers for each that is trained, and models beside."""
     model, fields, rank = loaded.model, method.model_dump(), settings.lora_rank
-    layers = [model.get_submodule(name).weight for name in adapters.linear_layers(model)]
-    adapter = FLOAT * rank * sum(sum(layer.shape) for layer in layers)
+    layers = [model.get_submodule(name) for name in adapters.linear_layers(model)]
+    ends = sum(sum(cast("Tensor", layer.weight).shape) for layer in layers)
+    adapter = FLOAT * rank * ends
     whole = FLOAT * num_parameters(model)
     trained = (adapter or whole) // (processes.count() if sharding.wanted() else 1)
     # With adapters the target is the model in training, with them off.
@@ -237,7 +238,9 @@ def _reference(loaded: Loaded, sets: Sets, measured: Sets, method: PlannedMethod
     asked = [name for name, kind in method.asks.items() if kind != "log_probs"]
     tokens = [some.num_tokens for role, some in measured.items() if role != "forget"]
     tokens += [most] * (len(asked) + ("analogous" in asked))
-    weight = cast("Tensor", loaded.model.get_output_embeddings().weight)
+    output = loaded.model.get_output_embeddings()
+    assert output is not None
+    weight = cast("Tensor", output.weight)
     on_host = weight.device.type == "cuda"
     return {
         "reference outputs": FLOAT * len(tokens) * weight.numel(),

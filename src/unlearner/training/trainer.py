@@ -256,8 +256,11 @@ class Trainer:
         """The model and its adapter, unsharded; only in the main process do they have weights."""
         if not sharding.is_sharded(model):
             return model, self.adapter
+        assert self._skeleton is not None
         whole = sharding.filled(self._skeleton, model)
-        return (whole, None) if self.adapter is None else (whole.model, whole)
+        if self.adapter is None:
+            return cast("PreTrainedModel", whole), None
+        return cast("PreTrainedModel", whole.model), cast("LoraModel", whole)
 
     def finish(self, model: PreTrainedModel, target: str = "") -> PreTrainedModel:
         """The ordinary model that a method's is: adapters are merged, parts are put together.
@@ -284,6 +287,12 @@ class Trainer:
         self.log.silent = self.journal.open()
         return self.journal.steps_to_repeat
 
+    @property
+    def _started(self) -> PreTrainedModel:
+        """The model in training."""
+        assert self.model is not None
+        return self.model
+
     def _state(self) -> State:
         tensors, rates = optimiser_state(self.optimiser)
         random: Weights = {}
@@ -291,12 +300,12 @@ class Trainer:
             random |= some
         return State(
             tokens=self.tokens,
-            weights=adapters.trained_weights(self.model),
+            weights=adapters.trained_weights(self._started),
             optimiser=tensors,
             rates=rates,
             random=random,
             generator=self.generator.get_state(),
-            kept=adapters.whole_weights(self.model, self.kept),
+            kept=adapters.whole_weights(self._started, self.kept),
         )
 
     def _go_on(self, state: State) -> None:
@@ -304,10 +313,10 @@ class Trainer:
         same = torch.equal(self.generator.get_state(), state.generator)
         if not same or f"cpu-{processes.count() - 1}" not in state.random:
             raise TrainingError(DIFFERENT)
-        adapters.set_weights(self.model, state.weights)
+        adapters.set_weights(self._started, state.weights)
         set_optimiser_state(self.optimiser, state.optimiser, state.rates)
         set_random_state(state.random, processes.rank())
-        self.kept, self.tokens = adapters.parts(self.model, state.kept), state.tokens
+        self.kept, self.tokens = adapters.parts(self._started, state.kept), state.tokens
         self.log.silent = False
 
     def _repeat(self, kind: str) -> object:
@@ -324,7 +333,7 @@ class Trainer:
         if isinstance(reached, State):
             self._go_on(reached)
         elif reached:
-            adapters.set_weights(self.model, reached)
+            adapters.set_weights(self._started, reached)
         return value
 
     def _record(self, event: Json) -> None:
