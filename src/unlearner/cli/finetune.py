@@ -99,14 +99,8 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
     quieten()
     check_output(output, resume=resume)
     resumable = Resumable(output, resume)
-    asked = {
-        "model": model,
-        "records": records,
-        "settings": settings,
-        "columns": columns,
-        "until": until,
-        "labels": labels,
-    }
+    asked = {"model": model, "records": records, "settings": settings, "columns": columns}
+    asked |= {"until": until, "labels": labels}
     before = resumable.begun("finetune").get("asked", {})
     asked = {name: value or before.get(name, value) for name, value in asked.items()}
     model, records, settings, columns, until, labels = asked.values()

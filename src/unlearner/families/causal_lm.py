@@ -55,6 +55,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
     rounds_are_epochs = True
 
     def load(self, name: str, *, revision: str = "main", trust_remote_code: bool = False) -> Loaded:
+        """A causal language model and its tokenizer."""
         return load_causal_lm(name, revision=revision, trust_remote_code=trust_remote_code)
 
     def prepare(
@@ -64,6 +65,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         loaded: Loaded | None,
         needs: Collection[str],
     ) -> Prepared[TokenizedSet]:
+        """Read the sets first, so that a wrong record is refused before a model is loaded."""
         if config.data.forget_class:
             raise UserError("--forget-class: for classifiers; MODEL is a causal language model")
         records = self.read_sets(config.data, given)
@@ -110,6 +112,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         }
 
     def level(self, holdout: list[Answer] | None, config: RunConfig, *, under: str) -> Level | None:
+        """What unseen text scores, measured or given by hand; None where neither is there."""
         if holdout is None and not config.criteria.by_hand:
             return None
         return level_of(holdout, config.criteria, under=under)
@@ -122,6 +125,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         level: Level | None,
         config: RunConfig,
     ) -> tuple[bool | None, str]:
+        """Whether the records are memorised beyond what unseen text could show by chance."""
         check_finite(scores, prepared.loaded.name)
         forget = scores["forget"]
         found = f"MA {forget['ma'].value:.3f}"
@@ -143,6 +147,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         level: Level | None,
         config: RunConfig,
     ) -> tuple[Criterion, ...]:
+        """Verbatim claims at what unseen text scores, utility near the target."""
         assert level is not None
         return text_criteria(level, scores.get("target", {}), config.criteria)
 
@@ -153,6 +158,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         level: Level | None,
         config: RunConfig,
     ) -> UnlearningData:
+        """The sets without copies of forget records, and what unseen text scores."""
         assert level is not None
         return UnlearningData(
             tokenizer=prepared.loaded.tokenizer,
@@ -203,6 +209,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
     def judge(
         self, prepared: Prepared[TokenizedSet], measured: Measured[TokenizedSet, Answer]
     ) -> Verdict:
+        """By the criteria, and record by record at the limits of a single record."""
         assert measured.level is not None
         recall = Recall.of(measured.answers["unlearned"]["forget"])
         ids = [record.id for record in prepared["forget"].records]

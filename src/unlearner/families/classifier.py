@@ -82,9 +82,11 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
     }
 
     def load(self, name: str, *, revision: str = "main", trust_remote_code: bool = False) -> Loaded:
+        """A classifier and its tokenizer."""
         return load_classifier(name, revision=revision, trust_remote_code=trust_remote_code)
 
     def check_comparable(self, loaded: Loaded, role: str, other: Loaded) -> None:
+        """Refuse other labels, in names or order."""
         if loaded.labels != other.labels or loaded.family != other.family:
             raise UserError(
                 f"--{role} {loaded.name}: its labels differ from those of {other.name}, in names "
@@ -98,6 +100,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         loaded: Loaded | None,
         needs: Collection[str],
     ) -> Prepared[LabelledSet]:
+        """Load the model first: records are read with its labels."""
         data = config.data
         provenance.set_seeds(config.training.seed)
         if loaded is None:
@@ -141,6 +144,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         evaluation: EvaluationSettings,
         references: References | None = None,
     ) -> dict[str, list[ClassAnswer]]:
+        """The log-probabilities and vectors at every labelled position."""
         return {
             role: classify(loaded.model, some.examples, loaded.labels, evaluation.batch_tokens)
             for role, some in sets.items()
@@ -149,6 +153,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
     def beside_retrained(
         self, model: str, answers: Mapping[str, Mapping[str, list[ClassAnswer]]]
     ) -> ClassAnswers:
+        """The answers with the log-probabilities of the retrained model at their side."""
         if model == "retrained" or "retrained" not in answers:
             return answers[model]
         return with_retrained(answers[model], answers["retrained"])
@@ -164,6 +169,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         level: Level | None,
         config: RunConfig,
     ) -> tuple[bool | None, str]:
+        """Whether the records, or a class, are distinguished from unseen ones."""
         check_finite(scores, prepared.loaded.name)
         chance = None if prepared.forget_class is None else 1 / len(prepared.loaded.labels)
         return is_known(scores, FORGET_SCORE[self.name], chance, config.criteria.score_margin)
@@ -175,6 +181,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         level: Level | None,
         config: RunConfig,
     ) -> tuple[Criterion, ...]:
+        """Scores near the retrained model or unseen records, membership near guessing, utility."""
         has_target = "target" in scores
         baseline = ClassifierBaseline(
             family=self.name,
@@ -194,6 +201,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         level: Level | None,
         config: RunConfig,
     ) -> ClassifierData:
+        """The sets, and samples of holdout and retain set to evaluate between steps."""
         return ClassifierData(
             tokenizer=prepared.loaded.tokenizer,
             family=self.name,
@@ -210,6 +218,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
     def judge(
         self, prepared: Prepared[LabelledSet], measured: Measured[LabelledSet, ClassAnswer]
     ) -> Verdict:
+        """By the criteria, and record by record."""
         removes_class = prepared.forget_class is not None
         statuses = label_statuses(
             [record.id for record in prepared["forget"].records],
