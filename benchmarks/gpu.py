@@ -346,7 +346,7 @@ Of {some["records"]} records of {tokens} tokens, in float32 as between the epoch
 of EL_10 from {some["start"]} on. The definition is one greedy `generate` for each prompt length and
 the whole batch. {some["asked_lengths"]} of its {some["all_lengths"]} lengths were run; the time of
 reading prompts is scaled by their tokens, and that of every further token by the number of forward
-passes. Ours is `unlearner.inference.language_model.ask` with both metrics. Memorised is what the
+passes. Ours is `unlearner.inference.language_model.infer` with both metrics. Memorised is what the
 model itself generates, unseen are random tokens. Kernels for other numbers of rows round otherwise,
 and the most
 probable tokens of a random model are close to each other, so that on an accelerator not every

@@ -221,7 +221,7 @@ class Request:
             recipe=Recipe(str(ENCODER), self.world.task.finetune.model_dump()),
         )
 
-    def ask(self, model: Any) -> ClassAnswers:
+    def infer(self, model: Any) -> ClassAnswers:
         return {
             role: classify(model, some.examples, self.world.labels, 4096)
             for role, some in self.measured.items()

@@ -21,7 +21,7 @@ from speed_cases import shared_data, tofu_stream
 from speed_timing import timed
 from unlearner import provenance
 from unlearner.data.windows import Window
-from unlearner.inference.language_model import Questions, ask
+from unlearner.inference.language_model import Questions, infer
 from unlearner.models.loading import load_causal_lm
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,7 +48,9 @@ def main() -> None:
         for count in COUNTS:
             seconds = [
                 timed(
-                    lambda n=count, q=questions: ask(loaded.model, loaded.tokenizer, windows[:n], q)
+                    lambda n=count, q=questions: infer(
+                        loaded.model, loaded.tokenizer, windows[:n], q
+                    )
                 )[1].process
                 for _ in range(asked.repeats)
             ]

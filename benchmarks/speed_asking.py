@@ -13,7 +13,7 @@ from speed_definition import Definition
 from speed_timing import Cost, median, timed
 from unlearner.inference.answers import Answer
 from unlearner.inference.decoding import eos_ids
-from unlearner.inference.language_model import Questions, ask
+from unlearner.inference.language_model import Questions, infer
 from unlearner.metrics import el_10, ma
 
 
@@ -93,7 +93,7 @@ def compare(case: Case, plan: AskingPlan) -> list[AskingRow]:
 
 def ours(case: Case, windows: Any, start: int) -> list[Answer]:
     """One pass over the model, and both metrics."""
-    answers = ask(case.model, case.tokenizer, windows, Questions(prompt_start=start))
+    answers = infer(case.model, case.tokenizer, windows, Questions(prompt_start=start))
     values(answers)
     return answers
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unlearner.data.record import Record
 from unlearner.data.windows import TokenizedSet, Window
-from unlearner.inference.language_model import Questions, ask
+from unlearner.inference.language_model import Questions, infer
 from unlearner.models.loading import load_causal_lm
 from unlearner.settings import TrainingSettings
 from unlearner.training.finetune import FinetuneSettings, Until, finetune_model
@@ -174,7 +174,7 @@ def learn(model: Any, tokenizer: Any, ids: Tensor, device: str) -> Any:
 
 def accuracy(model: Any, tokenizer: Any, ids: Tensor) -> float:
     """Mean MA."""
-    answers = ask(model, tokenizer, windows_of(ids.cpu()), Questions(continuations="none"))
+    answers = infer(model, tokenizer, windows_of(ids.cpu()), Questions(continuations="none"))
     return float(np.mean([answer.hits.mean() for answer in answers]))
 
 

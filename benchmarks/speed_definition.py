@@ -42,7 +42,7 @@ class Definition:
     def num_tokens(self) -> int:
         return self.ids.shape[1]
 
-    def ask(self, lengths: Iterable[int]) -> None:
+    def infer(self, lengths: Iterable[int]) -> None:
         """Make the calls for some prompt lengths."""
         for length in lengths:
             self.first[length] = timed(lambda length=length: self._generate(length, 1))

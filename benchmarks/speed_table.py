@@ -65,7 +65,7 @@ def _asking(rows: Sequence[dict[str, Any]], clock: str) -> str:
         "The definition is one greedy `generate` for each prompt length and the whole batch of "
         f"{rows[0]['records']} records of 200 tokens: 199 of one token for MA, and for EL_10 one "
         "to the end of the text for each prompt of s..190 tokens (s = 1: all of them; s = 150: the "
-        "range of ICU's published code). Ours is `unlearner.inference.language_model.ask` with "
+        "range of ICU's published code). Ours is `unlearner.inference.language_model.infer` with "
         "both metrics. "
         '"Decoded" are the prompts behind which the model leaves the text. Where no figure is '
         "marked, MA and EL_10 of every record were found equal, bit for bit.",

@@ -30,7 +30,7 @@ from in_processes import in_processes
 from unlearner import processes
 from unlearner.cli.app import NOT_MET, WRONG_INPUT, run
 from unlearner.inference.classifier import classify
-from unlearner.inference.language_model import Questions, ask
+from unlearner.inference.language_model import Questions, infer
 from unlearner.inference.reference import TargetDistribution
 from unlearner.methods.base import load_method
 from unlearner.methods.icu import ICU
@@ -170,7 +170,7 @@ def test_answers_are_bit_for_bit_those_of_one_process(tokenizer, lengths):
     def work():
         model = tiny_model("gpt_neo")
         target = TargetDistribution.of(tiny_model("gpt_neo", seed=1), some.windows)
-        return ask(model, tokenizer, some.windows, questions, target)
+        return infer(model, tokenizer, some.windows, questions, target)
 
     alone = work()
     for found in in_processes(2, work):

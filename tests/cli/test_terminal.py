@@ -9,7 +9,7 @@ from unlearner.cli.terminal import print_check, print_verdict
 from unlearner.data.duplicates import Duplicate
 from unlearner.evaluation.intervals import Value
 from unlearner.families.base import CheckResult
-from unlearner.training.data import Level
+from unlearner.training.data import HoldoutBaseline
 from unlearner.training.memory import CHECKPOINT, SAVED, STEP, ResourcePlan
 
 HOSTILE = "[red]a[/red]:warning:\x1b[2J\x07"
@@ -23,7 +23,7 @@ PARTS = {
     SAVED: GIB // 4,
 }
 SENTENCE = "memorised: MA 0.900, EL_10 0.500, unseen text has 0.300 and 0.010"
-LEVEL = Level(0.3, 0.01, 0.1, 3.0, 0.5, 0.1, "")
+LEVEL = HoldoutBaseline(0.3, 0.01, 0.1, 3.0, 0.5, 0.1, "")
 
 
 def value(figure, low=0.0, high=1.0):

@@ -10,7 +10,7 @@ from unlearner.errors import UserError
 from unlearner.evaluation.measure import score_sets
 from unlearner.families import CAUSAL_LM
 from unlearner.families.causal_lm import questions_of
-from unlearner.families.causal_lm_criteria import Recall, level_of
+from unlearner.families.causal_lm_criteria import Recall, measure_holdout_baseline
 from unlearner.inference.answers import Answer
 from unlearner.models.loading import Loaded
 from unlearner.settings import CriteriaSettings, EvaluationSettings
@@ -52,7 +52,7 @@ def test_a_measured_level_by_hand():
 
     ES of the first is 0 (its last token is missed), of the second 1 - 1/21; losses 1 and 3.
     """
-    level = level_of([answer(0, 5), known(1, nats=3.0)], CriteriaSettings())
+    level = measure_holdout_baseline([answer(0, 5), known(1, nats=3.0)], CriteriaSettings())
     assert (level.ma, level.worst_ma) == (0.625, 1.0)
     assert (level.el_10, level.worst_el_10) == (0.5, 1.0)
     assert level.es == pytest.approx((0 + 20 / 21) / 2)
@@ -62,54 +62,54 @@ def test_a_measured_level_by_hand():
 
 def test_windows_of_a_record_are_one_record_of_the_level():
     """5 of 20 and 20 of 20 labels of one record: 25 of 40, mean and worst alike."""
-    level = level_of([answer(0, 5), known(0)], CriteriaSettings())
+    level = measure_holdout_baseline([answer(0, 5), known(0)], CriteriaSettings())
     assert (level.ma, level.worst_ma) == (0.625, 0.625)
 
 
 def test_a_holdout_of_one_record_is_its_own_worst():
-    level = level_of([answer(0, 5)], CriteriaSettings())
+    level = measure_holdout_baseline([answer(0, 5)], CriteriaSettings())
     assert (level.ma, level.worst_ma, level.el_10, level.worst_el_10) == (0.25, 0.25, 0, 0)
 
 
 def test_a_level_by_hand_needs_no_holdout_and_knows_neither_es_nor_loss():
-    level = level_of(None, CriteriaSettings(ma=0.4, el_10=0.05))
+    level = measure_holdout_baseline(None, CriteriaSettings(ma=0.4, el_10=0.05))
     assert (level.ma, level.worst_ma, level.el_10, level.worst_el_10) == (0.4, 0.4, 0.05, 0.05)
     assert (level.es, level.loss, level.source) == (None, None, "level given by hand")
 
 
 def test_one_figure_by_hand_takes_the_place_of_its_mean_alone_and_the_report_says_so():
     """MA by hand 0.3 of records 0.25 and 1: the mean is 0.3, the worst record's limit stays 1."""
-    level = level_of([answer(0, 5), known(1)], CriteriaSettings(ma=0.3))
+    level = measure_holdout_baseline([answer(0, 5), known(1)], CriteriaSettings(ma=0.3))
     assert (level.ma, level.worst_ma, level.el_10) == (0.3, 1.0, 0.5)
     assert level.source == f"level given by hand for MA, else the {MEASURED}"
-    both = level_of([answer(0, 5)], CriteriaSettings(ma=0.3, el_10=0.1))
+    both = measure_holdout_baseline([answer(0, 5)], CriteriaSettings(ma=0.3, el_10=0.1))
     assert both.source == f"level given by hand for MA and EL_10, else the {MEASURED}"
 
 
 def test_a_figure_by_hand_above_the_worst_record_is_the_limit_of_single_records_too():
     """MA by hand 0.6 of a record with 0.25: a forget record with 0.5 must not fail alone."""
-    level = level_of([answer(0, 5)], CriteriaSettings(ma=0.6, el_10=0.1))
+    level = measure_holdout_baseline([answer(0, 5)], CriteriaSettings(ma=0.6, el_10=0.1))
     assert (level.worst_ma, level.worst_el_10) == (0.6, 0.1)
 
 
 def test_a_holdout_too_short_for_el_10_has_level_0_and_the_report_says_so():
     """Ten tokens have no 10-gram behind a prompt."""
     short = [answer(0, 3, of=9)]
-    level = level_of(short, CriteriaSettings())
+    level = measure_holdout_baseline(short, CriteriaSettings())
     assert (level.el_10, level.worst_el_10) == (0, 0)
     assert level.source == f"{MEASURED} (0 for EL_10, which none of its records is long enough for)"
-    assert "EL_10, which" not in level_of(short, CriteriaSettings(el_10=0.1)).source
+    assert "EL_10, which" not in measure_holdout_baseline(short, CriteriaSettings(el_10=0.1)).source
 
 
 def test_the_level_names_the_model_it_is_of():
-    level = level_of([answer(0, 5)], CriteriaSettings(), under="the model itself")
+    level = measure_holdout_baseline([answer(0, 5)], CriteriaSettings(), under="the model itself")
     assert level.source == "mean of the holdout set under the model itself"
 
 
 @pytest.mark.parametrize("given", [{}, {"ma": 0.4}, {"el_10": 0.1}])
 def test_without_holdout_text_both_figures_are_needed(given):
     with pytest.raises(UserError, match=r"--holdout: .* both criteria.ma and criteria.el_10"):
-        level_of(None, CriteriaSettings(**given))
+        measure_holdout_baseline(None, CriteriaSettings(**given))
 
 
 # Sets

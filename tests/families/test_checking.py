@@ -56,11 +56,11 @@ def checked(monkeypatch, hits, **sections):
     """The check of sets in which the model knows so many of each record's 20 labels."""
     some = prepared(**{role: (len(each), LABELS + 1) for role, each in hits.items()})
 
-    def ask(_model, _tokenizer, windows, _questions, _target=None):
+    def infer(_model, _tokenizer, windows, _questions, _target=None):
         role = windows[0].id.rstrip("0123456789")
         return [said(window, hits[role][window.record]) for window in windows]
 
-    monkeypatch.setattr(causal_lm, "ask", ask)
+    monkeypatch.setattr(causal_lm, "infer", infer)
     return pipeline.check(config(**sections), some)
 
 

@@ -10,9 +10,11 @@ from unlearner.evaluation.intervals import Value
 from unlearner.evaluation.verdict import Criterion, digest_criteria
 from unlearner.families.causal_lm_criteria import Recall, judge_text, text_criteria, text_statuses
 from unlearner.settings import CriteriaSettings
-from unlearner.training.data import Level
+from unlearner.training.data import HoldoutBaseline
 
-LEVEL = Level(0.3, 0.02, 0.1, 3.0, worst_ma=0.5, worst_el_10=0.2, source="the holdout's mean")
+LEVEL = HoldoutBaseline(
+    0.3, 0.02, 0.1, 3.0, worst_ma=0.5, worst_el_10=0.2, source="the holdout's mean"
+)
 SETTINGS = CriteriaSettings(perplexity_ratio=1.5, degenerate_increase=0.25)
 TARGET = {"retain": {"perplexity": 10.0, "degenerate": 0.125}}
 FORGOTTEN = {"ma": 0.3, "el_10": 0.02, "es": 0.1, "loss": 3.2, "mia_loss_auc": 0.45}
@@ -62,7 +64,7 @@ def test_limits_by_hand():
 
 
 def test_a_level_without_es_asks_nothing_of_es():
-    by_hand = Level(0.3, 0.02, None, None, 0.3, 0.02, "by hand")
+    by_hand = HoldoutBaseline(0.3, 0.02, None, None, 0.3, 0.02, "by hand")
     assert [one.metric for one in criteria({}, by_hand)] == ["ma", "el_10"]
 
 

@@ -187,7 +187,7 @@ def test_a_report_has_it_where_an_encoder_is_given(call, encoder):
 def test_an_encoder_for_it_that_cannot_be_loaded_is_refused_before_anything_is_asked(
     call, monkeypatch
 ):
-    monkeypatch.setattr(causal_lm, "ask", None)
+    monkeypatch.setattr(causal_lm, "infer", None)
     status, _, err, left = call(
         f"forget $models/good {GIVEN} --output out evaluation.bertscore_model=retain.jsonl"
     )

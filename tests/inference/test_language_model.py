@@ -8,7 +8,7 @@ from conftest import VOCAB, tiny_model
 from oracle import continuations, extraction_likelihood, greedy, log_probs, memorization_accuracy
 from unlearner.data.windows import Window
 from unlearner.inference.decoding import eos_ids
-from unlearner.inference.language_model import Questions, ask
+from unlearner.inference.language_model import Questions, infer
 from unlearner.metrics._ngrams import extraction_likelihood as fast_el
 
 
@@ -36,7 +36,7 @@ def texts(model, lengths=(24, 13, 5), seed=3) -> list[list[int]]:
 def test_metrics_equal_one_generate_per_prompt(architecture, tokenizer):
     model = tiny_model(architecture)
     ids = texts(model)
-    answers = ask(model, tokenizer, [window(i, x) for i, x in enumerate(ids)], Questions())
+    answers = infer(model, tokenizer, [window(i, x) for i, x in enumerate(ids)], Questions())
     for x, answer in zip(ids, answers, strict=True):
         continued = continuations(model, x)
         assert answer.hits.mean() == memorization_accuracy(continued, x)
@@ -50,7 +50,7 @@ def test_metrics_equal_one_generate_per_prompt(architecture, tokenizer):
 def test_a_later_prompt_start_equals_the_definition_with_that_range(tokenizer):
     model = tiny_model("gpt_neo")
     ids = texts(model)[0]
-    answer = ask(model, tokenizer, [window(0, ids)], Questions(prompt_start=12))[0]
+    answer = infer(model, tokenizer, [window(0, ids)], Questions(prompt_start=12))[0]
     assert answer.prompt_start == 12
     total, weight = fast_el(answer, 3, 12)
     assert weight == 24 - 3 - 12 + 1
@@ -61,9 +61,9 @@ def test_a_later_prompt_start_equals_the_definition_with_that_range(tokenizer):
 def test_batch_size_order_and_memory_change_nothing(name, tokenizer):
     model = tiny_model(name)
     windows = [window(i, x) for i, x in enumerate(texts(model))]
-    whole = ask(model, tokenizer, windows, Questions())
+    whole = infer(model, tokenizer, windows, Questions())
     for questions in (Questions(batch_tokens=1), Questions(memory_bytes=1)):
-        for first, second in zip(whole, ask(model, tokenizer, windows, questions), strict=True):
+        for first, second in zip(whole, infer(model, tokenizer, windows, questions), strict=True):
             assert first.argmax.tolist() == second.argmax.tolist()
             assert {m: t.tolist() for m, t in first.decoded.items()} == {
                 m: t.tolist() for m, t in second.decoded.items()
@@ -74,7 +74,7 @@ def test_batch_size_order_and_memory_change_nothing(name, tokenizer):
 def test_continuation_of_any_prompt_is_what_generate_gives(tokenizer):
     model = tiny_model("llama")
     for x in texts(model):
-        answer = ask(model, tokenizer, [window(0, x)], Questions())[0]
+        answer = infer(model, tokenizer, [window(0, x)], Questions())[0]
         continued = continuations(model, x)
         assert {t: answer.continuation(t).tolist() for t in continued} == continued
 
@@ -83,14 +83,14 @@ def test_memorised_text_needs_no_decoding(tokenizer):
     model = tiny_model("gpt2")
     start = [5, 9, 40]
     x = start + greedy(model, start, 30)
-    answer = ask(model, tokenizer, [window(0, x)], Questions())[0]
+    answer = infer(model, tokenizer, [window(0, x)], Questions())[0]
     assert all(length < 3 or answer.argmax[length - 1] == 1 for length in answer.decoded)
 
 
 def test_text_questions_decode_one_continuation(tokenizer):
     model = tiny_model("gpt2")
     x = [int(token) for token in np.random.default_rng(0).integers(2, VOCAB, 20)]
-    answer = ask(model, tokenizer, [window(0, x)], Questions(continuations="text"))[0]
+    answer = infer(model, tokenizer, [window(0, x)], Questions(continuations="text"))[0]
     assert len(answer.decoded) == 1
     assert answer.continuation(10).tolist() == greedy(model, x[:10], 20)
     with pytest.raises(KeyError):
@@ -106,7 +106,7 @@ def test_a_state_space_model_is_asked_through_generate(tokenizer):
     )
     model = MambaForCausalLM(config).eval()
     x = [int(token) for token in np.random.default_rng(0).integers(2, VOCAB, 16)]
-    answer = ask(model, tokenizer, [window(0, x)], Questions())[0]
+    answer = infer(model, tokenizer, [window(0, x)], Questions())[0]
     total, weight = fast_el(answer, 3)
     continued = continuations(model, x)
     assert total / weight == extraction_likelihood(continued, x, 3)

@@ -17,7 +17,7 @@ from unlearner.methods.icu import ICU, PAPER
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.retrieval.neighbours import Retrieved
 from unlearner.settings import TrainingSettings
-from unlearner.training.data import Level, UnlearningData
+from unlearner.training.data import HoldoutBaseline, UnlearningData
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
 
@@ -142,7 +142,9 @@ def trainer(seed=0):
 
 
 # Below every model, so that no record ever counts as forgotten.
-LOW = Level(ma=-1.0, el_10=0.0, es=0.0, loss=3.0, worst_ma=-1.0, worst_el_10=0.0, source="test")
+LOW = HoldoutBaseline(
+    ma=-1.0, el_10=0.0, es=0.0, loss=3.0, worst_ma=-1.0, worst_el_10=0.0, source="test"
+)
 
 
 def test_unlearn_trains_every_architecture(architecture, tokenizer):
@@ -175,7 +177,9 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_do_not(tokenizer):
 
 def test_no_active_record_and_no_recovery_stops_at_once(tokenizer):
     """With the level at the top every record is forgotten before the first epoch."""
-    high = Level(ma=1.0, el_10=1.0, es=1.0, loss=3.0, worst_ma=1.0, worst_el_10=1.0, source="test")
+    high = HoldoutBaseline(
+        ma=1.0, el_10=1.0, es=1.0, loss=3.0, worst_ma=1.0, worst_el_10=1.0, source="test"
+    )
     worker = trainer()
     forget, pool = tokenized("forget", (14, 9), 3), tokenized("pool", (10, 16), 4)
     model = tiny_model("llama")

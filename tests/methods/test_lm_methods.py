@@ -19,7 +19,7 @@ from unlearner.data.windows import Layout, tokenize_set
 from unlearner.inference.language_model import Questions
 from unlearner.methods.base import Method, load_method
 from unlearner.settings import TrainingSettings
-from unlearner.training.data import Level, UnlearningData
+from unlearner.training.data import HoldoutBaseline, UnlearningData
 from unlearner.training.language_loop import Drawing
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
@@ -31,7 +31,9 @@ CLASSES = {
     if name not in OWN_TESTS and "causal-lm" in load_method(name).families
 }
 # Below every model, so that no record ever counts as forgotten.
-LOW = Level(ma=-1.0, el_10=0.0, es=0.0, loss=3.0, worst_ma=-1.0, worst_el_10=0.0, source="test")
+LOW = HoldoutBaseline(
+    ma=-1.0, el_10=0.0, es=0.0, loss=3.0, worst_ma=-1.0, worst_el_10=0.0, source="test"
+)
 # Prompts and answers are longer than a window together: records of one, two and three windows.
 LAYOUT = Layout(max_length=32)
 QUESTIONS = (

@@ -20,7 +20,7 @@ from unlearner.methods.llmu import LLMU
 from unlearner.methods.rmu import RMU
 from unlearner.methods.task_arithmetic import TaskArithmetic
 from unlearner.models import adapters
-from unlearner.training.data import Level
+from unlearner.training.data import HoldoutBaseline
 
 torch.set_num_threads(1)
 
@@ -34,7 +34,9 @@ METHODS = [
     TaskArithmetic(**FAST, finetune_epochs=2, max_scale=3.0),
 ]
 # Above every model, so that all records count as forgotten from the start.
-HIGH = Level(ma=1.0, el_10=1.0, es=1.0, loss=3.0, worst_ma=1.0, worst_el_10=1.0, source="test")
+HIGH = HoldoutBaseline(
+    ma=1.0, el_10=1.0, es=1.0, loss=3.0, worst_ma=1.0, worst_el_10=1.0, source="test"
+)
 
 
 def by_name(method):

@@ -16,9 +16,9 @@ from unlearner.methods.dpo import DPO
 from unlearner.methods.idk import IDK
 from unlearner.models.loading import Loaded
 from unlearner.pipeline import pipeline
-from unlearner.training.data import Level, UnlearningData
+from unlearner.training.data import HoldoutBaseline, UnlearningData
 
-LEVEL = Level(0, 0, None, None, 0, 0, "")
+LEVEL = HoldoutBaseline(0, 0, None, None, 0, 0, "")
 PAIRS = tuple(
     Record(f"r{i}", prompt=f"who is number {i}?", response=f"{i} is ann", subject=f"s{i}")
     for i in range(12)

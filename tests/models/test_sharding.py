@@ -21,7 +21,7 @@ from test_processes import (
     world,  # noqa: F401 - a fixture
 )
 from unlearner import processes
-from unlearner.inference.language_model import Questions, ask, beam_continuations
+from unlearner.inference.language_model import Questions, beam_continuations, infer
 from unlearner.methods.icu import ICU
 from unlearner.models import adapters, sharding
 from unlearner.settings import TrainingSettings
@@ -250,7 +250,7 @@ def test_answers_are_those_of_the_whole_model(tokenizer, architecture):
     def work():
         model = tiny_trainer().start(tiny_model(architecture), 1e-3)
         texts = beam_continuations(model, tokenizer, some.windows[:1], num_beams=2)
-        return ask(model, tokenizer, some.windows, questions), texts
+        return infer(model, tokenizer, some.windows, questions), texts
 
     (alone, texts), found = work(), sharded(work)
     for answers, said in found:

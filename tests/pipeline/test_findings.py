@@ -23,9 +23,9 @@ from unlearner.provenance import read_key
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.retrieval.neighbours import Retrieved
 from unlearner.settings import DataSettings
-from unlearner.training.data import Level, UnlearningData
+from unlearner.training.data import HoldoutBaseline, UnlearningData
 
-LEVEL = Level(0.3, 0.1, None, None, 0.3, 0.1, "by hand")
+LEVEL = HoldoutBaseline(0.3, 0.1, None, None, 0.3, 0.1, "by hand")
 VERDICT = Verdict("met", (), ({"id": "forget-0", "status": "met"},), (), ())
 CRITERIA = (Criterion("verbatim", "ma", "forget", 0.3, "by hand"),)
 TEXTS = {

@@ -52,7 +52,7 @@ class Scripted(Method):
         for one in type(self).rounds(self):
             if isinstance(one, Exception):
                 raise one
-            trainer.look(lambda one=one: one)
+            trainer.evaluate_round(lambda one=one: one)
             trainer.log_round({})
         return model
 

@@ -82,8 +82,8 @@ def test_a_trial_is_the_run_that_its_settings_would_give():
 class Watching(Trainer):
     """Remembers every look."""
 
-    def look(self, examine):
-        found = super().look(examine)
+    def evaluate_round(self, examine):
+        found = super().evaluate_round(examine)
         self.details.setdefault("looks", []).append(found)
         return found
 

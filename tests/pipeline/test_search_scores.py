@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from unlearner.pipeline.search import FAILED, Trial, best_of, score_of
-from unlearner.training.data import Level
+from unlearner.training.data import HoldoutBaseline
 
-LEVEL = Level(0.4, 0.1, 0.2, 3.0, worst_ma=0.6, worst_el_10=0.3, source="")
+LEVEL = HoldoutBaseline(0.4, 0.1, 0.2, 3.0, worst_ma=0.6, worst_el_10=0.3, source="")
 FLOOR = 1.1
 FIRST = {"values": {"ma": 0.9, "el_10": 0.6, "es": 0.7}, "kept_ratio": 1.0, "suppressed": False}
 

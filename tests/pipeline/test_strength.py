@@ -11,11 +11,11 @@ from torch import nn
 from conftest import tiny_model
 from unlearner.pipeline import strength
 from unlearner.pipeline.strength import Point, largest_keeping, mix, strength_path
-from unlearner.training.data import Level
+from unlearner.training.data import HoldoutBaseline
 from unlearner.training.stop_rule import Refinement, RoundState, Rules
 
 # MA is above it always, so that a quick look leaves EL_10 out.
-LEVEL = Level(-1.0, 0.1, 0.2, 3.0, worst_ma=0.6, worst_el_10=0.3, source="")
+LEVEL = HoldoutBaseline(-1.0, 0.1, 0.2, 3.0, worst_ma=0.6, worst_el_10=0.3, source="")
 
 
 class Counting(nn.Module):

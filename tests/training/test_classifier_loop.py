@@ -98,11 +98,11 @@ def test_a_look_asks_about_the_forget_the_holdout_and_the_watched_set_only(monke
     """Without watched records all of the retain set are."""
     data, asked = tiny_data(sizes=(2, 3, 2)), []
 
-    def ask(_, examples, labels):
+    def infer(_, examples, labels):
         asked.append((examples, labels))
         return [said([0], [0], record=example.record) for example in examples]
 
-    monkeypatch.setattr(classifier_loop, "classify", ask)
+    monkeypatch.setattr(classifier_loop, "classify", infer)
     Watch("score", data).examine(tiny_classifier(), 0, 0)
     sets = [data.forget, data.holdout, data.retain]
     assert asked == [(some.examples, data.labels) for some in sets]

@@ -110,7 +110,7 @@ def wander(some):
             return {"a": (net(data) - noise).square().mean()}
 
         some.step(loss)
-        found.append(some.look(lambda: float(net[0].weight.detach().sum())))
+        found.append(some.evaluate_round(lambda: float(net[0].weight.detach().sum())))
         if found[-1] == min(found):
             some.keep(net)
         some.log_round({"round": number, "sum": found[-1]})

@@ -12,12 +12,12 @@ from conftest import tiny_model
 from unlearner.data.record import Record
 from unlearner.data.windows import TokenizedSet, Window
 from unlearner.inference.answers import Answer
-from unlearner.inference.language_model import Questions, ask, beam_continuations
+from unlearner.inference.language_model import Questions, beam_continuations, infer
 from unlearner.training import stop_rule
-from unlearner.training.data import Level, UnlearningData
+from unlearner.training.data import HoldoutBaseline, UnlearningData
 from unlearner.training.stop_rule import Refinement, RoundState, above_worst, excess, is_better
 
-LEVEL = Level(0.4, 0.1, 0.2, 3.0, worst_ma=0.6, worst_el_10=0.3, source="")
+LEVEL = HoldoutBaseline(0.4, 0.1, 0.2, 3.0, worst_ma=0.6, worst_el_10=0.3, source="")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def examine(monkeypatch, answers, rules=None, level=LEVEL, kept_nats=1.0):
             return list(answers)
         return [answer(window.record, log_probs=np.full(20, -kept_nats)) for window in windows]
 
-    monkeypatch.setattr(stop_rule, "ask", said)
+    monkeypatch.setattr(stop_rule, "infer", said)
     return Refinement(rules or Rules(), data(forget, level=level)).examine(None, 0)
 
 
@@ -105,7 +105,7 @@ def worked_on_whole(monkeypatch, hits, quick, floor=None):
             return list(answers)
         return [answer(window.record, log_probs=np.full(20, -1.0)) for window in windows]
 
-    monkeypatch.setattr(stop_rule, "ask", said)
+    monkeypatch.setattr(stop_rule, "infer", said)
     some = replace(data(forget, level=replace(LEVEL, ma=0.7)), quick_looks=quick)
     return Refinement(Rules(), some, by_set=True, floor=floor).examine(None, 0), asked
 
@@ -323,7 +323,7 @@ def test_perplexity_of_kept_text_is_the_exponential_of_its_mean_loss(tokenizer):
     model = tiny_model("gpt2")
     kept = tokenized("retain", 3)
     state = Refinement(Rules(), data(tokenized("forget", 1), tokenizer)).examine(model, 0)
-    answers = ask(model, tokenizer, kept.windows, Questions(continuations="none"))
+    answers = infer(model, tokenizer, kept.windows, Questions(continuations="none"))
     losses = [-each.log_probs.mean(dtype=np.float64) for each in answers]
     assert state.kept_perplexity == pytest.approx(math.exp(np.mean(losses)), rel=1e-6)
 

@@ -5,9 +5,9 @@ import pytest
 from unlearner.data.record import Record
 from unlearner.data.windows import TokenizedSet
 from unlearner.inference.language_model import Questions
-from unlearner.training.data import Level, UnlearningData
+from unlearner.training.data import HoldoutBaseline, UnlearningData
 
-LEVEL = Level(0, 0, None, None, 0, 0, "")
+LEVEL = HoldoutBaseline(0, 0, None, None, 0, 0, "")
 
 
 def one(name):

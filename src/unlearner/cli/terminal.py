@@ -110,10 +110,10 @@ def print_strength(
         console.print(f"floor: score of records to be kept at least {show('accuracy', floor)}")
     best, words = strength["at_the_floor"], "none of those looked at but the target model itself"
     if best is not None and best["share"] > 0:
-        told = ("MA ", "ma"), ("perplexity times ", "kept_ratio")
+        shown = ("MA ", "ma"), ("perplexity times ", "kept_ratio")
         if not texts:
-            told = ("forget score ", "forget_score"), ("retain score ", "retain_score")
-        found = ", ".join(f"{label}{_path_figure(name, best[name])}" for label, name in told)
+            shown = ("forget score ", "forget_score"), ("retain score ", "retain_score")
+        found = ", ".join(f"{label}{_path_figure(name, best[name])}" for label, name in shown)
         suppressed = f"{'' if best['suppressed'] else 'not '}suppressed"
         words = f"{_percent(best['share'])} ({found}, {suppressed})"
     console.print(f"largest share {within}: {words}")

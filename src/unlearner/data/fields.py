@@ -46,7 +46,7 @@ def _check_unicode(row: Row, column: str, value: str) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         what = f"{column} has half a surrogate pair at character {error.start + 1}"
-        raise row.problem(f"{what}, which is not text; mend the escape") from None
+        raise row.problem(f"{what}, which is not text; correct the escape") from None
 
 
 def read_label(row: Row, column: str, reader: LabelReader) -> str:

@@ -149,7 +149,7 @@ def _tagged(
         if not words_read and not start:
             raise UserError(
                 f"{record.id!r}: the tokenizer makes no token of any of its words; remove the "
-                "record, or mend its tokens"
+                "record, or correct its tokens"
             )
         if words_read:
             positions = [first[word] for word in words_read]

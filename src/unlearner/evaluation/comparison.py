@@ -156,8 +156,8 @@ def place(method: Report, picture: Report) -> tuple[float, float]:
     """Where a method stands: what it left above the level, and the damage; less is better for both.
 
     Both are means over the seeds, of figures that are cut off where less would not be better: a
-    seed that went too far does not make up for one that remembers, and kept text known better than
-    the target knows it is no less damage.
+    seed that went too far does not make up for one that remembers, and retained text known better
+    than the target knows it is no less damage.
 
     Args:
         method: Its entry of the comparison.

@@ -23,7 +23,7 @@ from unlearner.data.record import Record, RecordSet
 from unlearner.data.windows import Layout, TokenizedSet, Window, tokenize_set
 from unlearner.datasets import tofu
 from unlearner.evaluation.intervals import record_values
-from unlearner.inference.language_model import Questions, ask, beam_continuations
+from unlearner.inference.language_model import Questions, beam_continuations, infer
 from unlearner.metrics import loss
 from unlearner.models.loading import Loaded, limit_threads, load_causal_lm
 from unlearner.settings import DataSettings, EvaluationSettings
@@ -140,7 +140,7 @@ def _tokenized(loaded: Loaded, pairs: Sequence[tuple[str, str]], layout: Layout)
 def losses(loaded: Loaded, tokenized: TokenizedSet, batch_tokens: int) -> list[float]:
     """The mean negative log-probability of each record's scored tokens, in nats."""
     forced = Questions(continuations="none", batch_tokens=batch_tokens)
-    answers = ask(loaded.model, loaded.tokenizer, tokenized.windows, forced)
+    answers = infer(loaded.model, loaded.tokenizer, tokenized.windows, forced)
     return list(record_values(answers, loss.metric).values())
 
 
@@ -211,7 +211,8 @@ def forget_quality(ratios: Sequence[float], retrained: Sequence[float]) -> tuple
         retrained: The same under a model that was trained without them.
 
     Returns:
-        The p-value (forget quality: above 0.05 the two cannot be told apart) and the statistic D.
+        The p-value (forget quality: above 0.05 the two cannot be distinguished) and the statistic
+        D.
     """
     result = ks_2samp(ratios, retrained, alternative="two-sided")
     statistic, p_value = cast("tuple[float, float]", result)

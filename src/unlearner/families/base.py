@@ -29,7 +29,7 @@ from unlearner.inference.reference import TargetDistribution
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
 from unlearner.settings import DataSettings, EvaluationSettings
-from unlearner.training.data import ClassifierData, Level, UnlearningData
+from unlearner.training.data import ClassifierData, HoldoutBaseline, UnlearningData
 from unlearner.training.memory import ResourcePlan
 
 SetT = TypeVar("SetT", bound=TokenizedSet | LabelledSet)
@@ -84,7 +84,7 @@ class CheckResult:
 
     family: str
     values: Scores
-    level: Level | None
+    level: HoldoutBaseline | None
     memorised: bool | None
     sentence: str
     duplicates: dict[str, list[Duplicate]]
@@ -114,7 +114,7 @@ class Measured(Generic[SetT, AnswerT]):
     sets: dict[str, SetT]
     answers: dict[str, dict[str, list[AnswerT]]]
     scores: dict[str, Scores]
-    level: Level | None
+    level: HoldoutBaseline | None
     criteria: tuple[Criterion, ...]
 
 
@@ -283,7 +283,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
     @abstractmethod
     def level(
         self, holdout: list[AnswerT] | None, config: RunConfig, *, under: str
-    ) -> Level | None:
+    ) -> HoldoutBaseline | None:
         """What unseen text scores under the model that `under` names, where criteria rest on it.
 
         None where it is not known, and for classifiers, whose criteria rest on scores.
@@ -295,7 +295,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
         prepared: Prepared[SetT],
         answers: Mapping[str, list[AnswerT]],
         scores: Scores,
-        level: Level | None,
+        level: HoldoutBaseline | None,
         config: RunConfig,
     ) -> tuple[bool | None, str]:
         """Whether the target knows the records (None: unknown), and the answer in words."""
@@ -305,7 +305,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
         self,
         prepared: Prepared[SetT],
         scores: Mapping[str, Scores],
-        level: Level | None,
+        level: HoldoutBaseline | None,
         config: RunConfig,
     ) -> tuple[Criterion, ...]:
         """The criteria, from figures of the target and the retrained model alone.
@@ -318,7 +318,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
         self,
         prepared: Prepared[SetT],
         sets: Mapping[str, SetT],
-        level: Level | None,
+        level: HoldoutBaseline | None,
         config: RunConfig,
     ) -> UnlearningData | ClassifierData:
         """What a method gets."""

@@ -29,19 +29,19 @@ from unlearner.families.causal_lm_criteria import (
     Recall,
     is_memorised,
     judge_text,
-    level_of,
+    measure_holdout_baseline,
     text_criteria,
     text_statuses,
 )
 from unlearner.inference.answers import Answer
 from unlearner.inference.bertscore import BertScorer, measuring_scorer, with_scores
-from unlearner.inference.language_model import Questions, ask
+from unlearner.inference.language_model import Questions, infer
 from unlearner.inference.reference import TargetDistribution
 from unlearner.models.loading import Loaded, load_causal_lm
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSettings, find_analogous
 from unlearner.settings import DataSettings, EvaluationSettings, own_name
-from unlearner.training.data import Level, UnlearningData
+from unlearner.training.data import HoldoutBaseline, UnlearningData
 
 
 class CausalLM(Family[TokenizedSet, Answer]):
@@ -99,7 +99,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
                 continue
             reference = (references or {}).get(role)
             questions = questions_of(evaluation)
-            answers = ask(loaded.model, loaded.tokenizer, some.windows, questions, reference)
+            answers = infer(loaded.model, loaded.tokenizer, some.windows, questions, reference)
             found[role] = answers if scorer is None else with_scores(answers, scorer)
         return found
 
@@ -111,18 +111,20 @@ class CausalLM(Family[TokenizedSet, Answer]):
             if role != "forget"
         }
 
-    def level(self, holdout: list[Answer] | None, config: RunConfig, *, under: str) -> Level | None:
+    def level(
+        self, holdout: list[Answer] | None, config: RunConfig, *, under: str
+    ) -> HoldoutBaseline | None:
         """What unseen text scores, measured or given by hand; None where neither is there."""
         if holdout is None and not config.criteria.by_hand:
             return None
-        return level_of(holdout, config.criteria, under=under)
+        return measure_holdout_baseline(holdout, config.criteria, under=under)
 
     def known(
         self,
         prepared: Prepared[TokenizedSet],
         answers: Mapping[str, list[Answer]],
         scores: Scores,
-        level: Level | None,
+        level: HoldoutBaseline | None,
         config: RunConfig,
     ) -> tuple[bool | None, str]:
         """Whether the records are memorised beyond what unseen text could show by chance."""
@@ -144,7 +146,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         self,
         prepared: Prepared[TokenizedSet],
         scores: Mapping[str, Scores],
-        level: Level | None,
+        level: HoldoutBaseline | None,
         config: RunConfig,
     ) -> tuple[Criterion, ...]:
         """Verbatim claims at what unseen text scores, utility near the target."""
@@ -155,7 +157,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         self,
         prepared: Prepared[TokenizedSet],
         sets: Mapping[str, TokenizedSet],
-        level: Level | None,
+        level: HoldoutBaseline | None,
         config: RunConfig,
     ) -> UnlearningData:
         """The sets without copies of forget records, and what unseen text scores."""
@@ -321,7 +323,7 @@ def check_needs(config: RunConfig, roles: Collection[str], needs: Collection[str
             "learn on or to watch; give the records to keep, or any public text as --pool"
         )
     if "level" in needs and "holdout" not in roles:
-        level_of(None, config.criteria)
+        measure_holdout_baseline(None, config.criteria)
 
 
 def pool_of(config: RunConfig, prepared: Prepared[TokenizedSet]) -> TokenizedSet:

@@ -15,7 +15,7 @@ from unlearner.evaluation.verdict import Claim, Criterion, Verdict, judge_claim,
 from unlearner.inference.answers import Answer
 from unlearner.metrics import el_10, es, loss, ma
 from unlearner.settings import CriteriaSettings
-from unlearner.training.data import Level
+from unlearner.training.data import HoldoutBaseline
 from unlearner.training.stop_rule import above_worst
 
 RECORD_DEVIATIONS = 4
@@ -23,9 +23,9 @@ RECORD_DEVIATIONS = 4
 BY_HAND = "level given by hand"
 
 
-def level_of(
+def measure_holdout_baseline(
     holdout: list[Answer] | None, criteria: CriteriaSettings, *, under: str = "the target model"
-) -> Level:
+) -> HoldoutBaseline:
     """The level of unseen text: measured on the holdout set, or given by hand.
 
     A figure given by hand takes the place of the measured mean, and lifts the limit of a single
@@ -45,7 +45,9 @@ def level_of(
     if holdout is None:
         assert criteria.ma is not None
         assert criteria.el_10 is not None
-        return Level(criteria.ma, criteria.el_10, None, None, criteria.ma, criteria.el_10, BY_HAND)
+        return HoldoutBaseline(
+            criteria.ma, criteria.el_10, None, None, criteria.ma, criteria.el_10, BY_HAND
+        )
     accuracy = list(record_values(holdout, ma.metric).values())
     measured = list(record_values(holdout, el_10.metric).values())
     likelihood = measured or [0.0]  # no run of ten tokens comes back
@@ -53,7 +55,7 @@ def level_of(
     losses = list(record_values(holdout, loss.metric).values())
     mean_ma = float(np.mean(accuracy)) if criteria.ma is None else criteria.ma
     mean_el_10 = float(np.mean(likelihood)) if criteria.el_10 is None else criteria.el_10
-    return Level(
+    return HoldoutBaseline(
         ma=mean_ma,
         el_10=mean_el_10,
         es=float(np.mean(strength)),
@@ -101,7 +103,7 @@ class Recall:
         return {"ma": self.ma.get(record), "el_10": self.el_10.get(record)}
 
 
-def is_memorised(answers: list[Answer], scores: Scores, level: Level) -> bool:
+def is_memorised(answers: list[Answer], scores: Scores, level: HoldoutBaseline) -> bool:
     """Above what unseen text could show by chance, as a set or in a single record."""
     if above_worst(answers, level):
         return True
@@ -124,7 +126,7 @@ OVER_UNLEARNED_AUC = 0.2
 
 
 def text_criteria(
-    level: Level, target: Scores, settings: CriteriaSettings
+    level: HoldoutBaseline, target: Scores, settings: CriteriaSettings
 ) -> tuple[Criterion, ...]:
     """The criteria of a run, from the target model's figures alone.
 
@@ -176,7 +178,9 @@ def judge_text(
     )
 
 
-def text_statuses(ids: Sequence[str], recall: Recall, level: Level) -> list[dict[str, str]]:
+def text_statuses(
+    ids: Sequence[str], recall: Recall, level: HoldoutBaseline
+) -> list[dict[str, str]]:
     """Whether each record is reproduced no more than unseen records are."""
     found = []
     for index, identifier in enumerate(ids):

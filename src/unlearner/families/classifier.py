@@ -48,7 +48,7 @@ from unlearner.inference.classifier import classify
 from unlearner.models.loading import Loaded, check_head, load_classifier, pad
 from unlearner.output import Json
 from unlearner.settings import EvaluationSettings
-from unlearner.training.data import ClassifierData, Level
+from unlearner.training.data import ClassifierData, HoldoutBaseline
 from unlearner.training.finetune import read_recipe
 
 UNSEEN = ("holdout", "test")
@@ -166,7 +166,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         prepared: Prepared[LabelledSet],
         answers: Mapping[str, list[ClassAnswer]],
         scores: Scores,
-        level: Level | None,
+        level: HoldoutBaseline | None,
         config: RunConfig,
     ) -> tuple[bool | None, str]:
         """Whether the records, or a class, are distinguished from unseen ones."""
@@ -178,7 +178,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         self,
         prepared: Prepared[LabelledSet],
         scores: Mapping[str, Scores],
-        level: Level | None,
+        level: HoldoutBaseline | None,
         config: RunConfig,
     ) -> tuple[Criterion, ...]:
         """Scores near the retrained model or unseen records, membership near guessing, utility."""
@@ -198,7 +198,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         self,
         prepared: Prepared[LabelledSet],
         sets: Mapping[str, LabelledSet],
-        level: Level | None,
+        level: HoldoutBaseline | None,
         config: RunConfig,
     ) -> ClassifierData:
         """The sets, and samples of holdout and retain set to evaluate between steps."""

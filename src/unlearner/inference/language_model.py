@@ -45,7 +45,7 @@ class Questions:
 
 
 @torch.no_grad()
-def ask(
+def infer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     windows: Sequence[Window],

@@ -215,7 +215,7 @@ class DeepCUT(Method):
             repairs = loss_steps(trainer, lessons, partial(mean_losses, model))
             losses = take_steps(repairs, self.repair_steps, trainer)
             watch = Watch(self.stop, data)
-            last = watch.look(trainer, model, len(trainer.rounds), trainer.steps)
+            last = watch.evaluate_round(trainer, model, len(trainer.rounds), trainer.steps)
             trainer.log_round(last.line(losses))
         return model
 

@@ -69,7 +69,7 @@ class ICU(Method):
             "record" by its mean, of each "token" by its own loss, or "none" as in the paper. Where
             the level is given by hand, without holdout text, there is no bound.
         pairs: "fixed": each record's own partner; "fresh": other kept records in every step.
-        fresh_per_step: Windows of kept text in a step, with fresh pairs.
+        fresh_per_step: Windows of retained text in a step, with fresh pairs.
         max_analogous: Records of the pool at most that fresh pairs are drawn from, nearest first.
         encoder: Sentence encoder for the retrieval: a path or id; "auto" takes all-MiniLM-L6-v2
             where it is already on the machine, else TF-IDF.
@@ -84,8 +84,8 @@ class ICU(Method):
         bertscore_baseline: What BERTScore gives to unrelated text; it is then rescaled to 0.
         num_beams: Beams of the continuation compared as text; 1 is greedy.
         recover: Go on learning after the last record is forgotten until utility is back.
-        recovered_at: Perplexity of kept text, as a multiple of the target's, that counts as back;
-            no more than the utility floor.
+        recovered_at: Perplexity of retained text, as a multiple of the target's, that counts as
+            back; no more than the utility floor.
     """
 
     label: ClassVar[str] = "ICU (iterative contrastive unlearning)"
@@ -216,13 +216,13 @@ class ICU(Method):
         model = trainer.start(model, rate, betas=(0.9, 0.98))
         rules = Rules(**self.model_dump(include={field.name for field in fields_of(Rules)}))
         refinement, best = Refinement(rules, data), None
-        first = state = refinement.look(trainer, model)
+        first = state = refinement.evaluate_round(trainer, model)
         trainer.log_round(state.line({}))
         while not self._done(state, data.utility_floor):
             if state.round == self.max_epochs:
                 break
             losses = self._epoch(model, data, analogous, target, state.active, trainer)
-            state = refinement.look(trainer, model, first)
+            state = refinement.evaluate_round(trainer, model, first)
             trainer.log_round(state.line(losses))
             if state.kept_ratio <= data.utility_floor and is_better(state, best):
                 best = state

@@ -28,7 +28,7 @@ class IDK(LossMethod):
     where they are behind the refusal.
 
     Reference: "I don't know", or preference optimization, of Maini et al. (2024), arXiv:2401.06121.
-    Differs from the paper: its code takes one mean over the tokens of refusals and kept text
+    Differs from the paper: its code takes one mean over the tokens of refusals and retained text
     together; the refusals are sentences of our own, and each record has one and the same
     throughout; the learning rate, and the rule to stop, for which the paper takes a fixed
     number of epochs (`stop: never`).

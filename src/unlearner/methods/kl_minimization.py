@@ -14,7 +14,7 @@ from unlearner.training.language_loop import Stop
 
 
 class KLMinimization(LossMethod):
-    r"""Raise the loss of forget records while predicting as before on kept text.
+    r"""Raise the loss of forget records while predicting as before on retained text.
 
     .. math::
         L = - w_f \, NLL(forget) + w_r \, mean_t KL(p_{ref} \| p)(retain)
@@ -26,7 +26,7 @@ class KLMinimization(LossMethod):
     Reference: "KL minimization" of Maini et al. (2024), arXiv:2401.06121.
     Differs from the paper: its code averages the divergence over padding as well; the learning
     rate, and the rule to stop, for which the paper takes a fixed number of epochs (`stop: never`);
-    of kept text 4,096 windows at most are learned from, drawn once.
+    of retained text 4,096 windows at most are learned from, drawn once.
 
     Args:
         retain_batch_size: Windows of retained text of a step.

@@ -37,7 +37,7 @@ class LLMU(LossMethod):
     answer, drawn once from the kept records, where the code draws five anew for each batch from
     another data set. Means are over the tokens of the step, where the code takes each record's own
     first and, of a forget record, scores the answer alone (`data.scope: response`); its divergence
-    is a cross-entropy, of the same gradient, over prompts and padding too. Of kept text 4,096
+    is a cross-entropy, of the same gradient, over prompts and padding too. Of retained text 4,096
     windows at most are learned from, drawn once.
 
     Args:
@@ -45,7 +45,7 @@ class LLMU(LossMethod):
         forget_weight: w_f.
         random_weight: w_a.
         retain_weight: w_r.
-        loss_bound: Forget loss in nats per token that ends the run when a look finds it reached;
+        loss_bound: Forget loss in nats per token that ends the run when a round finds it reached;
             None for no such bound.
         stop: The rule that ends it before; see `language_loop.Stop`.
     """

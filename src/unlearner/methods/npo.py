@@ -27,8 +27,8 @@ class NPO(LossMethod):
 
     Reference: Zhang et al. (2024), arXiv:2404.05868.
     Differs from the paper: the learning rate, and the rule to stop; the paper takes a fixed number
-    of epochs (`stop: never`); with `retain_term: kl` 4,096 windows of kept text at most are learned
-    from, drawn once.
+    of epochs (`stop: never`); with `retain_term: kl` 4,096 windows of retained text at most are
+    learned from, drawn once.
 
     Args:
         retain_batch_size: Windows of retained text of a step.

@@ -73,7 +73,7 @@ class Retrain(Method):
 
     @property
     def kept_per_step(self) -> int:
-        return 0  # the kept text is not beside what a step passes over: it is that
+        return 0  # the retained text is not beside what a step passes over: it is that
 
     def for_family(self, family: str) -> Self:
         if family in CAUSAL_LM and not self.pretrained:
@@ -116,9 +116,11 @@ def _evaluation(
     """A function that evaluates a model for the round's line in the report."""
     if isinstance(data, ClassifierData):
         watch = Watch("never", data)
-        return lambda model: watch.look(trainer, model, len(trainer.rounds), trainer.steps).line({})
+        return lambda model: watch.evaluate_round(
+            trainer, model, len(trainer.rounds), trainer.steps
+        ).line({})
     refinement = Refinement(Rules(), data, by_set=True)
-    return lambda model: refinement.look(trainer, model).line({})
+    return lambda model: refinement.evaluate_round(trainer, model).line({})
 
 
 def remaining(data: UnlearningData) -> TokenizedSet:

@@ -107,7 +107,7 @@ class SISA(Method):
         changes = self.model_dump(include=set(ClassifierFinetuneSettings.model_fields))
         training = _Training(recipe_for(data.recipe, self.pretrained, changes), data, trainer)
         watch = Watch("never", data)
-        trainer.log_round(watch.look(trainer, model, 0, 0).line({}))
+        trainer.log_round(watch.evaluate_round(trainer, model, 0, 0).line({}))
         shards = deal(
             len(data.forget) + len(data.retain), self.num_shards, self.num_slices, trainer.generator
         )
@@ -121,7 +121,7 @@ class SISA(Method):
         remaining = [shard for shard in trained if shard is not None]
         # It has what is needed of a model.
         ensemble = cast("PreTrainedModel", make_ensemble(remaining, data.family))
-        trainer.log_round(watch.look(trainer, ensemble, 1, trainer.steps).line({}))
+        trainer.log_round(watch.evaluate_round(trainer, ensemble, 1, trainer.steps).line({}))
         return ensemble
 
 

@@ -56,12 +56,12 @@ class TaskArithmetic(Method):
         model = trainer.start(model, rate)
         before = own_weights(model)
         refinement, best = Refinement(Rules(), data, by_set=True), None
-        first = state = refinement.look(trainer, model)
+        first = state = refinement.evaluate_round(trainer, model)
         trainer.log_round(state.line({}))
         losses = {} if state.suppressed else self._learn(model, data, trainer)
         while not state.suppressed and state.round < self.max_epochs:
             self._go(model, before, trainer, state.round + 1)
-            state = refinement.look(trainer, model, first)
+            state = refinement.evaluate_round(trainer, model, first)
             trainer.log_round(state.line(losses if state.round == 1 else {}))
             if state.kept_ratio <= data.utility_floor and is_better(state, best):
                 best = state

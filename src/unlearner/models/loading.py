@@ -235,7 +235,7 @@ def check_head(name: str, config: PreTrainedConfig) -> None:
             f"{len(names)} outputs for {kind or 'regression'}"
         )
     if len(set(names)) < len(names):
-        raise UserError(f"{name}: id2label in config.json names two outputs alike; mend it")
+        raise UserError(f"{name}: id2label in config.json names two outputs alike; correct it")
 
 
 def pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -114,13 +114,13 @@ class Plan:
 
     def to_yaml(self) -> str:
         """What must be the same when a comparison goes on."""
-        told = {
+        settings = {
             "sections": dict(self.sections),
             "own": dict(self.own),
             "seeds": list(self.seeds),
             "retrained": self.retrained,
         }
-        return yaml.safe_dump(json.loads(json.dumps(told)), sort_keys=True)
+        return yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=True)
 
 
 def check_plan(plan: Plan) -> None:
@@ -162,29 +162,29 @@ def run_all(plan: Plan, folder: Path, *, jobs: int, say: Say) -> None:
             Work(plan, folder, say).run(left)
         return
     context = get_context("spawn")  # a forked process cannot use an accelerator
-    waiting, told = context.Queue(), context.Queue()
+    waiting, messages = context.Queue(), context.Queue()
     for method in left:
         waiting.put(method)
     workers = [
-        context.Process(target=_serve, args=(plan, folder, waiting, told), daemon=True)
+        context.Process(target=_serve, args=(plan, folder, waiting, messages), daemon=True)
         for _ in range(min(jobs, len(left)))
     ]
     for worker in workers:
         worker.start()
     try:
-        _listen(workers, told, say)
+        _listen(workers, messages, say)
     finally:
         for worker in workers:
             worker.terminate()
             worker.join()
 
 
-def _listen(workers: list[Any], told: Any, say: Say) -> None:
+def _listen(workers: list[Any], messages: Any, say: Say) -> None:
     """Say what the workers say until each has ended; what stops one stops all."""
     working = len(workers)
     while working:
         try:
-            kind, text = told.get(timeout=5.0)
+            kind, text = messages.get(timeout=5.0)
         except Empty:
             dead = [worker for worker in workers if worker.exitcode not in (None, 0)]
             if dead:
@@ -202,22 +202,22 @@ def _listen(workers: list[Any], told: Any, say: Say) -> None:
             say(text)
 
 
-def _serve(plan: Plan, folder: Path, waiting: Any, told: Any) -> None:
+def _serve(plan: Plan, folder: Path, waiting: Any, messages: Any) -> None:
     """A worker process: methods one after the other, until none is left."""
     quieten()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process ends them
     try:
-        work = Work(plan, folder, lambda text: told.put(("said", text)))
+        work = Work(plan, folder, lambda text: messages.put(("said", text)))
         while True:
             work.run([waiting.get(timeout=1.0)])
     except Empty:
-        told.put(("ended", ""))
+        messages.put(("ended", ""))
     except UserError as error:
-        told.put(("wrong", str(error)))
+        messages.put(("wrong", str(error)))
     except Exception as error:  # noqa: BLE001 - raised again in the main process
         if os.environ.get("UNLEARNER_TRACEBACK"):
             traceback.print_exc()
-        told.put(("failed", f"{type(error).__name__}: {error}"))
+        messages.put(("failed", f"{type(error).__name__}: {error}"))
 
 
 class Work:

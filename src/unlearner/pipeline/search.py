@@ -29,7 +29,7 @@ from unlearner.output import Json
 from unlearner.settings import SearchSettings
 from unlearner.training.checkpoints import TrainingError
 from unlearner.training.classifier_loop import ClassifierRound, Watch
-from unlearner.training.data import ClassifierData, Level, UnlearningData
+from unlearner.training.data import ClassifierData, HoldoutBaseline, UnlearningData
 from unlearner.training.log import Log
 from unlearner.training.trainer import (
     AUTO_RATE_TIMES_WIDTH,
@@ -86,11 +86,11 @@ class Trial:
         return found
 
     @classmethod
-    def of_json(cls, told: Json) -> Trial:
+    def of_json(cls, saved: Json) -> Trial:
         """The trial of which `to_json` gave this."""
         own = {one.name for one in fields(cls)}
-        figures = {name: value for name, value in told.items() if name not in own}
-        return cls(**{name: told[name] for name in own if name in told}, figures=figures)
+        figures = {name: value for name, value in saved.items() if name not in own}
+        return cls(**{name: saved[name] for name in own if name in saved}, figures=figures)
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,9 @@ def _propose(
     for trial in trials:
         params = {name: trial.settings[name] for name in ranges}
         study.add_trial(
-            optuna.trial.create_trial(params=params, distributions=ranges, value=_told(trial.score))
+            optuna.trial.create_trial(
+                params=params, distributions=ranges, value=_sampler_value(trial.score)
+            )
         )
     asked = study.ask(ranges).params
     if any(_is_same(asked, trial.settings) for trial in trials):  # such as a corner, once more
@@ -275,7 +277,7 @@ def _is_same(asked: Mapping[str, float], settings: Mapping[str, float]) -> bool:
     return all(math.isclose(value, settings[name], rel_tol=SAME) for name, value in asked.items())
 
 
-def _told(score: float) -> float:
+def _sampler_value(score: float) -> float:
     """A score as the sampler gets it: on one scale, on which no failure hides what differs."""
     return min(math.log(score), 0.9) if score < NOT_REACHED else 1.0 + min(score - NOT_REACHED, 5.0)
 
@@ -294,16 +296,16 @@ def _try(
     began = time.perf_counter()
     try:
         method.unlearn(loaded.model, judge.data, trainer)
-    except _Hopeless:
+    except _Pruned:
         status = "hopeless"
     except TrainingError:
         status = "failed"
     finally:
         put_back(loaded.model, trainer, before)
     seconds = time.perf_counter() - began
-    if status == "failed" or not trainer.looks:
-        figures, looks = dict.fromkeys(judge.names), len(trainer.looks)
-        return Trial(number, dict(settings), "failed", FAILED, figures, looks, seconds)
+    if status == "failed" or not trainer.states:
+        figures, rounds = dict.fromkeys(judge.names), len(trainer.states)
+        return Trial(number, dict(settings), "failed", FAILED, figures, rounds, seconds)
     return trainer.judged(number, dict(settings), status, seconds)
 
 
@@ -317,7 +319,7 @@ def put_back(model: Any, trainer: Trainer, before: Mapping[str, Tensor]) -> None
     model.requires_grad_(True).eval()
 
 
-class _Hopeless(Exception):  # noqa: N818 - an end, not an error
+class _Pruned(Exception):  # noqa: N818 - an end, not an error
     """A trial that has brought nothing for some rounds."""
 
 
@@ -330,35 +332,35 @@ class _TrialTrainer(Trainer):
         # A run that never stops by itself gives its last round, whatever it was before.
         never = config.method.model_dump().get("stop") == "never"
         self.patience = config.method.max_epochs + 1 if never else config.search.patience
-        self.looks: list[Json] = []
+        self.states: list[Json] = []
 
-    def look(self, examine: Callable[[], Any]) -> Any:
-        found = super().look(examine)
+    def evaluate_round(self, examine: Callable[[], Any]) -> Any:
+        found = super().evaluate_round(examine)
         if isinstance(found, dict) and self.judge.watched in found:
-            self.looks.append(found)
-            if self._is_hopeless():
-                raise _Hopeless
+            self.states.append(found)
+            if self._is_pruned():
+                raise _Pruned
         return found
 
     def scores(self) -> list[float]:
-        """The score of each look."""
-        first = self.looks[0]
-        return [self.judge.score(look, first) for look in self.looks]
+        """The score of each round."""
+        first = self.states[0]
+        return [self.judge.score(state, first) for state in self.states]
 
-    def _is_hopeless(self) -> bool:
+    def _is_pruned(self) -> bool:
         scores = self.scores()
         early, late = scores[: -self.patience], scores[-self.patience :]
         return len(early) > 0 and min(late) > min(early) - GAIN
 
     def judged(self, number: int, settings: dict[str, float], status: str, seconds: float) -> Trial:
         """The trial by the round whose model it gave, or by its best one if it was cut short."""
-        scores, last = self.scores(), len(self.looks) - 1
+        scores, last = self.scores(), len(self.states) - 1
         place = self.details.get("restored_round", last)
         if status == "hopeless":
             place = scores.index(min(scores))
-        look = self.looks[place]
-        status = "reached" if self.judge.reached(look, self.looks[0]) else status or "not reached"
-        figures = self.judge.figures(look)
+        state = self.states[place]
+        status = "reached" if self.judge.reached(state, self.states[0]) else status or "not reached"
+        figures = self.judge.figures(state)
         return Trial(number, settings, status, scores[place], figures, last, seconds)
 
 
@@ -368,7 +370,7 @@ class Judge(Protocol):
     Attributes:
         data: What the method gets.
         family: Of the models.
-        watched: What every such look has, and no other.
+        watched: What every such round has, and no other.
         names: Of the figures of a trial.
         floor: What is kept within the floor, in words.
     """
@@ -383,15 +385,15 @@ class Judge(Protocol):
     @property
     def family(self) -> str: ...
 
-    def reached(self, look: Json, first: Json) -> bool:
+    def reached(self, state: Json, first: Json) -> bool:
         """Whether the records are forgotten there and the floor holds."""
         ...
 
-    def score(self, look: Json, first: Json) -> float:
+    def score(self, state: Json, first: Json) -> float:
         """How good a round's model is; lower is better, see `NOT_REACHED`."""
         ...
 
-    def figures(self, look: Json) -> dict[str, float | None]:
+    def figures(self, state: Json) -> dict[str, float | None]:
         """What a trial that ended there has to show."""
         ...
 
@@ -408,7 +410,7 @@ def judge_of(method: Method, data: UnlearningData | ClassifierData) -> Judge:
 
 
 class TextJudge:
-    """Of language models: MA, EL_10 and ES of the forget set, and the perplexity of kept text.
+    """Of language models: MA, EL_10 and ES of the forget set, and the perplexity of retained text.
 
     EL_10 is None where it was left out because MA was above its level, and the ratio of the
     perplexity to the target model's where it was not finite.
@@ -422,15 +424,15 @@ class TextJudge:
     def __init__(self, data: UnlearningData) -> None:
         self.data = replace(data, quick_looks=True)
 
-    def reached(self, look: Json, first: Json) -> bool:  # noqa: ARG002 - of the other judge
-        return look["suppressed"] and look["kept_ratio"] <= self.data.utility_floor
+    def reached(self, state: Json, first: Json) -> bool:  # noqa: ARG002 - of the other judge
+        return state["suppressed"] and state["kept_ratio"] <= self.data.utility_floor
 
-    def score(self, look: Json, first: Json) -> float:
-        return score_of(look, first, self.data.level, self.data.utility_floor)
+    def score(self, state: Json, first: Json) -> float:
+        return score_of(state, first, self.data.level, self.data.utility_floor)
 
-    def figures(self, look: Json) -> dict[str, float | None]:
-        ratio = look["kept_ratio"]
-        found = {name: look["values"].get(name) for name in self.names}
+    def figures(self, state: Json) -> dict[str, float | None]:
+        ratio = state["kept_ratio"]
+        found = {name: state["values"].get(name) for name in self.names}
         return found | {"kept_ratio": ratio if math.isfinite(ratio) else None}
 
     def words(self, figures: Mapping[str, Any]) -> str:
@@ -453,25 +455,25 @@ class LabelJudge:
         self.data, self.family = data, data.family
         self.watch = Watch(method.model_dump().get("stop") or "auto", data)
 
-    def reached(self, look: Json, first: Json) -> bool:
+    def reached(self, state: Json, first: Json) -> bool:
         floor = self.watch.floor(ClassifierRound(**first))
-        return self.watch.excess(ClassifierRound(**look)) == 0 and look["retain_score"] >= floor
+        return self.watch.excess(ClassifierRound(**state)) == 0 and state["retain_score"] >= floor
 
-    def score(self, look: Json, first: Json) -> float:
+    def score(self, state: Json, first: Json) -> float:
         """1 and what the score of retained records has lost, where the trial has reached it.
 
         Else 100, and on top the share of what there was to forget that is left, and what the score
         is below the floor.
         """
-        drop = max(0.0, first["retain_score"] - look["retain_score"])
-        if self.reached(look, first):
+        drop = max(0.0, first["retain_score"] - state["retain_score"])
+        if self.reached(state, first):
             return 1 + drop
-        before, left = (self.watch.excess(ClassifierRound(**one)) for one in (first, look))
+        before, left = (self.watch.excess(ClassifierRound(**one)) for one in (first, state))
         found = NOT_REACHED + left / (before or 1.0) + max(0.0, drop - self.data.score_drop)
         return min(found, FAILED) if math.isfinite(found) else FAILED
 
-    def figures(self, look: Json) -> dict[str, float | None]:
-        return {name: look[name] if math.isfinite(look[name]) else None for name in self.names}
+    def figures(self, state: Json) -> dict[str, float | None]:
+        return {name: state[name] if math.isfinite(state[name]) else None for name in self.names}
 
     def words(self, figures: Mapping[str, Any]) -> str:
         return (
@@ -480,28 +482,29 @@ class LabelJudge:
         )
 
 
-def score_of(look: Json, first: Json, level: Level, floor: float) -> float:
+def score_of(state: Json, first: Json, level: HoldoutBaseline, floor: float) -> float:
     """How good a round's model is; lower is better.
 
-    One that is suppressed and whose kept text is under the floor has that text's perplexity as a
-    multiple of the target model's, 1 at least: kept text is also learned, and to know it better
-    than the target does is no less damage. Any other has 100, and on top what is left to forget, as
-    the sum over MA, EL_10 and ES of the share of the first distance to the level that remains, and
-    the logarithm of the perplexity ratio over the floor. An EL_10 that was left out counts as far
-    from its level as MA is; where the first look left it out, it is taken to have been 1.
+    One that is suppressed and whose retained text is under the floor has that text's perplexity as
+    a multiple of the target model's, 1 at least: retained text is also learned, and to know it
+    better than the target does is no less damage. Any other has 100, and on top what is left to
+    forget, as the sum over MA, EL_10 and ES of the share of the first distance to the level that
+    remains, and the logarithm of the perplexity ratio over the floor. An EL_10 that was left out
+    counts as far from its level as MA is; where the first round left it out, it is taken to have
+    been 1.
     """
-    ratio = look["kept_ratio"]
-    if look["suppressed"] and ratio <= floor:
+    ratio = state["kept_ratio"]
+    if state["suppressed"] and ratio <= floor:
         return max(ratio, 1.0)
     limits = {"ma": level.ma, "el_10": level.el_10, "es": level.es}
     left = 0.0
     for name, limit in limits.items():
         if limit is None:
             continue
-        known = name if name in look["values"] else "ma"
+        known = name if name in state["values"] else "ma"
         start, end = first["values"].get(known, 1.0), limits[known]
         if end is not None and start > end:
-            left += max(look["values"][known] - end, 0.0) / (start - end)
+            left += max(state["values"][known] - end, 0.0) / (start - end)
     damage = max(0.0, math.log(ratio / floor)) if math.isfinite(ratio) else math.inf
     return min(NOT_REACHED + left + damage, FAILED)
 
@@ -509,9 +512,9 @@ def score_of(look: Json, first: Json, level: Level, floor: float) -> float:
 def _in_words(trial: Trial, judge: Judge) -> str:
     """A line for the terminal."""
     settings = ", ".join(f"{name} {value:.3g}" for name, value in trial.settings.items())
-    told = f"trial {trial.number}: {settings}: {trial.status}"
+    line = f"trial {trial.number}: {settings}: {trial.status}"
     needed = [trial.figures[name] for name in judge.names if name not in ("el_10", "es")]
     if None in needed:
-        return told
+        return line
     words = judge.words(trial.figures)
-    return f"{told}, {words}, {trial.rounds} rounds, {trial.seconds:.0f} s"
+    return f"{line}, {words}, {trial.rounds} rounds, {trial.seconds:.0f} s"

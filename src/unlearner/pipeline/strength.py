@@ -94,8 +94,8 @@ class LabelPoint:
 
     def to_json(self) -> Json:
         """As reports hold it; null for what is not finite."""
-        told = asdict(self)
-        return {name: value if isfinite(value) else None for name, value in told.items()}
+        fields = asdict(self)
+        return {name: value if isfinite(value) else None for name, value in fields.items()}
 
     def keeps(self, floor: float) -> bool:
         """Whether the score of retained records is at the floor at least."""
@@ -134,10 +134,10 @@ def strength_path(
         stop: The rule by which a classifier counts as unlearned.
     """
     points: dict[float, AnyPoint] = {}
-    look = _label_points(data, stop) if isinstance(data, ClassifierData) else _text_points(data)
+    point_at = _label_points(data, stop) if isinstance(data, ClassifierData) else _text_points(data)
     for share in dict.fromkeys((0.0, *shares)):
         mix(model, target, unlearned, share)
-        points[share] = look(model, share)
+        points[share] = point_at(model, share)
     mix(model, target, unlearned, 0.0)
     return [points[share] for share in shares]
 
@@ -146,7 +146,7 @@ def _text_points(data: UnlearningData) -> Callable[[PreTrainedModel, float], Poi
     """What measures a language model; the first is the target."""
     refinement, seen = Refinement(Rules(), data, by_set=True), []
 
-    def look(model: PreTrainedModel, share: float) -> Point:
+    def point_at(model: PreTrainedModel, share: float) -> Point:
         state = refinement.examine(model, 0, *seen[:1])
         seen.append(state)
         return Point(
@@ -158,7 +158,7 @@ def _text_points(data: UnlearningData) -> Callable[[PreTrainedModel, float], Poi
             suppressed=state.suppressed,
         )
 
-    return look
+    return point_at
 
 
 def _label_points(
@@ -167,7 +167,7 @@ def _label_points(
     """What measures a classifier."""
     watch = Watch(stop, data)
 
-    def look(model: PreTrainedModel, share: float) -> LabelPoint:
+    def point_at(model: PreTrainedModel, share: float) -> LabelPoint:
         state = watch.examine(model, 0, 0)
         return LabelPoint(
             share,
@@ -178,7 +178,7 @@ def _label_points(
             suppressed=watch.excess(state) == 0,
         )
 
-    return look
+    return point_at
 
 
 def strength_of(
@@ -200,7 +200,7 @@ def strength_of(
 
 
 def utility_floor(data: UnlearningData | ClassifierData, target: Json) -> float:
-    """The most perplexity of kept text, or the least score of retained records.
+    """The most perplexity of retained text, or the least score of retained records.
 
     Args:
         target: The point of the target model.

@@ -247,9 +247,9 @@ def _csv_rows(name: str, seed: str, figures: Report) -> Iterator[tuple]:
 def pareto(comparison: Report) -> Markup:
     """Each method's mean: what is left from right to left, the damage from top to bottom.
 
-    That is MA of the forget set and perplexity of kept text, of classifiers the score of the forget
-    set and what that of retained records has lost. Every seed is a small mark; filled where its
-    verdict is met.
+    That is MA of the forget set and perplexity of retained text, of classifiers the score of the
+    forget set and what that of retained records has lost. Every seed is a small mark; filled where
+    its verdict is met.
     """
     with svg.style():
         figure, axes = svg.canvas(**PICTURE)

@@ -1,10 +1,11 @@
 """Checkpoints: how a run that was cut off goes on, and ends with the bytes that it would have had.
 
 A method is a loop of its own, and nothing of its state can be read from outside. So a run is not
-put back into the middle of a loop: the loop runs again from its beginning, and every step and every
-evaluation round (`Trainer.step`, `Trainer.look`) gives what it gave before, at no cost, up to the
-checkpoint. There the weights, the optimiser and the random states are loaded, and from there on it
-is computed. Whatever the loop decides or draws in between, it decides and draws again.
+put back into the middle of a loop: the loop runs again from its beginning, and every step
+(`Trainer.step`) and every evaluation round (`Trainer.evaluate_round`) gives what it gave before, at
+no cost, up to the checkpoint. There the weights, the optimiser and the random states are loaded,
+and from there on it is computed. Whatever the loop decides or draws in between, it decides and
+draws again.
 """
 
 from __future__ import annotations

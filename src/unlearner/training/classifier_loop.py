@@ -136,7 +136,7 @@ class Watch:
             records=len(data.forget),
         )
 
-    def look(
+    def evaluate_round(
         self, trainer: Trainer, model: PreTrainedModel, number: int, steps: int
     ) -> ClassifierRound:
         """`examine`, or what it gave before the run was cut off."""
@@ -145,7 +145,7 @@ class Watch:
             with trainer.arithmetic():
                 return asdict(self.examine(model, number, steps))
 
-        return ClassifierRound(**trainer.look(examined))
+        return ClassifierRound(**trainer.evaluate_round(examined))
 
     def done(self, state: ClassifierRound) -> bool:
         """Whether nothing is left to forget by the rule."""
@@ -265,13 +265,13 @@ def train_in_rounds(
     watch = Watch(rounds.stop, data)
     # The term of a lone record would be its own loss, which no file of a run may hold.
     private = ("forget",) if len(data.forget) == 1 else ()
-    state = watch.look(trainer, model, 0, 0)
+    state = watch.evaluate_round(trainer, model, 0, 0)
     floor, best, least = watch.floor(state), state, (math.inf, math.inf)
     trainer.log_round(state.line({}))
     while not watch.done(state) and state.steps < rounds.num_steps:
         count = min(rounds.steps_per_round, rounds.num_steps - state.steps)
         losses = take_steps(steps, count, trainer, private)
-        state = watch.look(trainer, model, state.round + 1, state.steps + count)
+        state = watch.evaluate_round(trainer, model, state.round + 1, state.steps + count)
         trainer.log_round(state.line(losses))
         rank = (watch.excess(state), -state.retain_score)
         if rounds.stop != "never" and state.retain_score >= floor and rank < least:

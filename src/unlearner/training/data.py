@@ -20,7 +20,7 @@ from unlearner.retrieval.analogous import AnalogousSet
 
 
 @dataclass(frozen=True)
-class Level:
+class HoldoutBaseline:
     """What text looks like to the target model when it was never trained on.
 
     Attributes:
@@ -55,7 +55,7 @@ class UnlearningData:
         analogous: The records of the pool to learn from, where the method needs them.
         level: Measured on the holdout set under the target model, before unlearning.
         questions: What to ask of every model of the run; its `prompt_start` is the level's.
-        utility_floor: Perplexity of kept text at most, as a multiple of the target's.
+        utility_floor: Perplexity of retained text at most, as a multiple of the target's.
         quick_looks: Between epochs EL_10 may be left out where it decides nothing; see
             `Refinement`.
         layout: How the records of the run became tokens, for those that a method makes itself.
@@ -66,7 +66,7 @@ class UnlearningData:
     pool: TokenizedSet | None
     retain: TokenizedSet | None
     analogous: AnalogousSet | None
-    level: Level
+    level: HoldoutBaseline
     questions: Questions
     utility_floor: float
     quick_looks: bool = False

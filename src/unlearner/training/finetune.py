@@ -138,7 +138,7 @@ def finetune_model(
     for epoch in range(1, settings.epochs + 1):
         model = take_epoch()
         if until is not None:
-            value = trainer.look(partial(_goal_value, until, model, tokenizer, records))
+            value = trainer.evaluate_round(partial(_goal_value, until, model, tokenizer, records))
         trainer.log_round({"round": epoch, "epochs": settings.epochs, "value": value})
         if until is not None and value is not None and until.reached(value):
             return FinetuneResult(model, epoch, value, True)
@@ -160,7 +160,7 @@ def _goal_value(
             continuations="all" if metric.needs == "continuations" else "none",
             prompt_start=EvaluationSettings().prompt_start,
         )
-        answers = language_model.ask(model, tokenizer, records.windows, questions)
+        answers = language_model.infer(model, tokenizer, records.windows, questions)
     values = evaluate_set(answers, {until.metric: metric}, records.groups, resamples=0)
     if until.metric not in values:
         raise UserError(f"--until: {until.metric} cannot be measured on these records")

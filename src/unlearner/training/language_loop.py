@@ -163,13 +163,13 @@ def train_to_level(
     floor = data.utility_floor if learns and stop == "suppressed" else None
     refinement = Refinement(Rules(), data, by_set=True, floor=floor)
     best = None
-    first = state = refinement.look(trainer, model)
+    first = state = refinement.evaluate_round(trainer, model)
     trainer.log_round(state.line({}))
     while not _done(stop, state, data, learns=learns):
         if state.round == method.max_epochs or state.values["loss"] >= bound:
             break
         losses = epoch()
-        state = refinement.look(trainer, model, first)
+        state = refinement.evaluate_round(trainer, model, first)
         trainer.log_round(state.line(losses))
         if state.kept_ratio <= data.utility_floor and is_better(state, best):
             best = state

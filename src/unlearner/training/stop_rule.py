@@ -17,18 +17,18 @@ from unlearner.data.windows import Window
 from unlearner.evaluation.intervals import evaluate_set, record_values
 from unlearner.inference.answers import Answer
 from unlearner.inference.bertscore import BertScorer, with_scores
-from unlearner.inference.language_model import ask, beam_continuations
+from unlearner.inference.language_model import beam_continuations, infer
 from unlearner.metrics import bertscore_f1, bleu, el_10, es, loss, ma, perplexity
 from unlearner.metrics.base import Metric
 from unlearner.output import Json
-from unlearner.training.data import Level, UnlearningData
+from unlearner.training.data import HoldoutBaseline, UnlearningData
 from unlearner.training.trainer import Trainer
 
-# Kept text whose perplexity is watched between epochs; the report measures all of it.
+# Retained text whose perplexity is watched between epochs; the report measures all of it.
 WATCHED_RECORDS = 256
 
-# Its perplexity, as a multiple of the target's, at which a run that learns on kept text may end:
-# below the utility floor, since the verdict is about more kept text than is watched.
+# Its perplexity, as a multiple of the target's, at which a run that learns on retained text may
+# end: below the utility floor, since the verdict is about more retained text than is watched.
 RECOVERED_AT = 1.05
 
 SET_METRICS = {"ma": ma.metric, "el_10": el_10.metric, "es": es.metric, "loss": loss.metric}
@@ -58,7 +58,7 @@ class RoundState:
         round: Epochs done.
         active: Forget records that are still remembered, by index.
         values: The forget set's ma, el_10, es and loss.
-        kept_perplexity: Perplexity of the watched kept text.
+        kept_perplexity: Perplexity of the watched retained text.
         at_level: The forget set's MA and EL_10 are at or below the level of unseen text.
         suppressed: So is its ES, and each single record is at or below the largest figures of
             unseen records.
@@ -92,7 +92,7 @@ class RoundState:
 
 
 def is_better(state: RoundState, best: RoundState | None) -> bool:
-    """Whether a round's model is worth more than the best: forgetting first, then kept text."""
+    """Whether a round's model is worth more than the best: forgetting first, then retained text."""
     return best is None or _rank(state) < _rank(best)
 
 
@@ -109,7 +109,7 @@ class Refinement:
         by_set: The loop does not work on single records, so that EL_10 decides nothing as long as
             MA is above its level: it counts as 1 there, and with `data.quick_looks` it is not
             asked for.
-        floor: With `by_set`, EL_10 decides nothing either as long as the kept text's perplexity
+        floor: With `by_set`, EL_10 decides nothing either as long as the retained text's perplexity
             ratio is above this: for a loop that does not end there.
     """
 
@@ -128,7 +128,7 @@ class Refinement:
         baseline = rules.bertscore_baseline
         self.scorer = BertScorer(name, baseline=baseline) if name else None
 
-    def look(
+    def evaluate_round(
         self, trainer: Trainer, model: PreTrainedModel, first: RoundState | None = None
     ) -> RoundState:
         """The state after another epoch, or what it was before the run was cut off.
@@ -137,7 +137,9 @@ class Refinement:
             first: That of the target model; None when it is the one to be examined.
         """
         number = len(trainer.rounds)
-        return RoundState(**trainer.look(lambda: asdict(self.examine(model, number, first))))
+        return RoundState(
+            **trainer.evaluate_round(lambda: asdict(self.examine(model, number, first)))
+        )
 
     def examine(
         self, model: PreTrainedModel, number: int, first: RoundState | None = None
@@ -173,12 +175,12 @@ class Refinement:
         forget, questions = self.data.forget, self.data.questions
         if self.by_set and self.data.quick_looks:
             forced = replace(questions, continuations="none")
-            answers = ask(model, self.data.tokenizer, forget.windows, forced)
+            answers = infer(model, self.data.tokenizer, forget.windows, forced)
             quick = {name: metric for name, metric in SET_METRICS.items() if name != "el_10"}
             figures = _values(answers, quick, forget.groups)
             if self._is_ruled_out(figures, ratio):
                 return answers, figures, False
-        answers = ask(model, self.data.tokenizer, forget.windows, questions)
+        answers = infer(model, self.data.tokenizer, forget.windows, questions)
         return answers, _values(answers, SET_METRICS, forget.groups), True
 
     def _is_ruled_out(self, figures: Mapping[str, float], ratio: float) -> bool:
@@ -187,7 +189,7 @@ class Refinement:
 
     def _perplexity(self, model: PreTrainedModel) -> float:
         asked = replace(self.data.questions, continuations="none")
-        answers = ask(model, self.data.tokenizer, self.watched, asked)
+        answers = infer(model, self.data.tokenizer, self.watched, asked)
         groups = self.data.kept.groups
         return evaluate_set(answers, {"perplexity": perplexity.metric}, groups, resamples=0)[
             "perplexity"
@@ -245,7 +247,7 @@ def above(answers: Sequence[Answer], ma_level: float, el_level: float) -> set[in
     }
 
 
-def _above_es(answers: Sequence[Answer], level: Level) -> set[int]:
+def _above_es(answers: Sequence[Answer], level: HoldoutBaseline) -> set[int]:
     """Where ES of the whole set is above its level: the records that are."""
     strength = record_values(answers, es.metric)
     if level.es is None or sum(strength.values()) <= level.es * len(strength):
@@ -253,12 +255,12 @@ def _above_es(answers: Sequence[Answer], level: Level) -> set[int]:
     return {record for record, value in strength.items() if value > level.es}
 
 
-def above_worst(answers: Sequence[Answer], level: Level) -> set[int]:
+def above_worst(answers: Sequence[Answer], level: HoldoutBaseline) -> set[int]:
     """Records above the limit of a single record."""
     return above(answers, level.worst_ma, level.worst_el_10)
 
 
-def excess(values: dict[str, float], level: Level) -> float:
+def excess(values: dict[str, float], level: HoldoutBaseline) -> float:
     """Sum of the relative amounts by which the forget set's MA, EL_10 and ES exceed the level."""
     limits = {"ma": level.ma, "el_10": level.el_10, "es": level.es}
     return sum(

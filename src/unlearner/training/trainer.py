@@ -50,9 +50,9 @@ Result = TypeVar("Result")
 class Trainer:
     """Optimiser, precision and bookkeeping of one run.
 
-    A method whose every step goes through `step`, and every evaluation through `look`, can be cut
-    off and go on without a line of its own: see `checkpoints`. It draws from `generator` between
-    steps, and from `draws` inside a loss.
+    A method whose every step goes through `step`, and every evaluation through `evaluate_round`,
+    can be cut off and go on without a line of its own: see `checkpoints`. It draws from `generator`
+    between steps, and from `draws` inside a loss.
 
     Attributes:
         steps: Optimiser steps taken.
@@ -212,7 +212,7 @@ class Trainer:
         for gradient in sharding.gradients_of(trained):  # those are sums since the backward pass
             gradient.div_(divide_by)
 
-    def look(self, examine: Callable[[], Result]) -> Result:
+    def evaluate_round(self, examine: Callable[[], Result]) -> Result:
         """What `examine` gives of the model as it is now, as plain JSON values.
 
         Raises:
