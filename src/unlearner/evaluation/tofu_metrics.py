@@ -4,6 +4,9 @@ They rest on the losses of the right, reworded and wrong answers to each questio
 model's own answer.
 
 Reference: Maini et al. (2024), arXiv:2401.06121.
+Differs from the paper as its authors' code and open-unlearning's do: wrong answers are averaged by
+the geometric mean, and the choices' probabilities are normalised by length. The sizes of these and
+of smaller differences, on the authors' own logs: `docs/benchmarks.md`.
 """
 
 from __future__ import annotations
@@ -164,7 +167,10 @@ def probability(loss: float) -> float:
 
 
 def choice_probability(loss: float, other_losses: Sequence[float]) -> float:
-    """The answer's normalised probability as a share of all answers' together, in [0, 1]."""
+    """The answer's normalised probability as a share of all answers' together, in [0, 1].
+
+    The paper has the whole answers' probabilities here, which favour short ones.
+    """
     # Before the exponential the smallest is taken off: improbable answers would all become 0.
     losses = np.array([loss, *other_losses])
     shares = np.exp(losses.min() - losses)
@@ -172,7 +178,10 @@ def choice_probability(loss: float, other_losses: Sequence[float]) -> float:
 
 
 def truth_ratio(paraphrased_loss: float, perturbed_losses: Sequence[float]) -> float:
-    """R with the geometric mean over the wrong answers, > 0."""
+    """R with the geometric mean over the wrong answers, > 0.
+
+    The paper's arithmetic mean gives a larger R.
+    """
     return float(np.exp(paraphrased_loss - mean(perturbed_losses)))
 
 
