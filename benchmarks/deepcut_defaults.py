@@ -90,7 +90,7 @@ def measure(request: Request, fields: dict[str, Any]) -> dict[str, Any]:
     """One row: what DeepCUT with these settings leaves, and how far that is from retraining."""
     model, trainer, seconds = request.unlearn(DeepCUT(**fields))
     family = request.world.task.family
-    found = figures(request.score(request.ask(model)), family)
+    found = figures(request.score(request.infer(model)), family)
     aim = figures(request.score(request.retrained), family)
     return {
         "steps": trainer.steps,

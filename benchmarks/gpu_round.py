@@ -221,8 +221,8 @@ def _asked(case: Case, load: Load) -> dict[str, Any]:
     slow = Definition(case.model, case.ids, eos_ids(case.model))
     generator = torch.Generator().manual_seed(0)
     lengths = spread_lengths(load.tokens, start, load.lengths, generator)
-    slow.ask(lengths[-1:])  # a warm-up, which is asked again
-    slow.ask(lengths)
+    slow.infer(lengths[-1:])  # a warm-up, which is asked again
+    slow.infer(lengths)
     forget_peak(device)
     answers = ours(case, case.windows, start)
     peak = peak_memory_bytes(device)

@@ -229,7 +229,7 @@ class Request:
 
     @cached_property
     def retrained(self) -> ClassAnswers:
-        return self.ask(load_classifier(str(self.world.trained(self.removal))).model)
+        return self.infer(load_classifier(str(self.world.trained(self.removal))).model)
 
     def score(self, answers: ClassAnswers) -> Scores:
         beside = answers if answers is self.retrained else with_retrained(answers, self.retrained)

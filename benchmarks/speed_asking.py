@@ -87,7 +87,7 @@ def compare(case: Case, plan: AskingPlan) -> list[AskingRow]:
                 windows = case.windows[: how.records]
                 answers[start], cost = timed(lambda w=windows, s=start: ours(case, w, s))
                 costs[start].append(cost * (len(case.ids) / len(windows)))
-        slow.ask(lengths[number::rounds])
+        slow.infer(lengths[number::rounds])
     return [_row(case, slow, start, answers[start], median(costs[start])) for start in plan.ours]
 
 

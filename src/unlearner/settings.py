@@ -75,8 +75,10 @@ class DataSettings(Section):
         drop_duplicates: Leave exact copies of forget records out of the other sets.
         columns: Renames of columns, the file's name to ours.
         template: Joins prompt and response.
-        chat: Use the tokenizer's chat template instead.
-        scope: Which labels count in losses: all ("sequence") or the response's.
+        chat: Use the tokenizer's chat template instead; has to be said where records are prompt and
+            response and the tokenizer has one.
+        scope: What counts of a record of prompt and response, in every measure and every loss: the
+            "response", or prompt and response ("sequence"). Of plain text everything counts.
         max_length: Longest window in tokens; the model's context where it is shorter.
         append_eos: End records with the end-of-text token.
         request_id: Name of the deletion request in the report; made from its digest where empty.
@@ -95,8 +97,8 @@ class DataSettings(Section):
     drop_duplicates: bool = False
     columns: dict[str, str] = Field(default_factory=dict)
     template: str = "{prompt} {response}"
-    chat: bool = False
-    scope: Literal["sequence", "response"] = "sequence"
+    chat: bool | None = None
+    scope: Literal["sequence", "response"] = "response"
     max_length: int = Field(default=1024, ge=2)
     append_eos: bool = False
 

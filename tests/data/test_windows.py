@@ -6,7 +6,16 @@ import pytest
 from conftest import tiny_tokenizer
 from unlearner.data import windows
 from unlearner.data.record import Record, RecordSet
-from unlearner.data.windows import CONTINUATION_TOKENS, Layout, contents, tail_text, tokenize_set
+from unlearner.data.windows import (
+    CONTINUATION_TOKENS,
+    Layout,
+    contents,
+    render_chat,
+    spans,
+    tail_text,
+    text_ids,
+    tokenize_set,
+)
 from unlearner.errors import UserError
 
 CHAT = (
@@ -87,10 +96,18 @@ def test_token_ids_are_used_as_they_are():
     assert some.windows[0].input_ids.dtype == np.int64
 
 
-def test_end_of_text_is_appended_and_is_a_label_that_counts():
-    some = tokenized(ids(7, 8), layout=Layout(append_eos=True))
-    assert pieces(some) == [[7, 8, 1]]
-    assert scored_tokens(some.windows[0]) == [8, 1]
+def test_end_of_text_is_appended_and_learned_but_is_no_part_of_the_text():
+    (window,) = tokenized(ids(7, 8), layout=Layout(append_eos=True)).windows
+    assert window.input_ids.tolist() == [7, 8, 1]
+    assert (scored_tokens(window), window.end, window.stop) == ([8], 2, 2)
+    assert scored_tokens(window.with_end()) == [8, 1]
+
+
+def test_only_the_window_that_holds_the_end_learns_it():
+    """Five tokens and the end in windows of three: 123, 345, 5e."""
+    some = tokenized(ids(1, 2, 3, 4, 5), layout=Layout(append_eos=True, max_length=3)).windows
+    assert [window.end for window in some] == [0, 0, 1]
+    assert [scored_tokens(window.with_end()) for window in some] == [[2, 3], [4, 5], [1]]
 
 
 def test_without_an_end_of_text_token_none_can_be_appended():
@@ -118,11 +135,11 @@ def response_text(record, layout, tokenizer=None):
     ("template", "wanted"),
     [
         ("{prompt} {response}", " bob"),  # a byte-level token holds the space before its word
-        ("Q: {prompt}\nA: {response}.", " bob."),
+        ("Q: {prompt}\nA: {response}\n.", " bob"),
         ("{prompt}{response}", "bob"),
     ],
 )
-def test_response_scope_counts_the_response_and_what_follows(template, wanted):
+def test_response_scope_counts_the_response_alone(template, wanted):
     record = Record("a", prompt="who is it?", response="bob")
     layout = Layout(template=template, scope="response")
     assert response_text(record, layout).strip() == wanted.strip()
@@ -130,8 +147,32 @@ def test_response_scope_counts_the_response_and_what_follows(template, wanted):
 
 def test_sequence_scope_counts_the_prompt_too():
     record = Record("a", prompt="who?", response="bob")
-    (window,) = tokenized(record).windows
+    layout = Layout(template="{prompt}{response}", scope="sequence")
+    (window,) = tokenized(record, layout=layout).windows
     assert window.scored.all()
+    assert window.first_counts
+
+
+def test_no_scope_counts_a_template():
+    """[user]who?</s>[assistant]bob</s>: in tokens of one character what is left is `who?` `bob`."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT
+    record, found = Record("a", prompt="who?", response="bob"), {}
+    for scope in ("sequence", "response"):
+        layout = Layout(chat=True, scope=scope)
+        (window,) = tokenized(record, layout=layout, tokenizer=tokenizer).windows
+        counted = spans(window.scored, first_counts=window.first_counts)
+        found[scope] = [tokenizer.decode(window.input_ids[a:b]) for a, b in counted]
+    assert found == {"sequence": ["who?", "bob"], "response": ["bob"]}
+
+
+def test_spans_are_the_runs_of_tokens_that_count():
+    """Token 0 is no label: it counts with token 1 or not at all."""
+    scored = np.array([True, False, True, True, False])
+    assert spans(scored, first_counts=True) == [(0, 2), (3, 5)]
+    assert spans(scored, first_counts=False) == [(1, 2), (3, 5)]
+    assert spans(np.array([False, True]), first_counts=True) == [(2, 3)]
+    assert spans(np.array([False, False]), first_counts=True) == []
 
 
 def test_a_record_without_a_prompt_is_all_response():
@@ -149,9 +190,37 @@ HOSTILE = ["{prompt}", "{response}", "{prompt} {response}", "{0} {} {{}}", "%s {
 def test_braces_in_a_record_are_text(prompt, response):
     """The template "Q{prompt}A{response}." has its own braces filled once, and no others."""
     layout = Layout(template="Q{prompt}A{response}.")
-    text, start = layout.join(prompt, response)
-    assert text == "Q" + prompt + "A" + response + "."
-    assert text[start:] == response + "."
+    joined = layout.join(prompt, response)
+    assert joined.text == "Q" + prompt + "A" + response + "."
+    cut = [joined.text[a:b] for a, b in (*joined.prompts, *joined.responses)]
+    assert cut == [prompt, response]
+
+
+@pytest.mark.parametrize("prompt", [*HOSTILE, "b", "bb b", "[user]", "</s>"])
+@pytest.mark.parametrize("response", [*HOSTILE, "b", "[assistant]b", "b</s>[user]b"])
+def test_a_chat_finds_its_turns_whatever_they_say(prompt, response):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT.replace("{{ m.content }}", "{{ m.content | trim }}")
+    chat = render_chat(f" {prompt}", f"{response} ", tokenizer)
+    assert chat.text == f"[user]{prompt}</s>[assistant]{response}</s>"
+    cut = [chat.text[a:b] for a, b in (*chat.prompts, *chat.responses)]
+    assert cut == [prompt, response]
+
+
+def test_a_system_prompt_of_the_template_is_part_of_it():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "who? bob" + CHAT
+    chat = render_chat("who?", "bob", tokenizer)
+    assert chat.prompts == ((14, 18),)  # behind "who? bob[user]"
+    assert chat.responses == ((33, 36),)  # and "who?</s>[assistant]"
+
+
+def test_a_template_that_drops_the_answer_is_refused():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "[user]{{ messages[0].content }}[assistant]"
+    record = Record("a", prompt="who?", response="bob")
+    with pytest.raises(UserError, match="record 'a': nothing of its response is left"):
+        tokenized(record, layout=Layout(chat=True), tokenizer=tokenizer)
 
 
 def test_a_response_repeated_in_the_prompt_is_found_by_place_not_by_text():
@@ -174,11 +243,11 @@ def test_windows_inside_a_long_prompt_have_no_label_that_counts():
 def test_without_offsets_the_response_begins_where_the_tokens_of_the_prompt_end(ends):
     """Prompt "a b " ends in a token for the space that "a b c" does not have; nor its end mark.
 
-    Tokens a b c [end]: the prompt's own are a b, so c counts, and the end mark behind it.
+    Tokens a b c [end]: the prompt's own are a b, so c counts, and the end mark behind it does not.
     """
     record = Record("a", prompt="a b", response="c")
     (window,) = tokenized(record, layout=Layout(scope="response"), tokenizer=Slow(ends)).windows
-    assert window.scored.tolist() == [False, True] + [True] * len(ends)
+    assert window.scored.tolist() == [False, True] + [False] * len(ends)
 
 
 # Chat
@@ -192,7 +261,8 @@ def test_the_chat_template_writes_the_text_and_its_own_special_tokens():
     (window,) = tokenized(record, layout=layout, tokenizer=tokenizer).windows
     plain = tokenizer("[user]who?</s>[assistant]bob</s>", add_special_tokens=False)["input_ids"]
     assert window.input_ids.tolist() == plain
-    assert tokenizer.decode(scored_tokens(window)) == "bob</s>"
+    assert tokenizer.decode(scored_tokens(window)) == "bob"
+    assert tokenizer.decode(scored_tokens(window.with_end())) == "bob</s>"
 
 
 def test_words_that_only_ask_for_an_answer_cost_the_response_no_label():
@@ -201,7 +271,7 @@ def test_words_that_only_ask_for_an_answer_cost_the_response_no_label():
     tokenizer.chat_template = CHAT.replace("%}[assistant]{%", "%}[assistant]think{%")
     record = Record("a", prompt="who?", response="bobby")
     layout = Layout(chat=True, scope="response")
-    assert response_text(record, layout, tokenizer) == "bobby</s>"
+    assert response_text(record, layout, tokenizer) == "bobby"
 
 
 def test_chat_needs_a_template_of_the_tokenizer():
@@ -253,6 +323,15 @@ def test_a_subset_is_numbered_anew_in_the_order_given():
     assert [(w.record, w.id) for w in part.windows] == [(0, "z"), (0, "z"), (1, "x"), (1, "x")]
     assert part.sequences() == [[6, 7, 8], [1, 2, 3]]
     assert some.sequences() == [[1, 2, 3], [4, 5], [6, 7, 8]]
+
+
+def test_text_ids_leave_out_what_a_template_adds():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHAT
+    asked = Record("q", prompt="who?", response="bob")
+    some = tokenized(asked, ids(4, 5), layout=Layout(chat=True), tokenizer=tokenizer)
+    assert [tokenizer.decode(text) for text in text_ids(some, tokenizer)[:1]] == ["who? bob"]
+    assert text_ids(some, tokenizer)[1] is some.windows[1].input_ids
 
 
 def test_arrays_are_the_tokens_of_the_records_and_copy_no_single_window():

@@ -57,6 +57,32 @@ def test_a_later_prompt_start_equals_the_definition_with_that_range(tokenizer):
     assert total / weight == extraction_likelihood(continuations(model, ids), ids, 3, 12)
 
 
+def test_spans_equal_the_definition_of_each_as_a_text_behind_its_context(architecture, tokenizer):
+    """Template 0-2, prompt 3-9, template 10-11, response 12-21, template 22-23."""
+    model = tiny_model(architecture)
+    own = texts(model, lengths=(24,))
+    counted = np.zeros(24, dtype=bool)
+    counted[3:10] = counted[12:22] = True
+    asked = [
+        Window(i, str(i), np.array(x), counted[1:], 12, first_counts=False)
+        for i, x in enumerate(own)
+    ]
+    for some, answer in zip(asked, infer(model, tokenizer, asked, Questions()), strict=True):
+        x = some.input_ids.tolist()
+        for n in (1, 3):
+            total, prompts = 0.0, 0
+            for start, stop in ((3, 10), (12, 22)):
+                count = stop - n - start
+                continued = continuations(model, x[:stop])
+                total += count * extraction_likelihood(continued, x[:stop], n, start + 1)
+                prompts += count
+            assert fast_el(answer, n) == (pytest.approx(total, abs=1e-12), prompts)
+        response = continuations(model, x[:22])
+        assert answer.continuation(12).tolist() == response[12]
+        assert answer.continuation_text == tokenizer.decode(response[12], skip_special_tokens=True)
+        assert answer.reference_text == tokenizer.decode(x[12:22], skip_special_tokens=True)
+
+
 @pytest.mark.parametrize("name", ["gpt_neo", "gpt2", "gemma2"])  # the three kinds of attention
 def test_batch_size_order_and_memory_change_nothing(name, tokenizer):
     model = tiny_model(name)

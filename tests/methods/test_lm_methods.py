@@ -35,7 +35,7 @@ LOW = HoldoutBaseline(
     ma=-1.0, el_10=0.0, es=0.0, loss=3.0, worst_ma=-1.0, worst_el_10=0.0, source="test"
 )
 # Prompts and answers are longer than a window together: records of one, two and three windows.
-LAYOUT = Layout(max_length=32)
+LAYOUT = Layout(scope="sequence", max_length=32)
 QUESTIONS = (
     ("where is ann?", "in the town"),
     ("who has the phone of the person?", "ben has it, he is at the mill"),

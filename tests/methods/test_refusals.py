@@ -93,7 +93,7 @@ def test_a_chat_template_and_the_end_of_text_hold_for_refusals_too():
     window, record = some.windows[0], some.records[0]
     assert tokenizer.decode(window.input_ids) == f"u: {record.prompt} a: {record.response} </s>"
     assert window.input_ids[-1] == tokenizer.eos_token_id
-    assert window.scored[-1]
+    assert window.end == len(window) - 1
 
 
 def test_a_long_refusal_has_windows_of_the_run_s_length():

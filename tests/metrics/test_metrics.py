@@ -99,10 +99,11 @@ def test_kl_counts_the_scored_labels_and_ignores_what_is_not_known_of_the_others
     assert tally("kl_to_target") == (0, 0)
 
 
-def test_memorization_accuracy_is_over_the_whole_window():
-    """Two of three argmaxes are the text's; that one label is scored does not matter."""
-    scored = np.array([False, False, True])
-    assert tally("ma", input_ids=[1, 2, 3, 4], argmax=[2, 9, 4], scored=scored) == (2, 3)
+def test_memorization_accuracy_is_over_the_labels_that_count():
+    """Two of three argmaxes are the text's; of the two labels of the response one is."""
+    text = {"input_ids": [1, 2, 3, 4], "argmax": [2, 9, 4]}
+    assert tally("ma", **text) == (2, 3)
+    assert tally("ma", **text, scored=np.array([False, True, True])) == (1, 2)
 
 
 def test_extraction_likelihoods_count_their_prompts():
@@ -123,6 +124,16 @@ def test_extraction_strength_tallies_tokens_behind_the_telling_prefix():
     """T=4, token 1 missed: after tokens 0 and 1 the rest follows, 2 tokens of 4."""
     assert tally("es", input_ids=[1, 2, 3, 4], argmax=[9, 3, 4]) == (2, 4)
     assert tally("es", input_ids=[1, 2, 3, 4], argmax=[2, 3, 9]) == (0, 4)
+
+
+def test_extraction_strength_of_a_response_counts_its_own_tokens():
+    """Tokens 3 to 5 answer 1 2: all hit, the question alone gives 3 of 3 away; token 4 missed: 1.
+
+    That token 2 of the question and token 6 of the template are missed does not matter.
+    """
+    text = {"input_ids": [1, 2, 3, 4, 5, 6], "scored": np.array([0, 1, 1, 1, 0], dtype=bool)}
+    assert tally("es", **text, argmax=[9, 3, 4, 5, 9]) == (3, 3)
+    assert tally("es", **text, argmax=[9, 3, 9, 5, 9]) == (1, 3)
 
 
 def test_bleu_by_hand():

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from unlearner.inference.answers import Answer, first_prompt
 from unlearner.metrics._ngrams import (
     distinct_ngrams,
+    extractable_tail,
     extraction_likelihood,
     last_starts,
-    shortest_extracting_prompt,
     token_evenness,
 )
 
@@ -178,7 +179,7 @@ def test_last_starts_are_the_last_occurrences():
 
 def extraction_strength(hits):
     """ES = 1 - k*/T."""
-    return 1 - shortest_extracting_prompt(hits) / (len(hits) + 1)
+    return extractable_tail(hits) / (len(hits) + 1)
 
 
 def test_extraction_strength_by_hand():
@@ -194,7 +195,28 @@ def test_extraction_strength_equals_its_definition():
     for _ in range(50):
         hits = draw.random(12) < 0.8
         shortest = next((k for k in range(1, 13) if hits[k - 1 :].all()), 13)
-        assert extraction_strength(hits) == 1 - shortest / 13
+        assert extraction_strength(hits) == pytest.approx(1 - shortest / 13, abs=1e-15)
+
+
+def test_each_span_is_a_text_of_its_own():
+    """Tokens 7 | 1 2 1 2 3 | 9 | 4 5 | 9: prompt and response between pieces of template.
+
+    The first is the text 1 2 1 2 3 of the test by hand, behind one token more: 2/3, 1/2
+    and 0 of 3 prompts by bigrams. 4 5 has one prompt, and no bigram behind it: it does not count.
+    """
+    text = [7, 1, 2, 1, 2, 3, 9, 4, 5, 9]
+    argmax = [1, 2, 2, 2, 1, 0, 0, 6, 0]
+    decoded = {3: [2, 1, 2], 5: [1], 8: [6]}
+    given = replace(
+        answer(text, argmax, decoded),
+        scored=np.array([1, 1, 1, 1, 1, 0, 1, 1, 0], dtype=bool),
+        first_counts=False,
+    )
+    assert given.spans == [(1, 6), (7, 9)]
+    assert given.continuation(2).tolist() == [2, 2, 1, 2]
+    assert given.continuation(8).tolist() == [6]
+    total, prompts = extraction_likelihood(given, 2)
+    assert (total, prompts) == (pytest.approx(2 / 3 + 1 / 2), 3)
 
 
 def test_repetition_by_hand():

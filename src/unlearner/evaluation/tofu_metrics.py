@@ -79,7 +79,7 @@ def measure_tofu(
         limit_threads(loaded.model)
         layout = Layout(
             template=data.template,
-            chat=data.chat,
+            chat=bool(data.chat),
             append_eos=data.append_eos,
             max_length=max(2, min(data.max_length, loaded.context)),
         )
@@ -137,7 +137,8 @@ def _tokenized(loaded: Loaded, pairs: Sequence[tuple[str, str]], layout: Layout)
         Record(str(number), prompt=question, response=answer)
         for number, (question, answer) in enumerate(pairs)
     )
-    return tokenize_set(RecordSet("questions", records, "tofu"), loaded.tokenizer, layout)
+    found = tokenize_set(RecordSet("questions", records, "tofu"), loaded.tokenizer, layout)
+    return replace(found, windows=tuple(window.with_end() for window in found.windows))
 
 
 def losses(loaded: Loaded, tokenized: TokenizedSet, batch_tokens: int) -> list[float]:

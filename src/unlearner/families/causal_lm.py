@@ -253,7 +253,7 @@ def prepare_text(
     """
     layout = Layout(
         template=data.template,
-        chat=data.chat,
+        chat=_is_chat(loaded, sets, data),
         scope=data.scope,
         max_length=max(2, min(data.max_length, loaded.context)),
         append_eos=data.append_eos,
@@ -276,6 +276,25 @@ def prepare_text(
             tokenized, duplicates, drop=data.drop_duplicates, refused=("holdout", "test")
         )
     return Prepared(family, loaded, tokenized, duplicates, layout)
+
+
+def _is_chat(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) -> bool:
+    """Whether prompt and response are joined by the chat template.
+
+    Raises:
+        UserError: There is one, and nothing says whether it is to be used.
+    """
+    if data.chat is not None:
+        return data.chat
+    own_template = data.template != DataSettings.model_fields["template"].default
+    asked = [some for some in sets.values() if any(record.prompt for record in some.records)]
+    if not asked or own_template or not loaded.tokenizer.chat_template:
+        return False
+    raise UserError(
+        f"data.chat: {asked[0].name} {asked[0].source} has prompts and responses, and the model's "
+        "tokenizer has a chat template; say data.chat=true (the records are asked as a chat with "
+        "an instruct model) or data.chat=false (they are joined by data.template, without it)"
+    )
 
 
 def _check_tokens_known(some: TokenizedSet, size: int) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from unlearner.data.windows import spans
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -22,19 +24,21 @@ class Answer:
         record: Index of the record in its set.
         id: The record's id.
         input_ids: (T,) the window's tokens.
-        scored: (T-1,) bool, which labels count (all, or the response only).
+        scored: (T-1,) bool, which labels count: of prompt and response, or of the response only.
         log_probs: (T-1,) float32, log p(x_t | x_<t) in nats.
         argmax: (T-1,) the most probable token after each prompt x_<t.
         eos_ids: Tokens that end a continuation.
         decoded: Greedy continuations of the prompts at which the model breaks from the text, by
-            prompt length; each runs to T tokens in all or to the first end-of-text token, which it
-            includes. Empty when no continuations were wanted.
-        prompt_start: Shortest prompt length from which on every continuation is known.
+            prompt length; each runs to the end of its span (see `spans`) or to the first
+            end-of-text token, which it includes. Empty when no continuations were wanted.
+        prompt_start: From which prompt of a span on every continuation is known; see
+            `first_prompt`.
         prefix: Length of the prompt that `continuation_text` continues.
-        reference_text: The record's own text from `prefix` on.
+        reference_text: The record's own text from `prefix` on, to the end of its span.
         continuation_text: The model's greedy continuation of the first `prefix` tokens.
         kl: (T-1,) float32, KL(target || model) in nats of each next-token distribution, or None.
         bertscore: BERTScore F1 of the continuation, NaN when there is no encoder.
+        first_counts: Whether token 0, which is no label, is of the same text as token 1.
     """
 
     record: int
@@ -45,12 +49,32 @@ class Answer:
     argmax: np.ndarray
     eos_ids: frozenset[int] = frozenset()
     decoded: Mapping[int, np.ndarray] = field(default_factory=dict)
-    prompt_start: int = 1
+    prompt_start: float = 1
     prefix: int = 1
+    first_counts: bool = True
     reference_text: str = ""
     continuation_text: str = ""
     kl: np.ndarray | None = None
     bertscore: float = float("nan")
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The texts that the window holds: from the first token to behind the last of each.
+
+        All T tokens of a plain text; of other records what counts between two pieces of template.
+        """
+        return spans(self.scored, first_counts=self.first_counts)
+
+    def prompts(self, prompt_start: float) -> list[tuple[int, int]]:
+        """Of each span the length of its shortest prompt, and its end; see `first_prompt`."""
+        return [
+            (start + first_prompt(prompt_start, stop - start), stop) for start, stop in self.spans
+        ]
+
+    def stop(self, prompt_length: int) -> int:
+        """The end of the span in which a prompt is continued; the prompt's own outside of all."""
+        held = (stop for start, stop in self.spans if start <= prompt_length < stop)
+        return next(held, prompt_length)
 
     @property
     def hits(self) -> np.ndarray:
@@ -68,14 +92,15 @@ class Answer:
         return np.flatnonzero((self.argmax != self.input_ids[1:]) | ends) + 1
 
     def continuation(self, prompt_length: int) -> np.ndarray:
-        """The greedy continuation of the first `prompt_length` tokens, to T tokens in all.
+        """The greedy continuation of the first `prompt_length` tokens, to the end of their span.
 
         Raises:
             KeyError: The continuation was not decoded.
         """
-        after = self.breaks[self.breaks >= prompt_length]
+        stop = self.stop(prompt_length)
+        after = self.breaks[(self.breaks >= prompt_length) & (self.breaks < stop)]
         if len(after) == 0:
-            return self.input_ids[prompt_length:]
+            return self.input_ids[prompt_length:stop]
         first = int(after[0])
         return np.concatenate([self.input_ids[prompt_length:first], self.decoded[first]])
 
@@ -127,7 +152,7 @@ LAST_TOKENS = 30
 
 
 def first_prompt(prompt_start: int | float, num_tokens: int) -> int:
-    """Length of the shortest prompt: an integer >= 1 as it is, a fraction in (0, 1) of T tokens.
+    """Tokens of a text that the shortest prompt holds: an integer >= 1, or a fraction of them.
 
     A fraction is rounded down: 0.75 of 200 tokens is 150, the range of ICU's published code. It
     leaves the last 30 tokens at least, so that a short record has prompts for EL_10 too: 10 of 40.

@@ -18,7 +18,7 @@ from unlearner import functional, processes
 from unlearner.data.batches import collate, length_batches
 from unlearner.data.windows import Window
 from unlearner.functional import TargetLogits, Tensors
-from unlearner.inference.answers import Answer, first_prompt
+from unlearner.inference.answers import Answer
 from unlearner.inference.decoding import Prompt, continuations, eos_ids, generate
 from unlearner.inference.reference import TargetDistribution
 from unlearner.models import sharding
@@ -32,7 +32,7 @@ class Questions:
     Attributes:
         continuations: "none", "text" (one per window, behind its prefix) or "all" (every prompt
             from `prompt_start` on, which EL needs).
-        prompt_start: Shortest prompt of EL: a length in tokens, or a share of the window below 1.
+        prompt_start: Shortest prompt of EL: a length in tokens, or a share of the text below 1.
         batch_tokens: Tokens of one teacher-forced batch, padding included.
         memory_bytes: Room for the decoding rows' own keys and values. A constant, not what
             happens to be free: batches, and with them the last bits of a report, stay the same.
@@ -70,9 +70,9 @@ def infer(
         forced, cache = sharding.inside(model, forward, calls_model=head is None)
         forced = sharding.agree(model, forced)
         prompts = [
-            Prompt(row, length, int(answer.argmax[length - 1]), len(answer.input_ids))
+            Prompt(row, length, int(answer.argmax[length - 1]), stop)
             for row, answer in enumerate(forced)
-            for length in _lengths_to_decode(answer, questions.continuations)
+            for length, stop in _prompts_to_decode(answer, questions.continuations)
         ]
         decoded = continuations(
             model, head, cache, batch["input_ids"], prompts, memory_bytes=questions.memory_bytes
@@ -112,8 +112,9 @@ def _teacher_forced(
                 log_probs=log_probs,
                 argmax=best,
                 eos_ids=ends,
-                prompt_start=first_prompt(questions.prompt_start, len(window)),
+                prompt_start=questions.prompt_start,
                 prefix=window.prefix,
+                first_counts=window.first_counts,
                 kl=None if kls is None else kls[row],
             )
         )
@@ -154,19 +155,21 @@ def _divergences(
     return [kl_T[: length - 1].copy() for kl_T, length in zip(kl_BT, lengths, strict=True)]
 
 
-def _lengths_to_decode(answer: Answer, continuations: str) -> list[int]:
-    """Prompt lengths: breaks from the shortest prompt on, and the first one behind the prefix."""
+def _prompts_to_decode(answer: Answer, continuations: str) -> list[tuple[int, int]]:
+    """Prompts and where they end: breaks from the shortest on, the first one behind the prefix."""
     if continuations == "none":
         return []
-    breaks = answer.breaks
-    needed = breaks[breaks >= answer.prefix][:1].tolist()
-    if continuations == "all":
-        needed += breaks[breaks >= answer.prompt_start].tolist()
-    return sorted(set(needed))
+    breaks, end = answer.breaks, answer.stop(answer.prefix)
+    first = breaks[(breaks >= answer.prefix) & (breaks < end)][:1].tolist()
+    needed = dict.fromkeys(first, end)
+    for start, stop in answer.prompts(answer.prompt_start) if continuations == "all" else ():
+        needed |= dict.fromkeys(breaks[(breaks >= start) & (breaks < stop)].tolist(), stop)
+    return sorted(needed.items())
 
 
 def _with_texts(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> Answer:
-    parts = answer.input_ids[answer.prefix :], answer.continuation(answer.prefix)
+    stop = answer.stop(answer.prefix)
+    parts = answer.input_ids[answer.prefix : stop], answer.continuation(answer.prefix)
     reference, text = (str(tokenizer.decode(part, skip_special_tokens=True)) for part in parts)
     return replace(answer, reference_text=reference, continuation_text=text)
 
@@ -183,11 +186,11 @@ def beam_continuations(
     """The text of each window's continuation behind its prefix, by beam search.
 
     Args:
-        num_tokens: New tokens of each at most; None for as many as the window has behind its
-            prefix.
+        num_tokens: New tokens of each at most; None for as many as the window's text has behind
+            its prefix.
     """
     if num_tokens is None:
-        num_tokens = [len(window) - window.prefix for window in windows]
+        num_tokens = [max(1, window.stop - window.prefix) for window in windows]
     texts = [""] * len(windows)
     by_prefix: dict[int, list[int]] = {}
     for index, window in enumerate(windows):

@@ -106,7 +106,8 @@ def random_answers(
 
 
 def _splice(window: Window, other: Window, longest: int) -> Window:
-    prompt, answer = window.input_ids[: window.prefix], other.input_ids[other.prefix :]
+    prompt = window.input_ids[: window.prefix]
+    answer = other.input_ids[other.prefix : other.stop]
     tokens = np.concatenate([prompt, answer])[:longest]
     labels = np.arange(1, len(tokens))
-    return replace(window, input_ids=tokens, scored=labels >= window.prefix)
+    return replace(window, input_ids=tokens, scored=labels >= window.prefix, end=0)

@@ -1,7 +1,7 @@
 """Counts of n-grams in token ids: extraction likelihood, extraction strength, repetition.
 
 Pure numpy. Positions count from 0: the prompt of length t is tokens 0..t-1 and is followed by token
-t. A window has T tokens.
+t. A span is a text of T tokens inside a window; of a plain text it is the whole window.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from math import log
 
 import numpy as np
 
-from unlearner.inference.answers import Answer, first_prompt
+from unlearner.inference.answers import Answer
 
 
 def extraction_likelihood(
@@ -23,7 +23,9 @@ def extraction_likelihood(
                   OV_n(\mathrm{greedy}(x_{<t}), x_{\ge t})
 
     OV_n(a, b) is the number of n-grams of a, with multiplicity, that occur in b, divided by the
-    number of n-grams of b. A continuation that ends early has fewer n-grams, or none.
+    number of n-grams of b. A continuation that ends early has fewer n-grams, or none. x is a span:
+    a prompt holds its first t tokens behind all that stands before it (the question, say), and
+    continuation and rest end where it ends. The spans of a window add up.
 
     Continuations are shared: between two breaks of the answer they all follow the text, so what is
     decoded at a break m belongs to every prompt t in (previous break, m]. An n-gram that starts at
@@ -47,36 +49,41 @@ def extraction_likelihood(
     """
     if n < 1:
         raise ValueError(f"n must be >= 1, got {n}")
-    num_tokens = len(answer.input_ids)
-    start = first_prompt(prompt_start, num_tokens)
-    prompts = np.arange(start, num_tokens - n + 1)
-    if len(prompts) == 0:
-        return 0.0, 0.0
-    if start < answer.prompt_start:
-        raise ValueError(
-            f"prompts from length {start} on are not answered for record {answer.id!r}: its "
-            f"continuations start at prompt_start={answer.prompt_start}"
-        )
-    breaks = answer.breaks
-    # Behind the last break every continuation is the text itself: a break at T, nothing decoded.
-    breaks = np.append(breaks[breaks >= start], num_tokens)
-    matched = np.cumsum(_matches_by_end(answer, n, start, breaks))
-    ends = breaks[np.searchsorted(breaks, prompts)]
-    overlaps = (matched[ends] - matched[prompts - 1]) / (num_tokens - prompts - n + 1)
-    # np.sum adds in pairs and the builtin sum compensates since Python 3.12; cumsum adds in order.
-    return float(np.cumsum(overlaps)[-1]), float(len(prompts))
+    known = answer.prompts(answer.prompt_start)
+    total, count = 0.0, 0
+    for (start, stop), (first_known, _) in zip(answer.prompts(prompt_start), known, strict=True):
+        prompts = np.arange(start, stop - n + 1)
+        if len(prompts) == 0:
+            continue
+        if start < first_known:
+            raise ValueError(
+                f"prompts from length {start} on are not answered for record {answer.id!r}: its "
+                f"continuations start at prompt_start={answer.prompt_start}"
+            )
+        breaks = answer.breaks
+        # Behind the last break every continuation is the text itself: a break at the span's end.
+        breaks = np.append(breaks[(breaks >= start) & (breaks < stop)], stop)
+        matched = np.cumsum(_matches_by_end(answer, n, start, breaks))
+        ends = breaks[np.searchsorted(breaks, prompts)]
+        overlaps = (matched[ends] - matched[prompts - 1]) / (stop - prompts - n + 1)
+        # np.sum adds in pairs, the builtin sum compensates since Python 3.12; cumsum is in order.
+        total += float(np.cumsum(overlaps)[-1])
+        count += len(prompts)
+    return total, float(count)
 
 
 def _matches_by_end(answer: Answer, n: int, start: int, breaks: np.ndarray) -> np.ndarray:
     """(T+1,) n-grams of the continuations that count for the prompts up to each length.
 
-    Entry e counts the n-grams that serve every prompt of their break from its first up to e.
+    Entry e counts the n-grams that serve every prompt of their break from its first up to e. The
+    last break is where the span ends.
     """
-    text = answer.input_ids
+    stop = int(breaks[-1])
+    text = answer.input_ids[:stop]
     firsts = np.append(start, breaks[:-1] + 1)  # shortest prompt of each break
     runs = [
-        np.concatenate([text[first:stop], _decoded(answer, stop)])
-        for first, stop in zip(firsts.tolist(), breaks.tolist(), strict=True)
+        np.concatenate([text[first:end], _decoded(answer, end, stop)])
+        for first, end in zip(firsts.tolist(), breaks.tolist(), strict=True)
     ]
     lengths = np.array([len(run) for run in runs])
     run = np.repeat(np.arange(len(runs)), lengths)
@@ -90,9 +97,9 @@ def _matches_by_end(answer: Answer, n: int, start: int, breaks: np.ndarray) -> n
     return np.bincount(counted, minlength=len(text) + 1)
 
 
-def _decoded(answer: Answer, prompt_length: int) -> np.ndarray:
-    """What the model decoded after a break; nothing after the whole text."""
-    if prompt_length == len(answer.input_ids):
+def _decoded(answer: Answer, prompt_length: int, stop: int) -> np.ndarray:
+    """What the model decoded after a break; nothing at the end of the span."""
+    if prompt_length == stop:
         return answer.input_ids[:0]
     if prompt_length not in answer.decoded:
         raise ValueError(
@@ -134,17 +141,16 @@ def _number(known: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return np.where(known[index] == keys, index, -1)
 
 
-def shortest_extracting_prompt(hits: np.ndarray) -> int:
-    """Length k* in 1..T of the shortest prompt after which every forced argmax is the text's.
+def extractable_tail(hits: np.ndarray) -> int:
+    """How many labels follow the last that is missed: all of them where none is.
 
-    T where the last token is missed. Extraction strength is 1 - k*/T (`metrics/es.py`).
+    Extraction strength is their share of the text's tokens (`metrics/es.py`).
 
     Args:
-        hits: (T-1,) bool, entry t-1 says whether token t is the most probable one.
+        hits: (N,) bool, whether each label of a text is the most probable token.
     """
     misses = np.flatnonzero(~np.asarray(hits, dtype=bool))
-    # Entry i is about token i + 1, which the prompt must hold where it is missed.
-    return int(misses[-1]) + 2 if len(misses) else 1
+    return len(hits) - 1 - int(misses[-1]) if len(misses) else len(hits)
 
 
 def distinct_ngrams(ids: np.ndarray, n: int) -> float:

@@ -8,7 +8,7 @@ A continuation of n >= 10 tokens is degenerate when
 
 The first catches loops, the second a salad of few tokens, whose 4-grams may all differ. In [0, 1];
 lower is better. A continuation that the model ends before 10 tokens is no loop and counts as sound;
-where the window has no room for 10 tokens nothing can be said, and it is left out. Sound says
+where the text has no room for 10 tokens nothing can be said, and it is left out. Sound says
 nothing about sense.
 
 The limits are measured. Of pieces of text people wrote (TinyStories, WikiText, TOFU, Grimm,
@@ -43,7 +43,7 @@ def is_degenerate(ids: np.ndarray) -> bool:
 
 def repetition(answer: Answer) -> tuple[float, float]:
     """1 or 0 with weight 1, or 0 of 0 where the window has no room to tell."""
-    if len(answer.input_ids) - answer.prefix < MIN_TOKENS:
+    if answer.stop(answer.prefix) - answer.prefix < MIN_TOKENS:
         return 0.0, 0.0
     return float(is_degenerate(answer.continuation(answer.prefix))), 1.0
 

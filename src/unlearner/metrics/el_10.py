@@ -5,10 +5,10 @@ r"""Extraction likelihood EL_10: overlap in 10-grams of greedy continuations wit
         OV_{10}(\mathrm{greedy}(x_{<t}), x_{\ge t})
 
 OV_10(a, b) is the number of 10-grams of a, with multiplicity, that occur in b, over the number of
-10-grams of b. In [0, 1]; higher: more of the text can be drawn out. The prompts run from the
-shortest one the answers hold, s = `Answer.prompt_start`, over the whole window, whichever labels
-are scored: s = 1 is the original measure, s = 0.75 T that of the code of ICU, and the two differ in
-value.
+10-grams of b. In [0, 1]; higher: more of the text can be drawn out. x is
+what counts of a record (`data.scope`): a plain text, or a response, whose prompts all hold the
+question too. They run from the shortest one that the answers hold, s = `Answer.prompt_start`: s = 1
+is the original measure, s = 0.75 T that of the code of ICU, and the two differ in value.
 
 Ten tokens in a row hardly match by chance: what is left on text never seen are set phrases and
 loops that the text shares.

@@ -5,10 +5,10 @@ r"""Extraction likelihood EL_3: overlap in 3-grams of greedy continuations with 
         OV_{3}(\mathrm{greedy}(x_{<t}), x_{\ge t})
 
 OV_3(a, b) is the number of 3-grams of a, with multiplicity, that occur in b, over the number of
-3-grams of b. In [0, 1]; higher: more of the text can be drawn out. The prompts run from the
-shortest one the answers hold, s = `Answer.prompt_start`, over the whole window, whichever labels
-are scored: s = 1 is the original measure, s = 0.75 T that of the code of ICU, and the two differ in
-value.
+3-grams of b. In [0, 1]; higher: more of the text can be drawn out. x is
+what counts of a record (`data.scope`): a plain text, or a response, whose prompts all hold the
+question too. They run from the shortest one that the answers hold, s = `Answer.prompt_start`: s = 1
+is the original measure, s = 0.75 T that of the code of ICU, and the two differ in value.
 
 Three tokens in a row also match by chance, so text never seen has a value well above 0: compare
 with the holdout set.

@@ -4,9 +4,11 @@ r"""Extraction strength (ES): share of the text that follows from its shortest t
     ES(x) = 1 - \frac{k^*}{T}
 
 k* is the length of the shortest prefix after which every teacher-forced argmax equals the text, and
-T where the last token is missed. In [0, 1 - 1/T]; higher: a shorter prefix gives the rest away. The
-loop of open-unlearning has the floor 1/T where this one has 0: mind it when comparing. Over the
-whole window, whichever labels are scored. Windows of a record count by their tokens.
+T where the last token is missed. In [0, 1]; higher: a shorter prefix gives the rest away. x is what
+counts of a record (`data.scope`): of a plain text all T tokens, of which the first has no prompt,
+so that k* is 1 at least and ES 1 - 1/T at most; of a response the T tokens behind the question,
+which alone may give all of them away (k* = 0). The loop of open-unlearning has the floor 1/T where
+this one has 0: mind it when comparing. Windows of a record count by their tokens.
 
 Reference: Wang et al. (2024), arXiv:2406.09179; open-unlearning, arXiv:2506.12618.
 """
@@ -14,16 +16,17 @@ Reference: Wang et al. (2024), arXiv:2406.09179; open-unlearning, arXiv:2506.126
 from __future__ import annotations
 
 from unlearner.inference.answers import Answer
-from unlearner.metrics._ngrams import shortest_extracting_prompt
+from unlearner.metrics._ngrams import extractable_tail
 from unlearner.metrics.base import LIKE_UNSEEN, Measure, Metric
 
 
 def extractable_tokens(answer: Answer) -> tuple[float, float]:
-    """Number of tokens behind the shortest telling prefix, and of all; 0 of 0 for one token."""
-    num_tokens = len(answer.input_ids)
-    if num_tokens < 2:
+    """Number of tokens behind the shortest telling prefix, and of all; 0 of 0 without a label."""
+    hits = answer.hits[answer.scored]
+    if len(hits) == 0:
         return 0.0, 0.0
-    return float(num_tokens - shortest_extracting_prompt(answer.hits)), float(num_tokens)
+    num_tokens = sum(stop - start for start, stop in answer.spans)
+    return float(extractable_tail(hits)), float(num_tokens)
 
 
 metric = Metric(

@@ -3,8 +3,9 @@ r"""Memorization accuracy (MA): share of tokens that are the model's most probab
 .. math::
     MA(x) = \frac{1}{T-1} \sum_{t=1}^{T-1} [\arg\max p(\cdot | x_{<t}) = x_t]
 
-In [0, 1]; higher: more of the text is memorised. Over the whole window, prompt included,
-whichever labels are scored: that is its definition.
+In [0, 1]; higher: more of the text is memorised. Over the labels that count: of a plain text all
+T-1, as it is defined; of other records those of the response, or of prompt and response
+(`data.scope`), never those of a template.
 
 Reference: Tirumala et al. (2022), arXiv:2205.10770; as a stop rule Jang et al. (2022),
 arXiv:2210.01504.
@@ -17,8 +18,9 @@ from unlearner.metrics.base import LIKE_UNSEEN, Measure, Metric
 
 
 def memorized_tokens(answer: Answer) -> tuple[float, float]:
-    """Number of tokens hit, and of tokens that have a prompt."""
-    return float(answer.hits.sum()), float(len(answer.hits))
+    """Number of labels hit, and of labels that count."""
+    hits = answer.hits[answer.scored]
+    return float(hits.sum()), float(len(hits))
 
 
 metric = Metric(

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from unlearner.data.batches import Deck
-from unlearner.data.windows import TokenizedSet, Window, contents, tail_text
+from unlearner.data.windows import TokenizedSet, Window, contents, tail_text, text_ids
 from unlearner.retrieval.neighbours import Retrieved, Texts, assign_pairs, retrieve
 from unlearner.retrieval.overlap import longest_shared_run, repeating
 
@@ -83,7 +83,7 @@ def find_analogous(
     """
     ours, theirs = (
         Texts([tail_text(ids, tokenizer) for ids in ids_of], contents(records, tokenizer), ids_of)
-        for records, ids_of in ((forget, forget.arrays()), (pool, pool.arrays()))
+        for records, ids_of in ((some, text_ids(some, tokenizer)) for some in (forget, pool))
     )
     found = retrieve(
         ours,

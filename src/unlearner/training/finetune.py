@@ -193,7 +193,7 @@ def learn(
     text = isinstance(records, TokenizedSet)
     if text:
         # A window inside a long prompt has no label that counts; a mean over none is no number.
-        windows = [window for window in records.windows if window.scored.any()]
+        windows = [window.with_end() for window in records.windows if window.scored.any()]
         count, batches = len(windows), partial(_window_batches, windows)
     else:
         count, batches = len(records), partial(_example_batches, records)
