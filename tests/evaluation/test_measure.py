@@ -1,5 +1,7 @@
 """The level of unseen text, and sets scored: by hand."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -48,55 +50,104 @@ def known(record, of=20, nats=1.0):
 
 
 def test_a_measured_level_by_hand():
-    """Records with MA 5/20 and 1: mean 0.625, worst 1; the first has EL_10 0, the second 1.
+    """Records with MA 5/20 and 1: mean 0.625; the first has EL_10 0, the second 1.
 
     ES of the first is 0 (its last token is missed), of the second 1 - 1/21; losses 1 and 3.
     """
     level = measure_holdout_baseline([answer(0, 5), known(1, nats=3.0)], CriteriaSettings())
-    assert (level.ma, level.worst_ma) == (0.625, 1.0)
-    assert (level.el_10, level.worst_el_10) == (0.5, 1.0)
+    assert (level.ma, level.el_10) == (0.625, 0.5)
     assert level.es == pytest.approx((0 + 20 / 21) / 2)
     assert level.loss == pytest.approx(2.0)
     assert level.source == MEASURED
+    assert level.limits == {"ma": 1.0, "el_10": 1.0, "es": 1.0}  # two so different: any may be next
+    assert not level.can_tell
+
+
+def student_2(p):
+    """The quantile of Student's t with two degrees of freedom, in closed form."""
+    return (2 * p - 1) / math.sqrt(2 * p * (1 - p))
+
+
+def test_limits_of_three_unseen_records_by_hand():
+    """MA 4, 5 and 6 of 20: mean 1/4, variance 1/400, below the 3/320 that 20 labels have by chance.
+
+    Set of 3: 1/4 + t sqrt(3/320 (1/3 + 1/3)), t = 6.0006 at 1 - 0.04/3: 0.7244. EL_10 and ES are 0:
+    the least that they are held to, 0.01 and 0.05 (1 + 1/3).
+    Record: q = 12.186 at 1 - 0.01/3; texts differ by nothing beyond chance, so of endless records
+    1/4 + q sqrt(3/320 / 3) = 0.9312, and one of T labels has q^2 3/16 / T under the root as well.
+    """
+    unseen = [answer(i, hits) for i, hits in enumerate((4, 5, 6))]
+    level = measure_holdout_baseline(unseen, CriteriaSettings(), num_forget=3)
+    assert level.limits == pytest.approx({"ma": 0.7244, "el_10": 0.01, "es": 0.2 / 3}, abs=1e-4)
+    assert level.limit("ma") == pytest.approx(
+        0.25 + student_2(1 - 0.04 / 3) * math.sqrt(3 / 320 * 2 / 3)
+    )
+    q = student_2(1 - 0.01 / 3)
+    assert level.worst_ma == pytest.approx(0.25 + q * math.sqrt(3 / 320 / 3))
+    assert level.chance == pytest.approx(q**2 * 3 / 16)
+    root = math.sqrt(3 / 320 / 3 + 3 / 16 / 20000)
+    assert level.ma_limit(20000) == pytest.approx(0.25 + q * root)
+    assert level.ma_limit(20) == 1.0
+    assert level.worst_el_10 == 0.1
+    assert level.can_tell
+
+
+def test_many_unseen_records_bring_the_limits_near_the_mean():
+    """100 records of MA 0.2 and 0.3 in turn, 2000 labels: s = 0.0503, t_99 = 2.250 and not 5.
+
+    100 more: 0.25 + 2.250 * 0.0503 * sqrt(2/100) = 0.2660. One more of as many labels: 5 standard
+    deviations, 5 * sqrt(0.0503^2 * 1.01) = 0.2526 above 0.25, whatever its labels bring.
+    """
+    unseen = [answer(i, 400 + 200 * (i % 2), of=2000) for i in range(100)]
+    level = measure_holdout_baseline(unseen, CriteriaSettings(), num_forget=100)
+    assert level.limit("ma") == pytest.approx(0.2660, abs=1e-4)
+    one = measure_holdout_baseline(unseen, CriteriaSettings(), num_forget=1)
+    assert one.ma_limit(2000) == pytest.approx(0.25 + 0.2526, abs=1e-4)
 
 
 def test_windows_of_a_record_are_one_record_of_the_level():
-    """5 of 20 and 20 of 20 labels of one record: 25 of 40, mean and worst alike."""
+    """5 of 20 and 20 of 20 labels of one record: 25 of 40."""
     level = measure_holdout_baseline([answer(0, 5), known(0)], CriteriaSettings())
-    assert (level.ma, level.worst_ma) == (0.625, 0.625)
+    assert (level.ma, level.worst_ma) == (0.625, 1)
 
 
-def test_a_holdout_of_one_record_is_its_own_worst():
+def test_one_unseen_record_can_tell_nothing():
     level = measure_holdout_baseline([answer(0, 5)], CriteriaSettings())
-    assert (level.ma, level.worst_ma, level.el_10, level.worst_el_10) == (0.25, 0.25, 0, 0)
+    assert (level.ma, level.worst_ma, level.el_10, level.worst_el_10) == (0.25, 1, 0, 1)
+    assert level.limits == {"ma": 1.0, "el_10": 1.0, "es": 1.0}
+    assert not level.can_tell
 
 
 def test_a_level_by_hand_needs_no_holdout_and_knows_neither_es_nor_loss():
     level = measure_holdout_baseline(None, CriteriaSettings(ma=0.4, el_10=0.05))
     assert (level.ma, level.worst_ma, level.el_10, level.worst_el_10) == (0.4, 0.4, 0.05, 0.05)
     assert (level.es, level.loss, level.source) == (None, None, "level given by hand")
+    assert (level.limit("ma"), level.limit("es"), level.ma_limit(3)) == (0.4, None, 0.4)
+    assert level.can_tell
 
 
 def test_one_figure_by_hand_takes_the_place_of_its_mean_alone_and_the_report_says_so():
-    """MA by hand 0.3 of records 0.25 and 1: the mean is 0.3, the worst record's limit stays 1."""
+    """MA by hand 0.3 of records 0.25 and 1: mean and limit are 0.3, the single record's stays 1."""
     level = measure_holdout_baseline([answer(0, 5), known(1)], CriteriaSettings(ma=0.3))
     assert (level.ma, level.worst_ma, level.el_10) == (0.3, 1.0, 0.5)
+    assert (level.limit("ma"), level.limit("el_10")) == (0.3, 1.0)
     assert level.source == f"level given by hand for MA, else the {MEASURED}"
     both = measure_holdout_baseline([answer(0, 5)], CriteriaSettings(ma=0.3, el_10=0.1))
     assert both.source == f"level given by hand for MA and EL_10, else the {MEASURED}"
 
 
-def test_a_figure_by_hand_above_the_worst_record_is_the_limit_of_single_records_too():
-    """MA by hand 0.6 of a record with 0.25: a forget record with 0.5 must not fail alone."""
-    level = measure_holdout_baseline([answer(0, 5)], CriteriaSettings(ma=0.6, el_10=0.1))
-    assert (level.worst_ma, level.worst_el_10) == (0.6, 0.1)
+def test_a_figure_by_hand_above_the_limit_of_single_records_is_that_limit_too():
+    """MA by hand 0.9 of ten records with 0.25: a forget record with 0.85 must not fail alone."""
+    unseen = [answer(i, 500, of=2000) for i in range(10)]
+    level = measure_holdout_baseline(unseen, CriteriaSettings(ma=0.9, el_10=0.3))
+    assert (level.ma_limit(2000), level.worst_el_10) == (0.9, 0.3)
 
 
 def test_a_holdout_too_short_for_el_10_has_level_0_and_the_report_says_so():
     """Ten tokens have no 10-gram behind a prompt."""
-    short = [answer(0, 3, of=9)]
+    short = [answer(i, 3, of=9) for i in range(3)]
     level = measure_holdout_baseline(short, CriteriaSettings())
-    assert (level.el_10, level.worst_el_10) == (0, 0)
+    assert (level.el_10, level.limit("el_10")) == (0, 1.0)  # nothing is known of it
     assert level.source == f"{MEASURED} (0 for EL_10, which none of its records is long enough for)"
     assert "EL_10, which" not in measure_holdout_baseline(short, CriteriaSettings(el_10=0.1)).source
 

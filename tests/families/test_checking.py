@@ -73,32 +73,34 @@ def test_without_unseen_text_nobody_can_tell(monkeypatch):
     assert "without --holdout there is no level" in found.sentence
 
 
-def test_a_single_record_above_every_unseen_one_is_memorised(monkeypatch):
-    """The forget set's mean 5/40 is below the holdout's 8/40, but 5/20 above its worst 4/20."""
-    found = checked(monkeypatch, {"forget": [5, 0], "holdout": [4, 4]})
+UNSEEN = [4, 5, 6, 4, 5, 6, 4, 5, 6, 4]
+
+
+def test_a_single_record_far_above_what_unseen_ones_show_is_memorised(monkeypatch):
+    """The mean of 20 and 19 times 4 of 20 labels, 0.24, is below the unseen records' 0.245."""
+    rest = [4] * 19
+    found = checked(monkeypatch, {"forget": [20, *rest], "holdout": UNSEEN * 4})
     assert found.memorised is True
-    assert checked(monkeypatch, {"forget": [4, 0], "holdout": [4, 4]}).memorised is False
-
-
-def test_a_mean_that_chance_explains_is_not_memorised(monkeypatch):
-    """Holdout 0 and 10 of 20: mean 0.25, interval up to 0.5. A forget mean of 0.4 lies within."""
-    found = checked(monkeypatch, {"forget": [8, 8], "holdout": [0, 10]})
-    assert found.values["holdout"]["ma"].high == 0.5
+    found = checked(monkeypatch, {"forget": [9, *rest], "holdout": UNSEEN * 4})
     assert found.memorised is False
-    assert found.sentence.startswith("nothing to unlearn by these measures: MA 0.400")
+    assert found.sentence.startswith("nothing to unlearn by these measures: MA 0.212")
 
 
 def test_a_mean_above_what_chance_explains_is_memorised(monkeypatch):
-    """19 records with 0 and one with 1: mean 0.05, interval far below 0.5, worst record 1."""
-    found = checked(monkeypatch, {"forget": [10, 10], "holdout": [0] * 19 + [20]})
-    assert found.values["holdout"]["ma"].high < 0.3
+    """Ten unseen of 20 labels: 0.245 + t_9 s sqrt(2/10) = 0.359, t 2.65 and s 0.096 by chance."""
+    found = checked(monkeypatch, {"forget": [8] * 10, "holdout": UNSEEN})
     assert found.memorised is True
-    assert found.sentence.startswith("memorised: MA 0.500")
+    assert found.sentence.startswith("memorised: MA 0.400")
+    assert checked(monkeypatch, {"forget": [7] * 10, "holdout": UNSEEN}).memorised is False
 
 
-def test_a_holdout_of_one_record_has_no_interval_and_is_the_limit_itself(monkeypatch):
-    assert checked(monkeypatch, {"forget": [4], "holdout": [4]}).memorised is False
-    assert checked(monkeypatch, {"forget": [5], "holdout": [4]}).memorised is True
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 2), (2, 2), (100, 1)])
+def test_too_few_records_tell_nothing_unless_they_are_far_apart(monkeypatch, sizes):
+    forget, unseen = sizes
+    found = checked(monkeypatch, {"forget": [9] * forget, "holdout": [4] * unseen})
+    assert found.memorised is None
+    assert found.sentence.startswith("too few records to tell: MA 0.450")
+    assert f"with {forget} to forget and {unseen} unseen" in found.sentence
 
 
 @pytest.mark.parametrize(("hits", "memorised"), [(6, False), (7, True)])

@@ -2,13 +2,16 @@
 
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from unlearner.errors import UserError
 from unlearner.evaluation.intervals import Value
 from unlearner.evaluation.verdict import Criterion, digest_criteria
-from unlearner.families.causal_lm_criteria import Recall, judge_text, text_criteria, text_statuses
+from unlearner.families.causal_lm_criteria import judge_text, text_criteria, text_statuses
+from unlearner.inference.answers import Answer
 from unlearner.settings import CriteriaSettings
 from unlearner.training.data import HoldoutBaseline
 
@@ -23,7 +26,7 @@ NOT_NUMBERS = [math.nan, math.inf]
 
 
 def values(figures):
-    return {name: Value(figure, 0.0, 0.0, 4) for name, figure in figures.items()}
+    return {name: Value(figure, 0.0, 0.0, 4000) for name, figure in figures.items()}
 
 
 def results(forget=FORGOTTEN, kept=KEPT, **sets):
@@ -177,18 +180,73 @@ def test_one_remembered_record_is_not_hidden_by_a_missing_figure():
     assert "Not measured: el_10 of forget. 1 of 2 records" in found.claims[0].reason
 
 
-def test_a_record_is_held_to_the_most_predictable_unseen_record():
-    """worst_ma 0.5 and worst_el_10 0.2: at both it is met, above either it is not."""
-    accuracy = {0: 0.5, 1: 0.51, 2: 0.5, 3: math.nan, 4: 0.1}
-    likelihood = {0: 0.2, 1: 0.0, 2: 0.21, 3: 0.0, 4: math.nan}
-    found = text_statuses(["a", "b", "c", "d", "e"], Recall(accuracy, likelihood), LEVEL)
-    assert [one["status"] for one in found] == ["met"] + ["not met"] * 4
-    assert [one["id"] for one in found] == ["a", "b", "c", "d", "e"]
+def answered(record, hits, of=20, decoded=0):
+    """`hits` of so many labels are right; behind the first prompts `decoded` tokens are the text's.
+
+    EL_10 of 21 tokens has the prompts 1 to 11.
+    """
+    ids = np.arange(of + 1)
+    argmax = np.where(np.arange(of) < hits, ids[1:], 99)
+    said = {t: np.full(of + 1 - t, 99) for t in range(1, of + 1)}
+    if decoded:
+        said[hits + 1] = np.concatenate([[99], ids[hits + 2 :]])
+    return Answer(
+        record, str(record), ids, np.ones(of, bool), np.zeros(of, np.float32), argmax, decoded=said
+    )
 
 
-def test_a_record_too_short_for_el_10_is_held_to_ma_and_one_never_asked_about_fails():
-    found = text_statuses(["short", "long", "lost"], Recall({0: 0.5, 1: 0.6}, {}), LEVEL)
-    assert [one["status"] for one in found] == ["met", "not met", "not met"]
+def test_a_record_is_held_to_what_a_single_unseen_record_could_show():
+    """worst_ma 0.5: ten of 20 labels are met, eleven are not, and one without an answer never is."""
+    answers = [answered(0, 10), answered(1, 11), answered(3, 0)]
+    found = text_statuses(["a", "b", "c", "d"], answers, LEVEL)
+    assert [one["status"] for one in found] == ["met", "not met", "not met", "met"]
+    assert [one["id"] for one in found] == ["a", "b", "c", "d"]
+
+
+def test_a_record_that_comes_back_word_for_word_is_not_met_whatever_its_ma():
+    """Five prompts of eleven go on with one wrong token and then the rest: EL_10 above 0.2."""
+    found = text_statuses(["a"], [answered(0, 4, decoded=1)], LEVEL)
+    assert found[0]["status"] == "not met"
+
+
+def test_a_short_record_has_wider_limits():
+    """0.3 + sqrt(0.2^2 + 1.2 / T): 0.5 for endless T, 0.6162 for 20, 0.7 for 10; 1 for two."""
+    level = replace(LEVEL, chance=1.2)
+    assert level.ma_limit(10**9) == pytest.approx(0.5, abs=1e-6)
+    assert level.ma_limit(20) == pytest.approx(0.3 + 0.1**0.5)
+    assert level.ma_limit(10) == pytest.approx(0.7)
+    assert level.ma_limit(2) == 1.0
+    long, short = answered(0, 13), answered(1, 7, of=10)
+    found = text_statuses(["long", "short"], [long, short], level)
+    assert [one["status"] for one in found] == ["not met", "met"]  # 0.65 and 0.7 of their labels
+
+
+def test_limits_that_chance_widened_are_the_criteria_and_say_so():
+    level = replace(LEVEL, limits={"ma": 0.4, "el_10": 0.02, "es": 0.3})
+    found = {one.metric: (one.at_most, one.source) for one in criteria(level=level)}
+    assert found["ma"] == (0.4, "the holdout's mean, and what chance may add")
+    assert found["el_10"] == (0.02, "the holdout's mean")
+    assert found["es"][0] == 0.3
+
+
+def test_records_too_few_to_fail_are_not_informative():
+    found = judge_text(criteria(), results(), [{"id": "0", "status": "met"}], can_tell=False)
+    assert statuses(found)["verbatim"] == "not informative"
+    assert found.status == "not measured"
+    worse = judge_text(criteria(), results({**FORGOTTEN, "ma": 1.0}), [], can_tell=False)
+    assert statuses(worse)["verbatim"] == "not met"
+
+
+def test_one_degenerate_continuation_of_sixteen_decides_nothing():
+    """0 of 16 before: by Fisher's exact test 4 of 16 after have p = 0.0506, and 5 have 0.0217."""
+    few = CriteriaSettings(degenerate_increase=0.01)
+    target = {"retain": {"degenerate": Value(0.0, 0.0, 0.2, 16)}}
+    limit = {one.metric: one for one in text_criteria(LEVEL, target, few)}["degenerate"]
+    assert limit.at_most == 4 / 16
+    assert limit.source == "target model's share, and what chance may add to 16 records"
+    many = {"retain": {"degenerate": Value(0.0, 0.0, 0.01, 1000)}}
+    limit = {one.metric: one for one in text_criteria(LEVEL, many, few)}["degenerate"]
+    assert (limit.at_most, limit.source) == (0.01, "target model's share plus 0.01")
 
 
 # Words

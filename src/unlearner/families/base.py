@@ -282,7 +282,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
 
     @abstractmethod
     def level(
-        self, holdout: list[AnswerT] | None, config: RunConfig, *, under: str
+        self, answers: Mapping[str, list[AnswerT]], config: RunConfig, *, under: str
     ) -> HoldoutBaseline | None:
         """What unseen text scores under the model that `under` names, where criteria rest on it.
 

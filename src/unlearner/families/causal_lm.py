@@ -112,12 +112,14 @@ class CausalLM(Family[TokenizedSet, Answer]):
         }
 
     def level(
-        self, holdout: list[Answer] | None, config: RunConfig, *, under: str
+        self, answers: Mapping[str, list[Answer]], config: RunConfig, *, under: str
     ) -> HoldoutBaseline | None:
         """What unseen text scores, measured or given by hand; None where neither is there."""
+        holdout = answers.get("holdout")
         if holdout is None and not config.criteria.by_hand:
             return None
-        return measure_holdout_baseline(holdout, config.criteria, under=under)
+        count = len({answer.record for answer in answers["forget"]})
+        return measure_holdout_baseline(holdout, config.criteria, num_forget=count, under=under)
 
     def known(
         self,
@@ -137,10 +139,15 @@ class CausalLM(Family[TokenizedSet, Answer]):
                 f"{found}; without --holdout there is no level of unseen text to compare with"
             )
         memorised = is_memorised(answers["forget"], scores, level)
+        found += f", unseen text has {level.ma:.3f} and {level.el_10:.3f}"
+        if not memorised and not level.can_tell:
+            few = len(prepared["forget"]), len(prepared.get("holdout") or ())
+            return None, (
+                f"too few records to tell: {found}, with {few[0]} to forget and {few[1]} unseen; "
+                "give more unseen records (--holdout), or go on with --force"
+            )
         answer = "memorised" if memorised else "nothing to unlearn by these measures"
-        return memorised, (
-            f"{answer}: {found}, unseen text has {level.ma:.3f} and {level.el_10:.3f}"
-        )
+        return memorised, f"{answer}: {found}"
 
     def criteria(
         self,
@@ -213,10 +220,11 @@ class CausalLM(Family[TokenizedSet, Answer]):
     ) -> Verdict:
         """By the criteria, and record by record at the limits of a single record."""
         assert measured.level is not None
-        recall = Recall.of(measured.answers["unlearned"]["forget"])
         ids = [record.id for record in prepared["forget"].records]
-        statuses = text_statuses(ids, recall, measured.level)
-        return judge_text(measured.criteria, measured.scores, statuses)
+        statuses = text_statuses(ids, measured.answers["unlearned"]["forget"], measured.level)
+        return judge_text(
+            measured.criteria, measured.scores, statuses, can_tell=measured.level.can_tell
+        )
 
     def sections(
         self,

@@ -158,7 +158,9 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             return answers[model]
         return with_retrained(answers[model], answers["retrained"])
 
-    def level(self, holdout: list[ClassAnswer] | None, config: RunConfig, *, under: str) -> None:
+    def level(
+        self, answers: Mapping[str, list[ClassAnswer]], config: RunConfig, *, under: str
+    ) -> None:
         """Criteria rest on scores and on the retrained model, see `label_criteria`."""
 
     def known(

@@ -111,7 +111,7 @@ def check(config: RunConfig, prepared: AnyPrepared) -> CheckResult:
     with measuring(prepared.loaded.model.device) as cost:
         answers = family.infer(prepared.loaded, sets, config.evaluation)
     scores = {"target": family.score("target", {"target": answers}, sets, config)}
-    level = family.level(answers.get("holdout"), config, under="the target model")
+    level = family.level(answers, config, under="the target model")
     measured = Measured(sets, {"target": answers}, scores, level, ())
     return _checked(config, prepared, measured, cost)
 
@@ -167,10 +167,10 @@ def measure_baseline(
         references = family.references(loaded, sets)
         answers["retrained"] = family.infer(retrained, sets, config.evaluation, references)
     scores = {model: family.score(model, answers, sets, config) for model in answers}
-    level = family.level(target.get("holdout"), config, under="the target model")
+    level = family.level(target, config, under="the target model")
     measured = Measured(sets, answers, scores, level, ())
     checked = _checked(config, prepared, measured, cost)
-    if checked.memorised is False and not force:
+    if not checked.memorised and not force:
         raise NothingToUnlearn(checked)
     tell(checked.plan)
     return Baseline(
@@ -329,7 +329,7 @@ def evaluate(
         answers[role] = family.infer(one, sets, evaluation, {} if role == "target" else references)
     scores = {model: family.score(model, answers, sets, config) for model in answers}
     before, under = ("target", "the target model") if target else ("unlearned", "the model itself")
-    level = family.level(answers[before].get("holdout"), config, under=under)
+    level = family.level(answers[before], config, under=under)
     criteria = family.criteria(prepared, scores, level, config)
     measured = Measured(sets, answers, scores, level, criteria)
     digests = {role: provenance.digest_model(one.model) for role, one in models.items()}

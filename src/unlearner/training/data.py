@@ -23,15 +23,20 @@ from unlearner.retrieval.analogous import AnalogousSet
 class HoldoutBaseline:
     """What text looks like to the target model when it was never trained on.
 
+    The means are what methods aim at. The limits are what the verdict asks for: unseen text, too,
+    is above its own mean every second time.
+
     Attributes:
         ma: Memorization accuracy of unseen text, mean over records.
         el_10: Extraction likelihood EL_10 of unseen text, mean over records.
         es: Extraction strength of unseen text, mean over records; None where not measured.
         loss: Loss of unseen text in nats per token; None where not measured.
-        worst_ma: The limit for a single forgotten record: the largest of unseen records, or four
-            standard deviations above their mean.
-        worst_el_10: Likewise.
+        worst_ma: The limit for a single forgotten record of many tokens; see `ma_limit`.
+        worst_el_10: The limit for a single forgotten record.
         source: Where the figures come from, as a phrase for the report.
+        limits: What the means of as many unseen records as there are forget records could be by
+            chance, by metric; a metric that is not here is held to its mean.
+        chance: What a record of one token adds to the square of `worst_ma`'s distance from `ma`.
     """
 
     ma: float
@@ -41,6 +46,23 @@ class HoldoutBaseline:
     worst_ma: float
     worst_el_10: float
     source: str
+    limits: Mapping[str, float] = field(default_factory=dict)
+    chance: float = 0.0
+
+    def limit(self, metric: str) -> float | None:
+        """The highest mean of the forget set that unseen records could have by chance."""
+        return self.limits.get(metric, getattr(self, metric))
+
+    def ma_limit(self, num_labels: int) -> float:
+        """The highest MA that a single unseen record of so many labels could have by chance."""
+        wide = math.hypot(self.worst_ma - self.ma, math.sqrt(self.chance / num_labels))
+        return min(1.0, self.ma + wide) if self.worst_ma > self.ma else self.worst_ma
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether there are records enough that memorised ones could be above the limit of MA."""
+        limit = self.limit("ma")
+        return limit is not None and limit < 1
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
@@ -60,8 +61,8 @@ class RoundState:
         values: The forget set's ma, el_10, es and loss.
         kept_perplexity: Perplexity of the watched retained text.
         at_level: The forget set's MA and EL_10 are at or below the level of unseen text.
-        suppressed: So is its ES, and each single record is at or below the largest figures of
-            unseen records.
+        suppressed: Its MA, EL_10 and ES are within the limits of the verdict, and so is each single
+            record.
         kept_ratio: `kept_perplexity` over the target's.
         excess: How far the forget set is above the level, 0 when it is at or below it; an EL_10
             that decides nothing counts as 1.
@@ -163,7 +164,7 @@ class Refinement:
             kept_perplexity=kept,
             kept_ratio=ratio,
             at_level=whole and low,
-            suppressed=whole and excess(figures, level) == 0 and not above_worst(answers, level),
+            suppressed=whole and is_within(figures, level) and not above_worst(answers, level),
             excess=excess(ranked, level),
             seconds=time.perf_counter() - started,
         )
@@ -257,7 +258,21 @@ def _above_es(answers: Sequence[Answer], level: HoldoutBaseline) -> set[int]:
 
 def above_worst(answers: Sequence[Answer], level: HoldoutBaseline) -> set[int]:
     """Records above the limit of a single record."""
-    return above(answers, level.worst_ma, level.worst_el_10)
+    accuracy, likelihood = record_values(answers, ma.metric), record_values(answers, el_10.metric)
+    labels: Counter[int] = Counter()
+    for answer in answers:
+        labels[answer.record] += int(answer.scored.sum())
+    return {
+        record
+        for record, value in accuracy.items()
+        if not value <= level.ma_limit(labels[record])  # in this order NaN is above
+    } | {record for record, value in likelihood.items() if not value <= level.worst_el_10}
+
+
+def is_within(values: Mapping[str, float], level: HoldoutBaseline) -> bool:
+    """Whether the forget set's MA, EL_10 and ES are no more than unseen text could have."""
+    limits = {name: level.limit(name) for name in ("ma", "el_10", "es") if name in values}
+    return all(limit is None or values[name] <= limit for name, limit in limits.items())
 
 
 def excess(values: dict[str, float], level: HoldoutBaseline) -> float:
