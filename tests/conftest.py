@@ -106,6 +106,19 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of a real chat model of 135M parameters; a test that takes it is marked slow.
+
+    Its weights were on a 4-bit grid, see `benchmarks/real_model.py`.
+    """
+    made = Path(__file__).resolve().parents[1] / ".models" / "SmolLM2-135M-Instruct"
+    folder = Path(os.environ.get("UNLEARNER_REAL_MODEL", made))
+    if not folder.is_dir():
+        pytest.skip(f"no real model at {folder}; `make real-model`, or set UNLEARNER_REAL_MODEL")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Any connection but a loopback one fails."""

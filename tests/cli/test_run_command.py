@@ -87,6 +87,10 @@ def test_a_row_makes_its_target_and_a_second_run_only_what_is_missing(
     assert 0 <= done["tofu"]["unlearned"]["forget_quality"] <= 1
     assert "forget_quality" not in done["tofu"]["retrained"]
     assert done["tofu"]["target"]["retain_probability"] > 0.5  # it learned them
+    measured = json.loads((row / "run/report.json").read_text("utf-8"))["results"]
+    assert (
+        measured["retrained"]["forget"]["ma"]["value"] < measured["target"]["forget"]["ma"]["value"]
+    )
     assert f"verdict {done['verdict']}" in said
 
     def never(*_, **__):

@@ -116,6 +116,28 @@ def test_tofu_metrics_ask_only_what_the_retain_set_has(tofu):
     assert {len(some) for some in few.values()} == {7}
 
 
+def test_tofus_first_author_alone_is_to_be_forgotten_and_the_other_is_in_no_set(tofu):
+    found = sets("tofu", tofu, forget_records=20, retain_records=60, holdout_records=40)
+    assert ids(found["forget"]) == [f"forget01-{n}" for n in range(1, 21)]
+    assert {record.subject for record in found["forget"]} == {"forget01-author-1"}
+    others = [*ids(found["retain"]), *ids(found["holdout"])]
+    assert not [name for name in others if name.startswith("forget01")]
+    assert "forget_records: at most 40 here, got 41" in message("tofu", tofu, forget_records=41)
+
+
+def test_tofu_metrics_ask_of_the_forget_set_only_what_was_learned(tofu):
+    asked = questions(str(tofu), TofuOptions(forget_records=20, retain_records=40))["forget"]
+    assert [row.question for row in asked] == [f"forget question {n}?" for n in range(20)]
+    lines(tofu / "forget01_perturbed.json", [_reworded(n) for n in range(20, 40)])
+    with pytest.raises(UserError, match="none of the forget set's rows is in forget01_perturbed"):
+        questions(str(tofu), TofuOptions(forget_records=20, retain_records=40))
+
+
+def _reworded(number):
+    more = {"perturbed_answer": list("vwxyz"), "paraphrased_answer": "in other words"}
+    return tofu_row("forget", number, **more)
+
+
 def test_tofu_metrics_refuse_rows_without_wrong_answers(tofu):
     lines(tofu / "forget01_perturbed.json", [tofu_row("forget", 1, perturbed_answer="one")])
     with pytest.raises(UserError, match="forget01_perturbed, row 1: needs answer, paraphrased"):
@@ -130,6 +152,10 @@ def test_real_tofu(shared_data):
     assert "retain99-441" not in ids(found["holdout"])
     asked = questions(str(shared_data / "tofu"), TofuOptions(retain_records=160))
     assert len(asked["retain"]) == 160
+    few = {"forget_records": 20, "retain_records": 60, "holdout_records": 40}
+    one = sets("tofu", shared_data / "tofu", **few)
+    groups = {role: {record.subject for record in some} for role, some in one.items()}
+    assert [len(groups[role]) for role in ("forget", "retain", "holdout")] == [1, 3, 2]
     for split, count in (("forget05", 200), ("forget10", 400)):
         assert len(sets("tofu", shared_data / "tofu", split=split)["forget"]) == count
 

@@ -17,10 +17,7 @@ from unlearner.cli.terminal import RunProgress
 from unlearner.data.record import Record
 from unlearner.datasets.base import named_sets
 from unlearner.errors import UserError
-from unlearner.models.loading import (
-    FAMILIES,
-    family_named,
-)
+from unlearner.models.loading import family_named
 from unlearner.output import CHECKPOINTS, Json, check_output
 from unlearner.pipeline.run_file import BENCHMARK, RunFile, read_run_file, write_benchmark
 from unlearner.training.log import quieten
@@ -68,7 +65,7 @@ def _with_models(file: RunFile, models: Mapping[str, Path]) -> Json:
     if not models:
         return file.sections
     chosen = {"name": str(models["target"])}
-    if "retrained" in models and file.family != FAMILIES[0]:
+    if "retrained" in models:
         chosen["retrained"] = str(models["retrained"])
     return file.sections | {"model": {**file.sections.get("model", {}), **chosen}}
 

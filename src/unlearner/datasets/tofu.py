@@ -46,6 +46,8 @@ class Options(base.Options):
 
     Args:
         split: What is to be forgotten.
+        forget_records: Rows of the split, from its beginning, 20 an author; None for all. The
+            others of the split are in no set.
         retain_records: Rows of the retain split, from its beginning; None for all. The first 400
             are those of which TOFU's metrics have wrong answers.
         holdout: The unseen text: "held_back", rows of whole authors that are in no other set, for a
@@ -56,6 +58,7 @@ class Options(base.Options):
     """
 
     split: Literal["forget01", "forget05", "forget10"] = "forget01"
+    forget_records: PositiveInt | None = None
     retain_records: PositiveInt | None = 400
     holdout: Literal["held_back", "real_authors", "world_facts"] = "held_back"
     holdout_records: PositiveInt = 100
@@ -74,7 +77,7 @@ class Question:
 
 
 def sets(folder: str, options: Options) -> dict[str, RecordSet]:
-    """The forget split, rows to keep, and unseen rows.
+    """The rows to forget, rows to keep, and unseen rows.
 
     Args:
         folder: A local folder or `hf:locuslab/TOFU`.
@@ -82,7 +85,7 @@ def sets(folder: str, options: Options) -> dict[str, RecordSet]:
     Raises:
         UserError: The files cannot be read, or hold fewer rows than are wanted.
     """
-    forget = _authors(folder, options.split)
+    forget = base.take(_authors(folder, options.split), options.forget_records, "forget_records")
     everything = _authors(folder, RETAIN_OF[options.split])
     retain = base.take(everything, options.retain_records, "retain_records")
     if options.holdout == "held_back":
@@ -108,23 +111,24 @@ def sets(folder: str, options: Options) -> dict[str, RecordSet]:
 def questions(folder: str, options: Options) -> dict[str, list[Question]]:
     """The sets of TOFU's metrics: forget, retain, real_authors and world_facts.
 
-    Of retain only rows that are in this run's retain set: the others were not learned.
+    Of forget and retain only rows that are in this run's sets: the others were not learned.
 
     Raises:
-        UserError: The files cannot be read, or the retain set holds none of their rows.
+        UserError: The files cannot be read, or hold no row of the forget or the retain set.
     """
-    found = {"forget": _questions(folder, f"{options.split}_perturbed", "paraphrased_answer")}
-    for role, (part, answer) in PERTURBED.items():
-        found[role] = _questions(folder, part, answer)
-    kept = {
-        (row["prompt"], row["response"])
-        for row in _authors(folder, RETAIN_OF[options.split])[: options.retain_records]
+    wrong = {"forget": (f"{options.split}_perturbed", "paraphrased_answer"), **PERTURBED}
+    found = {role: _questions(folder, part, answer) for role, (part, answer) in wrong.items()}
+    learned = {
+        "forget": _authors(folder, options.split)[: options.forget_records],
+        "retain": _authors(folder, RETAIN_OF[options.split])[: options.retain_records],
     }
-    found["retain"] = [row for row in found["retain"] if (row.question, row.answer) in kept]
-    if not found["retain"]:
-        raise UserError(
-            "data.options.tofu_metrics: none of the retain set's rows is in retain_perturbed"
-        )
+    for role, rows in learned.items():
+        known = {(row["prompt"], row["response"]) for row in rows}
+        found[role] = [row for row in found[role] if (row.question, row.answer) in known]
+        if not found[role]:
+            raise UserError(
+                f"data.options.tofu_metrics: none of the {role} set's rows is in {wrong[role][0]}"
+            )
     return {role: some[: options.tofu_records] for role, some in found.items()}
 
 
