@@ -196,7 +196,7 @@ def answered(record, hits, of=20, decoded=0):
 
 
 def test_a_record_is_held_to_what_a_single_unseen_record_could_show():
-    """worst_ma 0.5: ten of 20 labels are met, eleven are not, and one without an answer never is."""
+    """worst_ma 0.5: ten of 20 labels are met and eleven are not, nor a record without an answer."""
     answers = [answered(0, 10), answered(1, 11), answered(3, 0)]
     found = text_statuses(["a", "b", "c", "d"], answers, LEVEL)
     assert [one["status"] for one in found] == ["met", "not met", "not met", "met"]
