@@ -226,7 +226,7 @@ def test_a_record_longer_than_the_context_is_kept_whole(call, tmp_path):
     long = " ".join(f"{town} has {i} mills," for i, town in enumerate(TOWNS * 9))
     num_tokens = len(tiny_tokenizer()(long)["input_ids"])
     assert num_tokens > 3 * 128
-    status, _, err, _ = call(RUN + SHORT, {"forget.jsonl": texts([long])})
+    status, _, err, _ = call(RUN + "--force" + SHORT, {"forget.jsonl": texts([long])})
     assert "Traceback" not in err
     assert status in (MET, NOT_MET)
     report = json.loads((tmp_path / "out" / "run" / "report.json").read_text("utf-8"))

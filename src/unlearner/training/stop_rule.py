@@ -108,7 +108,7 @@ class Refinement:
         rules: When a record counts as forgotten.
         data: The sets.
         by_set: The loop does not work on single records, so that EL_10 decides nothing as long as
-            MA is above its level: it counts as 1 there, and with `data.quick_looks` it is not
+            MA is above its limit: it counts as 1 there, and with `data.quick_looks` it is not
             asked for.
         floor: With `by_set`, EL_10 decides nothing either as long as the retained text's perplexity
             ratio is above this: for a loop that does not end there.
@@ -186,7 +186,9 @@ class Refinement:
 
     def _is_ruled_out(self, figures: Mapping[str, float], ratio: float) -> bool:
         """Whether a loop that works on the whole set goes on, whatever EL_10 is."""
-        return self.by_set and (figures["ma"] > self.data.level.ma or ratio > self.floor)
+        limit = self.data.level.limit("ma")
+        assert limit is not None
+        return self.by_set and (figures["ma"] > limit or ratio > self.floor)
 
     def _perplexity(self, model: PreTrainedModel) -> float:
         asked = replace(self.data.questions, continuations="none")
