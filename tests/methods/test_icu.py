@@ -1,6 +1,8 @@
 """ICU: the objective by hand and by definition, its reductions, its epochs and its stop."""
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,12 +15,13 @@ from unlearner.data.record import Record
 from unlearner.data.windows import TokenizedSet, Window
 from unlearner.inference.language_model import Questions
 from unlearner.inference.reference import TargetDistribution
-from unlearner.methods.icu import ICU, PAPER
+from unlearner.methods.icu import ICU, PAPER, _Pace, _still_active
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.retrieval.neighbours import Retrieved
 from unlearner.settings import TrainingSettings
 from unlearner.training.data import HoldoutBaseline, UnlearningData
 from unlearner.training.log import Log
+from unlearner.training.stop_rule import RoundState
 from unlearner.training.trainer import Trainer
 
 
@@ -159,7 +162,7 @@ def test_unlearn_trains_every_architecture(architecture, tokenizer):
     after = list(model.parameters())
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(parameter.isfinite().all() for parameter in after)
-    assert [line["round"] for line in worker.rounds] == [0, 1]
+    assert [line["steps"] for line in worker.rounds] == [0, 1, 2]  # a quarter of two is one step
     assert worker.steps == 2  # three records in batches of two
 
 
@@ -199,7 +202,8 @@ def test_an_epoch_without_active_records_only_learns(tokenizer):
     method = ICU(batch_size=2, learning_rate=1e-3)
     model = worker.start(model, 1e-3)
     target = TargetDistribution.of(model, pool.windows)
-    losses = method._epoch(model, data, data.analogous, target, (), worker)
+    batches = method._batches((), 5, worker.generator)
+    losses = method._take(batches, model, data, data.analogous, target, worker)
     assert worker.steps == 3
     assert set(losses) == {"analogous", "kl"}
 
@@ -211,7 +215,7 @@ def test_a_lone_records_loss_is_not_told(tokenizer):
     model = worker.start(tiny_model("gpt2"), 1e-3)
     data = unlearning_data(tokenizer, forget, pool, LOW)
     target = TargetDistribution.of(model, pool.windows)
-    ICU(batch_size=2)._epoch(model, data, data.analogous, target, (0, 1, 2), worker)
+    ICU(batch_size=2)._take([[2, 0], [1]], model, data, data.analogous, target, worker)
     assert ["forget" in line["loss"] for line in lines] == [True, False]
 
 
@@ -221,14 +225,76 @@ def test_the_best_checkpoint_under_the_floor_comes_back(tokenizer):
     forget, pool = tokenized("forget", (14, 9, 20), 3), tokenized("pool", (10, 16, 12, 8), 4)
     data = unlearning_data(tokenizer, forget, pool, LOW)
     worker = trainer()
-    ICU(max_epochs=3, learning_rate=0.05, batch_size=2, forget_bound="none").unlearn(
-        model, data, worker
-    )
+    method = ICU(max_epochs=3, learning_rate=0.05, batch_size=2, forget_bound="none")
+    method.model_copy(update={"steps_per_round": "epoch"}).unlearn(model, data, worker)
     ruined = [line["retain_perplexity"] for line in worker.rounds]
     assert all(math.isfinite(value) for value in ruined)
     kept = worker.details.get("restored_round", 3)
-    ranks = [(line["ma"] + line["el_10"], line["retain_perplexity"]) for line in worker.rounds[1:]]
-    assert ranks[kept - 1][0] == min(rank[0] for rank in ranks)
+    ranks = [line["ma"] for line in worker.rounds[1:]]
+    assert ranks[kept - 1] == min(ranks)
+
+
+def state(ma, *, active=(0, 1), suppressed=False):
+    return RoundState(1, active, {"ma": ma}, 1.0, 1.0, False, suppressed, 0.0, 0.0)
+
+
+def test_rounds_come_sooner_the_nearer_the_level_is():
+    """Level 0.4, 20 steps an epoch. First a quarter, 5 steps, from 1.0 to 0.9: 0.02 a step.
+
+    0.5 is left, 25 steps: half of them, 12. Those go to 0.54, 0.03 a step: 0.14 is 4.67 steps, half
+    of them are 2. To 0.46, 0.04 a step: 0.06 are 1.5 steps, so one. From 0.42 one step would go
+    beyond the level: it is taken at half the rate.
+    """
+    pace, way = _Pace("auto", 0.4), [1.0, 0.9, 0.54, 0.46, 0.42]
+    taken = []
+    for before, after in pairwise([*way, 0.4]):
+        count = pace.steps(state(before), 20, pushes=True)
+        taken.append((count, pytest.approx(pace.rate)))
+        pace.learn(state(before), state(after), count)
+    assert taken == [(5, 1), (12, 1), (2, 1), (1, 1), (1, 0.5)]
+
+
+def test_the_rate_comes_back_where_nothing_is_pushed_and_falls_no_further_than_an_eighth():
+    pace = _Pace("auto", 0.4)
+    pace.learn(state(0.9), state(0.5), 1)
+    assert pace.steps(state(0.41), 20, pushes=True) == 1
+    assert pace.rate == 1 / 8  # 0.01 of 0.4 would be a fortieth
+    assert pace.steps(state(0.41), 20, pushes=False) == 20
+    assert pace.rate == 1
+
+
+def test_rounds_at_a_distance_of_ones_own():
+    assert _Pace("epoch", 0.4).steps(state(0.41), 20, pushes=True) == 20
+    assert _Pace(3, 0.4).steps(state(0.41), 20, pushes=True) == 3
+    assert _Pace(3, 0.4).steps(state(0.41), 2, pushes=True) == 2
+
+
+def test_forgotten_records_leave_the_epoch_and_learning_alone_ends_when_one_returns():
+    assert _still_active([[3, 1], [2], [4, 0]], (0, 1)) == [[1], [0]]
+    assert _still_active([[3, 1], [2]], ()) == []
+    assert _still_active([[], []], ()) == [[], []]
+    assert _still_active([[], []], (1,)) == []
+
+
+def test_once_within_the_limits_records_are_not_pushed_any_further(tokenizer):
+    """Both are above the mean and below the limit, so only learning is left: no forget term."""
+    level = HoldoutBaseline(
+        ma=-1.0,
+        el_10=0.0,
+        es=0.0,
+        loss=3.0,
+        worst_ma=1.0,
+        worst_el_10=1.0,
+        source="test",
+        limits={"ma": 1.0, "el_10": 1.0, "es": 1.0},
+    )
+    forget, pool = tokenized("forget", (14, 9), 3), tokenized("pool", (10, 16), 4)
+    data = unlearning_data(tokenizer, forget, pool, level)
+    worker = trainer()
+    method = ICU(max_epochs=1, learning_rate=1e-3, recovered_at=1.0, batch_size=1)
+    method.unlearn(tiny_model("llama"), replace(data, utility_floor=0.1), worker)
+    assert worker.rounds[1]["active"] == 2
+    assert set(worker.rounds[1]["loss"]) == {"analogous", "kl"}
 
 
 def test_the_preset_is_the_paper_and_what_is_given_goes_before_it():

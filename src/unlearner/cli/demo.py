@@ -236,7 +236,8 @@ def _forget(
     shared = {"training": {"seed": seed, "device": "cpu"}, "data": {"request_id": "demo"}}
     config = RunConfig.from_sections({**shared, **sections}, family=family.name)
     prepared = pipeline.start(config, family, given, target)
-    num_rounds = config.method.max_epochs if family.rounds_are_epochs else None
+    known = family.rounds_are_epochs and config.method.rounds_are_epochs
+    num_rounds = config.method.max_epochs if known else None
     progress = RunProgress(quiet=False, num_rounds=num_rounds)
     progress.say(request)
     log = Log(work / "log.jsonl", progress.line)

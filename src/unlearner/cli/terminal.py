@@ -230,7 +230,8 @@ def _round_words(line: Json) -> str:
     el_10 = "" if line.get("el_10") is None else f"EL_10 {line['el_10']:.3f}, "
     kept = line.get("retain_perplexity")
     tail = "" if kept is None else f", kept text's perplexity {kept:.3g}"
-    return f"epoch {line['round']}: {line['active']} active, {el_10}MA {line['ma']:.3f}{tail}"
+    when = f"step {line['steps']}" if "steps" in line else f"epoch {line['round']}"
+    return f"{when}: {line['active']} active, {el_10}MA {line['ma']:.3f}{tail}"
 
 
 WIDTH = 100

@@ -61,6 +61,8 @@ class Method(BaseModel, ABC):
     reads_forget: ClassVar[bool] = True
     # Records that count as forgotten sit the next epoch out.
     skips_forgotten: ClassVar[bool] = False
+    # Of a language model: an evaluation round follows each epoch, so that their number is known.
+    rounds_are_epochs: ClassVar[bool] = True
     # It makes the model again from a pretrained one, and so has nothing to put adapters on.
     begins_anew: ClassVar[bool] = False
     # Whole models beside the one in training. "target" costs nothing where adapters are trained:

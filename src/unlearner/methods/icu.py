@@ -35,7 +35,14 @@ PAPER: Json = {
     "refine_by": "text",
     "num_beams": 2,
     "recover": False,
+    "steps_per_round": "epoch",
 }
+
+# Of "auto": the first round of a run comes after this share of an epoch, and each further one where
+# half of the way that is left would be gone at the last round's speed. Where one step would go all
+# of it the learning rate falls, to this share at least.
+FIRST_ROUND = 0.25
+SMALLEST_RATE = 1 / 8
 
 
 class ICU(Method):
@@ -48,17 +55,19 @@ class ICU(Method):
 
     with l(x) the mean negative log-probability of a record's scored tokens in nats, x the B forget
     records of a step that are still remembered, x' its A analogous records, p_0 the target model
-    and b the bound. Before every epoch all forget records are examined; the forgotten ones and
-    their pairs sit the epoch out, and may return.
+    and b the bound. In every evaluation round all forget records are examined; the forgotten ones
+    and their pairs sit out until the next, and may return. A large model can pass the level of
+    unseen text within an epoch, so rounds come sooner the nearer it is, and the rate falls there.
 
     Reference: Tang et al. (2024), arXiv:2407.20271; the first term is arXiv:2210.01504.
     Differs from the paper and its published code: the defaults of `pairs`, `refine_by`,
-    `forget_bound`, `learning_rate` and `recover` (preset "paper" has theirs); means are over each
-    record's own tokens and then divided by B, also when fewer records than B are left, so that a
-    lone record is not pushed B times as hard; a pair must not share `max_overlap` tokens with its
-    forget record, nor be a near duplicate of any, and fresh pairs do not repeat most of any; the
-    stop thresholds are measured on holdout text of this model, not one constant for all; the
-    learning rate is constant and dropout is off as in the code; a batch without records is skipped.
+    `forget_bound`, `learning_rate`, `recover` and `steps_per_round` (preset "paper" has theirs);
+    means are over each record's own tokens and then divided by B, also when fewer records than B
+    are left, so that a lone record is not pushed B times as hard; a pair must not share
+    `max_overlap` tokens with its forget record, nor be a near duplicate of any, and fresh pairs do
+    not repeat most of any; the stop thresholds are measured on holdout text of this model, not one
+    constant for all; the learning rate is constant and dropout is off as in the code; a batch
+    without records is skipped.
 
     Args:
         preset: "paper" starts from the paper's and its code's settings.
@@ -83,14 +92,18 @@ class ICU(Method):
         bertscore_model: Path or id of the encoder; without one BLEU alone decides.
         bertscore_baseline: What BERTScore gives to unrelated text; it is then rescaled to 0.
         num_beams: Beams of the continuation compared as text; 1 is greedy.
-        recover: Go on learning after the last record is forgotten until utility is back.
+        recover: Go on learning once the records are within the limits of the verdict, without
+            pushing them any further, until utility is back.
         recovered_at: Perplexity of retained text, as a multiple of the target's, that counts as
             back; no more than the utility floor.
+        steps_per_round: Steps between two evaluation rounds: a number, an "epoch" as in the paper,
+            or "auto", by the speed at which MA falls, an epoch at most.
     """
 
     label: ClassVar[str] = "ICU (iterative contrastive unlearning)"
     needs: ClassVar[tuple[str, ...]] = ("forget", "analogous")
     skips_forgotten: ClassVar[bool] = True
+    rounds_are_epochs: ClassVar[bool] = False
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"forget_weight": (0.25, 4.0)}
 
     preset: Literal["default", "paper"] = "default"
@@ -112,6 +125,7 @@ class ICU(Method):
     num_beams: PositiveInt = 1
     recover: bool = True
     recovered_at: float = Field(default=RECOVERED_AT, ge=1.0)
+    steps_per_round: PositiveInt | Literal["auto", "epoch"] = "auto"
 
     @property
     def kept_per_step(self) -> int:
@@ -215,15 +229,27 @@ class ICU(Method):
         target = TargetDistribution.of(trainer.prepare(model), analogous.windows)
         model = trainer.start(model, rate, betas=(0.9, 0.98))
         rules = Rules(**self.model_dump(include={field.name for field in fields_of(Rules)}))
-        refinement, best = Refinement(rules, data), None
+        refinement, best = Refinement(rules, data, quick=self.refine_by == "level"), None
         first = state = refinement.evaluate_round(trainer, model)
-        trainer.log_round(state.line({}))
+        trainer.log_round(state.line({}) | {"steps": 0})
+        pace = _Pace(self.steps_per_round, data.level.ma)
+        epochs, epoch = 0, []  # what is left of the running one
         while not self._done(state, data.utility_floor):
-            if state.round == self.max_epochs:
-                break
-            losses = self._epoch(model, data, analogous, target, state.active, trainer)
+            active = () if self.recover and state.suppressed else state.active
+            epoch = _still_active(epoch, active)
+            if not epoch:
+                if epochs == self.max_epochs:
+                    break
+                epoch = self._batches(active, len(data.forget), trainer.generator)
+                epochs += 1
+            count = pace.steps(state, len(epoch), pushes=bool(active))
+            trainer.scale_rate(pace.rate)
+            losses = self._take(epoch[:count], model, data, analogous, target, trainer)
+            epoch, before = epoch[count:], state
             state = refinement.evaluate_round(trainer, model, first)
-            trainer.log_round(state.line(losses))
+            if active:
+                pace.learn(before, state, count)
+            trainer.log_round(state.line(losses) | {"steps": trainer.steps})
             if state.kept_ratio <= data.utility_floor and is_better(state, best):
                 best = state
                 trainer.keep(model)
@@ -240,22 +266,22 @@ class ICU(Method):
             return state.suppressed and state.kept_ratio <= min(self.recovered_at, floor)
         return state.at_level or not state.active
 
-    def _epoch(
+    def _take(
         self,
+        batches: Sequence[Sequence[int]],
         model: PreTrainedModel,
         data: UnlearningData,
         analogous: AnalogousSet,
         target: TargetDistribution,
-        active: Sequence[int],
         trainer: Trainer,
     ) -> dict[str, float]:
-        """One pass over the active records, or as many steps of learning alone.
+        """A step for each batch of forget records; one without any learns alone.
 
         Returns each term's mean over the steps that logged it.
         """
         bound = data.level.loss if self.forget_bound != "none" else None
         logged: dict[str, list[float]] = defaultdict(list)
-        for records in self._batches(active, len(data.forget), trainer.generator):
+        for records in batches:
             if self.pairs == "fixed" and records:
                 indices = analogous.partners_of(records)
             else:
@@ -275,6 +301,7 @@ class ICU(Method):
     def _batches(
         self, active: Sequence[int], num_records: int, generator: torch.Generator
     ) -> list[list[int]]:
+        """One pass over the active records, or as many steps of learning alone."""
         if not active:  # nothing to forget: as many steps as an epoch of all records has
             return [[] for _ in range(math.ceil(num_records / self.batch_size))]
         order = torch.randperm(len(active), generator=generator).tolist()
@@ -283,6 +310,50 @@ class ICU(Method):
             shuffled[start : start + self.batch_size]
             for start in range(0, len(shuffled), self.batch_size)
         ]
+
+
+def _still_active(batches: Sequence[Sequence[int]], active: Sequence[int]) -> list[list[int]]:
+    """The rest of an epoch without records that are forgotten by now.
+
+    Steps of learning alone go on as long as no record is remembered.
+    """
+    if not active:
+        return [list(batch) for batch in batches if not batch]
+    kept = [[record for record in batch if record in active] for batch in batches]
+    return [batch for batch in kept if batch]
+
+
+class _Pace:
+    """When to look at the model again, and how fast to go there.
+
+    Attributes:
+        rate: The share of the learning rate that the next steps take.
+    """
+
+    def __init__(self, steps_per_round: int | str, level: float) -> None:
+        self.steps_per_round, self.level = steps_per_round, level
+        self.rate, self.fall = 1.0, math.nan  # MA that one step takes off at the whole rate
+
+    def steps(self, state: RoundState, left: int, *, pushes: bool) -> int:
+        """Steps up to the next round, of those left in the epoch; all where none pushes."""
+        if isinstance(self.steps_per_round, int):
+            return min(self.steps_per_round, left)
+        way = state.values["ma"] - self.level
+        if self.steps_per_round == "epoch" or not pushes:
+            self.rate = 1.0
+            return left
+        if way <= 0:  # single records are left, or EL and ES: as slowly as the last steps
+            return left
+        if math.isnan(self.fall):
+            return max(1, round(FIRST_ROUND * left))
+        if self.fall <= 0:
+            return left
+        self.rate = min(1.0, max(way / self.fall, SMALLEST_RATE))
+        return min(left, max(1, int(way / (self.fall * self.rate) / 2)))  # half of the way
+
+    def learn(self, before: RoundState, after: RoundState, count: int) -> None:
+        """Take note of how far the last steps went."""
+        self.fall = (before.values["ma"] - after.values["ma"]) / (count * self.rate)
 
 
 def _target_logits(

@@ -110,6 +110,8 @@ class Refinement:
         by_set: The loop does not work on single records, so that EL_10 decides nothing as long as
             MA is above its limit: it counts as 1 there, and with `data.quick_looks` it is not
             asked for.
+        quick: EL_10 is not asked for as long as MA is above its limit, where it decides nothing but
+            which single records sit out; with `by_set` this is `data.quick_looks`.
         floor: With `by_set`, EL_10 decides nothing either as long as the retained text's perplexity
             ratio is above this: for a loop that does not end there.
     """
@@ -120,9 +122,11 @@ class Refinement:
         data: UnlearningData,
         *,
         by_set: bool = False,
+        quick: bool = False,
         floor: float | None = None,
     ) -> None:
         self.rules, self.data, self.by_set = rules, data, by_set
+        self.quick = data.quick_looks if by_set else quick
         self.floor = math.inf if floor is None else floor
         self.watched = data.kept.windows_of(range(WATCHED_RECORDS))
         name = rules.bertscore_model
@@ -174,7 +178,7 @@ class Refinement:
     ) -> tuple[list[Answer], dict[str, float], bool]:
         """The answers, their figures, and whether EL_10 is among what was asked."""
         forget, questions = self.data.forget, self.data.questions
-        if self.by_set and self.data.quick_looks:
+        if self.quick:
             forced = replace(questions, continuations="none")
             answers = infer(model, self.data.tokenizer, forget.windows, forced)
             quick = {name: metric for name, metric in SET_METRICS.items() if name != "el_10"}
@@ -188,7 +192,7 @@ class Refinement:
         """Whether a loop that works on the whole set goes on, whatever EL_10 is."""
         limit = self.data.level.limit("ma")
         assert limit is not None
-        return self.by_set and (figures["ma"] > limit or ratio > self.floor)
+        return (self.by_set or self.quick) and (figures["ma"] > limit or ratio > self.floor)
 
     def _perplexity(self, model: PreTrainedModel) -> float:
         asked = replace(self.data.questions, continuations="none")

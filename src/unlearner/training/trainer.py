@@ -74,6 +74,7 @@ class Trainer:
         self.rounds: list[Json] = []
         self.details: Json = {}
         self.optimiser: torch.optim.AdamW  # from `start` on
+        self.learning_rate: float  # likewise
         self.model: PreTrainedModel | None = None
         self.adapter: LoraModel | None = None
         self.dropout = False
@@ -127,6 +128,7 @@ class Trainer:
             weights = None if last is None else partial(adapters.trained_weights, last)
             self.journal.begin_stage(weights)
         self.prepare(model)
+        self.learning_rate = learning_rate
         self.dropout = dropout
         self.max_gradient_norm = self.settings.max_gradient_norm or max_gradient_norm
         if self.settings.gradient_checkpointing:
@@ -153,6 +155,11 @@ class Trainer:
             self._schedule = LambdaLR(self.optimiser, schedule)
         self.model = model
         return model
+
+    def scale_rate(self, share: float) -> None:
+        """Take the next steps at a share of the learning rate that training began with."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate * share
 
     def arithmetic(self) -> torch.autocast:
         """The context of every forward pass of training, and of a classifier's evaluation rounds.
