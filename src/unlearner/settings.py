@@ -168,7 +168,8 @@ class EvaluationSettings(Section):
             forget set is always measured whole. "auto": 512 texts, 5000 labelled records.
         resamples: Bootstrap resamples of the intervals.
         batch_tokens: Tokens of one forward pass, padding included.
-        memory_bytes: Room for keys and values while continuations are decoded.
+        memory_bytes: Room for keys and values while continuations are decoded. "auto" is half of what
+            a CUDA device has free, and 1 GiB elsewhere.
         bertscore_model: Path or hub id of the encoder of `bertscore_f1`, of generators; without one
             it is not measured.
         bertscore_baseline: What it gives to unrelated text; it is then rescaled to 0.
@@ -178,7 +179,7 @@ class EvaluationSettings(Section):
     max_records: PositiveInt | Literal["auto"] = "auto"
     resamples: PositiveInt = 1000
     batch_tokens: PositiveInt = 4096
-    memory_bytes: PositiveInt = 1 << 30
+    memory_bytes: PositiveInt | Literal["auto"] = "auto"
     bertscore_model: str | None = None
     bertscore_baseline: float = Field(default=0.0, ge=0.0, lt=1.0)
 

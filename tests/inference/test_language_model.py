@@ -8,7 +8,7 @@ from conftest import VOCAB, tiny_model
 from oracle import continuations, extraction_likelihood, greedy, log_probs, memorization_accuracy
 from unlearner.data.windows import Window
 from unlearner.inference.decoding import eos_ids
-from unlearner.inference.language_model import Questions, infer
+from unlearner.inference.language_model import Questions, decoding_room, infer
 from unlearner.metrics._ngrams import extraction_likelihood as fast_el
 
 
@@ -95,6 +95,16 @@ def test_batch_size_order_and_memory_change_nothing(name, tokenizer):
                 m: t.tolist() for m, t in second.decoded.items()
             }
             np.testing.assert_allclose(first.log_probs, second.log_probs, atol=1e-5)
+
+
+def test_a_cuda_device_gives_half_of_its_free_memory_to_continuations(monkeypatch):
+    """10 GiB free and 2 of 5 reserved ones unused: half of 12. Elsewhere, or divided, 1 GiB."""
+    gib, cuda = 1 << 30, torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10 * gib, 80 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 5 * gib)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 3 * gib)
+    assert decoding_room(cuda) == 6 * gib
+    assert decoding_room(cuda, divided=True) == decoding_room(torch.device("cpu")) == gib
 
 
 def test_continuation_of_any_prompt_is_what_generate_gives(tokenizer):

@@ -321,7 +321,7 @@ def questions_of(evaluation: EvaluationSettings) -> Questions:
     return Questions(
         prompt_start=evaluation.prompt_start,
         batch_tokens=evaluation.batch_tokens,
-        memory_bytes=evaluation.memory_bytes,
+        memory_bytes=None if evaluation.memory_bytes == "auto" else evaluation.memory_bytes,
     )
 
 

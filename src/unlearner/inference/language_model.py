@@ -34,14 +34,30 @@ class Questions:
             from `prompt_start` on, which EL needs).
         prompt_start: Shortest prompt of EL: a length in tokens, or a share of the text below 1.
         batch_tokens: Tokens of one teacher-forced batch, padding included.
-        memory_bytes: Room for the decoding rows' own keys and values. A constant, not what
-            happens to be free: batches, and with them the last bits of a report, stay the same.
+        memory_bytes: Room for the decoding rows' own keys and values; None for `decoding_room`.
     """
 
     continuations: str = "all"
     prompt_start: float = 1
     batch_tokens: int = 4096
-    memory_bytes: int = 1 << 30
+    memory_bytes: int | None = None
+
+
+ROOM = 1 << 30
+ROOM_OF_FREE = 0.5
+
+
+def decoding_room(device: torch.device, *, divided: bool = False) -> int:
+    """Bytes for the keys and values of continuations: half of a CUDA device's free memory.
+
+    Elsewhere, and where a model is divided so that all processes must run the same batches, a
+    constant: batches, and with them the last bits of a report, stay the same.
+    """
+    if device.type != "cuda" or divided:
+        return ROOM
+    free = torch.cuda.mem_get_info(device)[0]
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(ROOM_OF_FREE * (free + cached))
 
 
 @torch.no_grad()
@@ -60,6 +76,7 @@ def infer(
     model.eval()
     head = output_head(model)
     divided = sharding.is_sharded(model)  # then every process has to run every batch
+    room = questions.memory_bytes or decoding_room(sharding.device_of(model), divided=divided)
     batches = length_batches(windows, questions.batch_tokens)
     answers: dict[int, Answer] = {}
     for indices in batches if divided else processes.share(batches):
@@ -74,9 +91,7 @@ def infer(
             for row, answer in enumerate(forced)
             for length, stop in _prompts_to_decode(answer, questions.continuations)
         ]
-        decoded = continuations(
-            model, head, cache, batch["input_ids"], prompts, memory_bytes=questions.memory_bytes
-        )
+        decoded = continuations(model, head, cache, batch["input_ids"], prompts, memory_bytes=room)
         for index, answer, tokens in zip(indices, forced, decoded, strict=True):
             answers[index] = replace(answer, decoded=tokens)
             if questions.continuations != "none":
