@@ -168,8 +168,8 @@ class EvaluationSettings(Section):
             forget set is always measured whole. "auto": 512 texts, 5000 labelled records.
         resamples: Bootstrap resamples of the intervals.
         batch_tokens: Tokens of one forward pass, padding included.
-        memory_bytes: Room for keys and values while continuations are decoded. "auto" is half of what
-            a CUDA device has free, and 1 GiB elsewhere.
+        memory_bytes: Room for keys and values while continuations are decoded. "auto" is half of
+            what a CUDA device has free, and 1 GiB elsewhere.
         bertscore_model: Path or hub id of the encoder of `bertscore_f1`, of generators; without one
             it is not measured.
         bertscore_baseline: What it gives to unrelated text; it is then rescaled to 0.
