@@ -222,9 +222,10 @@ class CausalLM(Family[TokenizedSet, Answer]):
         assert measured.level is not None
         ids = [record.id for record in prepared["forget"].records]
         statuses = text_statuses(ids, measured.answers["unlearned"]["forget"], measured.level)
-        return judge_text(
+        verdict = judge_text(
             measured.criteria, measured.scores, statuses, can_tell=measured.level.can_tell
         )
+        return replace(verdict, notes=(*verdict.notes, *_notes_on_holdout(prepared)))
 
     def sections(
         self,
@@ -235,6 +236,8 @@ class CausalLM(Family[TokenizedSet, Answer]):
         """How the models were run, and MA and EL_10 of every record before and after."""
         evaluation = config.evaluation
         how: Json = {"prompt_start": evaluation.prompt_start}
+        if any(record.prompt for record in prepared["forget"].records):
+            how["scope"] = config.data.scope
         if evaluation.bertscore_model is not None:
             how["bertscore_model"] = own_name(evaluation.bertscore_model)
             how["bertscore_baseline"] = evaluation.bertscore_baseline
@@ -284,6 +287,37 @@ def prepare_text(
             tokenized, duplicates, drop=data.drop_duplicates, refused=("holdout", "test")
         )
     return Prepared(family, loaded, tokenized, duplicates, layout)
+
+
+# Records of so many times the length, or of so much less, are of another make-up.
+OTHER_LENGTH = 2.0
+
+
+def _notes_on_holdout(prepared: Prepared[TokenizedSet]) -> list[str]:
+    """Where the unseen records that limits rest on are unlike those to be forgotten."""
+    forget, holdout = prepared["forget"], prepared.get("holdout")
+    if holdout is None:
+        return []
+    notes = []
+    asked, also = (any(record.prompt for record in some.records) for some in (forget, holdout))
+    if asked != also:
+        forms = ("prompts and responses", "plain texts")
+        mine, other = forms if asked else forms[::-1]
+        notes.append(
+            f"the records to be forgotten are {mine} and the unseen ones {other}: the limits come "
+            "from text of another form, give unseen records of the same"
+        )
+    mine, other = (
+        sum(int(window.scored.sum()) for window in some.windows) / len(some)
+        for some in (forget, holdout)
+    )
+    if max(mine, other) > OTHER_LENGTH * min(mine, other):
+        notes.append(
+            f"the unseen records are of another length ({other:.0f} counted tokens a record, those "
+            f"to be forgotten {mine:.0f}): limits of single records allow for it, limits of the "
+            "whole set do not"
+        )
+    return notes
 
 
 def _is_chat(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) -> bool:
