@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import unlearner
 from conftest import VOCAB, tiny_model, tiny_tokenizer
 from oracle import greedy
+from unlearner.config import RunConfig
 from unlearner.data.record import Record, RecordSet
 from unlearner.errors import UserError
-from unlearner.families import CAUSAL_LM
+from unlearner.families import CAUSAL_LM, FAMILIES
 from unlearner.families.causal_lm import prepare_text
+from unlearner.inference import micro_batches
 from unlearner.methods.icu import ICU
 from unlearner.models.loading import Loaded, save
+from unlearner.pipeline import pipeline
 from unlearner.pipeline.pipeline import NothingToUnlearn
 from unlearner.provenance import digest_model
 from unlearner.settings import DataSettings, TrainingSettings
@@ -327,3 +331,34 @@ def test_every_architecture_goes_the_whole_way(architecture, tokenizer):
     for role in ("forget", "retain", "analogous", "holdout"):
         assert report["results"]["unlearned"][role]["ma"]["records"] == 4
     assert report["results"]["unlearned"]["retain"]["kl_to_target"]["value"] > 0
+
+
+# Memory
+
+
+def test_what_the_memory_plan_chooses_is_trained_with(target, tmp_path, monkeypatch, result):
+    """A plan that has room for one window at a time: the same first epoch."""
+    real, seen = pipeline.plan_run, []
+
+    def plan_run(*given):
+        return replace(real(*given), micro_batch=1)
+
+    def rows_of(batch, infer, _real=micro_batches.rows_of):
+        seen.append(micro_batches._limit.get())
+        return _real(batch, infer)
+
+    monkeypatch.setattr(pipeline, "plan_run", plan_run)
+    monkeypatch.setattr(micro_batches, "rows_of", rows_of)
+    monkeypatch.setenv("UNLEARNER_KEY_FILE", str(tmp_path / "key"))
+    found = run(target)
+    assert set(seen) == {None, 1}  # the plan's own measurement is of whole steps
+    assert found.config.training.micro_batch == "auto"
+    first, other = (some.report["rounds"][1]["loss"] for some in (found, result))
+    assert first == pytest.approx(other, rel=1e-3)
+
+
+def test_micro_batches_are_for_language_models():
+    settings = {"training": {"micro_batch": 2}, "model": {"name": "x"}}
+    config = RunConfig.from_sections(settings, family="sequence-classification")
+    with pytest.raises(UserError, match=r"training\.micro_batch"):
+        pipeline.start(config, FAMILIES["sequence-classification"])

@@ -125,6 +125,9 @@ class TrainingSettings(Section):
         precision: Arithmetic of the forward pass; weights and optimiser stay float32.
         max_gradient_norm: Gradients are scaled down to this norm; None leaves them.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        micro_batch: Windows of a language model's step that go forward and backward together; the
+            gradient is that of the whole step, for one more forward pass. "auto" takes all, or as
+            many as the memory plan has room for.
         lora_rank: Rank of low-rank adapters on every linear layer, which are then all that is
             trained; 0 trains the weights themselves.
         lora_alpha: Their output is scaled by alpha / rank; None takes twice the rank.
@@ -143,6 +146,7 @@ class TrainingSettings(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     max_gradient_norm: float | None = Field(default=None, gt=0)
     gradient_checkpointing: bool = False
+    micro_batch: PositiveInt | Literal["auto"] = "auto"
     lora_rank: int = Field(default=0, ge=0)
     lora_alpha: float | None = Field(default=None, gt=0)
     keep_adapter: bool = False

@@ -300,6 +300,8 @@ def test_once_within_the_limits_records_are_not_pushed_any_further(tokenizer):
 def test_the_preset_is_the_paper_and_what_is_given_goes_before_it():
     method = ICU(preset="paper", num_beams=1)
     assert (method.learning_rate, method.pairs, method.refine_by) == (5e-6, "fixed", "text")
+    assert (method.batches, method.mean_over, method.prompt_tokens) == ("original", "tokens", 50)
+    assert (method.recover, method.keep) == (False, "last")
     assert (method.forget_weight, method.analogous_weight, method.kl_weight) == (1.0, 0.5, 1.0)
     assert method.num_beams == 1
     assert PAPER["num_beams"] == 2

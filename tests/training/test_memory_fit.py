@@ -56,6 +56,10 @@ def test_the_plan_in_one_line():
     )
 
 
+def test_micro_batches_are_said():
+    assert plan(micro_batch=3).sentence().endswith("taken), in micro-batches of 3 windows")
+
+
 def test_what_does_not_fit_has_no_time():
     assert plan(seconds_per_epoch=math.nan).sentence() == (
         "a run takes more than 4.50 GiB of memory (when the largest step is taken), which is not "

@@ -486,6 +486,47 @@ def test_a_first_guess_that_is_too_much_is_not_run(measured, monkeypatch):
     assert plan(some, name="gradient_ascent").parts[STEP] == 700
 
 
+@pytest.mark.parametrize(
+    ("given", "room", "tried", "chosen"),
+    [
+        ("auto", 600, [6], None),
+        ("auto", 599, [6, 3], 3),
+        ("auto", 150, [6, 3, 1], 1),
+        ("auto", 50, [6, 3, 1], 1),  # does not fit in any case, and is refused
+        (2, 50, [2], 2),
+    ],
+)
+def test_fewer_windows_at_a_time_where_the_step_does_not_fit(
+    monkeypatch, given, room, tried, chosen
+):
+    """A step of 2 forget and 4 kept windows, of which each takes 100 bytes."""
+    some, found = texts(), []
+
+    def measure(_, loss, __):
+        sizes = []
+        hook = some.loaded.model.get_input_embeddings().register_forward_pre_hook(
+            lambda _, inputs: sizes.append(len(inputs[0]))
+        )
+        loss()
+        hook.remove()
+        found.append(max(sizes))
+        return Cost(100 * found[-1], 6.0)
+
+    monkeypatch.setattr(memory, "measure_step", measure)
+    monkeypatch.setattr(memory, "room_on", lambda _: 1 << 40)
+    method = {"name": "icu", "batch_size": 2, "fresh_per_step": 4}
+    training = {"micro_batch": given, "checkpoint_every": "never"}
+    parts = plan(some, training=training, **method).parts
+    found.clear()
+    # What a saved model holds is less than the step here, or it would decide when the peak is.
+    monkeypatch.setattr(memory, "_first_guess", lambda *_: {**parts, STEP: 0, SAVED: 0})
+    rest = sum(plan(some, training=training, **method).peak.values()) - 100 * found[0]
+    found.clear()
+    monkeypatch.setattr(memory, "room_on", lambda _: rest - parts["held already"] + room)
+    planned = plan(some, training=training, **method)
+    assert (found, planned.micro_batch) == (tried, chosen)
+
+
 @pytest.mark.skipif("sys.platform != 'linux'", reason="the limit is Linux's")
 def test_a_step_that_asks_for_more_than_there_is_fails_before_the_system_is_out_of_it(monkeypatch):
     """A gibibyte where there are 64 MiB: refused by this process, which goes on as before."""

@@ -29,6 +29,7 @@ class Rules:
     bertscore_model: str | None = None
     bertscore_baseline: float = 0.0
     num_beams: int = 1
+    prompt_tokens: int | None = None
 
 
 def answer(record, hits=0, of=20, **changed):
@@ -223,15 +224,21 @@ def test_without_an_encoder_bleu_decides_alone(monkeypatch, rule):
     assert examine(monkeypatch, answers, rules).active == (0, 1)
 
 
-def test_beams_give_the_text_that_is_compared(monkeypatch):
-    """The greedy text is the truth, the beams' is not, and the other way round."""
+def test_beams_or_a_shorter_prompt_give_the_text_that_is_compared(monkeypatch):
+    """The greedy text is the truth, the other is not, and the other way round."""
     other = "nothing like it at all"
-    monkeypatch.setattr(
-        stop_rule, "beam_continuations", lambda *_, num_beams: [other, TRUTH][:num_beams]
-    )
+    asked = []
+
+    def said(*_, num_beams, prompt_tokens):
+        asked.append((num_beams, prompt_tokens))
+        return [other, TRUTH]
+
+    monkeypatch.setattr(stop_rule, "beam_continuations", said)
     answers = [text(0, TRUTH, TRUTH), text(1, other, TRUTH)]
     assert examine(monkeypatch, answers, BY_TEXT).active == (0,)
     assert examine(monkeypatch, answers, replace(BY_TEXT, num_beams=2)).active == (1,)
+    assert examine(monkeypatch, answers, replace(BY_TEXT, prompt_tokens=50)).active == (1,)
+    assert asked == [(2, None), (1, 50)]
 
 
 def test_beam_search_equals_generate_and_is_the_model_s_own(tokenizer):

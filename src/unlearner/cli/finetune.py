@@ -198,6 +198,10 @@ def _teach_classifier(
         raise UserError(
             "training.lora_rank: a classifier's new head has to be trained itself; leave it out"
         )
+    if lesson.training.micro_batch != "auto":
+        raise UserError(
+            "training.micro_batch: is for language models; leave it out for a classifier"
+        )
     columns = lesson.data.columns
     has_head = family in FAMILIES
     known = load_classifier(model) if has_head else None

@@ -126,11 +126,13 @@ class Baseline(Measured[SetT, AnswerT]):
         data: What the method gets.
         references: The target's distributions on the sets to be kept.
         digest: Of the target's weights.
+        micro_batch: Windows of a step that fit together; None for all.
     """
 
     data: UnlearningData | ClassifierData
     references: References
     digest: str
+    micro_batch: int | None = None
 
 
 class Family(ABC, Generic[SetT, AnswerT]):

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from unlearner.data.windows import Window
 from unlearner.functional import Tensors
+from unlearner.inference import micro_batches
 from unlearner.inference.reference import body, rows_of_windows, unlabelled
 from unlearner.models import sharding
 
@@ -59,8 +60,12 @@ def states_at_labels(model: PreTrainedModel, block: int, batch: Tensors | None) 
         width = model.config.get_text_config().hidden_size
         return torch.zeros(0, width, device=sharding.device_of(model))
     batch = unlabelled(sharding.device_of(model)) if batch is None else batch
-    window, position = batch["positions"].unbind(-1)
-    return states_behind(model, block, batch)[window, position]
+
+    def infer(some: Tensors, _: int) -> list[Tensor]:
+        window, position = some["positions"].unbind(-1)
+        return [states_behind(model, block, some)[window, position]]
+
+    return micro_batches.rows_of(batch, infer)[0]
 
 
 def keep_states(model: PreTrainedModel, block: int, windows: Sequence[Window]) -> list[Tensor]:

@@ -197,21 +197,24 @@ def beam_continuations(
     *,
     num_beams: int,
     num_tokens: Sequence[int] | None = None,
+    prompt_tokens: int | None = None,
 ) -> list[str]:
     """The text of each window's continuation behind its prefix, by beam search.
 
     Args:
         num_tokens: New tokens of each at most; None for as many as the window's text has behind
             its prefix.
+        prompt_tokens: Tokens of the prefix, its last, that the model is given; None for all.
     """
     if num_tokens is None:
         num_tokens = [max(1, window.stop - window.prefix) for window in windows]
     texts = [""] * len(windows)
-    by_prefix: dict[int, list[int]] = {}
-    for index, window in enumerate(windows):
-        by_prefix.setdefault(window.prefix, []).append(index)
-    for prefix, indices in by_prefix.items():  # equal lengths: no padding in any architecture
-        ids = torch.stack([torch.from_numpy(windows[i].input_ids[:prefix]) for i in indices])
+    by_length: dict[int, list[int]] = {}
+    prompts = [window.input_ids[: window.prefix][-(prompt_tokens or 0) :] for window in windows]
+    for index, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(index)
+    for indices in by_length.values():  # equal lengths: no padding in any architecture
+        ids = torch.stack([torch.from_numpy(prompts[i]) for i in indices])
         ids = ids.to(sharding.device_of(model))
         longest = max(num_tokens[index] for index in indices)
         rows = generate(model, ids, longest, num_beams=num_beams)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from unlearner import functional, processes
 from unlearner.data.batches import collate, length_batches
 from unlearner.data.windows import Window
 from unlearner.functional import TargetLogits, Tensors
+from unlearner.inference import micro_batches
 from unlearner.models import sharding
 from unlearner.models.adapters import has_adapters, without_adapters
 from unlearner.models.heads import OutputHead, output_head
@@ -89,15 +91,25 @@ def likelihoods(
         compared = 0 if target is None or batch is None else len(batch["labels"])
         compared = compared if num_target is None else num_target
 
-        def infer() -> tuple[Tensor, Tensor]:
-            logits = logits_at(model, head, windows)
+        def infer(some: Tensors, before: int) -> list[Tensor]:
+            logits, labels = logits_at(model, head, some), some["labels"]
             overwrite = head is not None and head.is_linear
-            labels = windows["labels"]
-            return functional.label_log_probs(logits, labels, target, compared, overwrite=overwrite)
+            its_target = target if target is None or not before else _behind(target, before)
+            here = min(max(compared - before, 0), len(labels))
+            found = functional.label_log_probs(
+                logits, labels, its_target, here, overwrite=overwrite
+            )
+            return list(found)
 
-        log_probs, kl = sharding.inside(model, infer, calls_model=head is None)
+        forward = partial(micro_batches.rows_of, windows, infer)
+        log_probs, kl = sharding.inside(model, forward, calls_model=head is None)
         parts = log_probs, kl, windows["owner"][windows["positions"][:, 0]]
     return Likelihoods(*map(processes.gather_rows, parts))
+
+
+def _behind(target: TargetLogits, before: int) -> TargetLogits:
+    """The target's logits of a part of the label positions, behind so many others."""
+    return lambda rows: target(slice(before + rows.start, before + rows.stop))
 
 
 def unlabelled(device: torch.device) -> Tensors:

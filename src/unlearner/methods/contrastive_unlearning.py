@@ -44,7 +44,10 @@ class ContrastiveUnlearning(Method):
     Reference: Lee et al. (2024), arXiv:2401.10458; tau, both weights, the batches and the remaining
     batches of each forget batch are the defaults of the published code.
     Differs from the published code: AdamW at another rate (its SGD: 1e-3 with momentum 0.9), and
-    the rule to stop by records never seen. The code takes r_i = 0 in class removal only; a forget
+    the rule to stop by records never seen. The weights are the formula's: the code subtracts r_i
+    once for each of the step's V remaining samples and then divides by the |O_i| of other labels,
+    so that it pushes by V / |O_i| r_i, a little more than here where labels are many and twice as
+    much where half of the samples have the label. It takes r_i = 0 in class removal only; a forget
     sample whose class is missing from a step makes its loss infinite otherwise.
 
     Args:

@@ -36,7 +36,9 @@ class DPO(LossMethod):
     Differs from the papers: the refusals are sentences of our own, and each record has one and the
     same throughout; with `data.scope: sequence` p(x) holds the prompt's tokens too, which are then
     forgotten with the answer; the learning rate, and the rule to stop, for which the papers take a
-    fixed number of epochs (`stop: never`).
+    fixed number of epochs (`stop: never`). The factor before the forget term is 2 / beta in the
+    code of Zhang et al. and in open-unlearning, and 1 in TOFU's code and in TRL: their forget
+    weight of 1 is `forget_weight` 2 here, or beta, which is 0.1.
 
     Args:
         retain_batch_size: Windows of retained text of a step.

@@ -19,7 +19,7 @@ from unlearner import functional, processes
 from unlearner.data.batches import Tensors, join, owners, share_of
 from unlearner.data.windows import Window
 from unlearner.functional import TargetLogits
-from unlearner.inference.reference import TargetDistribution, likelihoods
+from unlearner.inference.reference import TargetDistribution, likelihoods, unlabelled
 from unlearner.methods.base import Method
 from unlearner.models import sharding
 from unlearner.output import Json
@@ -34,8 +34,12 @@ PAPER: Json = {
     "forget_bound": "none",
     "refine_by": "text",
     "num_beams": 2,
+    "prompt_tokens": 50,
+    "batches": "original",
+    "mean_over": "tokens",
     "recover": False,
     "steps_per_round": "epoch",
+    "keep": "last",
 }
 
 # Of "auto": the first round of a run comes after this share of an epoch, and each further one where
@@ -53,21 +57,28 @@ class ICU(Method):
             + w_a \frac{1}{A} \sum_{x'} \ell(x')
             + w_{kl} \frac{1}{A} \sum_{x'} mean_t KL(p_0(. | x'_{<t}) \| p(. | x'_{<t}))
 
-    with l(x) the mean negative log-probability of a record's scored tokens in nats, x the B forget
-    records of a step that are still remembered, x' its A analogous records, p_0 the target model
-    and b the bound. In every evaluation round all forget records are examined; the forgotten ones
-    and their pairs sit out until the next, and may return. A large model can pass the level of
-    unseen text within an epoch, so rounds come sooner the nearer it is, and the rate falls there.
+    with l(x) the mean negative log-probability of a record's scored tokens in nats, x the forget
+    records of a step that are still remembered, B of them at most, x' its A analogous records, p_0
+    the target model and b the bound. In every evaluation round all forget records are examined; the
+    forgotten ones and their pairs sit out until the next, and may return. A large model can pass
+    the level of unseen text within an epoch, so rounds come sooner the nearer it is, and the rate
+    falls there; else it is constant. Dropout is off, as in the published code.
 
     Reference: Tang et al. (2024), arXiv:2407.20271; the first term is arXiv:2210.01504.
-    Differs from the paper and its published code: the defaults of `pairs`, `refine_by`,
-    `forget_bound`, `learning_rate`, `recover` and `steps_per_round` (preset "paper" has theirs);
-    means are over each record's own tokens and then divided by B, also when fewer records than B
-    are left, so that a lone record is not pushed B times as hard; a pair must not share
-    `max_overlap` tokens with its forget record, nor be a near duplicate of any, and fresh pairs do
-    not repeat most of any; the stop thresholds are measured on holdout text of this model, not one
-    constant for all; the learning rate is constant and dropout is off as in the code; a batch
-    without records is skipped.
+    Differs from the paper and its published code by these defaults, for which preset "paper" has
+    theirs: `learning_rate`, `pairs`, `forget_bound`, `refine_by`, `num_beams`, `prompt_tokens`,
+    `batches`, `mean_over`, `recover`, `keep` and `steps_per_round`.
+
+    Differs with the preset too. Pairs: one must not share `max_overlap` tokens with its forget
+    record, nor be a near duplicate of any; one that two records of a step have in common counts
+    once. Stop: the thresholds are measured on holdout text of this model, where the code has one
+    pair of constants for all (`criteria.ma=0.5994 criteria.el_10=0.0499`), and are met by what is
+    equal to them; a target that meets them is left as it is; there are `max_epochs` at most, in the
+    code no limit. Examination: BLEU splits words by the rules of sacrebleu, the code by NLTK's;
+    BERTScore is left out without a `bertscore_model`. Divergence: over the positions that predict a
+    label; the code has the cross-entropy, which is larger by a constant, over all positions, the
+    last and those of padding included. Token ids are used as they are; the code turns them into
+    text and back. Of records longer than a window every part counts.
 
     Args:
         preset: "paper" starts from the paper's and its code's settings.
@@ -83,6 +94,14 @@ class ICU(Method):
         encoder: Sentence encoder for the retrieval: a path or id; "auto" takes all-MiniLM-L6-v2
             where it is already on the machine, else TF-IDF.
         max_overlap: Shared tokens in a row that rule a partner out.
+        batches: Where some records sit an epoch out, those that are left form full batches
+            ("regrouped"), or the batches are those of all records without the forgotten ones
+            ("original"): an epoch then has as many steps as ever, and with fixed pairs one that
+            has no record left still moves the weights, by Adam's momentum.
+        mean_over: "records": l is a record's own mean, and the sum of a step's records is divided
+            by B, also when fewer are left, so that a lone one is pushed no harder than among
+            others. "tokens": one mean over the tokens of the records that are left, as published,
+            and likewise over the analogous ones: a lone record is pushed B times as hard.
         refine_by: "level": a record is forgotten when its MA and EL_10 are at or below the holdout
             level, and once all are, its ES; "text": when its continuation is unlike the text by
             BLEU and BERTScore.
@@ -92,10 +111,15 @@ class ICU(Method):
         bertscore_model: Path or id of the encoder; without one BLEU alone decides.
         bertscore_baseline: What BERTScore gives to unrelated text; it is then rescaled to 0.
         num_beams: Beams of the continuation compared as text; 1 is greedy.
+        prompt_tokens: Tokens of the text before that continuation that the model is given; None for
+            all. The published code gives the last 50 of 150, so that a record can count as
+            forgotten which still comes back behind all of them.
         recover: Go on learning once the records are within the limits of the verdict, without
             pushing them any further, until utility is back.
         recovered_at: Perplexity of retained text, as a multiple of the target's, that counts as
             back; no more than the utility floor.
+        keep: The model of a run that reaches `max_epochs`: the "best" round under the utility
+            floor, or the "last", whatever it has cost.
         steps_per_round: Steps between two evaluation rounds: a number, an "epoch" as in the paper,
             or "auto", by the speed at which MA falls, an epoch at most.
     """
@@ -123,8 +147,12 @@ class ICU(Method):
     bertscore_model: str | None = None
     bertscore_baseline: float = Field(default=0.0, ge=0.0, lt=1.0)
     num_beams: PositiveInt = 1
+    prompt_tokens: PositiveInt | None = None
+    batches: Literal["regrouped", "original"] = "regrouped"
+    mean_over: Literal["records", "tokens"] = "records"
     recover: bool = True
     recovered_at: float = Field(default=RECOVERED_AT, ge=1.0)
+    keep: Literal["best", "last"] = "best"
     steps_per_round: PositiveInt | Literal["auto", "epoch"] = "auto"
 
     @property
@@ -206,9 +234,17 @@ class ICU(Method):
         log_probs, kl, owner = labels
         loss_R = functional.mean_per_record(-log_probs, owner, num_records)
         kl_R = functional.mean_per_record(kl, owner, num_records)
+        labels_R = functional.sum_per_record(torch.ones_like(log_probs), owner, num_records)
+
+        def mean(values_R: Tensor, records: slice, count: int) -> Tensor:
+            if self.mean_over == "records":
+                return values_R[records].sum() / count
+            return (values_R * labels_R)[records].sum() / labels_R[records].sum().clamp(min=1)
+
+        kept = slice(num_kept)
         terms = {
-            "analogous": self.analogous_weight * loss_R[:num_kept].mean(),
-            "kl": self.kl_weight * kl_R[:num_kept].mean(),
+            "analogous": self.analogous_weight * mean(loss_R, kept, num_kept),
+            "kl": self.kl_weight * mean(kl_R, kept, num_kept),
         }
         if num_records > num_kept:
             climb_R = loss_R
@@ -217,7 +253,8 @@ class ICU(Method):
                 climb_R = functional.mean_per_record(capped, owner, num_records)
             elif self.forget_bound == "record":
                 climb_R = functional.bounded(loss_R, bound)
-            terms["forget"] = -self.forget_weight * climb_R[num_kept:].sum() / self.batch_size
+            climbed = mean(climb_R, slice(num_kept, None), self.batch_size)
+            terms["forget"] = -self.forget_weight * climbed
         return terms
 
     def unlearn(
@@ -244,12 +281,16 @@ class ICU(Method):
                 epochs += 1
             count = pace.steps(state, len(epoch), pushes=bool(active))
             trainer.scale_rate(pace.rate)
-            losses = self._take(epoch[:count], model, data, analogous, target, trainer)
+            losses = self._take(
+                epoch[:count], model, data, analogous, target, trainer, pushes=bool(active)
+            )
             epoch, before = epoch[count:], state
             state = refinement.evaluate_round(trainer, model, first)
             if active:
                 pace.learn(before, state, count)
             trainer.log_round(state.line(losses) | {"steps": trainer.steps})
+            if self.keep == "last":
+                continue
             if state.kept_ratio <= data.utility_floor and is_better(state, best):
                 best = state
                 trainer.keep(model)
@@ -274,18 +315,25 @@ class ICU(Method):
         analogous: AnalogousSet,
         target: TargetDistribution,
         trainer: Trainer,
+        *,
+        pushes: bool = True,
     ) -> dict[str, float]:
         """A step for each batch of forget records; one without any learns alone.
+
+        With fixed pairs it has none to learn on either, as long as any record is pushed.
 
         Returns each term's mean over the steps that logged it.
         """
         bound = data.level.loss if self.forget_bound != "none" else None
         logged: dict[str, list[float]] = defaultdict(list)
         for records in batches:
-            if self.pairs == "fixed" and records:
+            if self.pairs == "fixed" and pushes:
                 indices = analogous.partners_of(records)
             else:
                 indices = analogous.draw(self.fresh_per_step, trainer.generator)
+            if not indices:
+                trainer.step(partial(_nothing, model), private=("nothing",))
+                continue
             kept = [analogous.windows[index] for index in indices]
             forget = data.forget.windows_of(records)
 
@@ -304,10 +352,12 @@ class ICU(Method):
         """One pass over the active records, or as many steps of learning alone."""
         if not active:  # nothing to forget: as many steps as an epoch of all records has
             return [[] for _ in range(math.ceil(num_records / self.batch_size))]
-        order = torch.randperm(len(active), generator=generator).tolist()
-        shuffled = [active[place] for place in order]
+        records = active if self.batches == "regrouped" else range(num_records)
+        order = torch.randperm(len(records), generator=generator).tolist()
+        shuffled = [records[place] for place in order]
+        left = set(active)
         return [
-            shuffled[start : start + self.batch_size]
+            [record for record in shuffled[start : start + self.batch_size] if record in left]
             for start in range(0, len(shuffled), self.batch_size)
         ]
 
@@ -361,3 +411,9 @@ def _target_logits(
 ) -> TargetLogits:
     """The target's logits of this process's share of the drawn windows."""
     return target.logits([indices[place] for place in mine], batch)
+
+
+def _nothing(model: PreTrainedModel) -> Terms:
+    """A loss of 0 with a gradient of 0: the optimiser then steps by its momentum alone."""
+    nothing = unlabelled(sharding.device_of(model))
+    return {"nothing": likelihoods(model, nothing).log_probs.sum()}

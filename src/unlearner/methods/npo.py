@@ -27,8 +27,10 @@ class NPO(LossMethod):
 
     Reference: Zhang et al. (2024), arXiv:2404.05868.
     Differs from the paper: the learning rate, and the rule to stop; the paper takes a fixed number
-    of epochs (`stop: never`); with `retain_term: kl` 4,096 windows of retained text at most are
-    learned from, drawn once.
+    of epochs (`stop: never`). With `retain_term: kl` the mean is over the scored tokens, where
+    open-unlearning's is over all positions of a batch, prompts and padding included, so that its
+    divergence is the smaller the more of those there are; and 4,096 windows of retained text at
+    most are learned from, drawn once.
 
     Args:
         retain_batch_size: Windows of retained text of a step.

@@ -59,9 +59,12 @@ class RMU(Method):
     Reference: Li et al. (2024), arXiv:2403.03218.
     Differs from the paper and its code: the learning rate (theirs is 5e-5), the batch (4) and the
     rule to stop (150 batches); squares are summed over the hidden units as in the paper, where the
-    code takes their mean; means are over all positions of a step, where the paper takes each
-    record's own first and the code counts padding; of retained text 4,096 windows at most are
-    learned from, drawn once.
+    code and open-unlearning take their mean, so that both terms are theirs times the hidden size,
+    which Adam's steps do not notice and `training.max_gradient_norm` does; means are over all
+    positions of a step, where the paper and open-unlearning take each record's own first and the
+    code counts padding; the states are those from which scored tokens are predicted, where
+    open-unlearning takes those of the scored tokens themselves, one position further on; of
+    retained text 4,096 windows at most are learned from, drawn once.
 
     The paper chooses c and a for each model; the defaults are those of its Zephyr-7B. In a model of
     64 hidden units that knew 40 TOFU records, with states 10 long, they had changed nothing after 3

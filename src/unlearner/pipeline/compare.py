@@ -288,7 +288,7 @@ class Work:
             config = self.plan.config(method)
             try:
                 config.method.check_sets(self.prepared.sets)
-                self._run(config)
+                self._run(pipeline.planned(config, self.base))
             except UserError as error:  # it cannot work on these records, or on this model
                 self._skip(method, error)
 

@@ -102,6 +102,10 @@ def start(
             f"MODEL is {family.described or family.name}; see `unlearner list methods`"
         )
     check_search(config)
+    if config.training.micro_batch != "auto" and not family.writes_text:
+        raise UserError(
+            "training.micro_batch: is for language models; leave it out for a classifier"
+        )
     return family.prepare(config, given or {}, loaded, family.needs[command])
 
 
@@ -182,7 +186,16 @@ def measure_baseline(
         data=family.method_data(prepared, sets, level, config),
         references=references or family.references(loaded, sets),
         digest=provenance.digest_model(loaded.model),
+        micro_batch=checked.plan.micro_batch,
     )
+
+
+def planned(config: RunConfig, baseline: AnyBaseline) -> RunConfig:
+    """The configuration with the micro-batches that the memory plan has chosen, if any."""
+    if baseline.micro_batch is None:
+        return config
+    training = config.training.model_copy(update={"micro_batch": baseline.micro_batch})
+    return replace(config, training=training)
 
 
 def forget(
@@ -214,6 +227,8 @@ def forget(
     baseline = measure_baseline(config, prepared, tell, force=force, say=say)
     baseline = family.for_method(config, prepared, baseline)
     identity = run_identity(config, prepared, baseline.digest, key)
+    config = planned(config, baseline)
+    trainer.settings = config.training
     began = time.perf_counter()
     config, searched = _searched(config, prepared, baseline, resumable, identity, say)
     seconds_searching = time.perf_counter() - began

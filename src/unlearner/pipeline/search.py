@@ -329,9 +329,10 @@ class _TrialTrainer(Trainer):
     def __init__(self, config: RunConfig, judge: Judge) -> None:
         super().__init__(config.training, Log(None))
         self.judge = judge
-        # A run that never stops by itself gives its last round, whatever it was before.
-        never = config.method.model_dump().get("stop") == "never"
-        self.patience = config.method.max_epochs + 1 if never else config.search.patience
+        # A run that gives its last round, whatever it was before, has to come to it.
+        fields = config.method.model_dump()
+        last = fields.get("stop") == "never" or fields.get("keep") == "last"
+        self.patience = config.method.max_epochs + 1 if last else config.search.patience
         self.states: list[Json] = []
 
     def evaluate_round(self, examine: Callable[[], Any]) -> Any:

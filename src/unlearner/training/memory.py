@@ -31,6 +31,7 @@ from unlearner.data.batches import share_of
 from unlearner.data.labelled import Example, LabelledSet
 from unlearner.data.windows import TokenizedSet, Window
 from unlearner.errors import UserError
+from unlearner.inference.micro_batches import windows_at_most
 from unlearner.inference.reference import likelihoods
 from unlearner.models import adapters, sharding
 from unlearner.models.heads import Classifier
@@ -87,6 +88,7 @@ class ResourcePlan:
         device: Where the model is, and the parts are.
         ways_out: Settings that take less, by the moment of the peak.
         ignored: To go on although it does not fit.
+        micro_batch: Windows of a step that go forward and backward together; None for all.
     """
 
     seconds_per_epoch: float
@@ -95,6 +97,7 @@ class ResourcePlan:
     device: torch.device
     ways_out: Mapping[str, Sequence[str]]
     ignored: bool
+    micro_batch: int | None = None
 
     @property
     def moment(self) -> str:
@@ -113,9 +116,10 @@ class ResourcePlan:
         memory = f"{size(sum(self.peak.values()))} of memory (when {WHEN[self.moment]})"
         if math.isnan(seconds):
             return f"a run takes more than {memory}, which is not there"
+        parts = f", in micro-batches of {self.micro_batch} windows" if self.micro_batch else ""
         return (
             f"a run takes about {duration(seconds)} an epoch, at most {self.max_epochs} epochs "
-            f"({duration(seconds * self.max_epochs)}), and up to {memory}"
+            f"({duration(seconds * self.max_epochs)}), and up to {memory}{parts}"
         )
 
 
@@ -132,6 +136,9 @@ def plan_run(
     Args:
         measured: The sets whose figures are reported.
         evaluation: Of all of them, with the target model.
+
+    Of a language model's step that does not fit ever fewer windows at a time are tried, unless
+    their number is set.
     """
     model, fields, language = loaded.model, method.model_dump(), loaded.family == "causal-lm"
     recipe = FinetuneSettings() if language else ClassifierFinetuneSettings()
@@ -158,11 +165,31 @@ def plan_run(
     guess = sum(plan.peak.values()) - parts["held already"] - parts[plan.moment]
     if processes.from_main(guess > room_on(model.device)):
         return plan
-    found = processes.gather(measure_step(loaded, loss, settings))
-    parts[STEP] = max(cost.bytes for cost in found)
-    seconds = num_steps * sum(cost.seconds for cost in found) / len(found)
     share = sets["forget"].num_tokens / sum(some.num_tokens for some in measured.values())
-    return replace(plan, seconds_per_epoch=seconds + share * evaluation.seconds)
+    for limit in _micro_batches(len(step), settings) if language else [None]:
+        with windows_at_most(limit):
+            found = processes.gather(measure_step(loaded, loss, settings))
+        taken = max(cost.bytes for cost in found)
+        seconds = num_steps * sum(cost.seconds for cost in found) / len(found)
+        plan = replace(
+            plan,
+            parts=parts | {STEP: taken},
+            seconds_per_epoch=seconds + share * evaluation.seconds,
+            micro_batch=limit,
+        )
+        if plan.moment != STEP or not processes.from_main(_lack(plan)):
+            break
+    return plan
+
+
+def _micro_batches(windows: int, settings: TrainingSettings) -> list[int | None]:
+    """How many windows of a step to try at a time, most first; None for all."""
+    if settings.micro_batch != "auto":
+        return [settings.micro_batch]
+    if sharding.wanted():
+        return [None]
+    windows = math.ceil(windows / processes.count())
+    return [None, *(max(1, windows >> times) for times in range(1, windows.bit_length()))]
 
 
 def _largest_step(
@@ -253,6 +280,8 @@ def _ways_out(method: PlannedMethod, settings: TrainingSettings) -> dict[str, li
     fields = method.model_dump()
     adapt = [] if settings.lora_rank or method.begins_anew else ["training.lora_rank=16"]
     smaller = [] if settings.gradient_checkpointing else ["training.gradient_checkpointing=true"]
+    if settings.micro_batch not in ("auto", 1):
+        smaller.append("training.micro_batch=auto")
     smaller += [
         f"method.{name}={fields[name] // 2}"
         for name in ("batch_size", "fresh_per_step", "retain_batch_size")

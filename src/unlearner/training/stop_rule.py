@@ -49,6 +49,7 @@ class Rules:
     bertscore_model: str | None = None
     bertscore_baseline: float = 0.0
     num_beams: int = 1
+    prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -215,9 +216,10 @@ class Refinement:
         self, model: PreTrainedModel, answers: Sequence[Answer], windows: Sequence[Window]
     ) -> set[int]:
         """Records whose continuation is still like their text."""
-        if self.rules.num_beams > 1:
+        beams, prompt = self.rules.num_beams, self.rules.prompt_tokens
+        if beams > 1 or prompt is not None:
             texts = beam_continuations(
-                model, self.data.tokenizer, windows, num_beams=self.rules.num_beams
+                model, self.data.tokenizer, windows, num_beams=beams, prompt_tokens=prompt
             )
             answers = [
                 replace(answer, continuation_text=text)

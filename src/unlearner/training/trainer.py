@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from unlearner import processes
 from unlearner.errors import UserError
+from unlearner.inference.micro_batches import windows_at_most
 from unlearner.models import adapters, sharding
 from unlearner.models.loading import SMALL_MODEL, num_parameters
 from unlearner.output import Json
@@ -137,6 +138,11 @@ class Trainer:
                 switch_dropout_off(model)
         processes.same_weights(some for some in model.parameters() if some.requires_grad)
         if sharding.wanted():
+            if self.settings.micro_batch != "auto":
+                raise UserError(
+                    "training.micro_batch: a model divided by --use_fsdp takes its steps whole; "
+                    "leave it auto"
+                )
             self._skeleton = sharding.skeleton(self.adapter or model)
             sharding.shard(model, self.device)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -190,8 +196,8 @@ class Trainer:
         if self.dropout or self.settings.gradient_checkpointing:
             self.model.train()  # inference ends that; checkpointing works in training mode only
         self.draws.manual_seed((self.settings.seed << 31) + self.steps)
-        gathers = processes.gathers()
-        with self.arithmetic():
+        gathers, limit = processes.gathers(), self.settings.micro_batch
+        with self.arithmetic(), windows_at_most(None if limit == "auto" else limit):
             terms = loss()
         values = {name: float(term.detach()) for name, term in terms.items()}
         self._check_finite(values)
