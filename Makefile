@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests of tiny models run on one thread each, two at a time.
 WORKERS ?= 2
 
-.PHONY: demo test lint format bench bench-adapters bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-rows bench-compare real-model constraints clean
+.PHONY: demo test lint format bench bench-adapters bench-rates bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-rows bench-compare real-model constraints clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
@@ -41,6 +41,9 @@ bench: .venv/.ready
 
 bench-adapters: .venv/.ready
 	$(BIN)/python benchmarks/adapters.py --work $(WORK)/adapters
+
+bench-rates: .venv/.ready
+	$(BIN)/python benchmarks/rate_by_width.py --work $(WORK)/rates
 
 bench-memory: .venv/.ready
 	$(BIN)/python benchmarks/memory.py

@@ -263,6 +263,18 @@ def test_the_rate_comes_back_where_nothing_is_pushed_and_falls_no_further_than_a
     assert pace.rate == 1
 
 
+def test_steps_that_went_nowhere_do_not_hurry_the_next():
+    """0.2 a step until nothing is pushed; MA is back at 0.5 then: half of the way is no step."""
+    pace = _Pace("auto", 0.4)
+    assert pace.steps(state(1.0), 8, pushes=True) == 2
+    pace.learn(state(1.0), state(1.0), 2)
+    assert pace.steps(state(1.0), 8, pushes=True) == 2
+    pace.learn(state(1.0), state(0.6), 2)
+    pace.learn(state(0.4), state(0.45), 1)
+    assert pace.steps(state(0.45), 8, pushes=False) == 8
+    assert (pace.steps(state(0.5), 8, pushes=True), pace.rate) == (1, pytest.approx(0.5))
+
+
 def test_rounds_at_a_distance_of_ones_own():
     assert _Pace("epoch", 0.4).steps(state(0.41), 20, pushes=True) == 20
     assert _Pace(3, 0.4).steps(state(0.41), 20, pushes=True) == 3

@@ -396,14 +396,14 @@ class _Pace:
             return left
         if math.isnan(self.fall):
             return max(1, round(FIRST_ROUND * left))
-        if self.fall <= 0:
-            return left
         self.rate = min(1.0, max(way / self.fall, SMALLEST_RATE))
         return min(left, max(1, int(way / (self.fall * self.rate) / 2)))  # half of the way
 
     def learn(self, before: RoundState, after: RoundState, count: int) -> None:
-        """Take note of how far the last steps went."""
-        self.fall = (before.values["ma"] - after.values["ma"]) / (count * self.rate)
+        """Take note of how far the last steps went; those that went nowhere say nothing."""
+        fall = (before.values["ma"] - after.values["ma"]) / (count * self.rate)
+        if fall > 0:
+            self.fall = fall
 
 
 def _target_logits(
