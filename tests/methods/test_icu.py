@@ -289,11 +289,11 @@ def test_forgotten_records_leave_the_epoch_and_learning_alone_ends_when_one_retu
 
 
 def test_once_within_the_limits_records_are_not_pushed_any_further(tokenizer):
-    """Both are above the mean and below the limit, so only learning is left: no forget term."""
+    """ES alone is above its mean and below the limit, so only learning is left: no forget term."""
     level = HoldoutBaseline(
-        ma=-1.0,
-        el_10=0.0,
-        es=0.0,
+        ma=1.0,
+        el_10=1.0,
+        es=-1.0,
         loss=3.0,
         worst_ma=1.0,
         worst_el_10=1.0,

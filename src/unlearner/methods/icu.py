@@ -114,8 +114,8 @@ class ICU(Method):
         prompt_tokens: Tokens of the text before that continuation that the model is given; None for
             all. The published code gives the last 50 of 150, so that a record can count as
             forgotten which still comes back behind all of them.
-        recover: Go on learning once the records are within the limits of the verdict, without
-            pushing them any further, until utility is back.
+        recover: Go on learning once the set is at the level and each record within the limits of
+            the verdict, without pushing any further, until utility is back.
         recovered_at: Perplexity of retained text, as a multiple of the target's, that counts as
             back; no more than the utility floor.
         keep: The model of a run that reaches `max_epochs`: the "best" round under the utility
@@ -272,7 +272,7 @@ class ICU(Method):
         pace = _Pace(self.steps_per_round, data.level.ma)
         epochs, epoch = 0, []  # what is left of the running one
         while not self._done(state, data.utility_floor):
-            active = () if self.recover and state.suppressed else state.active
+            active = () if self.recover and _is_down(state) else state.active
             epoch = _still_active(epoch, active)
             if not epoch:
                 if epochs == self.max_epochs:
@@ -304,7 +304,7 @@ class ICU(Method):
     def _done(self, state: RoundState, floor: float) -> bool:
         """At the level of unseen text, for the paper on average, or else in every record too."""
         if self.recover:
-            return state.suppressed and state.kept_ratio <= min(self.recovered_at, floor)
+            return _is_down(state) and state.kept_ratio <= min(self.recovered_at, floor)
         return state.at_level or not state.active
 
     def _take(
@@ -360,6 +360,11 @@ class ICU(Method):
             [record for record in shuffled[start : start + self.batch_size] if record in left]
             for start in range(0, len(shuffled), self.batch_size)
         ]
+
+
+def _is_down(state: RoundState) -> bool:
+    """The set is at the level of unseen text, and every record within what chance allows one."""
+    return state.suppressed and state.at_level
 
 
 def _still_active(batches: Sequence[Sequence[int]], active: Sequence[int]) -> list[list[int]]:
