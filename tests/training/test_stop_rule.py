@@ -128,6 +128,30 @@ def test_an_el_10_that_decides_nothing_counts_as_1_asked_for_or_not(monkeypatch,
     assert 0.0 < below.values["el_10"] < 1.0
 
 
+def test_near_the_limit_the_model_is_run_once_and_says_no_more_than_a_quick_round(monkeypatch):
+    """MA 0.75, 0.65, 0.6 and 0.75 again, level 0.7: forced passes alone where EL_10 was not near.
+
+    The fourth round is asked in full, because the third was below, and has no EL_10 all the same.
+    """
+    forget = tokenized("forget", 1, [0])
+    asked, hits = [], 15
+
+    def said(_model, _tokenizer, windows, questions):
+        if windows is forget.windows:
+            asked.append(questions.continuations)
+        right = np.where(np.arange(20) >= 20 - hits, np.arange(1, 21), 99)
+        return [answer(0, argmax=right)]
+
+    monkeypatch.setattr(stop_rule, "infer", said)
+    some = replace(data(forget, level=replace(LEVEL, ma=0.7)), quick_looks=True)
+    refinement, states = Refinement(Rules(), some, by_set=True), []
+    for number, hits in enumerate((15, 13, 12, 15)):  # noqa: B007 - read by the fake
+        states.append(refinement.examine(None, number))
+    assert asked == ["none", "none", "all", "all", "all"]
+    assert ["el_10" in state.values for state in states] == [False, True, True, False]
+    assert replace(states[3], round=0, seconds=0) == replace(states[0], seconds=0)
+
+
 # By the level
 
 

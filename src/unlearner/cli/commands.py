@@ -70,9 +70,7 @@ def run_forget(
     sharding.check_family(family.name)
     if show_text and not family.writes_text:
         raise UserError("--show-text: for causal language models; a classifier writes no text")
-    known = family.rounds_are_epochs and config.method.rounds_are_epochs
-    num_rounds = config.method.max_epochs if known else None
-    progress = RunProgress(quiet=quiet, num_rounds=num_rounds)
+    progress = RunProgress(quiet=quiet, num_rounds=family.num_rounds(config))
     check_trackers(config.training.trackers)
     prepared = pipeline.start(config, family)
     limit_threads(prepared.loaded.model)

@@ -236,9 +236,7 @@ def _forget(
     shared = {"training": {"seed": seed, "device": "cpu"}, "data": {"request_id": "demo"}}
     config = RunConfig.from_sections({**shared, **sections}, family=family.name)
     prepared = pipeline.start(config, family, given, target)
-    known = family.rounds_are_epochs and config.method.rounds_are_epochs
-    num_rounds = config.method.max_epochs if known else None
-    progress = RunProgress(quiet=False, num_rounds=num_rounds)
+    progress = RunProgress(quiet=False, num_rounds=family.num_rounds(config))
     progress.say(request)
     log = Log(work / "log.jsonl", progress.line)
     try:

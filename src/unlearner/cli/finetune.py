@@ -12,10 +12,11 @@ from pydantic import BaseModel
 
 from unlearner import processes
 from unlearner.cli.terminal import RunProgress
-from unlearner.data.labelled import Labelling, tokenize_labelled
+from unlearner.data.labelled import LabelledSet, Labelling, tokenize_labelled
 from unlearner.data.labels import label_names
 from unlearner.data.loading import classifier_family, read_records
 from unlearner.data.record import RecordSet, digest_records
+from unlearner.data.windows import TokenizedSet
 from unlearner.datasets.base import data_settings
 from unlearner.errors import UserError
 from unlearner.families import CAUSAL_LM
@@ -181,13 +182,7 @@ def _teach_text(model: str, family: str, lesson: Lesson, labels: str, course: Co
     loaded = load_causal_lm(model)
     limit_threads(loaded.model)
     some = prepare_text(CAUSAL_LM, loaded, {"records": given}, lesson.data)["records"]
-    trainer = Trainer(lesson.training, Log(None, course.listen))
-    goal = _for_family(lesson.goal, family)
-    with course.resuming(trainer, loaded, given):
-        result = finetune_model(
-            loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal
-        )
-    return result, loaded, len(some), trainer
+    return _learn(loaded, family, given, some, lesson, course)
 
 
 def _teach_classifier(
@@ -221,6 +216,18 @@ def _teach_classifier(
     limit_threads(loaded.model)
     labelling = Labelling(names, max(8, min(lesson.data.max_length, loaded.context)), family)
     some = tokenize_labelled(given, loaded.tokenizer, labelling)
+    return _learn(loaded, family, given, some, lesson, course)
+
+
+def _learn(
+    loaded: Loaded,
+    family: str,
+    given: RecordSet,
+    some: TokenizedSet | LabelledSet,
+    lesson: Lesson,
+    course: Course,
+) -> Taught:
+    """Teach a model the tokenized records; the training can be cut off and go on."""
     trainer = Trainer(lesson.training, Log(None, course.listen))
     goal = _for_family(lesson.goal, family)
     with course.resuming(trainer, loaded, given):

@@ -81,6 +81,11 @@ def spans(scored: np.ndarray, *, first_counts: bool) -> list[tuple[int, int]]:
     return list(zip(ends[::2], ends[1::2], strict=True))
 
 
+def end_of_span(runs: Sequence[tuple[int, int]], place: int) -> int:
+    """The end of the run that holds the token at a place; the place itself where none does."""
+    return next((stop for start, stop in runs if start <= place < stop), place)
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Consecutive tokens of one record.
@@ -109,9 +114,8 @@ class Window:
 
     @property
     def stop(self) -> int:
-        """The end of the run of counted tokens that holds `prefix`; `prefix` where none does."""
-        found = spans(self.scored, first_counts=self.first_counts)
-        return next((stop for start, stop in found if start <= self.prefix < stop), self.prefix)
+        """Where the continuation behind `prefix` ends, see `end_of_span`."""
+        return end_of_span(spans(self.scored, first_counts=self.first_counts), self.prefix)
 
     def with_end(self) -> Window:
         """The window whose labels that count include the end token."""

@@ -148,6 +148,11 @@ class Family(ABC, Generic[SetT, AnswerT]):
     # One evaluation round follows each epoch, so that their number is known.
     rounds_are_epochs: ClassVar[bool] = False
 
+    def num_rounds(self, config: RunConfig) -> int | None:
+        """Evaluation rounds of a run at most; None where their number is not known beforehand."""
+        known = self.rounds_are_epochs and config.method.rounds_are_epochs
+        return config.method.max_epochs if known else None
+
     # Loading and reading
 
     @abstractmethod

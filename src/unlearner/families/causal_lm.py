@@ -236,7 +236,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         """How the models were run, and MA and EL_10 of every record before and after."""
         evaluation = config.evaluation
         how: Json = {"prompt_start": evaluation.prompt_start}
-        if any(record.prompt for record in prepared["forget"].records):
+        if _has_prompts(prepared["forget"]):
             how["scope"] = config.data.scope
         if evaluation.bertscore_model is not None:
             how["bertscore_model"] = own_name(evaluation.bertscore_model)
@@ -299,7 +299,7 @@ def _notes_on_holdout(prepared: Prepared[TokenizedSet]) -> list[str]:
     if holdout is None:
         return []
     notes = []
-    asked, also = (any(record.prompt for record in some.records) for some in (forget, holdout))
+    asked, also = _has_prompts(forget), _has_prompts(holdout)
     if asked != also:
         forms = ("prompts and responses", "plain texts")
         mine, other = forms if asked else forms[::-1]
@@ -320,6 +320,11 @@ def _notes_on_holdout(prepared: Prepared[TokenizedSet]) -> list[str]:
     return notes
 
 
+def _has_prompts(some: RecordSet | TokenizedSet) -> bool:
+    """Whether any record is a prompt and its response."""
+    return any(record.prompt for record in some.records)
+
+
 def _is_chat(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) -> bool:
     """Whether prompt and response are joined by the chat template.
 
@@ -329,7 +334,7 @@ def _is_chat(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) 
     if data.chat is not None:
         return data.chat
     own_template = data.template != DataSettings.model_fields["template"].default
-    asked = [some for some in sets.values() if any(record.prompt for record in some.records)]
+    asked = [some for some in sets.values() if _has_prompts(some)]
     if not asked or own_template or not loaded.tokenizer.chat_template:
         return False
     raise UserError(

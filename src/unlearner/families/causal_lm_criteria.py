@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from unlearner.inference.answers import Answer
 from unlearner.metrics import el_10, es, loss, ma
 from unlearner.settings import CriteriaSettings
 from unlearner.training.data import HoldoutBaseline
-from unlearner.training.stop_rule import above_worst, is_within
+from unlearner.training.stop_rule import above_worst, count_labels, is_within
 
 BY_HAND = "level given by hand"
 
@@ -79,17 +78,15 @@ def measure_holdout_baseline(
     losses = list(record_values(holdout, loss.metric).values())
     mean_ma = float(np.mean(accuracy)) if criteria.ma is None else criteria.ma
     mean_el_10 = float(np.mean(likelihood)) if criteria.el_10 is None else criteria.el_10
-    labels = _labels_of(holdout)
-    noise = float(np.mean(accuracy)) * (1 - float(np.mean(accuracy)))
+    labels = [count for count in count_labels(holdout).values() if count]
+    by_chance = _variance_by_chance(float(np.mean(accuracy)), labels)
     limits = {
-        "ma": mean_limit(accuracy, num_forget, least=noise * _mean_inverse(labels))
-        if criteria.ma is None
-        else criteria.ma,
-        "el_10": criteria.el_10,
+        "ma": mean_limit(accuracy, num_forget, least=by_chance),
+        "el_10": mean_limit(likelihood, num_forget, floor=EL_10_OF_SET),
         "es": mean_limit(strength, num_forget, floor=ES_OF_SET * (1 + 1 / num_forget)),
     }
-    if criteria.el_10 is None:
-        limits["el_10"] = mean_limit(likelihood, num_forget, floor=EL_10_OF_SET)
+    by_hand = {"ma": criteria.ma, "el_10": criteria.el_10}
+    limits |= {name: limit for name, limit in by_hand.items() if limit is not None}
     worst_ma, chance = record_limit(accuracy, labels, num_forget)
     worst_el_10, _ = record_limit(likelihood, (), num_forget)
     return HoldoutBaseline(
@@ -100,22 +97,14 @@ def measure_holdout_baseline(
         worst_ma=max(mean_ma, worst_ma),
         worst_el_10=max(mean_el_10, worst_el_10, max(likelihood), EL_10_OF_RECORD),
         source=_source(criteria, under, too_short=not measured),
-        limits={name: limit for name, limit in limits.items() if limit is not None},
+        limits=limits,
         chance=chance,
     )
 
 
-def _labels_of(answers: Sequence[Answer]) -> list[int]:
-    """The number of labels of each record, by index."""
-    found: Counter[int] = Counter()
-    for answer in answers:
-        found[answer.record] += int(answer.scored.sum())
-    return [found[record] for record in sorted(found) if found[record]]
-
-
-def _mean_inverse(labels: Sequence[int]) -> float:
-    """The mean of 1/T; 0 of none."""
-    return float(np.mean([1 / number for number in labels])) if len(labels) else 0.0
+def _variance_by_chance(mean: float, labels: Sequence[int]) -> float:
+    """The variance of shares of T labels around their mean: x (1 - x) mean(1/T); 0 of none."""
+    return mean * (1 - mean) * float(np.mean([1 / count for count in labels] or [0.0]))
 
 
 def mean_limit(
@@ -164,14 +153,13 @@ def record_limit(
     count, mean = len(unseen), float(np.mean(unseen))
     if count < 2:
         return 1.0, 0.0
-    noise = mean * (1 - mean) if len(labels) else 0.0
-    by_chance = noise * _mean_inverse(labels)
+    by_chance = _variance_by_chance(mean, labels)
     variance = max(float(np.var(unseen, ddof=1)), by_chance)
     texts = variance - by_chance
     quantile = float(student_t.ppf(1 - RECORD_ERROR / num_records, count - 1))
     quantile = max(quantile, RECORD_DEVIATIONS)
     limit = mean + quantile * math.sqrt(texts + variance / count)
-    return min(1.0, limit), quantile**2 * noise
+    return min(1.0, limit), quantile**2 * mean * (1 - mean) if len(labels) else 0.0
 
 
 def _source(criteria: CriteriaSettings, under: str, *, too_short: bool) -> str:

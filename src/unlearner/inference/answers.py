@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from unlearner.data.windows import spans
+from unlearner.data.windows import end_of_span, spans
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ class Answer:
 
     def stop(self, prompt_length: int) -> int:
         """The end of the span in which a prompt is continued; the prompt's own outside of all."""
-        held = (stop for start, stop in self.spans if start <= prompt_length < stop)
-        return next(held, prompt_length)
+        return end_of_span(self.spans, prompt_length)
 
     @property
     def hits(self) -> np.ndarray:

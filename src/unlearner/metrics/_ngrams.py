@@ -50,7 +50,7 @@ def extraction_likelihood(
     if n < 1:
         raise ValueError(f"n must be >= 1, got {n}")
     known = answer.prompts(answer.prompt_start)
-    total, count = 0.0, 0
+    total, count, all_breaks = 0.0, 0, answer.breaks
     for (start, stop), (first_known, _) in zip(answer.prompts(prompt_start), known, strict=True):
         prompts = np.arange(start, stop - n + 1)
         if len(prompts) == 0:
@@ -60,9 +60,9 @@ def extraction_likelihood(
                 f"prompts from length {start} on are not answered for record {answer.id!r}: its "
                 f"continuations start at prompt_start={answer.prompt_start}"
             )
-        breaks = answer.breaks
         # Behind the last break every continuation is the text itself: a break at the span's end.
-        breaks = np.append(breaks[(breaks >= start) & (breaks < stop)], stop)
+        inside = (all_breaks >= start) & (all_breaks < stop)
+        breaks = np.append(all_breaks[inside], stop)
         matched = np.cumsum(_matches_by_end(answer, n, start, breaks))
         ends = breaks[np.searchsorted(breaks, prompts)]
         overlaps = (matched[ends] - matched[prompts - 1]) / (stop - prompts - n + 1)

@@ -1,4 +1,4 @@
-"""Between epochs: which records are still remembered, and what it has cost so far.
+"""Between steps: which records are still remembered, and what it has cost so far.
 
 The figures are the report's own metrics over answers from one pass over the model.
 """
@@ -54,10 +54,10 @@ class Rules:
 
 @dataclass(frozen=True)
 class RoundState:
-    """The model after some epochs.
+    """The model in one evaluation round.
 
     Attributes:
-        round: Epochs done.
+        round: Its number; where a method is evaluated once an epoch, the epochs done.
         active: Forget records that are still remembered, by index.
         values: The forget set's ma, el_10, es and loss.
         kept_perplexity: Perplexity of the watched retained text.
@@ -128,6 +128,7 @@ class Refinement:
     ) -> None:
         self.rules, self.data, self.by_set = rules, data, by_set
         self.quick = data.quick_looks if by_set else quick
+        self._near = False  # EL_10 counted in the last round
         self.floor = math.inf if floor is None else floor
         self.watched = data.kept.windows_of(range(WATCHED_RECORDS))
         name = rules.bertscore_model
@@ -137,7 +138,7 @@ class Refinement:
     def evaluate_round(
         self, trainer: Trainer, model: PreTrainedModel, first: RoundState | None = None
     ) -> RoundState:
-        """The state after another epoch, or what it was before the run was cut off.
+        """The state in the next round, or what it was before the run was cut off.
 
         Args:
             first: That of the target model; None when it is the one to be examined.
@@ -150,7 +151,7 @@ class Refinement:
     def examine(
         self, model: PreTrainedModel, number: int, first: RoundState | None = None
     ) -> RoundState:
-        """The state after `number` epochs."""
+        """The state in the round of that number."""
         started = time.perf_counter()
         level, kept = self.data.level, self._perplexity(model)
         ratio = kept / (first.kept_perplexity if first else kept)
@@ -179,18 +180,23 @@ class Refinement:
     ) -> tuple[list[Answer], dict[str, float], bool]:
         """The answers, their figures, and whether EL_10 is among what was asked."""
         forget, questions = self.data.forget, self.data.questions
-        if self.quick:
+        quick = {name: metric for name, metric in SET_METRICS.items() if name != "el_10"}
+        if self.quick and not self._near:
             forced = replace(questions, continuations="none")
             answers = infer(model, self.data.tokenizer, forget.windows, forced)
-            quick = {name: metric for name, metric in SET_METRICS.items() if name != "el_10"}
             figures = _values(answers, quick, forget.groups)
             if self._is_ruled_out(figures, ratio):
                 return answers, figures, False
         answers = infer(model, self.data.tokenizer, forget.windows, questions)
-        return answers, _values(answers, SET_METRICS, forget.groups), True
+        figures = _values(answers, SET_METRICS, forget.groups)
+        # Near the limit the next round is asked all at once, and says no more where it is above.
+        self._near = not self._is_ruled_out(figures, ratio)
+        if self.quick and not self._near:
+            return answers, _values(answers, quick, forget.groups), False
+        return answers, figures, True
 
     def _is_ruled_out(self, figures: Mapping[str, float], ratio: float) -> bool:
-        """Whether a loop that works on the whole set goes on, whatever EL_10 is."""
+        """Whether the loop goes on, whatever EL_10 is."""
         limit = self.data.level.limit("ma")
         assert limit is not None
         return (self.by_set or self.quick) and (figures["ma"] > limit or ratio > self.floor)
@@ -267,14 +273,20 @@ def _above_es(answers: Sequence[Answer], level: HoldoutBaseline) -> set[int]:
 def above_worst(answers: Sequence[Answer], level: HoldoutBaseline) -> set[int]:
     """Records above the limit of a single record."""
     accuracy, likelihood = record_values(answers, ma.metric), record_values(answers, el_10.metric)
-    labels: Counter[int] = Counter()
-    for answer in answers:
-        labels[answer.record] += int(answer.scored.sum())
+    labels = count_labels(answers)
     return {
         record
         for record, value in accuracy.items()
         if not value <= level.ma_limit(labels[record])  # in this order NaN is above
     } | {record for record, value in likelihood.items() if not value <= level.worst_el_10}
+
+
+def count_labels(answers: Sequence[Answer]) -> dict[int, int]:
+    """The number of labels that count of each record, by its index; windows added up."""
+    found: Counter[int] = Counter()
+    for answer in answers:
+        found[answer.record] += int(answer.scored.sum())
+    return found
 
 
 def is_within(values: Mapping[str, float], level: HoldoutBaseline) -> bool:
