@@ -90,7 +90,7 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
 
     Raises:
         UserError: The input cannot be used.
-        NothingToUnlearn: The records are not memorised, and `force` is not set.
+        NothingToUnlearn: The records are not memorised, or too few to tell, and `force` is not set.
     """
     loaded = _loaded(model, tokenizer)
     sections = {name: dict(section) for name, section in (settings or {}).items()}

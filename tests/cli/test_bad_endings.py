@@ -221,6 +221,17 @@ def test_a_forget_set_larger_than_the_pool_works(pairs, call, tmp_path):
     assert report["data"]["analogous"]["records"] == 2
 
 
+def test_records_too_few_to_tell_end_with_a_status_of_their_own_and_write_nothing(call):
+    """A text that the model never saw, and one unseen: nobody can say whether it is memorised."""
+    files = {"forget.jsonl": texts(["the sea is far from here"]), "one.jsonl": texts(["a b c d"])}
+    command = RUN.replace("--holdout holdout.jsonl", "--holdout one.jsonl") + SHORT
+    assert command != RUN + SHORT
+    status, out, err, left = call(command, files)
+    assert status == NOT_MET
+    assert "too few records to tell" in out + err
+    assert not [name for name in left if name.startswith("out")]
+
+
 def test_a_record_longer_than_the_context_is_kept_whole(call, tmp_path):
     """Windows of 128 tokens overlap by one; the report counts every token once and none less."""
     long = " ".join(f"{town} has {i} mills," for i, town in enumerate(TOWNS * 9))

@@ -88,7 +88,7 @@ def run_forget(
         if processes.is_main():
             print_check(answer.result)
         progress.say("no run was made and nothing was written; --force runs anyway")
-        return MET
+        return NOT_MET if answer.result.memorised is None else MET  # None: too few to tell
     finally:
         progress.stop()
     if processes.is_main():

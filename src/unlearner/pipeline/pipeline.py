@@ -51,7 +51,11 @@ Say = Callable[[str], None]
 
 
 class NothingToUnlearn(Exception):  # noqa: N818 - an answer, not an error
-    """The model does not know the records by these measures, so there is nothing to do."""
+    """The model does not know the records by these measures, or they are too few to tell.
+
+    Attributes:
+        result: What was measured; its `memorised` is None where there are too few.
+    """
 
     def __init__(self, result: CheckResult) -> None:
         super().__init__(result.sentence)
@@ -156,7 +160,7 @@ def measure_baseline(
 
     Raises:
         UserError: The retrained model cannot be used, or the run does not fit.
-        NothingToUnlearn: The records are not known, and `force` is not set.
+        NothingToUnlearn: The records are not known, or too few to tell, and `force` is not set.
     """
     family, loaded = prepared.family, prepared.loaded
     sets = family.measured_sets(prepared, config)
