@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 import time
 
 import numpy as np
@@ -441,6 +442,19 @@ def test_the_peak_is_what_comes_and_goes():
     assert found.bytes == pytest.approx(80 * MIB, rel=0.15)
     assert found.seconds > 0
     assert memory.held_bytes(torch.device("cpu")) - before < 20 * MIB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is freed stays with the process there")
+def test_what_was_freed_before_is_not_taken_for_free():
+    """Once a block of 30 MiB was freed smaller ones come from a heap, below what stays in use."""
+    torch.ones(30 * MIB // 4)
+    blocks = [torch.ones(25 * MIB // 4) for _ in range(10)]
+    last = bytearray(200_000)
+    del blocks
+    with measuring(torch.device("cpu")) as found:
+        again = torch.ones(50 * MIB // 4)
+    del last, again
+    assert found.bytes == pytest.approx(50 * MIB, rel=0.15)
 
 
 def test_the_step_grows_with_the_batch():
