@@ -12,8 +12,10 @@ import pytest
 
 from promise import write
 from unlearner.cli import app
+from unlearner.data.chat import ChatTemplate
 from unlearner.data.loading import read_records
-from unlearner.data.windows import Layout, render_chat, tokenize_set
+from unlearner.data.record import Record
+from unlearner.data.windows import Layout, tokenize_set
 from unlearner.inference.language_model import Questions, infer
 from unlearner.models.loading import load_causal_lm
 
@@ -42,8 +44,8 @@ def world(shared_data, tmp_path_factory):
     for name, some in sets.items():
         write(folder / f"{name}.jsonl", some)
     # An instruct model knows its template: this one has read chats about other authors, whole.
-    tokenizer = load_causal_lm(str(raw)).tokenizer
-    chats = [render_chat(row["prompt"], row["response"], tokenizer).text for row in rows[200:300]]
+    template = ChatTemplate(load_causal_lm(str(raw)).tokenizer)
+    chats = [template.render(Record("a", **row)).text for row in rows[200:300]]
     write(folder / "chats.jsonl", [{"text": chat} for chat in chats])
     words = ["finetune", raw, "--records", folder / "chats.jsonl", "--output", base, "epochs=5"]
     assert app.run([*map(str, words), "--quiet"]) == 0

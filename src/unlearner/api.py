@@ -104,6 +104,9 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     if isinstance(method, Method):  # also one of the user's own, which has no name to look up
         config = replace(config, method=method.for_family(family.name))
     prepared = pipeline.start(config, family, given, loaded)
+    config = pipeline.dated(config, prepared)
+    for line in prepared.reading:
+        logger.info(line)
     with tempfile.TemporaryDirectory(prefix="unlearner-") as folder:
         work = Path(folder)
         log = Log(work / "log.jsonl")

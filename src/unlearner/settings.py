@@ -5,8 +5,10 @@ Nothing heavy is imported here, so a wrong key is refused before any model is re
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -58,6 +60,62 @@ class ModelSettings(Section):
     retrained: str = ""
 
 
+# Names of columns that are the response where they stand last in a template.
+RESPONSES = ("response", "completion", "output", "answer", "answers")
+
+
+@dataclass(frozen=True)
+class Template:
+    """What joins a prompt, of one column or several, and its response.
+
+    Attributes:
+        before: What stands before the prompt.
+        prompt: The columns that it is made of, each with what stands before it.
+        between: What stands between the prompt and the response.
+        response: The response's column; empty where the template is of the prompt alone.
+        after: What stands behind the response.
+    """
+
+    before: str = ""
+    prompt: tuple[tuple[str, str], ...] = (("", "prompt"),)
+    between: str = " "
+    response: str = "response"
+    after: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Template:
+        """The template that a text with names of columns in braces is.
+
+        Raises:
+            ValueError: It names no column, the response does not stand last, or a brace is left.
+        """
+        parts = re.split(r"\{([^{}]+)\}", text)
+        texts, names = parts[::2], parts[1::2]
+        if not names or any("{" in one or "}" in one for one in texts):
+            raise ValueError(
+                "must hold {prompt} and then {response}, or names of columns in braces, and no "
+                "other braces"
+            )
+        last = names.pop() if len(names) > 1 and names[-1] in RESPONSES else ""
+        if "response" in names:
+            raise ValueError("must hold {response} once and behind all other names")
+        prompt = tuple(zip(["", *texts[1:]], names, strict=False))
+        if last:
+            return cls(texts[0], prompt, texts[-2], last, texts[-1])
+        return cls(texts[0], prompt, texts[-1] or " ", "", "")
+
+    @property
+    def joins_columns(self) -> bool:
+        """Whether it names columns other than `prompt` and `response`."""
+        names = [name for _, name in self.prompt]
+        return names != ["prompt"] or self.response not in ("", "response")
+
+    @property
+    def layout(self) -> str:
+        """How the whole prompt and the response are joined."""
+        return f"{self.before}{{prompt}}{self.between}{{response}}{self.after}"
+
+
 class DataSettings(Section):
     """Which records, and how they become tokens.
 
@@ -73,10 +131,15 @@ class DataSettings(Section):
         forget_class: A label that a sequence classifier is to lose; its records are taken out of
             `retain` and are the forget set.
         drop_duplicates: Leave exact copies of forget records out of the other sets.
-        columns: Renames of columns, the file's name to ours.
-        template: Joins prompt and response.
+        columns: Renames of columns, the file's name to ours, `forget:question` for one set alone;
+            `instruction+input` joins two.
+        template: Joins prompt and response; may name the columns of the file that make up the
+            prompt. An empty column falls out together with what stands before it.
         chat: Use the tokenizer's chat template instead; has to be said where records are prompt and
-            response and the tokenizer has one.
+            response and the tokenizer has one. Conversations always use it.
+        date: The day that a chat template takes for today, such as 2026-11-26; that of the run
+            where none is given.
+        document: Read a .txt file as one record, and not each of its lines.
         scope: What counts of a record of prompt and response, in every measure and every loss: the
             "response", or prompt and response ("sequence"). Of plain text everything counts.
         max_length: Longest window in tokens; the model's context where it is shorter.
@@ -98,16 +161,29 @@ class DataSettings(Section):
     columns: dict[str, str] = Field(default_factory=dict)
     template: str = "{prompt} {response}"
     chat: bool | None = None
+    date: str = ""
+    document: bool = False
     scope: Literal["sequence", "response"] = "response"
     max_length: int = Field(default=1024, ge=2)
     append_eos: bool = False
 
     @field_validator("template")
     @classmethod
-    def _holds_both(cls, template: str) -> str:
-        if not re.fullmatch(r"[^{}]*\{prompt\}[^{}]*\{response\}[^{}]*", template):
-            raise ValueError("must hold {prompt} and then {response}, and no other braces")
+    def _is_a_template(cls, template: str) -> str:
+        # A shell's quotes leave a line end as the two characters that it is written with.
+        template = template.replace("\\n", "\n").replace("\\t", "\t")
+        Template.parse(template)
         return template
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _is_a_day(cls, date: object) -> object:
+        if isinstance(date, str) and date:
+            try:
+                datetime.date.fromisoformat(date)
+            except ValueError:
+                raise ValueError("must be a day such as 2026-11-26") from None
+        return date.isoformat() if type(date) is datetime.date else date  # as YAML reads it
 
     @model_validator(mode="after")
     def _has_a_name(self) -> DataSettings:

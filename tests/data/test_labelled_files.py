@@ -275,7 +275,7 @@ def test_words_in_a_csv_field_without_a_list_are_told_how_to_write_one(write):
     [
         ("New\tB-place\nYork\tI-plaze\n", "line 2: tag is 'I-plaze', which the model does not"),
         ("a\tO\n\nb\tO\nc\tX\n", "line 4: tag is 'X'"),
-        ("a O\nb\n", "line 2: no tag after 'b'; write word, tab or space, and tag"),
+        ("a O\nb\n", "line 2: one column; write word, tab or space, and tag"),
         ("a O\nb NN O\n", "line 2: 3 columns where the first word has 2"),
         ("# id 5 of O\n\na O\n", "line 3: 2 columns where the first word has 5"),
         ("a\tO\n\tO\n", "line 2: token is empty"),
@@ -296,11 +296,9 @@ def test_a_conll_file_that_cannot_be_used_is_refused_with_the_line_of_the_word(
 def test_files_that_cannot_hold_labels_are_refused_with_those_that_can(write, tmp_path):
     np.save(tmp_path / "a.npy", np.ones((2, 2), dtype=int))
     said = message(write("a.txt", "a\n"))
-    assert "a .txt file cannot hold labels; allowed are .jsonl .json .csv .tsv .parquet" in said
-    assert said.endswith(".parquet")
+    assert "a .txt file cannot hold labels; allowed are .jsonl .ndjson .json .csv .tsv .parquet, each" in said
     said = message(tmp_path / "a.npy", family=TOKEN)
-    assert "a .npy file cannot hold labels; allowed are .jsonl .json" in said
-    assert said.endswith(".conll")
+    assert "a .npy file cannot hold labels; allowed are .jsonl .ndjson .json .csv .tsv .parquet .conll, each" in said
     path = write("a.conll", "a O\n")
     for family in (SEQUENCE, "causal-lm"):
         assert "for a token classifier only" in message(path, family=family)
@@ -311,7 +309,7 @@ def test_a_missing_column_says_what_a_classifier_needs_and_how_to_map(write):
     path = write("a.csv", "text,category\na,b\n")
     assert message(path).endswith(
         "no column label; found text, category; a sequence classifier needs text and label; "
-        "map with --map category=label"
+        "by the names perhaps --map category=label"
     )
     assert "no usable column; found text, category; a token classifier needs tokens and tags" in (
         message(path, family=TOKEN)

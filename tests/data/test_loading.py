@@ -209,10 +209,16 @@ def test_a_wrong_map_is_refused_with_the_names_that_are_right(write, columns, ex
     assert expected in message(write("a.csv", "text,id\na,b\n"), columns=columns)
 
 
-def test_no_usable_column_shows_how_to_map_those_found(write):
-    said = message(write("a.csv", "question,answer\na,b\n"))
-    assert "found question, answer" in said
-    assert "--map question=prompt,answer=response" in said
+def test_a_hint_goes_by_the_meaning_of_names_and_not_by_their_order(write):
+    said = message(write("a.csv", "bot_reply,user_question,note\na,b,c\n"))
+    assert "found bot_reply, user_question, note" in said
+    assert "--map user_question=prompt,bot_reply=response" in said
+
+
+def test_a_hint_says_that_it_cannot_tell(write):
+    said = message(write("a.jsonl", '{"alpha": "a", "beta": "b"}'))
+    assert "found alpha, beta" in said
+    assert "cannot be told from the names: --map COLUMN=text or COLUMN=prompt" in said
 
 
 # What is refused, with its place
@@ -225,7 +231,7 @@ def test_no_usable_column_shows_how_to_map_those_found(write):
         ("a.csv", "text\n", "holds no records"),
         ("a.txt", "\n \n", "holds no records"),
         ("a.json", "[]", "holds no records"),
-        ("a.docx", "x", "unknown kind of file '.docx'; allowed are .jsonl .json .csv"),
+        ("a.docx", "x", "unknown kind of file '.docx'; allowed are .jsonl .ndjson .json .csv"),
         ("a.txt", b"one\ntw\xff\n", "line 2: not UTF-8 (byte 0xff at offset 6)"),
         ("a.jsonl", '{"text": "a"}\n{"text": ', "line 2: broken JSON (Expecting value, column 10)"),
         ("a.json", '[{"text": "a"},\n{"text" "b"}]', "line 2: broken JSON"),

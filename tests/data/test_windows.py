@@ -1,16 +1,18 @@
 """Text to token windows: nothing is lost, nothing is predicted twice, the right labels count."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
 from conftest import tiny_tokenizer
-from unlearner.data import windows
+from unlearner.data import tokens
+from unlearner.data.chat import ChatTemplate
 from unlearner.data.record import Record, RecordSet
 from unlearner.data.windows import (
     CONTINUATION_TOKENS,
     Layout,
     contents,
-    render_chat,
     spans,
     tail_text,
     text_ids,
@@ -42,10 +44,15 @@ def scored_tokens(window):
     return window.input_ids[1:][window.scored].tolist()
 
 
+def render_chat(prompt, response, tokenizer):
+    return ChatTemplate(tokenizer).render(Record("a", prompt=prompt, response=response))
+
+
 class Slow:
     """A tokenizer without offsets; each word, and a space that nothing follows, is a token."""
 
-    is_fast, eos_token_id, chat_template = False, 1, None
+    is_fast, bos_token_id, eos_token_id, chat_template = False, None, 1, None
+    added_tokens_decoder: ClassVar = {}
 
     def __init__(self, ends=()):
         self.ends = list(ends)
@@ -354,7 +361,7 @@ def test_contents_are_the_texts_and_those_of_token_ids_decoded():
 @pytest.mark.parametrize("append_eos", [False, True])
 def test_texts_tokenized_together_have_the_tokens_that_each_has_alone(monkeypatch, append_eos):
     """Two at a time, of other lengths: no padding; the third batch has a prompt and token ids."""
-    monkeypatch.setattr(windows, "AT_ONCE", 2)
+    monkeypatch.setattr(tokens, "AT_ONCE", 2)
     tokenizer = tiny_tokenizer()
     words = ["the phone", "of a person in the town", "ab", "number is 12", "in", "what?"]
     given = [Record(str(i), text=word) for i, word in enumerate(words)]

@@ -29,7 +29,7 @@ SETTING = re.compile(r"[a-z_]+(\.[a-z_0-9]+){0,2}=")
 
 LISTED = ("methods", "metrics", "attacks", "datasets")
 
-RECORDS = "Records: a file, or hf:owner/name[:config][:split]."
+RECORDS = "Records: a file, a folder of files, or hf:owner/name[:config][:split]."
 
 Arguments = Annotated[
     list[str] | None,
@@ -44,7 +44,14 @@ Config = Annotated[Path | None, typer.Option("--config", help="A run file, such 
 
 Output = Annotated[Path, typer.Option("--output", help="Folder for the results; must be empty.")]
 
-Map = Annotated[str, typer.Option("--map", help="Rename columns: question=prompt,answer=response.")]
+Map = Annotated[
+    str,
+    typer.Option(
+        "--map",
+        help="Rename columns: question=prompt,answer=response; a+b=prompt joins two, "
+        "forget:question=prompt is for one set.",
+    ),
+]
 
 Test = Annotated[str, typer.Option("--test", help="Unseen records for the report alone.")]
 

@@ -73,6 +73,9 @@ def run_forget(
     progress = RunProgress(quiet=quiet, num_rounds=family.num_rounds(config))
     check_trackers(config.training.trackers)
     prepared = pipeline.start(config, family)
+    config = pipeline.dated(config, prepared)
+    for line in prepared.reading:
+        progress.say(line)
     limit_threads(prepared.loaded.model)
 
     def unlearn(work: Path, listen: Listener) -> Outcome:
@@ -134,7 +137,7 @@ def run_check(sections: Json) -> int:
     limit_threads(prepared.loaded.to(resolve_device(config.training)))
     found = pipeline.check(config, prepared)
     if processes.is_main():
-        print_check(found)
+        print_check(found, prepared.reading)
     return MET
 
 
@@ -146,6 +149,9 @@ def run_evaluate(sections: Json, output: Path, *, target: str, quiet: bool) -> i
     config, family = read_config(sections)
     progress = RunProgress(quiet=quiet, num_rounds=1)
     prepared = pipeline.start(config, family, command="evaluate")
+    config = pipeline.dated(config, prepared)
+    for line in prepared.reading:
+        progress.say(line)
     limit_threads(prepared.loaded.to(resolve_device(config.training)))
     with staged(output) as work:
         verdict, report = pipeline.evaluate(config, prepared, target=target, say=progress.say)

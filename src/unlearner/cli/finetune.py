@@ -20,6 +20,7 @@ from unlearner.data.windows import TokenizedSet
 from unlearner.datasets.base import data_settings
 from unlearner.errors import UserError
 from unlearner.families import CAUSAL_LM
+from unlearner.families.base import reading_of
 from unlearner.families.causal_lm import prepare_text
 from unlearner.models import sharding
 from unlearner.models.loading import (
@@ -178,10 +179,19 @@ def _teach_text(model: str, family: str, lesson: Lesson, labels: str, course: Co
     """Teach a causal language model texts."""
     if labels:
         raise UserError("--labels-of: for classifiers; MODEL is a causal language model")
-    given = read_records(lesson.records, name="records", columns=lesson.data.columns)
+    given = read_records(
+        lesson.records,
+        name="records",
+        columns=lesson.data.columns,
+        template=lesson.data.template,
+        document=lesson.data.document,
+    )
     loaded = load_causal_lm(model)
     limit_threads(loaded.model)
-    some = prepare_text(CAUSAL_LM, loaded, {"records": given}, lesson.data)["records"]
+    prepared = prepare_text(CAUSAL_LM, loaded, {"records": given}, lesson.data)
+    for line in prepared.reading:
+        course.progress.say(line)
+    some = prepared["records"]
     return _learn(loaded, family, given, some, lesson, course)
 
 
@@ -216,6 +226,8 @@ def _teach_classifier(
     limit_threads(loaded.model)
     labelling = Labelling(names, max(8, min(lesson.data.max_length, loaded.context)), family)
     some = tokenize_labelled(given, loaded.tokenizer, labelling)
+    for line in reading_of({"records": given}):
+        course.progress.say(line)
     return _learn(loaded, family, given, some, lesson, course)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from textwrap import wrap
 
@@ -33,9 +33,11 @@ SHOWN = {
 MANY = 10
 
 
-def print_check(result: CheckResult) -> None:
-    """What the model knows, where copies are, what a run would take."""
+def print_check(result: CheckResult, reading: Iterable[str] = ()) -> None:
+    """What was read, what the model knows of it, where copies are, what a run would take."""
     console = _console()
+    for line in reading:
+        console.print(_inert(line))
     shown = SHOWN[result.family]
     table = Table("set", "records", *shown)
     for role, values in result.values.items():

@@ -1,25 +1,18 @@
-"""Which columns of a source are read: one form of record that the kind of model can take."""
+"""What stands in the columns of a row: texts, names, labels, words and token ids, each checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
 from unlearner.data.labels import LabelReader
-from unlearner.data.readers import (
-    LABELLED_SUFFIXES,
-    SUFFIXES,
-    TAGGED_SUFFIXES,
-    Row,
-    SourceError,
-    is_whole,
-    kind,
-    listed,
-    one_line,
-    parse_json,
-)
+from unlearner.data.problems import SourceError, is_whole, kind, shown_column
+from unlearner.data.readers import Row, parse_json
+
+# Characters. The tokenizers library needs some hundred bytes for each and ends the process without
+# them; a long book has two million.
+LONGEST_TEXT = 20_000_000
 
 CSV_LIST = '; in a CSV field write it as "[""one"", ""two""]"'
 
@@ -29,18 +22,55 @@ def read_text(row: Row, column: str, value: object) -> str:
         raise row.problem(f"{column} must be text, got {kind(value)}")
     if not value.strip():
         raise row.problem(f"{column} is empty; fill it in or remove the record")
-    _check_unicode(row, column, value)
+    if len(value) > LONGEST_TEXT:
+        what = f"{column} has {len(value):,} characters, {LONGEST_TEXT:,} are allowed"
+        raise row.problem(f"{what}; cut it into several records")
+    check_unicode(row, column, value)
     return value
+
+
+def read_answer(row: Row, column: str, value: object) -> str:
+    """A text, or the first of several answers: of a list, or of SQuAD's object with a list."""
+    if isinstance(value, dict):
+        if "text" not in value:
+            raise row.problem(f"{column} must be text or a list of texts, got an object")
+        value = value["text"]
+    if isinstance(value, list | tuple):
+        if not value:
+            raise row.problem(f"{column} holds no answer; fill it in or remove the record")
+        value = value[0]
+    return read_text(row, column, value)
+
+
+def num_answers(value: object) -> int:
+    """How many answers `read_answer` would find."""
+    answers = value.get("text") if isinstance(value, dict) else value
+    return len(answers) if isinstance(answers, list | tuple) else 1
+
+
+def read_joined(row: Row, column: str, parts: Sequence[tuple[str, str]]) -> str:
+    """The texts of several columns with what stands before each; empty ones fall out with it."""
+    found = [(before, name, row.values.get(name)) for before, name in parts]
+    if len(found) == 1:
+        return read_text(row, column, found[0][2])
+    filled = [
+        (before, read_text(row, shown_column(name, column), value))
+        for before, name, value in found
+        if value is not None and not (isinstance(value, str) and not value.strip())
+    ]
+    if not filled:
+        raise row.problem(f"{column} is empty; fill it in or remove the record")
+    return "".join([filled[0][1], *(before + text for before, text in filled[1:])])
 
 
 def read_name(row: Row, column: str, value: object) -> str:
     if not isinstance(value, str) and not is_whole(value):
         raise row.problem(f"{column} must be text or a whole number, got {kind(value)}")
-    _check_unicode(row, column, str(value))
+    check_unicode(row, column, str(value))
     return str(value)
 
 
-def _check_unicode(row: Row, column: str, value: str) -> None:
+def check_unicode(row: Row, column: str, value: str) -> None:
     # JSON's \ud83d alone is read without complaint and fails much later, in the tokenizer.
     try:
         value.encode()
@@ -55,7 +85,7 @@ def read_label(row: Row, column: str, reader: LabelReader) -> str:
         label = reader.name(row.values[column], class_names)
     except SourceError as error:
         raise row.problem(f"label {error}") from None
-    _check_unicode(row, "label", label)
+    check_unicode(row, "label", label)
     return label
 
 
@@ -69,7 +99,7 @@ def read_tokens(row: Row, value: object) -> tuple[str, ...]:
             raise row.word_problem("token", position, f"must be text, got {kind(token)}")
         if not token.strip():
             raise row.word_problem("token", position, "is empty; remove it together with its tag")
-        _check_unicode(row, f"the token at position {position}", token)
+        check_unicode(row, f"the token at position {position}", token)
         tokens.append(token)
     return tuple(tokens)
 
@@ -86,7 +116,7 @@ def read_tags(row: Row, column: str, num_tokens: int, reader: LabelReader) -> tu
             tags.append(reader.name(tag, class_names))
         except SourceError as error:
             raise row.word_problem("tag", position, str(error)) from None
-        _check_unicode(row, f"the tag at position {position}", tags[-1])
+        check_unicode(row, f"the tag at position {position}", tags[-1])
     return tuple(tags)
 
 
@@ -116,108 +146,3 @@ def read_token_ids(row: Row, value: object) -> tuple[int, ...]:
             raise row.problem(f"{what}; leave padding out")
         ids.append(int(token))
     return tuple(ids)
-
-
-@dataclass(frozen=True)
-class RecordKind:
-    """What the records for one family of models are made of."""
-
-    forms: tuple[tuple[str, ...], ...]  # a record has exactly one of these
-    optional: tuple[str, ...]
-    suffixes: tuple[str, ...]  # of the files that can hold such records
-    needed: str
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (*(column for form in self.forms for column in form), *self.optional)
-
-
-RECORD_KINDS = {
-    "causal-lm": RecordKind(
-        forms=(("text",), ("prompt", "response"), ("input_ids",)),
-        optional=("id", "subject"),
-        suffixes=SUFFIXES,
-        needed="a causal LM needs text, or prompt and response, or input_ids",
-    ),
-    "sequence-classification": RecordKind(
-        forms=(("text", "label"),),
-        optional=("text_pair", "id", "subject"),
-        suffixes=LABELLED_SUFFIXES,
-        needed="a sequence classifier needs text and label",
-    ),
-    "token-classification": RecordKind(
-        forms=(("tokens", "tags"),),
-        optional=("id", "subject"),
-        suffixes=TAGGED_SUFFIXES,
-        needed="a token classifier needs tokens and tags",
-    ),
-}
-
-
-def check_map(columns: Mapping[str, str], record_kind: RecordKind) -> None:
-    """Raise `SourceError` where a column is to get a name we do not know, or one given already."""
-    for theirs, ours in columns.items():
-        if ours not in record_kind.columns:
-            allowed = ", ".join(record_kind.columns)
-            raise SourceError(f"--map {theirs}={ours}: allowed names are {allowed}")
-        if list(columns.values()).count(ours) > 1:
-            raise SourceError(f"--map gives the name {ours} to two columns; give it to one")
-
-
-def choose(
-    names: Sequence[str], columns: Mapping[str, str], record_kind: RecordKind
-) -> dict[str, str]:
-    """Our column names to the source's, for one form of record and the optional columns.
-
-    Args:
-        names: The columns that the source has.
-        columns: Renames, the source's name to ours.
-        record_kind: What the records are made of.
-
-    Raises:
-        SourceError: For a form that is missing, cut short or not the only one.
-    """
-    for theirs in columns:
-        if theirs not in names:
-            raise SourceError(f"--map names the column {theirs!r}; present are {listed(names)}")
-    ours = {name: name for name in names if name in record_kind.columns and name not in columns}
-    ours |= {mine: theirs for theirs, mine in columns.items()}
-    form = _form(names, ours, columns, record_kind)
-    missing = [column for column in form if column not in ours]
-    if missing:
-        spare = [name for name in names if name not in ours.values() and str(name).strip()]
-        hint = f"; map with --map {one_line(spare[0], 30)}={missing[0]}" if spare else ""
-        raise SourceError(
-            f"no column {missing[0]}; found {listed(names)}; {record_kind.needed}"
-            f"{hint if len(record_kind.forms) == 1 else ''}"
-        )
-    return {column: ours[column] for column in (*form, *record_kind.optional) if column in ours}
-
-
-def _form(
-    names: Sequence[str],
-    ours: Mapping[str, str],
-    columns: Mapping[str, str],
-    record_kind: RecordKind,
-) -> tuple[str, ...]:
-    mapped = [form for form in record_kind.forms if not set(form).isdisjoint(columns.values())]
-    forms = [form for form in mapped or record_kind.forms if not ours.keys().isdisjoint(form)]
-    if not forms:
-        hint = _map_hint(names, record_kind)
-        raise SourceError(f"no usable column; found {listed(names)}; {record_kind.needed}; {hint}")
-    if len(forms) > 1:
-        both = " and ".join("/".join(form) for form in forms)
-        maps = " or ".join(",".join(f"{column}={column}" for column in form) for form in forms)
-        raise SourceError(f"ambiguous: has {both}; keep one, or choose it with --map {maps}")
-    return forms[0]
-
-
-def _map_hint(names: Sequence[str], record_kind: RecordKind) -> str:
-    if len(record_kind.forms) == 1:  # which of theirs is the label cannot be guessed from the order
-        return "rename with --map " + ",".join(
-            f"COLUMN={column}" for column in record_kind.forms[0]
-        )
-    shown = [one_line(name, 30) for name in names if str(name).strip()]
-    if len(shown) > 1:
-        return f"rename with --map {shown[0]}=prompt,{shown[1]}=response"
-    return f"rename with --map {shown[0]}=text" if shown else "name the columns"

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from unlearner.data.readers import SourceError, is_whole, kind, listed, one_line
+from unlearner.data.problems import SourceError, is_whole, kind, listed, one_line
 from unlearner.data.record import RecordSet
 from unlearner.errors import UserError
 

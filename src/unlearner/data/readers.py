@@ -6,24 +6,27 @@ says what is wrong and in which line, row or record. What columns mean is decide
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import stat
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeGuard
+from typing import IO
 
 import numpy as np
 
-
-class SourceError(Exception):
-    """What is wrong and where in the source, before role and source are put in front."""
-
-    def __init__(self, what: str, place: str = "") -> None:
-        super().__init__(what)
-        self.place = place
+from unlearner.data.delimited import read_table
+from unlearner.data.files import DataFile, data_files, folder_and_split
+from unlearner.data.json_shapes import records_of
+from unlearner.data.problems import (
+    SourceError,
+    kind,
+    listed,
+    one_line,
+    reason,
+    shown_name,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,18 @@ class Row:
     values: Mapping[str, object]
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of a column's numbers
     word_lines: bool = False  # each word stands in a line of its own, the first in line `number`
+    file: str = ""  # of a folder
+    notes: tuple[str, ...] = ()  # how its file is read, where that is not the plain case
 
     @property
     def place(self) -> str:
-        return f"{self.unit} {self.number}"
+        within = f"{self.unit} {self.number}"
+        return f"{self.file}, {within}" if self.file else within
+
+    @property
+    def name(self) -> str:
+        """What stands for an id where the record has none."""
+        return f"{self.file}:{self.number}" if self.file else str(self.number)
 
     def problem(self, what: str) -> SourceError:
         return SourceError(what, self.place)
@@ -46,107 +57,80 @@ class Row:
     def word_problem(self, noun: str, position: int, what: str) -> SourceError:
         """The token or tag at this position, from 0, is wrong."""
         if self.word_lines:
-            return SourceError(f"{noun} {what}", f"{self.unit} {self.number + position}")
+            return replace(self, number=self.number + position).problem(f"{noun} {what}")
         return self.problem(f"{noun} at position {position} {what}")
 
 
-def is_whole(value: object) -> TypeGuard[int | np.integer]:
-    return type(value) is int or isinstance(value, np.integer)
-
-
-def kind(value: object) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "text"}
-    names |= {list: "a list", tuple: "a list", dict: "an object"}
-    return names.get(type(value), f"a {type(value).__name__}")
-
-
-def one_line(text: object, longest: int = 200) -> str:
-    line = " ".join(str(text).split())
-    return line if len(line) <= longest else f"{line[:longest]}..."
-
-
-def reason(error: BaseException) -> str:
-    return one_line(error) or type(error).__name__
-
-
-def listed(names: Iterable[object]) -> str:
-    shown = [one_line(name, 30) for name in names]
-    return ", ".join(shown[:12]) + (", ..." if len(shown) > 12 else "") if shown else "none"
-
-
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".npy")
-LABELLED_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")  # those with room for labels
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt", ".npy")
+LABELLED_SUFFIXES = SUFFIXES[:6]  # those with room for labels
 TAGGED_SUFFIXES = (*LABELLED_SUFFIXES, ".conll")
 SPLITS = ("train", "validation", "test")
-LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit of 131,072 is too low for texts
 
-# Of the columns that a table has, those to read; the others may be large and are left alone.
+# Of the columns that a table has, those to read; the others may be large and are left alone. Raises
+# a `SourceError` where they are not those of a record.
 Choose = Callable[[Sequence[str]], Collection[str]]
 
 
-def read_rows(source: object, choose: Choose, suffixes: Sequence[str]) -> Iterable[Row]:
+def read_rows(
+    source: object, choose: Choose, suffixes: Sequence[str], *, document: bool = False
+) -> Iterable[Row]:
     """Rows of a path, an `hf:` data set id, a list or a data set; `SourceError` says what is wrong.
 
     A table's columns are cut down to those that `choose` names; other rows come with all they have.
-    `suffixes` are those of the files that may be given.
+
+    Args:
+        suffixes: Of the files that may be given.
+        document: A text file is one record, not one a line.
     """
     if isinstance(source, str) and source.startswith("hf:"):
         return _hub_rows(source.removeprefix("hf:"), choose)
     if isinstance(source, str | Path):
-        return _file_rows(Path(source), choose, suffixes)
+        saved = _saved_data_set(Path(source), choose)
+        if saved is not None:
+            return saved
+        files = data_files(Path(source), suffixes)
+        return _rows_of_files(files, choose, document=document)
     if isinstance(source, list | tuple):
         return _list_rows(source)
     return _dataset_rows(source, choose)
 
 
-def _file_rows(path: Path, choose: Choose, suffixes: Sequence[str]) -> Iterable[Row]:
-    _check_path(path, suffixes)
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _parquet_rows(path, choose)
-    if suffix == ".npy":
-        return _npy_rows(path)
-    text = _read_text(path)
-    if suffix in (".csv", ".tsv"):
-        return _delimited_rows(text, "," if suffix == ".csv" else "\t")
-    readers = {".jsonl": _json_line_rows, ".json": _json_rows, ".conll": conll_rows}
-    return readers.get(suffix, _plain_rows)(text)
+def _rows_of_files(files: Sequence[DataFile], choose: Choose, *, document: bool) -> Iterator[Row]:
+    for file in files:
+        try:
+            for row in _file_rows(file, choose, document=document):
+                yield replace(row, file=file.shard) if file.shard else row
+        except SourceError as error:
+            if not file.shard:
+                raise
+            place = f"{file.shard}, {error.place}" if error.place else file.shard
+            raise SourceError(str(error), place) from error
 
 
-def _check_path(path: Path, suffixes: Sequence[str]) -> None:
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise SourceError("no such file; a hub data set is written hf:owner/name") from None
-    except (OSError, ValueError) as error:  # a name too long, no permission, a null byte
-        raise SourceError(f"cannot be opened ({reason(error)})") from error
-    if stat.S_ISDIR(mode):
-        raise SourceError(f"is a folder; give one file ending in {' '.join(suffixes)}")
-    if path.suffix.lower() not in suffixes:
-        raise SourceError(f"{_misfit(path.suffix)}; allowed are {' '.join(suffixes)}")
+def _file_rows(file: DataFile, choose: Choose, *, document: bool) -> Iterable[Row]:
+    if file.suffix == ".parquet":
+        return _parquet_rows(file, choose)
+    if file.suffix == ".npy":
+        return _npy_rows(file)
+    text = file.text()
+    if file.suffix in (".csv", ".tsv"):
+        return _delimited_rows(text, "," if file.suffix == ".csv" else "\t", choose)
+    if file.suffix == ".json":
+        return _json_rows(text, choose)
+    if file.suffix == ".txt" and document:
+        return [Row("document", 1, {"text": text})] if text.strip() else []
+    readers = {".jsonl": _json_line_rows, ".ndjson": _json_line_rows, ".conll": conll_rows}
+    return readers.get(file.suffix, _plain_rows)(text)
 
 
-def _misfit(suffix: str) -> str:
-    if suffix.lower() in SUFFIXES:
-        return f"a {suffix} file cannot hold labels"
-    if suffix.lower() in TAGGED_SUFFIXES:
-        return f"a {suffix} file holds tagged words, which are for a token classifier only"
-    return f"unknown kind of file {suffix!r}"
+def _fits(choose: Choose) -> Callable[[Sequence[str]], bool]:
+    def fits(names: Sequence[str]) -> bool:
+        with suppress(SourceError):
+            choose(names)
+            return True
+        return False
 
-
-def _read_text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise SourceError(f"cannot be read ({reason(error)})") from error
-    try:
-        return raw.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        what = f"not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start})"
-        raise SourceError(f"{what}; save the file as UTF-8", f"line {line}") from error
+    return fits
 
 
 def _plain_rows(text: str) -> Iterator[Row]:
@@ -167,18 +151,25 @@ def _json_line_rows(text: str) -> Iterator[Row]:
         yield Row("line", number, value)
 
 
-def _json_rows(text: str) -> Iterable[Row]:
-    if not text.lstrip().startswith("["):
+def _json_rows(text: str, choose: Choose) -> Iterable[Row]:
+    """Rows of one JSON value, or of JSON lines."""
+    if not text.strip():
+        return []
+    first = text.lstrip()[0]
+    if first not in "[{" or (first == "{" and _goes_on(text)):
         return _json_line_rows(text)
-    values = parse_json(text, 1)
-    assert isinstance(values, list)
-    rows = []
-    for number, value in enumerate(values, 1):
-        if not isinstance(value, dict):
-            what = f'the array must hold objects such as {{"text": "..."}}, got {kind(value)}'
-            raise SourceError(what, f"record {number}")
-        rows.append(Row("record", number, value))
-    return rows
+    records = records_of(parse_json(text, 1), _fits(choose))
+    return [Row("record", number, values) for number, values in enumerate(records, 1)]
+
+
+def _goes_on(text: str) -> bool:
+    """Whether something stands behind the first JSON value, as in JSON lines."""
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, len(text) - len(text.lstrip()))
+    except (ValueError, RecursionError):  # said where the whole is read
+        lines = text.strip().split("\n", 2)
+        return len(lines) > 1 and lines[0].rstrip().endswith("}")
+    return bool(text[end:].strip())
 
 
 def parse_json(text: str, first_line: int) -> object:
@@ -196,77 +187,70 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [key for key, _ in pairs]
-        twice = next(key for key in names if names.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        place = next(place for place, key in enumerate(names) if key in names[:place])
+        raise ValueError(
+            f"the key {shown_name(names[place], place + 1)} stands twice in one object"
+        )
     return values
 
 
-def _delimited_rows(text: str, delimiter: str) -> list[Row]:
-    """Rows under the header; quotes as in CSV for both; the line of a row is where it begins."""
-    before = csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[Row] = []
-    header: list[str] = []
-    line = 1
-    try:
-        for fields in reader:
-            if not header:
-                header = _header(fields, line)
-            elif fields:  # none: a blank line
-                rows.append(Row("line", line, _fields(header, fields, line)))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise SourceError(f"broken quoting ({reason(error)})", f"line {line}") from error
-    finally:
-        csv.field_size_limit(before)
-    return rows
+def _delimited_rows(text: str, usual: str, choose: Choose) -> list[Row]:
+    table = read_table(text, usual, _fits(choose))
+    return [
+        Row("line", line, dict(zip(table.header, fields, strict=True)), notes=table.notes)
+        for line, fields in table.rows
+    ]
 
 
-def _header(names: list[str], line: int) -> list[str]:
-    for name in names:
-        if name and names.count(name) > 1:
-            raise SourceError(f"the header has the column {name!r} twice", f"line {line}")
-    return names
-
-
-def _fields(header: list[str], fields: list[str], line: int) -> dict[str, object]:
-    if len(fields) != len(header):
-        what = f"{len(fields)} fields where the header has {len(header)}"
-        raise SourceError(f"{what}; put a text that holds the separator in quotes", f"line {line}")
-    return dict(zip(header, fields, strict=True))
-
-
-def _parquet_rows(path: Path, choose: Choose) -> list[Row]:
+def _parquet_rows(file: DataFile, choose: Choose) -> list[Row]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
-            names = list(choose(file.schema_arrow.names))
-            rows = file.read(columns=names).to_pylist()
+        with file.open() as stream, parquet.ParquetFile(stream) as table:
+            names = list(choose(table.schema_arrow.names))
+            rows = table.read(columns=names).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SourceError(f"not a readable parquet file ({reason(error)})") from error
     return [Row("row", number, values) for number, values in enumerate(rows, 1)]
 
 
-def _npy_rows(path: Path) -> Iterator[Row]:
-    try:
-        with path.open("rb") as file:
-            if file.read(6) != b"\x93NUMPY":
-                raise SourceError("not a .npy file; write it with numpy.save")
-            file.seek(0)
-            array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        what = f"is broken ({reason(error)})"
-        if "allow_pickle" in str(error):
-            what = "holds pickled objects (rows of unequal length?)"
-        raise SourceError(f"{what}; save a 2-D array of integers, or use .jsonl") from error
-    if array.ndim != 2 or array.dtype.kind not in "iu":
-        got = f"{array.ndim}-D {array.dtype}"
+def _npy_rows(file: DataFile) -> Iterator[Row]:
+    with file.open() as stream:
+        try:
+            _check_npy(stream)
+            array = np.load(stream, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            what = f"is broken ({reason(error)})"
+            raise SourceError(f"{what}; save a 2-D array of integers, or use .jsonl") from error
+    return (Row("row", number, {"input_ids": ids}) for number, ids in enumerate(array, 1))
+
+
+def _check_npy(stream: IO[bytes]) -> None:
+    """Refuse, before memory is taken for it, an array that is of another kind or not all there."""
+    if stream.read(6) != b"\x93NUMPY":
+        raise SourceError("not a .npy file; write it with numpy.save")
+    stream.seek(0)
+    version = np.lib.format.read_magic(stream)  # type: ignore[arg-type]
+    if version[0] == 1:
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)  # type: ignore[arg-type]
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)  # type: ignore[arg-type]
+    if dtype.hasobject:
+        what = "holds pickled objects (rows of unequal length?)"
+        raise SourceError(f"{what}; save a 2-D array of integers, or use .jsonl")
+    if len(shape) != 2 or dtype.kind not in "iu":
+        got = f"{len(shape)}-D {dtype}"
         raise SourceError(
             f"must be a 2-D array of integers, one row of token ids a record, got {got}"
         )
-    return (Row("row", number, {"input_ids": ids}) for number, ids in enumerate(array, 1))
+    start = stream.tell()
+    there = stream.seek(0, 2) - start
+    if there < math.prod(shape) * dtype.itemsize:
+        rows, columns = shape
+        what = f"is broken (its header says {rows} x {columns}, {there} bytes of numbers follow)"
+        raise SourceError(f"{what}; save a 2-D array of integers, or use .jsonl")
+    stream.seek(0)
 
 
 def _list_rows(items: Sequence[object]) -> Iterator[Row]:
@@ -294,6 +278,44 @@ def _hub_rows(address: str, choose: Choose) -> list[Row]:
         what = f"cannot be loaded ({reason(error)})"
         raise SourceError(f"{what}; write hf:owner/name[:config][:split] or give a file") from error
     return _dataset_rows(data, choose)
+
+
+def _saved_data_set(path: Path, choose: Choose) -> list[Row] | None:
+    """The rows of a folder that `save_to_disk` wrote; None for any other."""
+    try:
+        folder = _saved_folder(path)
+    except (OSError, ValueError):  # said where files are looked for
+        return None
+    if folder is None:
+        return None
+    from datasets.exceptions import DatasetsError
+
+    import datasets
+
+    try:
+        data = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, DatasetsError) as error:
+        what = f"is not a readable data set ({reason(error)})"
+        raise SourceError(f"{what}; save it again with save_to_disk") from error
+    return _dataset_rows(data, choose)
+
+
+def _saved_folder(path: Path) -> Path | None:
+    """The folder of one split that `save_to_disk` wrote at a path."""
+    folder, split = folder_and_split(path)
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(one.name for one in folder.iterdir() if (one / "state.json").is_file())
+        if split not in splits:
+            example = one_line(f"{folder}:{splits[0] if splits else 'train'}")
+            raise SourceError(
+                f"is a set of splits; give one of {listed(splits)}, for example {example}"
+            )
+        return folder / split
+    if not (folder / "state.json").is_file():
+        return None
+    if split:
+        raise SourceError(f"has no splits; leave :{one_line(split, 30)} out")
+    return folder
 
 
 def _dataset_rows(data: object, choose: Choose) -> list[Row]:
@@ -345,8 +367,7 @@ def _word_columns(line: str, number: int, expected: int) -> list[str]:
     fields = line.split("\t") if "\t" in line else [part for part in line.split(" ") if part]
     place = f"line {number}"
     if len(fields) < 2:
-        what = f"no tag after {one_line(line, 30)!r}; write word, tab or space, and tag"
-        raise SourceError(what, place)
+        raise SourceError("one column; write word, tab or space, and tag", place)
     if expected and len(fields) != expected:
         what = f"{len(fields)} columns where the first word has {expected}"
         raise SourceError(f"{what}; write every line alike, the tag last", place)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -13,8 +15,9 @@ class Record:
     """One record as the user gave it.
 
     Exactly one of the forms is filled. For a causal language model: `text`; `prompt` and
-    `response`; or `input_ids`. For a sequence classifier: `text`, perhaps `text_pair`, and `label`.
-    For a token classifier: `tokens` and `tags`, of equal length. Labels and tags are names.
+    `response`; `messages`, each as JSON, perhaps with `tools`; or `input_ids`. For a sequence
+    classifier: `text`, perhaps `text_pair`, and `label`. For a token classifier: `tokens` and
+    `tags`, of equal length. Labels and tags are names.
     """
 
     id: str
@@ -27,6 +30,13 @@ class Record:
     label: str = ""
     tokens: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
+    tools: str = ""  # what a conversation may call, as JSON
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it has prompts beside responses."""
+        return bool(self.prompt or self.messages)
 
     @property
     def group(self) -> str:
@@ -35,7 +45,14 @@ class Record:
 
     @property
     def content(self) -> str:
-        """The record's text as one string; empty for a record given as token ids."""
+        """The record's text as one string; empty for a record given as token ids.
+
+        That of a conversation is without its system prompts, which many records share.
+        """
+        if self.messages:
+            turns = [json.loads(message) for message in self.messages]
+            said = [turn for turn in turns if turn["role"] not in SYSTEM]
+            return " ".join(text for turn in said for _, text in message_texts(turn))
         if self.tokens:
             return " ".join(self.tokens)
         if self.text_pair:
@@ -43,13 +60,44 @@ class Record:
         return self.text or f"{self.prompt} {self.response}".strip()
 
 
+SYSTEM = ("system", "developer")
+REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+def message_texts(message: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The texts of a message: reasoning, content, and the names and arguments of calls.
+
+    Each with its place: the keys and positions that lead to it.
+    """
+    for name in (*REASONING, "content"):
+        if isinstance(message.get(name), str):
+            yield (name,), message[name]
+    calls = message.get("tool_calls")
+    for number, call in enumerate(calls if isinstance(calls, list) else ()):
+        if not isinstance(call, dict):
+            continue
+        nested = isinstance(call.get("function"), dict)
+        function, path = (call["function"], ("function",)) if nested else (call, ())
+        for name in ("name", "arguments"):
+            value = function.get(name)
+            if isinstance(value, str | dict):
+                text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                yield ("tool_calls", number, *path, name), text
+
+
 @dataclass(frozen=True)
 class RecordSet:
-    """Records of one role (forget, retain, pool, holdout) and where they came from."""
+    """Records of one role (forget, retain, pool, holdout) and where they came from.
+
+    Attributes:
+        source: A path, a data set id, or "memory".
+        reading: What was read and what was not, in words.
+    """
 
     name: str
     records: tuple[Record, ...]
-    source: str  # a path, a data set id, or "memory"
+    source: str
+    reading: str = field(default="", compare=False)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -65,7 +113,8 @@ def digest_records(records: Iterable[Record], key: bytes) -> str:
         fields = (record.id, record.text, record.prompt, record.response, record.subject)
         ids = ",".join(map(str, record.input_ids))
         labelled = (record.text_pair, record.label, *record.tokens, *record.tags)
-        for field in (*fields, ids, *(labelled if any(labelled) else ())):
-            data = field.encode("utf-8", "surrogatepass")
+        spoken = (*record.messages, record.tools) if record.messages else ()
+        for text in (*fields, ids, *(labelled if any(labelled) else ()), *spoken):
+            data = text.encode("utf-8", "surrogatepass")
             code.update(len(data).to_bytes(8, "big") + data)
     return "hmac-sha256:" + code.hexdigest()

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from unlearner import registry
 from unlearner.data.loading import read_records
-from unlearner.data.readers import TAGGED_SUFFIXES, SourceError, one_line, read_rows
+from unlearner.data.problems import SourceError, one_line
+from unlearner.data.readers import TAGGED_SUFFIXES, read_rows
 from unlearner.data.record import RecordSet
 from unlearner.errors import UserError
 from unlearner.settings import DataSettings, build

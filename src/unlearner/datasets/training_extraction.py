@@ -23,7 +23,8 @@ from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
-from unlearner.data.readers import SourceError, one_line, read_rows
+from unlearner.data.problems import SourceError, one_line
+from unlearner.data.readers import read_rows
 from unlearner.data.record import Record, RecordSet
 from unlearner.datasets import base
 from unlearner.errors import UserError

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from pydantic import PositiveInt
 
-from unlearner.data.readers import SourceError, conll_rows
+from unlearner.data.problems import SourceError
+from unlearner.data.readers import conll_rows
 from unlearner.data.record import RecordSet
 from unlearner.datasets import _training, base
 from unlearner.errors import UserError

@@ -29,7 +29,7 @@ from unlearner.evaluation.intervals import record_values
 from unlearner.inference.language_model import Questions, beam_continuations, infer
 from unlearner.metrics import loss
 from unlearner.models.loading import Loaded, limit_threads, load_causal_lm
-from unlearner.settings import DataSettings, EvaluationSettings
+from unlearner.settings import DataSettings, EvaluationSettings, Template
 
 # open-unlearning lets a model answer in so many tokens; TOFU ends question and answer there.
 ANSWER_TOKENS = 200
@@ -78,8 +78,9 @@ def measure_tofu(
         loaded = load_causal_lm(str(folder))
         limit_threads(loaded.model)
         layout = Layout(
-            template=data.template,
+            template=Template.parse(data.template).layout,
             chat=bool(data.chat),
+            date=data.date,
             append_eos=data.append_eos,
             max_length=max(2, min(data.max_length, loaded.context)),
         )

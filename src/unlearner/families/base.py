@@ -49,6 +49,7 @@ class Prepared(Generic[SetT]):
         duplicates: Exact and near copies of forget records in every other set.
         layout: How a language model's records became tokens.
         forget_class: Index of the label that is to go, where a class is removed.
+        reading: What was read of each set and what was not, a line each.
     """
 
     family: Family[SetT, Any]
@@ -57,6 +58,7 @@ class Prepared(Generic[SetT]):
     duplicates: dict[str, list[Duplicate]]
     layout: Layout = field(default_factory=Layout)
     forget_class: int | None = None
+    reading: tuple[str, ...] = ()
 
     def __getitem__(self, role: str) -> SetT:
         return self.sets[role]
@@ -235,7 +237,13 @@ class Family(ABC, Generic[SetT, AnswerT]):
                 sets[role] = source
             elif source is not None and not (isinstance(source, str) and source == ""):
                 sets[role] = read_records(
-                    source, name=role, columns=data.columns, family=self.name, labels=labels
+                    source,
+                    name=role,
+                    columns=data.columns,
+                    family=self.name,
+                    labels=labels,
+                    template=data.template,
+                    document=data.document,
                 )
         return sets
 
@@ -350,6 +358,13 @@ class Family(ABC, Generic[SetT, AnswerT]):
         self, prepared: Prepared[SetT], measured: Measured[SetT, AnswerT], config: RunConfig
     ) -> Json:
         """What the report holds of models of this family alone."""
+
+
+def reading_of(sets: Mapping[str, RecordSet]) -> tuple[str, ...]:
+    """What was read of each set from a file or from Python, a line each."""
+    return tuple(
+        f"{role} {some.source}: {some.reading}" for role, some in sets.items() if some.reading
+    )
 
 
 # Of whichever family: what the pipeline passes on without looking into it.

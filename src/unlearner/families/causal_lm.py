@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 from unlearner import provenance
 from unlearner.config import RunConfig
+from unlearner.data.chat import reads_date
 from unlearner.data.duplicates import find_duplicates
 from unlearner.data.loading import check_ids_in_vocabulary
 from unlearner.data.record import RecordSet
@@ -22,6 +24,7 @@ from unlearner.families.base import (
     Prepared,
     References,
     check_finite,
+    reading_of,
     refuse_or_drop_copies,
     sample,
 )
@@ -40,7 +43,7 @@ from unlearner.inference.reference import TargetDistribution
 from unlearner.models.loading import Loaded, load_causal_lm
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSettings, find_analogous
-from unlearner.settings import DataSettings, EvaluationSettings, own_name
+from unlearner.settings import DataSettings, EvaluationSettings, Template, own_name
 from unlearner.training.data import HoldoutBaseline, UnlearningData
 
 
@@ -262,12 +265,15 @@ def prepare_text(
         UserError: Token ids are outside the vocabulary, a record cannot be tokenized, or unseen
             records are to be forgotten.
     """
+    chat = _is_chat(loaded, sets, data)
+    by_chat = chat or any(record.messages for some in sets.values() for record in some)
     layout = Layout(
-        template=data.template,
-        chat=_is_chat(loaded, sets, data),
+        template=Template.parse(data.template).layout,
+        chat=chat,
         scope=data.scope,
         max_length=max(2, min(data.max_length, loaded.context)),
         append_eos=data.append_eos,
+        date=day_of(data) if by_chat and reads_date(loaded.tokenizer) else "",
     )
     size: int = loaded.model.get_input_embeddings().num_embeddings  # type: ignore
     tokenized = {}
@@ -286,7 +292,20 @@ def prepare_text(
         tokenized, duplicates = refuse_or_drop_copies(
             tokenized, duplicates, drop=data.drop_duplicates, refused=("holdout", "test")
         )
-    return Prepared(family, loaded, tokenized, duplicates, layout)
+    notes = tuple(
+        f"{role} {some.source}: {note}" for role, some in tokenized.items() for note in some.notes
+    )
+    return Prepared(
+        family, loaded, tokenized, duplicates, layout, reading=(*reading_of(sets), *notes)
+    )
+
+
+DEFAULT_TEMPLATE = DataSettings.model_fields["template"].default
+
+
+def day_of(data: DataSettings) -> str:
+    """The day that a chat template takes for today."""
+    return data.date or datetime.datetime.now().date().isoformat()
 
 
 # Records of so many times the length, or of so much less, are of another make-up.
@@ -322,19 +341,28 @@ def _notes_on_holdout(prepared: Prepared[TokenizedSet]) -> list[str]:
 
 def _has_prompts(some: RecordSet | TokenizedSet) -> bool:
     """Whether any record is a prompt and its response."""
-    return any(record.prompt for record in some.records)
+    return any(record.is_asked for record in some.records)
 
 
 def _is_chat(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) -> bool:
     """Whether prompt and response are joined by the chat template.
 
     Raises:
-        UserError: There is one, and nothing says whether it is to be used.
+        UserError: There is one, and nothing says whether it is to be used; or there is none, and
+            the records are conversations.
     """
+    for some in sets.values():
+        if any(record.messages for record in some) and not loaded.tokenizer.chat_template:
+            raise UserError(
+                f"{some.name} {some.source}: conversations need a chat template, and the model's "
+                "tokenizer has none; put the chat_template.jinja that the model was tuned with "
+                "into its folder, or give prompt and response (with --map)"
+            )
     if data.chat is not None:
         return data.chat
-    own_template = data.template != DataSettings.model_fields["template"].default
-    asked = [some for some in sets.values() if _has_prompts(some)]
+    template = Template.parse(data.template)
+    own_template = data.template != DEFAULT_TEMPLATE and bool(template.response)
+    asked = [some for some in sets.values() if any(record.prompt for record in some)]
     if not asked or own_template or not loaded.tokenizer.chat_template:
         return False
     raise UserError(

@@ -31,6 +31,7 @@ from unlearner.families.base import (
     Prepared,
     References,
     check_finite,
+    reading_of,
     refuse_or_drop_copies,
     sample,
 )
@@ -111,6 +112,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         if data.pool or given.get("pool") is not None:
             raise UserError("--pool: for causal language models; a classifier learns on --retain")
         records = self.read_sets(data, given, loaded.labels)
+        reading = reading_of(records)
         forget_class = None
         if data.forget_class:
             forget_class = _label(data.forget_class, loaded)
@@ -135,7 +137,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             role: tokenize_labelled(some, loaded.tokenizer, labelling)
             for role, some in records.items()
         }
-        return Prepared(self, loaded, sets, duplicates, forget_class=forget_class)
+        return Prepared(self, loaded, sets, duplicates, forget_class=forget_class, reading=reading)
 
     def infer(
         self,

@@ -77,6 +77,7 @@ def check_refusable(forget: TokenizedSet, path: str, method: str) -> None:
     for record in forget.records:
         if not (record.prompt and record.response):
             came = "token ids" if record.input_ids else "text"
+            came = "a conversation" if record.messages else came
             raise UserError(
                 f"--forget {forget.source}, record {record.id!r}: method {method} needs a prompt "
                 f"and a response, the record has {came}; map columns to prompt and response, or "

@@ -112,6 +112,13 @@ class Plan:
         training = config.training.model_copy(update={"seed": self.seeds[0]})
         return replace(config, training=training)
 
+    def on(self, date: str) -> Plan:
+        """The plan on a day, for chat templates that ask for it; itself where none is given."""
+        if not date:
+            return self
+        data = {**self.sections.get("data", {}), "date": date}
+        return replace(self, sections={**self.sections, "data": data})
+
     def to_yaml(self) -> str:
         """What must be the same when a comparison goes on."""
         settings = {
@@ -121,6 +128,12 @@ class Plan:
             "retrained": self.retrained,
         }
         return yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=True)
+
+
+def _day_begun(folder: Path) -> str:
+    """The day on which a comparison began; empty for a new one, and where it does not matter."""
+    path = folder / INPUTS_FILE
+    return json.loads(path.read_text(encoding="utf-8")).get("date", "") if path.exists() else ""
 
 
 def check_plan(plan: Plan) -> None:
@@ -229,11 +242,17 @@ class Work:
     """
 
     def __init__(self, plan: Plan, folder: Path, say: Say) -> None:
-        self.plan, self.folder, self.say = plan, folder, say
+        self.folder, self.say = folder, say
+        plan = plan.on(_day_begun(folder))
         config = plan.config(plan.methods[0])
         family = FAMILIES[plan.family]
         indifferent = replace(config, method=_indifferent(plan.family))
         self.prepared = pipeline.start(indifferent, family)
+        self.plan = plan.on(self.prepared.layout.date)
+        config = pipeline.dated(config, self.prepared)
+        if not (folder / INPUTS_FILE).exists():
+            for line in self.prepared.reading:
+                say(line)
         if "retain" not in self.prepared.sets:
             raise UserError(
                 "--retain: none given; damage is compared on the same text for all methods, so "
@@ -260,6 +279,8 @@ class Work:
             role: digest_records(some.records, key) for role, some in self.prepared.sets.items()
         }
         inputs = {"model": self.base.digest, "records": digests}
+        if self.prepared.layout.date:
+            inputs["date"] = self.prepared.layout.date
         if not path.exists():
             _write_json(path, inputs)
             return

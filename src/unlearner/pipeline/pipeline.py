@@ -113,6 +113,16 @@ def start(
     return family.prepare(config, given or {}, loaded, family.needs[command])
 
 
+def dated(config: RunConfig, prepared: AnyPrepared) -> RunConfig:
+    """The configuration with the day that the chat template took for today, where it asks for it.
+
+    A run that is repeated or goes on later then has the same tokens.
+    """
+    if not prepared.layout.date:
+        return config
+    return replace(config, data=config.data.model_copy(update={"date": prepared.layout.date}))
+
+
 def check(config: RunConfig, prepared: AnyPrepared) -> CheckResult:
     """How well the model knows the records, where copies are, what a run would take."""
     family, sets = prepared.family, prepared.family.measured_sets(prepared, config)

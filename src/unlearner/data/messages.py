@@ -1,0 +1,131 @@
+"""Conversations as data sets write them, read as the messages that chat templates take.
+
+`messages` of role and content with whatever stands beside them, ShareGPT's `conversations` of from
+and value, and TRL's `prompt` and `completion` as lists of messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from unlearner.data.fields import check_unicode, read_text
+from unlearner.data.problems import kind
+from unlearner.data.readers import Row, parse_json
+
+# Names of who speaks, to those that templates know; others stay as they are.
+SPEAKERS = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "function_response": "tool",
+}
+EXAMPLE = 'such as {"role": "user", "content": "..."}'
+
+
+def read_messages(row: Row, value: object, system: object = None) -> tuple[str, ...]:
+    """Each message of a conversation as JSON.
+
+    Args:
+        value: The list of messages, or the list as JSON.
+        system: A system prompt that stands in a column of its own.
+    """
+    messages = [_message(row, place, one) for place, one in enumerate(_turns(row, value), 1)]
+    if system is not None and system != "" and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": read_text(row, "system", system)})
+    return _checked(row, messages)
+
+
+def read_exchange(row: Row, prompt: object, completion: object) -> tuple[str, ...]:
+    """The messages of a prompt and its completion, of which the completion alone is answered."""
+    asked = [_message(row, place, one) for place, one in enumerate(_turns(row, prompt, "user"), 1)]
+    answers = _turns(row, completion, "assistant")
+    answered = [_message(row, place, one) for place, one in enumerate(answers, len(asked) + 1)]
+    for message in asked:
+        if message["role"] == "assistant":
+            message["weight"] = 0
+    return _checked(row, [*asked, *answered])
+
+
+def read_tools(row: Row, value: object) -> str:
+    """The tools that a conversation may use, as JSON; empty for none."""
+    if isinstance(value, str) and value.strip():
+        value = parse_json(value, row.number)
+    if value is None or value in ("", []):
+        return ""
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise row.problem(f"tools must be a list of objects, got {kind(value)}")
+    return _as_json(row, "tools", value)
+
+
+def _turns(row: Row, value: object, speaker: str = "") -> Sequence[object]:
+    """The list of turns; of a plain text one turn of the speaker, where one is given."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = parse_json(value, row.number)
+    if isinstance(value, str) and speaker:
+        return [{"role": speaker, "content": value}]
+    if not isinstance(value, list | tuple):
+        raise row.problem(f"messages must be a list of turns {EXAMPLE}, got {kind(value)}")
+    if not value:
+        raise row.problem("messages is empty; fill it in or remove the record")
+    return value
+
+
+def _message(row: Row, number: int, turn: object) -> dict[str, object]:
+    where = f"turn {number} of messages"
+    if not isinstance(turn, dict):
+        raise row.problem(f"{where} must be an object {EXAMPLE}, got {kind(turn)}")
+    given = {name: value for name, value in turn.items() if value is not None}
+    role, content = (given.pop(b, None) if b in given else None for b in ("from", "value"))
+    role, content = given.pop("role", role), given.pop("content", content)
+    if not isinstance(role, str) or not role.strip():
+        raise row.problem(f"{where} has no role; write it {EXAMPLE}")
+    if isinstance(content, list):
+        content = _joined_parts(row, where, content)
+    if content is None and "tool_calls" in given:
+        return {"role": SPEAKERS.get(role, role), **given}
+    if not isinstance(content, str):
+        got = "none" if content is None else kind(content)
+        raise row.problem(f"{where} must have a text as content, got {got}")
+    check_unicode(row, where, content)
+    return {"role": SPEAKERS.get(role, role), "content": content, **given}
+
+
+def _joined_parts(row: Row, where: str, parts: Sequence[object]) -> str:
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise row.problem(f"{where} holds a part that is no text, such as an image; leave it out")
+    return "\n".join(map(str, texts))
+
+
+def _checked(row: Row, messages: Sequence[dict[str, object]]) -> tuple[str, ...]:
+    """The messages as JSON, among which is an answer."""
+    answers = [
+        message
+        for message in messages
+        if message["role"] == "assistant"
+        and message.get("weight") != 0
+        and ("tool_calls" in message or str(message.get("content", "")).strip())
+    ]
+    if not answers:
+        what = "messages has no answer (a turn of the role assistant with a text)"
+        raise row.problem(f"{what}; add it or remove the record")
+    written = tuple(_as_json(row, "messages", message) for message in messages)
+    read_text(row, "messages", "".join(written))  # its length
+    return written
+
+
+def _as_json(row: Row, column: str, value: object) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):  # dates of a parquet file, for example
+        raise row.problem(
+            f"{column} holds what JSON cannot, such as a date; write it as text"
+        ) from (None)
+    check_unicode(row, column, text)
+    return text
