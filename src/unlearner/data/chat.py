@@ -2,7 +2,8 @@
 
 A template is a program that came with a model: it may trim texts, strip earlier reasoning, merge
 turns, or refuse a conversation. Where the turns stand is therefore seen by what changes when one of
-them is replaced; where the template marks what the model writes (`{% generation %}`), by that.
+them is replaced. Where the template marks what the model writes (`{% generation %}`), a turn counts
+as answered only there.
 """
 
 from __future__ import annotations
@@ -80,23 +81,16 @@ class ChatTemplate:
         scored = [message.pop("weight", 1) != 0 for message in messages]
         rendering = _Rendering(self._source(tools), self.tokenizer, tools, record)
         text = rendering.text(messages)
-        answers = [
-            place
-            for place, message in enumerate(messages)
-            if message["role"] == "assistant" and scored[place]
-        ]
         marked = rendering.marked(messages, text)
-        if marked and len(marked) == sum(message["role"] == "assistant" for message in messages):
-            turns = [p for p, message in enumerate(messages) if message["role"] == "assistant"]
-            marked = [span for span, place in zip(marked, turns, strict=True) if scored[place]]
         prompts: list[Span] = []
-        responses: list[Span] = list(marked)
-        for place in range(len(messages)):
-            if place in answers and marked:
-                continue
-            (responses if place in answers else prompts).extend(
-                rendering.places(messages, place, text)
-            )
+        responses: list[Span] = []
+        for place, message in enumerate(messages):
+            for span in rendering.places(messages, place, text):
+                answered = message["role"] == "assistant" and scored[place]
+                if answered and (marked is None or _within(span, marked)):
+                    responses.append(span)
+                else:
+                    prompts.append(span)
         return Rendered(text, _in_order(prompts), _in_order(responses))
 
     def _source(self, tools: object) -> str:
@@ -155,10 +149,10 @@ class _Rendering:
                 "its turns to what the template allows, or leave the record out"
             ) from None
 
-    def marked(self, messages: Sequence[Message], text: str) -> list[Span]:
-        """What the template marks as the model's own words, without the tokens that end them."""
+    def marked(self, messages: Sequence[Message], text: str) -> list[Span] | None:
+        """What the template marks as the model's own; None where it marks nothing."""
         if not GENERATION.search(self.source):
-            return []
+            return None
         try:
             special: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
             found: Any = render_jinja_template(
@@ -170,8 +164,8 @@ class _Rendering:
             )
             (rendered,), (spans,) = found
         except Exception:  # noqa: BLE001 - likewise; it has been rendered without the marks before
-            return []
-        return [_without_end(text, span, self.tokenizer) for span in spans if rendered == text]
+            return None
+        return list(spans) if rendered == text and spans else None
 
     def places(self, messages: Sequence[Message], place: int, text: str) -> Iterator[Span]:
         """Where the texts of one message stand."""
@@ -193,16 +187,8 @@ def _replace(message: dict[str, Any], path: Sequence[str | int]) -> None:
     inner[path[-1]] = STAND_IN if isinstance(inner[path[-1]], str) else {STAND_IN: STAND_IN}
 
 
-def _without_end(text: str, span: Span, tokenizer: PreTrainedTokenizerBase) -> Span:
-    start, stop = span
-    ends = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    while start < stop:
-        words = text[start:stop].rstrip()
-        end = next((one for one in ends if words.endswith(one)), "")
-        stop = start + len(words) - len(end)
-        if not end:
-            break
-    return start, stop
+def _within(span: Span, marked: Sequence[Span]) -> bool:
+    return any(start <= span[0] and span[1] <= stop for start, stop in marked)
 
 
 def _in_order(spans: Sequence[Span]) -> tuple[Span, ...]:

@@ -306,7 +306,9 @@ def hint_by_meaning(
         guesses = [_meant(column, names) for column in wanted]
         if all(guesses) and len({*guesses}) == len(wanted):
             pairs = zip(guesses, wanted, strict=True)
-            return "by the names perhaps --map " + ",".join(f"{theirs}={ours}" for theirs, ours in pairs)
+            return "by the names perhaps --map " + ",".join(
+                f"{theirs}={ours}" for theirs, ours in pairs
+            )
     shown = [",".join(f"COLUMN={column}" for column in missing or form) for form in forms]
     usual = [one for one in shown if one.partition("=")[2] != "input_ids"][:2]
     return f"which column is which cannot be told from the names: --map {' or '.join(usual)}"

@@ -8,7 +8,14 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from unlearner.data.problems import SourceError, is_whole, kind, listed, one_line
+from unlearner.data.problems import (
+    SourceError,
+    is_whole,
+    kind,
+    listed,
+    one_line,
+    shown_value,
+)
 from unlearner.data.record import RecordSet
 from unlearner.errors import UserError
 
@@ -69,7 +76,7 @@ class LabelReader:
         return name
 
     def _unknown(self, text: str, *, is_number: bool) -> SourceError:
-        what = f"is {one_line(repr(text), 60)}, which the model does not have"
+        what = f"is {shown_value(text)}, which the model does not have"
         what += _nearest_names(text, self._labels)
         if is_number:
             what = f"is {one_line(text, 30)}, which is no output of the model"
@@ -96,7 +103,7 @@ def label_names(records: RecordSet, family: str) -> tuple[str, ...]:
     what = "tag" if words else "label"
     if len(names) < 2:
         raise UserError(
-            f"{where}: every {what} is {next(iter(names))!r}; a classifier needs at least 2 that "
+            f"{where}: every {what} is {shown_value(next(iter(names)))}; a classifier needs at least 2 that "
             "differ; give records of every class"
         )
     if all(PLAIN_NUMBER.fullmatch(name) for name in names):

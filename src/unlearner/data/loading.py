@@ -25,7 +25,7 @@ from unlearner.data.fields import (
 )
 from unlearner.data.labels import LabelReader
 from unlearner.data.messages import read_exchange, read_messages, read_tools
-from unlearner.data.problems import SourceError, one_line, shown_names
+from unlearner.data.problems import SourceError, one_line, shown_names, shown_value
 from unlearner.data.readers import Row, read_rows
 from unlearner.data.record import Record, RecordSet
 from unlearner.errors import UserError
@@ -152,9 +152,9 @@ class _Reading:
             self.notes |= dict.fromkeys(row.notes)
             record = self._record(row, chosen)
             if record.id in places:
-                whose = repr(record.id) if len(record.id.split()) < 3 else "that it has"
                 raise row.problem(
-                    f"the id {whose} is that of {places[record.id]} too; give each its own"
+                    f"the id {shown_value(record.id)} is that of {places[record.id]} too; give "
+                    "each its own"
                 )
             places[record.id] = row.place
             records.append(record)

@@ -7,6 +7,7 @@ and value, and TRL's `prompt` and `completion` as lists of messages.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 from unlearner.data.fields import check_unicode, read_text
@@ -25,6 +26,7 @@ SPEAKERS = {
     "observation": "tool",
     "function_response": "tool",
 }
+ROLE = re.compile(r"[A-Za-z][A-Za-z_\-]{0,29}")
 EXAMPLE = 'such as {"role": "user", "content": "..."}'
 
 
@@ -85,6 +87,9 @@ def _message(row: Row, number: int, turn: object) -> dict[str, object]:
     role, content = given.pop("role", role), given.pop("content", content)
     if not isinstance(role, str) or not role.strip():
         raise row.problem(f"{where} has no role; write it {EXAMPLE}")
+    if not ROLE.fullmatch(role):  # templates write it among their control tokens
+        what = f"{where} has a role of {len(role)} characters that is no plain word"
+        raise row.problem(f"{what}; write it {EXAMPLE}")
     if isinstance(content, list):
         content = _joined_parts(row, where, content)
     if content is None and "tool_calls" in given:

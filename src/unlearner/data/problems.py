@@ -106,6 +106,13 @@ def shown_name(name: object, number: int) -> str:
     return repr(str(name)) if _looks_like_a_name(name) else f"number {number}"
 
 
+def shown_value(text: str) -> str:
+    """A label or an id in a message; its length where it may be a text, in the wrong column."""
+    if len(text.split()) > 2 or len(text) > LONGEST_NAME:
+        return f"a text of {len(text)} characters"
+    return repr(text)
+
+
 def shown_column(name: str, ours: str) -> str:
     """A source's column in a message: its name where it looks like one, else what it stands for."""
     return name if _looks_like_a_name(name) else f"a column of {ours}"

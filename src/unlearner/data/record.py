@@ -85,6 +85,17 @@ def message_texts(message: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int,
                 yield ("tool_calls", number, *path, name), text
 
 
+def fields_beside(message: str) -> str:
+    """A message, as JSON, without its texts."""
+    given: Any = json.loads(message)
+    for path, _ in list(message_texts(given)):
+        inner = given
+        for step in path[:-1]:
+            inner = inner[step]
+        inner[path[-1]] = ""
+    return json.dumps(given, ensure_ascii=False)
+
+
 @dataclass(frozen=True)
 class RecordSet:
     """Records of one role (forget, retain, pool, holdout) and where they came from.

@@ -21,7 +21,8 @@ import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from unlearner.data.chat import ChatTemplate, Rendered, shared_start
-from unlearner.data.record import Record
+from unlearner.data.record import Record, fields_beside
+from unlearner.errors import UserError
 
 AT_ONCE = 1024  # texts that go to the tokenizer together
 
@@ -111,6 +112,7 @@ class Encoder:
             return _one_region(record.input_ids)
         if not record.is_asked:
             return _one_region(self._begun_once(self.tokenizer(record.text)["input_ids"]))
+        self._check_fields(record)
         by_chat = self.layout.chat or bool(record.messages)
         rendered = (
             self._chat().render(record)
@@ -186,6 +188,19 @@ class Encoder:
                         found.add(place + 1)
                         place = rendered.text.find(control, place + 1, stop)
         return sorted(found)
+
+    def _check_fields(self, record: Record) -> None:
+        """Refuse control tokens in what a template may write anywhere, such as tools.
+
+        Raises:
+            UserError: There is one.
+        """
+        for field in (*map(fields_beside, record.messages), record.tools):
+            if any(control in field for control in self._controls[0]):
+                raise UserError(
+                    f"record {record.id!r}: a control token of the tokenizer is written in its "
+                    "tools or in a field of a message beside the text; leave it out"
+                )
 
     @cached_property
     def _controls(self) -> tuple[list[str], list[str]]:
