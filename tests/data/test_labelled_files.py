@@ -296,9 +296,15 @@ def test_a_conll_file_that_cannot_be_used_is_refused_with_the_line_of_the_word(
 def test_files_that_cannot_hold_labels_are_refused_with_those_that_can(write, tmp_path):
     np.save(tmp_path / "a.npy", np.ones((2, 2), dtype=int))
     said = message(write("a.txt", "a\n"))
-    assert "a .txt file cannot hold labels; allowed are .jsonl .ndjson .json .csv .tsv .parquet, each" in said
+    assert (
+        "a .txt file cannot hold labels; allowed are .jsonl .ndjson .json .csv .tsv .parquet, each"
+        in said
+    )
     said = message(tmp_path / "a.npy", family=TOKEN)
-    assert "a .npy file cannot hold labels; allowed are .jsonl .ndjson .json .csv .tsv .parquet .conll, each" in said
+    assert (
+        "a .npy file cannot hold labels; allowed are .jsonl .ndjson .json .csv .tsv .parquet .conll, each"
+        in said
+    )
     path = write("a.conll", "a O\n")
     for family in (SEQUENCE, "causal-lm"):
         assert "for a token classifier only" in message(path, family=family)

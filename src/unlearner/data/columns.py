@@ -207,7 +207,7 @@ class ColumnRules:
         forms = [form for form in among if filled[form].keys() >= {*form}]
         if ("text",) in forms and ours.get("text") is None and len(forms) > 1:
             forms.remove(("text",))  # `content` beside a form with its own names
-        forms = forms or [form for form in among if not ours.keys().isdisjoint(form)]
+        forms = forms or [form for form in among if not filled[form].keys().isdisjoint(form)]
         if not forms:
             hint = hint_by_meaning(names, self.kind.forms)
             raise SourceError(

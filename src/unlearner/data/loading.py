@@ -262,7 +262,8 @@ def _alike(one: Chosen, other: Chosen) -> bool:
 
 
 def _are_turns(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, dict) and not {"role", "from"}.isdisjoint(first)
 
 
 def classifier_family(source: Source, columns: Mapping[str, str]) -> str:
