@@ -6,12 +6,12 @@ import json
 import lzma
 import os
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+import datasets
 from unlearner.data import files
 from unlearner.data.loading import classifier_family, read_records
 from unlearner.errors import UserError
@@ -323,7 +323,7 @@ def test_an_array_of_a_version_that_there_is_not_is_one_line(write, version):
     assert "is broken" in message(write("a.npy", b"\x93NUMPY" + version + b"v\x00{}"))
 
 
-def test_a_text_longer_than_the_tokenizer_can_bear_is_refused_by_its_length(write):
+def test_a_text_longer_than_the_tokenizer_can_bear_is_refused_by_its_length():
     said = message([{"text": "a b " * 6_000_000}])
     assert "text has 24,000,000 characters, 20,000,000 are allowed; cut it" in said
     assert len(texts([{"text": "ab" * 1_000_000}])) == 1

@@ -302,7 +302,7 @@ def test_files_that_cannot_hold_labels_are_refused_with_those_that_can(write, tm
     )
     said = message(tmp_path / "a.npy", family=TOKEN)
     assert (
-        "a .npy file cannot hold labels; allowed are .jsonl .ndjson .json .csv .tsv .parquet .conll, each"
+        "a .npy file cannot hold labels; allowed are .jsonl .ndjson .json .csv .tsv .parquet .conll"
         in said
     )
     path = write("a.conll", "a O\n")

@@ -10,8 +10,8 @@ from unlearner.data.labels import LabelReader
 from unlearner.data.problems import SourceError, is_whole, kind, shown_column
 from unlearner.data.readers import Row, parse_json
 
-# Characters. The tokenizers library needs 150 bytes for each (measured), and ends the process without
-# them; a long book has two million.
+# Characters, of which a long book has two million. The tokenizers library takes 150 bytes for each
+# (measured), and ends the process where there is no room for them.
 LONGEST_TEXT = 20_000_000
 
 CSV_LIST = '; in a CSV field write it as "[""one"", ""two""]"'

@@ -103,8 +103,8 @@ def label_names(records: RecordSet, family: str) -> tuple[str, ...]:
     what = "tag" if words else "label"
     if len(names) < 2:
         raise UserError(
-            f"{where}: every {what} is {shown_value(next(iter(names)))}; a classifier needs at least 2 that "
-            "differ; give records of every class"
+            f"{where}: every {what} is {shown_value(next(iter(names)))}; a classifier needs at "
+            "least 2 that differ; give records of every class"
         )
     if all(PLAIN_NUMBER.fullmatch(name) for name in names):
         return _numbers(names, f"{where}: {what}s")
