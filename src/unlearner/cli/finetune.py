@@ -16,12 +16,14 @@ from unlearner.data.labelled import LabelledSet, Labelling, tokenize_labelled
 from unlearner.data.labels import label_names
 from unlearner.data.loading import classifier_family, read_records
 from unlearner.data.record import RecordSet, digest_records
+from unlearner.data.tag_schemes import tag_use
 from unlearner.data.windows import TokenizedSet
 from unlearner.datasets.base import data_settings
 from unlearner.errors import UserError
 from unlearner.families import CAUSAL_LM
 from unlearner.families.causal_lm import prepare_text
 from unlearner.models import sharding
+from unlearner.models.heads import end_token
 from unlearner.models.loading import (
     FAMILIES,
     Loaded,
@@ -214,7 +216,13 @@ def _teach_classifier(
     names = names or label_names(given, family)
     loaded = known or load_with_new_head(model, family, names)
     limit_threads(loaded.model)
-    labelling = Labelling(names, max(8, min(lesson.data.max_length, loaded.context)), family)
+    labelling = Labelling(
+        names,
+        max(8, min(lesson.data.max_length, loaded.context)),
+        family,
+        end=end_token(loaded.model),
+        scheme=tag_use(names, (r.tags for r in given)).scheme if given.records[0].tags else "",
+    )
     some = tokenize_labelled(given, loaded.tokenizer, labelling)
     return _learn(loaded, family, given, some, lesson, course)
 

@@ -36,7 +36,8 @@ MANY = 10
 def print_check(result: CheckResult) -> None:
     """What the model knows, where copies are, what a run would take."""
     console = _console()
-    shown = SHOWN[result.family]
+    measured = {name for values in result.values.values() for name in values}
+    shown = [name for name in SHOWN[result.family] if name in measured]
     table = Table("set", "records", *shown)
     for role, values in result.values.items():
         cells = [_cell(values.get(name)) for name in shown]
@@ -52,7 +53,8 @@ def print_check(result: CheckResult) -> None:
         if ids:
             console.print("  " + _inert(shown) + (" ..." if len(ids) > MANY else ""))
     _print_plan(console, result.plan)
-    console.print(_inert(result.sentence))
+    for line in (*result.notes, result.sentence):
+        console.print(_inert(line))
 
 
 def _print_plan(console: Console, plan: ResourcePlan) -> None:

@@ -19,6 +19,7 @@ from unlearner.data.duplicates import Duplicate
 from unlearner.data.labelled import LabelledSet
 from unlearner.data.loading import read_records
 from unlearner.data.record import RecordSet
+from unlearner.data.tag_schemes import TagUse
 from unlearner.data.windows import Layout, TokenizedSet
 from unlearner.datasets.base import named_sets
 from unlearner.errors import UserError
@@ -49,6 +50,8 @@ class Prepared(Generic[SetT]):
         duplicates: Exact and near copies of forget records in every other set.
         layout: How a language model's records became tokens.
         forget_class: Index of the label that is to go, where a class is removed.
+        tags: How the records of a tagger use their tags.
+        notes: What is to be said of how model and records were read, a sentence each.
     """
 
     family: Family[SetT, Any]
@@ -57,6 +60,8 @@ class Prepared(Generic[SetT]):
     duplicates: dict[str, list[Duplicate]]
     layout: Layout = field(default_factory=Layout)
     forget_class: int | None = None
+    tags: TagUse | None = None
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, role: str) -> SetT:
         return self.sets[role]
@@ -80,6 +85,7 @@ class CheckResult:
         duplicates: Copies of forget records in the other sets.
         record_ids: The ids of every set's records.
         plan: Time and memory of a run.
+        notes: What is to be said of how model and records were read, and of the method on them.
     """
 
     family: str
@@ -90,6 +96,7 @@ class CheckResult:
     duplicates: dict[str, list[Duplicate]]
     record_ids: dict[str, list[str]]
     plan: ResourcePlan
+    notes: tuple[str, ...] = ()
 
     def ids(self, role: str, found: list[Duplicate]) -> list[tuple[str, str]]:
         """The ids of each forget record and its copy in another set."""

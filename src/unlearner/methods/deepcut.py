@@ -94,6 +94,8 @@ class DeepCUT(Method):
             one pass over the forget set and has so many steps for each of its batches.
         max_epochs: Epochs at most.
         num_views: Times that every forget sample is encoded in a step.
+        view_dropout: Rate at which units of the word embeddings are dropped in training, beside the
+            model's own dropout: without either, the views of a sample are equal copies.
         retain_views: Times that every remaining sample is.
         temperature: tau.
         forget_weight: gamma; "auto" is 2 for texts and 0.3 for tags.
@@ -132,6 +134,7 @@ class DeepCUT(Method):
     remaining_per_forget: PositiveInt = 4
     max_epochs: PositiveInt = 20
     num_views: PositiveInt = 2
+    view_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     retain_views: PositiveInt = 1
     temperature: PositiveFloat = 1.0
     forget_weight: NonNegativeFloat | Literal["auto"] = "auto"

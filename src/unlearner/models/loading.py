@@ -294,7 +294,12 @@ def _load_weights(
     model, found = _load_part(_KINDS[family][0].from_pretrained, name, "weights", given)
     wrong = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
     if new_labels:
-        wrong = [key for key in found["missing_keys"] if not HEAD_PARTS & set(key.split("."))]
+        body = f"{model.base_model_prefix}."
+        wrong = [
+            key
+            for key in found["missing_keys"]
+            if key.startswith(body) and not HEAD_PARTS & set(key.split("."))
+        ]
     if wrong:  # transformers has filled them up with random numbers
         raise UserError(
             f"{name}: {len(wrong)} of its weights are missing or have another shape than its "

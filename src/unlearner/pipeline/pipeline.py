@@ -141,6 +141,7 @@ def _checked(
         plan=plan_run(
             prepared.loaded, prepared.sets, measured.sets, config.method, config.training, cost
         ),
+        notes=(*prepared.notes, *config.method.remarks(prepared.loaded.model)),
     )
 
 
@@ -227,6 +228,9 @@ def forget(
     key, family = provenance.read_key(), prepared.family
     trainer = Trainer(config.training, log or Log(work / "log.jsonl"))
     prepared.loaded.to(trainer.device)
+    remarks = config.method.remarks(prepared.loaded.model)
+    for note in (*prepared.notes, *remarks):
+        say(note)
     tell = partial(announce, say=say, checkpoints=resumable is not None)
     baseline = measure_baseline(config, prepared, tell, force=force, say=say)
     baseline = family.for_method(config, prepared, baseline)
@@ -249,7 +253,7 @@ def forget(
         work,
         unlearn=unlearn,
         say=say,
-        notes=searched.notes() if searched else (),
+        notes=(*remarks, *(searched.notes() if searched else ())),
     )
     if searched is not None:
         outcome.report["search"] = searched.to_json()
@@ -337,6 +341,8 @@ def evaluate(
     """
     started = time.perf_counter()
     family, loaded, evaluation = prepared.family, prepared.loaded, config.evaluation
+    for note in prepared.notes:
+        say(note)
     names = {"target": target, "retrained": config.model.retrained}
     models = {role: family.load_like(name, role, loaded) for role, name in names.items() if name}
     models["unlearned"] = loaded
