@@ -74,6 +74,8 @@ class DataSettings(Section):
             `retain` and are the forget set.
         drop_duplicates: Leave exact copies of forget records out of the other sets.
         columns: Renames of columns, the file's name to ours.
+        first_label: The number of a classifier's first output in labels given as numbers: 0, or 1
+            where they are counted from 1.
         template: Joins prompt and response.
         chat: Use the tokenizer's chat template instead; has to be said where records are prompt and
             response and the tokenizer has one.
@@ -96,6 +98,7 @@ class DataSettings(Section):
     forget_class: str = ""
     drop_duplicates: bool = False
     columns: dict[str, str] = Field(default_factory=dict)
+    first_label: int = Field(default=0, ge=0, le=1)
     template: str = "{prompt} {response}"
     chat: bool | None = None
     scope: Literal["sequence", "response"] = "response"

@@ -211,7 +211,12 @@ def _teach_classifier(
             raise UserError(f"--labels-of: {model} has labels of its own; leave the option out")
         names = known.labels
     given = read_records(
-        lesson.records, name="records", columns=columns, family=family, labels=names
+        lesson.records,
+        name="records",
+        columns=columns,
+        family=family,
+        labels=names,
+        first_label=lesson.data.first_label,
     )
     names = names or label_names(given, family)
     loaded = known or load_with_new_head(model, family, names)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -52,11 +54,22 @@ def _check_unicode(row: Row, column: str, value: str) -> None:
 def read_label(row: Row, column: str, reader: LabelReader) -> str:
     class_names = reader.class_names(row.class_names.get(column, ()))
     try:
-        label = reader.name(row.values[column], class_names)
+        label = reader.name(
+            row.values[column], class_names, lambda what: row.problem(f"label {what}")
+        )
     except SourceError as error:
         raise row.problem(f"label {error}") from None
     _check_unicode(row, "label", label)
     return label
+
+
+def read_pair(row: Row, value: object) -> str:
+    """The second of two texts; empty for a record that has one only."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str) and not value.strip():
+        return ""
+    return read_text(row, "text_pair", value)
 
 
 def read_tokens(row: Row, value: object) -> tuple[str, ...]:
@@ -83,7 +96,7 @@ def read_tags(row: Row, column: str, num_tokens: int, reader: LabelReader) -> tu
     tags: list[str] = []
     for position, tag in enumerate(given):
         try:
-            tags.append(reader.name(tag, class_names))
+            tags.append(reader.name(tag, class_names, partial(row.word_problem, "tag", position)))
         except SourceError as error:
             raise row.word_problem("tag", position, str(error)) from None
         _check_unicode(row, f"the tag at position {position}", tags[-1])
@@ -126,11 +139,28 @@ class RecordKind:
     optional: tuple[str, ...]
     suffixes: tuple[str, ...]  # of the files that can hold such records
     needed: str
+    # Of our columns the names that others give them, in lower case, and of pairs of texts both.
+    known_as: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    known_pairs: tuple[tuple[str, str], ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         return (*(column for form in self.forms for column in form), *self.optional)
 
+
+# What published data sets call the text and the label of a record, the words and their tags.
+KNOWN_TEXTS = ("text", "sentence", "content", "message", "review", "tweet", "comment", "utterance")
+KNOWN_LABELS = ("label", "labels", "sentiment", "category", "target", "class", "intent", "emotion")
+KNOWN_TOKENS = ("tokens", "words", "token", "word")
+KNOWN_TAGS = ("tags", "ner_tags", "pos_tags", "chunk_tags", "labels", "ner", "pos", "upos")
+KNOWN_PAIRS = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+)
 
 RECORD_KINDS = {
     "causal-lm": RecordKind(
@@ -144,12 +174,15 @@ RECORD_KINDS = {
         optional=("text_pair", "id", "subject"),
         suffixes=LABELLED_SUFFIXES,
         needed="a sequence classifier needs text and label",
+        known_as={"text": KNOWN_TEXTS, "label": KNOWN_LABELS},
+        known_pairs=KNOWN_PAIRS,
     ),
     "token-classification": RecordKind(
         forms=(("tokens", "tags"),),
         optional=("id", "subject"),
         suffixes=TAGGED_SUFFIXES,
         needed="a token classifier needs tokens and tags",
+        known_as={"tokens": KNOWN_TOKENS, "tags": KNOWN_TAGS},
     ),
 }
 
@@ -182,16 +215,50 @@ def choose(
             raise SourceError(f"--map names the column {theirs!r}; present are {listed(names)}")
     ours = {name: name for name in names if name in record_kind.columns and name not in columns}
     ours |= {mine: theirs for theirs, mine in columns.items()}
+    ours |= _known_as(names, ours, record_kind)
     form = _form(names, ours, columns, record_kind)
     missing = [column for column in form if column not in ours]
     if missing:
-        spare = [name for name in names if name not in ours.values() and str(name).strip()]
-        hint = f"; map with --map {one_line(spare[0], 30)}={missing[0]}" if spare else ""
+        hint = f"; name it with --map COLUMN={missing[0]}"
         raise SourceError(
             f"no column {missing[0]}; found {listed(names)}; {record_kind.needed}"
             f"{hint if len(record_kind.forms) == 1 else ''}"
         )
     return {column: ours[column] for column in (*form, *record_kind.optional) if column in ours}
+
+
+def _known_as(
+    names: Sequence[str], ours: Mapping[str, str], record_kind: RecordKind
+) -> dict[str, str]:
+    """Columns that are missing under our names, by the one that has a name of known meaning.
+
+    Raises:
+        SourceError: Several have.
+    """
+    spare = {str(name).strip().casefold(): name for name in names if name not in ours.values()}
+    if "text" not in ours and "text_pair" not in ours:
+        for pair in record_kind.known_pairs:
+            if spare.keys() >= {*pair}:
+                texts = dict(
+                    zip(("text", "text_pair"), (spare[name] for name in pair), strict=True)
+                )
+                rest = [name for name in names if name not in texts.values()]
+                return texts | _known_as(rest, {**ours, **texts}, record_kind)
+    found = {}
+    for mine, others in record_kind.known_as.items():
+        if mine in ours:
+            continue
+        theirs = [spare[name] for name in others if name in spare]
+        if mine in spare:  # but for upper and lower case
+            theirs = [spare[mine]]
+        if len(theirs) > 1:
+            raise SourceError(
+                f"no column {mine}, and any of {listed(theirs)} may be it; choose with "
+                f"--map {one_line(theirs[0], 30)}={mine}"
+            )
+        if theirs:
+            found[mine] = theirs[0]
+    return found
 
 
 def _form(

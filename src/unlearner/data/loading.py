@@ -17,6 +17,7 @@ from unlearner.data.fields import (
     choose,
     read_label,
     read_name,
+    read_pair,
     read_tags,
     read_text,
     read_token_ids,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     Source = str | Path | Sequence[str] | Sequence[Mapping[str, object]] | datasets.Dataset
 
-TEXTS = ("text", "text_pair", "prompt", "response")
+TEXTS = ("text", "prompt", "response")
 
 
 def read_records(
@@ -42,6 +43,7 @@ def read_records(
     columns: Mapping[str, str] | None = None,
     family: str = "causal-lm",
     labels: Sequence[str] | None = None,
+    first_label: int = 0,
 ) -> RecordSet:
     """Records from a file, a hub data set, a list or a `datasets.Dataset`.
 
@@ -67,12 +69,14 @@ def read_records(
             label) or `token-classification` (tokens and tags).
         labels: The names of a classifier's outputs in their order. None: the records are for a new
             head, and every name is one (`labels.label_names` puts them in order).
+        first_label: The number of the first output in the source, 0 or 1.
 
     Raises:
         UserError: One line with file and line, for anything that cannot be read as it stands.
     """
     in_memory = not isinstance(source, str | Path)
-    columns, record_kind, reader = dict(columns or {}), RECORD_KINDS[family], LabelReader(labels)
+    columns, record_kind = dict(columns or {}), RECORD_KINDS[family]
+    reader = LabelReader(labels, first_label)
     try:
         check_map(columns, record_kind)
         rows = read_rows(
@@ -81,11 +85,13 @@ def read_records(
             record_kind.suffixes,
         )
         records = _to_records(rows, columns, record_kind, reader)
+        reader.check_numbers()
     except SourceError as error:
         label = "in memory" if in_memory else one_line(source)
         where = f"{label}, {error.place}" if error.place else label
         raise UserError(f"{name} {where}: {error}") from error
-    return RecordSet(name, tuple(records), "memory" if in_memory else str(source))
+    where = "memory" if in_memory else str(source)
+    return RecordSet(name, tuple(records), where, frozenset(reader.numbers))
 
 
 def check_ids_in_vocabulary(record_set: RecordSet, vocabulary_size: int) -> None:
@@ -130,7 +136,8 @@ def _same_columns(
         chosen = choose(tuple(row.values), columns, record_kind)
     except SourceError as error:
         raise row.problem(str(error)) from None
-    if first and chosen != first:
+    # A text may be one of a pair in some records only.
+    if first and {**chosen, "text_pair": ""} != {**first, "text_pair": ""}:
         raise row.problem(
             f"mixed columns: has {listed(chosen.values())} where the first record has "
             f"{listed(first.values())}; give every record the same"
@@ -152,6 +159,7 @@ def _record(row: Row, chosen: Mapping[str, str], reader: LabelReader) -> Record:
         label=read_label(row, chosen["label"], reader) if "label" in values else "",
         tokens=tokens,
         tags=read_tags(row, chosen["tags"], len(tokens), reader) if "tags" in values else (),
+        text_pair=read_pair(row, values["text_pair"]) if "text_pair" in values else "",
         **{column: read_text(row, column, values[column]) for column in TEXTS if column in values},
     )
 
@@ -168,5 +176,6 @@ def classifier_family(source: Source, columns: Mapping[str, str]) -> str:
         first = next(iter(read_rows(source, list, kind.suffixes)), None)
     except SourceError:
         first = None
-    names = {*columns.values(), *(first.values if first else ())}
-    return "token-classification" if {"tokens", "tags"} & names else "sequence-classification"
+    names = {*columns.values(), *(str(name).casefold() for name in (first.values if first else ()))}
+    tagged = {"tags", *kind.known_as["tokens"]} & names
+    return "token-classification" if tagged else "sequence-classification"

@@ -45,11 +45,17 @@ class Record:
 
 @dataclass(frozen=True)
 class RecordSet:
-    """Records of one role (forget, retain, pool, holdout) and where they came from."""
+    """Records of one role (forget, retain, pool, holdout) and where they came from.
+
+    Attributes:
+        source: A path, a data set id, or "memory".
+        label_numbers: Labels that the source gives as numbers of outputs.
+    """
 
     name: str
     records: tuple[Record, ...]
-    source: str  # a path, a data set id, or "memory"
+    source: str
+    label_numbers: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.records)

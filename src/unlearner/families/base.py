@@ -242,7 +242,12 @@ class Family(ABC, Generic[SetT, AnswerT]):
                 sets[role] = source
             elif source is not None and not (isinstance(source, str) and source == ""):
                 sets[role] = read_records(
-                    source, name=role, columns=data.columns, family=self.name, labels=labels
+                    source,
+                    name=role,
+                    columns=data.columns,
+                    family=self.name,
+                    labels=labels,
+                    first_label=data.first_label,
                 )
         return sets
 

@@ -133,7 +133,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
                 records, duplicates, drop=data.drop_duplicates, refused=records
             )
         length = max(8, min(data.max_length, loaded.context))
-        tags, notes = None, ()
+        tags, notes = None, _number_notes(records, data.first_label)
         if self.name == TOKEN_CLASSIFICATION:
             tags = tag_use(loaded.labels, (r.tags for some in records.values() for r in some))
             notes = (_scheme_note(tags),)
@@ -299,6 +299,17 @@ def _per_record(forget: LabelledSet, answers: Mapping[str, ClassAnswers]) -> lis
         {"id": record.id} | {place: {"correct": some.get(index)} for place, some in shares.items()}
         for index, record in enumerate(forget.records)
     ]
+
+
+def _number_notes(records: Mapping[str, RecordSet], first: int) -> tuple[str, ...]:
+    """What is to be said of labels given as numbers: that they may be counted from 1."""
+    numbers = {number for some in records.values() for number in some.label_numbers}
+    if first or not numbers or 0 in numbers:
+        return ()
+    return (
+        "labels: numbers of the model's outputs, from 0 on, though no record has 0; where they are "
+        "counted from 1, set data.first_label=1",
+    )
 
 
 def _scheme_note(tags: TagUse) -> str:
