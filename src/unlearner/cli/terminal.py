@@ -76,6 +76,8 @@ def print_verdict(report: Json, output: Path) -> None:
     colour = COLOURS.get(verdict["status"], "yellow")
     limits = "(suppressed or not on the tests run; no test proves that a model forgot)"
     console.print(f"verdict: [bold {colour}]{verdict['status']}[/] {limits}")
+    if "check" in report:  # the run was forced
+        console.print("  before the run: " + _inert(report["check"]["sentence"]))
     for claim in verdict["claims"]:
         colour = COLOURS.get(claim["status"], "yellow")
         status = f"{claim['claim']}: [{colour}]{claim['status']}[/]"

@@ -134,12 +134,16 @@ class Baseline(Measured[SetT, AnswerT]):
         references: The target's distributions on the sets to be kept.
         digest: Of the target's weights.
         micro_batch: Windows of a step that fit together; None for all.
+        memorised: Whether there is something to unlearn; None where that is not known.
+        sentence: The same in words.
     """
 
     data: UnlearningData | ClassifierData
     references: References
     digest: str
     micro_batch: int | None = None
+    memorised: bool | None = True
+    sentence: str = ""
 
 
 class Family(ABC, Generic[SetT, AnswerT]):

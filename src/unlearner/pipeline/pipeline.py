@@ -192,6 +192,8 @@ def measure_baseline(
         references=references or family.references(loaded, sets),
         digest=provenance.digest_model(loaded.model),
         micro_batch=checked.plan.micro_batch,
+        memorised=checked.memorised,
+        sentence=checked.sentence,
     )
 
 
@@ -306,6 +308,8 @@ def carry_out(
     findings = Findings("forget", config, prepared, measured, digests, baseline.data)
     verdict, report = conclude(findings, restored(trainer, writes_text=family.writes_text) + notes)
     seconds = time.perf_counter() - started + trainer.seconds_before
+    if not baseline.memorised:  # and the run was made all the same
+        report["check"] = {"memorised": baseline.memorised, "sentence": baseline.sentence}
     report["rounds"] = trainer.rounds
     report["cost"] = {
         "seconds": seconds,
