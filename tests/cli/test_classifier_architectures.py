@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from tokenizers import processors
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -17,8 +18,10 @@ from classifier_commands import SETS, json_lines, row
 from classifier_world import LABELS, MAX_LENGTH, SEQUENCE, TOKEN, VOCABULARY, toy_tokenizer
 from command_world import caller
 from unlearner.cli.app import MET, NOT_MET
+from unlearner.data.labelled import Labelling, tokenize_labelled
+from unlearner.data.record import Record, RecordSet
 from unlearner.models import loading
-from unlearner.models.heads import Classifier
+from unlearner.models.heads import Classifier, end_token
 
 END = VOCABULARY.index("[SEP]")
 SEQ2SEQ = {
@@ -76,8 +79,6 @@ def tokenizer_of(architecture) -> PreTrainedTokenizerFast:
     tokenizer = toy_tokenizer()
     tokenizer.eos_token = "[SEP]"
     if architecture in ("t5", "mt5"):
-        from tokenizers import processors
-
         tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
             single="$A", pair="$A $B:1", special_tokens=[]
         )
@@ -116,8 +117,13 @@ def report_of(path):
     return json.loads((path / "report.json").read_text())
 
 
+QUICK = ("bart", "mbart", "t5")
 CASES = [(architecture, SEQUENCE) for architecture in SHAPES]
 CASES += [("t5", TOKEN), ("fnet", TOKEN), ("llama", TOKEN)]
+CASES = [
+    pytest.param(*case, marks=[] if case[0] in QUICK and case[1] == SEQUENCE else pytest.mark.slow)
+    for case in CASES
+]
 
 
 @pytest.mark.parametrize(("architecture", "family"), CASES)
@@ -189,10 +195,6 @@ def test_figures_do_not_depend_on_the_size_of_batches(command, tmp_path, archite
 def test_every_text_holds_its_end_whether_or_not_the_tokenizer_puts_it(
     tmp_path, architecture, length
 ):
-    from unlearner.data.labelled import Labelling, tokenize_labelled
-    from unlearner.data.record import Record, RecordSet
-    from unlearner.models.heads import end_token
-
     loaded = loading.load_classifier(save_tiny(tmp_path / "m", architecture, SEQUENCE))
     texts = ["cat", " ".join(["dog"] * 50)]
     records = [Record(str(n), text=text, label="animal") for n, text in enumerate(texts)]
