@@ -89,9 +89,8 @@ def departs(task: str, variant: str) -> bool:
 def measure(request: Request, fields: dict[str, Any]) -> dict[str, Any]:
     """One row: what DeepCUT with these settings leaves, and how far that is from retraining."""
     model, trainer, seconds = request.unlearn(DeepCUT(**fields))
-    family = request.world.task.family
-    found = figures(request.score(request.infer(model)), family)
-    aim = figures(request.score(request.retrained), family)
+    found = figures(request.score(request.infer(model)), request.world)
+    aim = figures(request.score(request.retrained), request.world)
     return {
         "steps": trainer.steps,
         "seconds": seconds,

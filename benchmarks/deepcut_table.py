@@ -75,9 +75,9 @@ def main() -> None:
 
 def _add_models(rows: Rows, key: dict[str, Any], request: Request) -> None:
     """The target and the retrained model, which every method is compared with."""
-    family, seconds = request.world.task.family, request.world.retraining_seconds(request.removal)
-    target = figures(request.score(request.infer(request.loaded.model)), family)
-    retrained = figures(request.score(request.retrained), family)
+    seconds = request.world.retraining_seconds(request.removal)
+    target = figures(request.score(request.infer(request.loaded.model)), request.world)
+    retrained = figures(request.score(request.retrained), request.world)
     rows.add(key | {"method": "target", "seconds": 0.0, "share": 0.0, "steps": 0} | target)
     rows.add(key | {"method": "retrained", "seconds": seconds, "share": 1.0} | retrained)
 
@@ -97,7 +97,7 @@ def _run(request: Request, name: str) -> dict[str, Any]:
             update["steps_per_round"] = min(MOST_STEPS_PER_ROUND, few)
         method = method.model_copy(update=update)
     model, trainer, seconds = request.unlearn(method)
-    found = figures(request.score(request.infer(model)), request.world.task.family)
+    found = figures(request.score(request.infer(model)), request.world)
     share = seconds / request.world.retraining_seconds(request.removal)
     return {"seconds": seconds, "share": share, "steps": trainer.steps} | found
 

@@ -25,7 +25,7 @@ from unlearner.data.loading import read_records
 from unlearner.data.record import RecordSet
 from unlearner.evaluation.measure import ClassAnswers, Scores, score_sets, with_retrained
 from unlearner.families.base import sample
-from unlearner.families.classifier_criteria import FORGET_SCORE, KEPT_SCORE
+from unlearner.families.classifier_criteria import forget_score, kept_score
 from unlearner.inference.classifier import classify
 from unlearner.models.loading import Loaded, load_classifier, load_with_new_head, save
 from unlearner.provenance import set_seeds
@@ -223,7 +223,7 @@ class Request:
 
     def infer(self, model: Any) -> ClassAnswers:
         return {
-            role: classify(model, some.examples, self.world.labels, 4096)
+            role: classify(model, some, self.world.labels, 4096)
             for role, some in self.measured.items()
         }
 
@@ -256,14 +256,15 @@ def one_thread() -> None:
 FIGURES = ("forget", "retain", "test", "auc")
 
 
-def figures(scores: Scores, family: str) -> dict[str, float]:
+def figures(scores: Scores, world: World) -> dict[str, float]:
     """The figures of a table: accuracy (micro F1) of the forget set, macro F1 of the others.
 
     Of tags both are the entity F1.
     """
-    kept, forget = KEPT_SCORE[family], scores["forget"]
+    family, forget = world.task.family, scores["forget"]
+    kept = kept_score(family, world.labels)
     found = {
-        "forget": forget[FORGET_SCORE[family]].value,
+        "forget": forget[forget_score(family, world.labels)].value,
         "retain": scores["retain"][kept].value,
         "test": scores["test"][kept].value,
         "auc": forget["mia_loss_auc"].value,

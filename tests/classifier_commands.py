@@ -52,6 +52,22 @@ def lines(family, *roles):
     return json_lines(*some)
 
 
+# By the folder's name, what is wrong in a classifier's config.json.
+BROKEN_CONFIGS = {
+    "names-from-1": {"id2label": {"1": "animal", "2": "colour", "3": "place"}},
+    "names-with-a-gap": {"id2label": {"0": "animal", "1": "colour", "3": "place"}},
+    "names-in-a-list": {"id2label": ["animal", "colour", "place"]},
+    "names-by-words": {"id2label": {"first": "animal", "second": "colour", "third": "place"}},
+    "names-in-lists": {"id2label": {"0": ["animal"], "1": ["colour"], "2": ["place"]}},
+    "names-a-number": {"id2label": 3},
+    "numbers-in-a-list": {"label2id": ["animal", "colour", "place"]},
+    "architecture-a-number": {"architectures": 5},
+    "architecture-an-object": {"architectures": {"a": 1}},
+    "architecture-text": {"architectures": "BertForSequenceClassification"},
+    "architecture-of-numbers": {"architectures": [5]},
+    "type-a-list": {"model_type": ["bert"]},
+}
+
 FILES = {f"{role}.jsonl": lines(SEQUENCE, role) for role in SIZES} | {
     f"tagged-{role}.jsonl": lines(TOKEN, role) for role in SIZES
 }
@@ -104,6 +120,8 @@ def classifier_folders(tmp_path_factory):
         id2label=dict(enumerate(turned)),
         label2id={name: number for number, name in enumerate(turned)},
     )
+    for name, changes in BROKEN_CONFIGS.items():
+        spoil_config(spoiled(name), **changes)
     other = toy_tokenizer()
     other.add_tokens(["zebra"])
     other.save_pretrained(spoiled("other-tokens"))

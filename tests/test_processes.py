@@ -179,10 +179,10 @@ def test_answers_are_bit_for_bit_those_of_one_process(tokenizer, lengths):
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_a_classifiers_answers_are_bit_for_bit_those_of_one_process(count):
-    examples = labelled(count).examples
+    records = labelled(count)
 
     def work():
-        return classify(tiny_classifier(), examples, LABELS[SEQUENCE], batch_tokens=16)
+        return classify(tiny_classifier(), records, LABELS[SEQUENCE], batch_tokens=16)
 
     alone = work()
     for found in in_processes(2, work):

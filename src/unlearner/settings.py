@@ -133,6 +133,8 @@ class DataSettings(Section):
         drop_duplicates: Leave exact copies of forget records out of the other sets.
         columns: Renames of columns, the file's name to ours, `forget:question` for one set alone;
             `instruction+input` joins two.
+        first_label: The number of a classifier's first output in labels given as numbers: 0, or 1
+            where they are counted from 1.
         template: Joins prompt and response; may name the columns of the file that make up the
             prompt. An empty column falls out together with what stands before it.
         chat: Use the tokenizer's chat template instead; has to be said where records are prompt and
@@ -159,6 +161,7 @@ class DataSettings(Section):
     forget_class: str = ""
     drop_duplicates: bool = False
     columns: dict[str, str] = Field(default_factory=dict)
+    first_label: int = Field(default=0, ge=0, le=1)
     template: str = "{prompt} {response}"
     chat: bool | None = None
     date: str = ""

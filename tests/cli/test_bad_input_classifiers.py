@@ -10,6 +10,7 @@ import pytest
 from test_bad_input import Wrong, check_refusal
 
 from classifier_commands import (
+    BROKEN_CONFIGS,
     EVALUATE,
     FILES,
     FINETUNE,
@@ -58,28 +59,42 @@ RECORDS = [
         "unknown label",
         only(TEXT, label="planet"),
         "line 1",
-        "'planet'",
+        "text of 6 characters",
         "nearest: 'place'",
         "animal, colour, place",
         "id2label",
     ),
     records(
         "label outside the head",
-        json_lines({"text": "a cat", "label": 3}),
-        "line 1",
+        json_lines({"text": "a cat", "label": 0}, {"text": "a dog", "label": 3}),
+        "line 2",
         "label is 3",
         "0 to 2",
         "id2label",
     ),
+    records(
+        "labels counted from 1",
+        json_lines({"text": "a cat", "label": 3}, {"text": "a dog", "label": 1}),
+        "line 1",
+        "go up to 3 and none is 0",
+        "0 to 2",
+        "data.first_label=1",
+    ),
     records("negative label", json_lines({"text": "a cat", "label": -1}), "-1", "0 to 2"),
-    records("label with a fraction", json_lines({"text": "a cat", "label": 1.0}), "float 1.0"),
+    records("label with a fraction", json_lines({"text": "a cat", "label": 1.5}), "float 1.5"),
     records("label of nothing", json_lines({"text": "a cat", "label": None}), "label", "line 1"),
     records("no label", json_lines({"text": "a cat"}), "no column label", "text and label"),
     records(
         "label under another name",
-        json_lines({"text": "a cat", "class": "animal"}),
+        json_lines({"text": "a cat", "kind": "animal"}),
         "no column label",
-        "--map class=label",
+        "--map COLUMN=label",
+    ),
+    records(
+        "two columns that may be the label",
+        json_lines({"text": "a cat", "class": "animal", "topic": 1, "category": "animal"}),
+        "any of category, class",
+        "--map",
     ),
     records(
         "columns of a language model",
@@ -104,7 +119,7 @@ RECORDS = [
         only(TAGGED, tags=("B-plaice", *TAGGED.tags[1:])),
         "line 1",
         "tag",
-        "'B-plaice'",
+        "text of 8 characters",
         "nearest: 'B-place'",
         "id2label",
     ),
@@ -208,6 +223,13 @@ MODELS = [
     model("one-label", "one of several labels", "1 outputs"),
     model("same-names", "id2label", "alike"),
     model("encoder", "causal", "encoder", "BertModel", "unlearner finetune"),
+    model("names-from-1", "id2label", "1 to 3", "number all 3 from 0 to 2"),
+    model("names-with-a-gap", "id2label", "0 to 3", "number all 3 from 0 to 2"),
+    *(
+        model(name, "config.json", next(iter(changes)), "must be", "correct it, or leave it out")
+        for name, changes in BROKEN_CONFIGS.items()
+        if not name.startswith(("names-from", "names-with"))
+    ),
     model("no-head", "missing", "classifier", "again"),
     model("not-a-number", "loss", "nan", "damaged", "again"),
     Wrong(
@@ -329,19 +351,19 @@ FINETUNING = [
     Wrong(
         "a label the head does not have",
         FINETUNE.replace("encoder", "texts"),
-        ("records all.jsonl", "'planet'", "nearest: 'place'"),
+        ("records all.jsonl", "text of 6 characters", "nearest: 'place'"),
         {"all.jsonl": only(TEXT, label="planet")},
     ),
     Wrong(
         "a new head for one label",
         FINETUNE,
-        ("records all.jsonl", "'place'", "at least 2"),
+        ("records all.jsonl", "is the same", "at least 2"),
         {"all.jsonl": only(TEXT, label="place")},
     ),
     Wrong(
         "labels that are far numbers",
         FINETUNE,
-        ("all.jsonl", "up to 99999", "from 0"),
+        ("all.jsonl", "up to a number of 5 digits", "from 0"),
         {"all.jsonl": json_lines({"text": "a", "label": 0}, {"text": "b", "label": 99999})},
     ),
     Wrong(

@@ -15,12 +15,25 @@ from transformers import (
 )
 
 from classifier_commands import FILES, SETS
-from classifier_world import LABELS, SEQUENCE, TOKEN, save_encoder
+from classifier_world import (
+    LABELS,
+    MAX_LENGTH,
+    SEQUENCE,
+    TOKEN,
+    labelled,
+    learn_by_heart,
+    save_encoder,
+    tiny_classifier,
+    toy_tokenizer,
+)
 from command_world import json_lines
 from promise import leaks
 from unlearner.cli.app import MET, NOT_MET, run
+from unlearner.data.labelled import Labelling, tokenize_labelled
+from unlearner.data.loading import read_records
 from unlearner.models import loading
 from unlearner.models.loading import load_classifier
+from unlearner.training.trainer import Trainer
 
 FAST = [
     "--quiet",
@@ -371,3 +384,166 @@ def test_report_writes_the_pages_again_from_the_numbers(forgotten, capsys):
     assert run(["report", str(output)]) == MET
     capsys.readouterr()
     assert {name: (output / name).read_bytes() for name in pages} == pages
+
+
+# What the data and the model are like
+
+
+SHORT_RUN = (
+    " --output out --quiet method.max_epochs=1 method.learning_rate=1e-3 evaluation.resamples=20"
+)
+
+
+@pytest.fixture
+def report_and_schema(tmp_path):
+    def both():
+        report = read(tmp_path / "out")
+        jsonschema.validate(report, SCHEMA)
+        return report
+
+    return both
+
+
+@pytest.fixture
+def tagger(tmp_path):
+    """Record files and a tagger of them whose tags are written another way."""
+
+    def make(names, rewrite):
+        folder, sets = tmp_path / "tagger", SETS[TOKEN]
+        for role, records in sets.items():
+            rows = [
+                {"id": r.id, "words": list(r.tokens), "ner_tags": rewrite(r.tags)}
+                for r in records.records
+            ]
+            (tmp_path / f"own-{role}.jsonl").write_text(json_lines(*rows))
+        model = tiny_classifier(
+            TOKEN, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}
+        )
+        records = [
+            read_records(str(tmp_path / f"own-{role}.jsonl"), name=role, family=TOKEN, labels=names)
+            for role in ("forget", "retain")
+        ]
+        labelling = Labelling(names, MAX_LENGTH, TOKEN)
+        known = [tokenize_labelled(some, toy_tokenizer(), labelling) for some in records]
+        loading.save(learn_by_heart(model, *known), toy_tokenizer(), folder)
+        roles = ("forget", "retain", "holdout")
+        return " ".join([str(folder), *(f"--{role} own-{role}.jsonl" for role in roles)])
+
+    return make
+
+
+IOB1 = ("O", "B-animal", "I-animal", "B-place", "I-place")
+
+
+def as_iob1(tags):
+    """B- only where an entity touches one of its own type: the place behind two animals does."""
+    kinds = [tag[2:] for tag in tags]
+    touches = [number > 0 and kinds[number - 1] == kind for number, kind in enumerate(kinds)]
+    return [
+        tag if tag == "O" else ("B-" if tag[0] == "B" and touch else "I-") + tag[2:]
+        for tag, touch in zip(tags, touches, strict=True)
+    ]
+
+
+def test_a_tagger_of_iob1_data_is_measured_in_iob1(call_classifier, tagger, report_and_schema):
+    """Its labels are those of IOB2, in which none of these records held an entity."""
+    line = tagger(IOB1, as_iob1)
+    status, out, err, _ = call_classifier(f"check {line}")
+    assert status == MET, err
+    assert "tags: IOB1, by the " in out
+    call_classifier(f"forget {line}{SHORT_RUN}")
+    report = report_and_schema()
+    assert report["evaluation"] == {
+        "score": "f1_entity",
+        "tag_scheme": "IOB1",
+        "tags_off_scheme": 0,
+    }
+    assert report["results"]["target"]["forget"]["f1_entity"]["value"] == 1.0
+    assert report["rounds"][0]["forget_score"] == 1.0
+    assert {c["metric"] for c in report["criteria"]} == {"f1_entity", "mia_loss_auc"}
+
+
+PARTS = {"O": "X", "B-animal": "NOUN", "I-animal": "NOUN", "B-place": "NAME"}
+
+
+def test_a_tagger_of_parts_of_speech_is_measured_by_its_words(
+    call_classifier, tagger, report_and_schema
+):
+    line = tagger(("NAME", "NOUN", "X"), lambda tags: [PARTS[tag] for tag in tags])
+    status, out, err, _ = call_classifier(f"check {line}")
+    assert status == MET, err
+    assert "no label is O, so that words are scored one by one, by accuracy" in out
+    assert "f1_entity" not in out
+    status, _, err, _ = call_classifier(f"forget {line} --force{SHORT_RUN}")
+    assert status in (MET, NOT_MET), err
+    report = report_and_schema()
+    assert report["evaluation"]["score"] == "accuracy"
+    assert {c["metric"] for c in report["criteria"]} == {"accuracy", "mia_loss_auc"}
+    statuses = {c["claim"]: c["status"] for c in report["verdict"]["claims"]}
+    assert statuses["forgetting"] != "not measured"
+    assert statuses["utility"] != "not measured"
+    target = report["results"]["target"]["forget"]["accuracy"]["value"]
+    assert report["rounds"][0]["forget_score"] == pytest.approx(target)
+
+
+def test_a_forced_run_says_first_that_there_was_nothing_to_forget(
+    call_classifier, report_and_schema, tmp_path
+):
+    """Of a model that has learned nothing at all."""
+    line = "$classifiers/blank --forget test.jsonl --retain retain.jsonl --holdout unseen.jsonl"
+    files = {"unseen.jsonl": json_lines(*further(9))}
+    status, out, _, _ = call_classifier(f"forget {line} --output none", files)
+    assert (status, "nothing to unlearn" in out) == (MET, True)
+    assert not (tmp_path / "none").exists()
+    status, out, err, _ = call_classifier(f"forget {line} --force{SHORT_RUN}", files)
+    report = report_and_schema()
+    assert status == (MET if report["verdict"]["status"] == "met" else NOT_MET), err
+    assert report["check"]["memorised"] is False
+    assert "before the run: nothing to unlearn" in out
+    page = (tmp_path / "out" / "report.md").read_text()
+    first = page.partition("\n**")[2].partition("\n")[0]
+    assert "There was nothing to forget: by these tests the classifier did not know" in first
+
+
+def further(count):
+    """Further records of the kind that the test set is of."""
+    records = labelled(count, SEQUENCE, "further", seed=5).records
+    return [{"id": r.id, "text": r.text, "label": r.label} for r in records]
+
+
+def test_numbers_without_a_0_are_remarked_on(call_classifier):
+    rows = [{"text": f"the cat is {word}", "label": 1} for word in ("old", "new", "here")]
+    files = {"f.jsonl": json_lines(*rows)}
+    status, out, _, _ = call_classifier("check $classifiers/texts --forget f.jsonl", files)
+    assert status == MET
+    assert "counted from 1, set data.first_label=1" in out
+    _, out, _, _ = call_classifier(
+        "check $classifiers/texts --forget f.jsonl data.first_label=1", files
+    )
+    assert "counted from 1" not in out
+
+
+def test_time_before_a_classifiers_run_was_cut_off_is_time_of_unlearning(
+    call_classifier, report_and_schema, monkeypatch
+):
+    """1000 s before: measuring takes no less than nothing."""
+    monkeypatch.setattr(Trainer, "seconds_before", 1000.0)
+    call_classifier(
+        "forget $classifiers/texts --forget forget.jsonl --retain retain.jsonl "
+        f"--holdout holdout.jsonl{SHORT_RUN}"
+    )
+    cost = report_and_schema()["cost"]
+    assert 0 < cost["seconds_evaluation"] < 900
+    assert cost["seconds_unlearning"] > 1000
+
+
+def test_views_that_are_equal_copies_are_reported(call_classifier, report_and_schema, tmp_path):
+    model = tiny_classifier(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    loading.save(model, toy_tokenizer(), tmp_path / "dry")
+    line = "dry --forget forget.jsonl --retain retain.jsonl --holdout holdout.jsonl"
+    _, out, _, _ = call_classifier(f"check {line}")
+    assert "equal copies; method.view_dropout=0.1" in out
+    call_classifier(f"forget {line} --force{SHORT_RUN}")
+    assert any("equal copies" in note for note in report_and_schema()["verdict"]["notes"])
+    _, out, _, _ = call_classifier(f"check {line} method.view_dropout=0.1")
+    assert "equal copies" not in out

@@ -1,6 +1,7 @@
 """Records of classifiers: labels become names of the model's outputs, or are refused by place."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from unlearner.data.labels import label_names
-from unlearner.data.loading import read_records
+from unlearner.data.loading import classifier_family, read_records
 from unlearner.data.record import Record, RecordSet
 from unlearner.errors import UserError
 
@@ -84,17 +85,134 @@ def test_a_number_that_is_also_the_name_of_another_output_is_ambiguous():
     assert names(labelled(1, np.int64(0)), labels=("0", "1")) == ["1", "0"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "given", "expected"),
+    [
+        # Of pandas, where labels were missing once: floats, and their text in a CSV.
+        (("ham", "spam"), [0.0, np.float64(1)], ["ham", "spam"]),
+        (("ham", "spam"), ["0.0", "1."], ["ham", "spam"]),
+        (("0.0", "1.0"), ["1.0", "0.0"], ["1.0", "0.0"]),  # names
+        # Truths: by their names, or the two outputs in order.
+        (("no", "yes"), [True, np.bool_(False), "True", "false"], ["yes", "no", "yes", "no"]),
+        (("True", "False"), [True, "false"], ["True", "False"]),
+        (("LABEL_0", "LABEL_1"), [True, 0, "1"], ["LABEL_1", "LABEL_0", "LABEL_1"]),
+        # A new head.
+        (None, [0.0, "2.0", np.int8(1)], ["0", "2", "1"]),
+        (None, [True, False, "True"], ["True", "False", "True"]),
+    ],
+)
+def test_labels_are_read_as_the_tools_that_write_them_mean_them(labels, given, expected):
+    assert names(labelled(*given), labels=labels) == expected
+
+
+@pytest.mark.parametrize("given", [[1, 2, 3], ["3", "1"], [3.0, 1.0], [3]])
+def test_labels_that_seem_to_be_counted_from_1_are_refused_whatever_comes_first(given):
+    """Of 3 outputs; every set of such labels that holds a 3, and no 0, is noticed."""
+    said = message(labelled(*given), labels="abc")
+    assert f"record {1 + given.index(max(given))}: the labels go up to 3 and none is 0" in said
+    assert said.endswith("the model's outputs are 0 to 2; set data.first_label=1")
+    assert names(labelled(*given), labels="abc", first_label=1) == [
+        "abc"[int(float(label)) - 1] for label in given
+    ]
+
+
+def test_numbers_beyond_the_outputs_are_no_count_from_1_where_there_is_a_0():
+    """Also where the 0 comes later."""
+    assert "record 1: label is 3, which is no output" in message(labelled(3, 0), labels="abc")
+
+
+def test_counted_from_1_there_is_no_0():
+    said = message(labelled(0), labels="abc", first_label=1)
+    assert "label is 0, which is no output of the model; it has a, b, c (1 to 3)" in said
+    assert names(labelled("b", 1), labels="abc", first_label=1) == ["b", "a"]
+    assert names(labelled(1, 2), first_label=1) == ["0", "1"]
+
+
+def test_a_set_keeps_which_numbers_it_was_given():
+    found = read_records(labelled(1, "b", "2"), name="forget", family=SEQUENCE, labels="abc")
+    assert found.label_numbers == {1, 2}
+
+
+def test_truths_need_two_outputs_or_names():
+    assert "is true or false, and the model has 3 outputs" in message(labelled(True), labels="abc")
+
+
+def test_a_model_without_names_asks_for_numbers():
+    said = message(labelled("spam"), labels=("LABEL_0", "LABEL_1"))
+    assert said.endswith("names no classes: use numbers, or write id2label there")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"sentence": "a", "category": "b"},
+        {"Text": "a", "Label": "b"},
+        {"review": "a", "SENTIMENT": "b", "stars": 5},
+        {"text": "a", "labels": "b"},
+        {"text": "a", "message": "no", "label": "b", "category": "no"},
+        {"tweet": "a", "class": "b", "id": "1"},
+    ],
+)
+def test_columns_with_names_of_known_meaning_need_no_map(row):
+    (record,) = read_records([row], name="forget", family=SEQUENCE)
+    assert record == Record("1", text="a", label="b")
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("premise", "hypothesis"), ("sentence1", "sentence2"), ("Question1", "Question2")],
+)
+def test_pairs_with_names_of_known_meaning_need_no_map(one, two):
+    (record,) = read_records([{two: "b", one: "a", "label": "c"}], name="f", family=SEQUENCE)
+    assert record == Record("1", text="a", text_pair="b", label="c")
+
+
+@pytest.mark.parametrize(
+    ("family", "row", "expected"),
+    [
+        (SEQUENCE, {"review": "a", "comment": "b", "label": "c"}, "review, comment may be it"),
+        (SEQUENCE, {"text": "a", "intent": "a", "emotion": "b"}, "--map intent=label"),
+        (TOKEN, {"tokens": ["a"], "ner_tags": [0], "pos_tags": [0]}, "--map ner_tags=tags"),
+    ],
+)
+def test_several_columns_that_may_be_meant_are_not_chosen_between(family, row, expected):
+    said = message([row], family=family)
+    assert "no column" in said
+    assert expected in said
+
+
+@pytest.mark.parametrize("tags", ["ner_tags", "labels", "pos_tags", "tags"])
+@pytest.mark.parametrize("tokens", ["tokens", "words"])
+def test_words_and_tags_with_names_of_known_meaning_need_no_map(tokens, tags):
+    row = {tokens: ["a"], tags: ["O"], "chunks": [1]}
+    (record,) = read_records([row], name="forget", family=TOKEN)
+    assert record == Record("1", tokens=("a",), tags=("O",))
+    assert classifier_family([row], {}) == TOKEN
+
+
+@pytest.mark.parametrize("missing", [None, "", " ", math.nan])
+def test_a_record_of_pairs_may_have_one_text_only(missing):
+    rows = [
+        {"text": "a", "text_pair": "b", "label": "x"},
+        {"text": "c", "text_pair": missing, "label": "x"},
+        {"text": "d", "label": "x"},
+    ]
+    for some in (rows, rows[::-1]):
+        found = read_records(some, name="forget", family=SEQUENCE)
+        assert sorted((r.text, r.text_pair) for r in found) == [("a", "b"), ("c", ""), ("d", "")]
+
+
 def test_without_labels_names_stand_as_they_are_and_numbers_become_digits():
     assert names(labelled(" Ham", "03", 7)) == [" Ham", "03", "7"]
 
 
 def test_pairs_ids_and_subjects_are_read_beside_the_label(write):
-    row = {"premise": "P", "text_pair": "H", "label": 1, "id": 5, "subject": "Ann", "other": 0}
+    row = {"first": "P", "text_pair": "H", "label": 1, "id": 5, "subject": "Ann", "other": 0}
     (record,) = read_records(
         write("a.jsonl", json.dumps(row)),
         name="forget",
         family=SEQUENCE,
-        columns={"premise": "text"},
+        columns={"first": "text"},
         labels=("no", "yes"),
     )
     assert record == Record("5", text="P", text_pair="H", label="yes", subject="Ann")
@@ -170,7 +288,9 @@ def test_a_data_set_with_names_beyond_the_models_is_refused_at_the_first_such_ro
         text=datasets.Value("string"), label=datasets.ClassLabel(names=["neutral", "ham", "spam"])
     )
     data = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
-    assert "row 2: label is 'neutral', which" in message(data, labels=("ham", "spam"))
+    assert "row 2: label is text of 7 characters that is no name" in message(
+        data, labels=("ham", "spam")
+    )
 
 
 def test_tags_of_a_data_set_are_the_names_it_declares(monkeypatch):
@@ -203,17 +323,21 @@ def test_a_data_sets_mark_of_an_unlabelled_row_is_refused():
 @pytest.mark.parametrize(
     ("label", "expected"),
     [
-        ("Spm", "label is 'Spm', which the model does not have; nearest: 'spam'; it has ham, spam"),
-        ("xyz", "label is 'xyz', which the model does not have; it has ham, spam (0 to 1); use a"),
-        (2, "label is 2, which is no output of the model; it has ham, spam (0 to 1); use a name"),
-        ("2", "label is 2, which is no output of the model"),
+        (
+            "Spm",
+            "label is text of 3 characters that is no name of the model's; nearest: 'spam'; it",
+        ),
+        ("xyz", "no name of the model's; it has ham, spam (0 to 1); use a name or number of"),
+        (3, "label is 3, which is no output of the model; it has ham, spam (0 to 1); use a name"),
+        ("3", "label is 3, which is no output of the model"),
+        (123456, "label is a number of 6 digits, which is no output of the model"),
         ("9" * 5000, "which is no output of the model"),
         (-1, "label is -1, which is no output of the model"),
-        ("01", "label is '01', which the model does not have"),
-        (True, "label must be a name or a whole number, got true or false"),
-        (1.0, "label must be a name or a whole number, got the float 1.0"),
-        (np.float32("nan"), "label must be a name or a whole number, got the float nan"),
-        (None, "label must be a name or a whole number, got null"),
+        ("01", "label is text of 2 characters that is no name"),
+        (1.5, "label must be a name or a whole number, got the float 1.5"),
+        ("1.5", "label is text of 3 characters that is no name"),
+        (np.float32("nan"), "label is missing (NaN); fill it in or remove the record"),
+        (None, "label is missing (null); fill it in or remove the record"),
         (["ham"], "label must be a name or a whole number, got a list"),
         ("", "label is empty"),
         (" ", "label is empty"),
@@ -226,7 +350,7 @@ def test_a_label_that_the_model_does_not_have_is_refused(label, expected):
     assert len(said) < 300
 
 
-@pytest.mark.parametrize("label", [True, 0.5, None, "", -1])
+@pytest.mark.parametrize("label", [0.5, math.nan, None, "", -1])
 def test_a_new_head_takes_no_label_that_is_no_name_or_number(label):
     assert "record 1: label " in message(labelled(label))
 
@@ -234,7 +358,7 @@ def test_a_new_head_takes_no_label_that_is_no_name_or_number(label):
 def test_a_model_with_many_names_gives_their_count_and_the_nearest(write):
     path = write("a.csv", "text,label\na,aaaa\nb,BBB\n")
     said = message(path, labels=[letter * 4 for letter in "abcdefghijklm"])
-    assert f"forget {path}, line 3: label is 'BBB'" in said
+    assert f"forget {path}, line 3: label is text of 3 characters" in said
     assert "nearest: 'bbbb'; " in said
     assert "it has 13 names, numbered 0 to 12; use a name or number of the model's id2label" in said
 
@@ -249,10 +373,12 @@ def test_a_model_with_many_names_gives_their_count_and_the_nearest(write):
         ({"tokens": ["a", 3], "tags": ["O", "O"]}, "token at position 1 must be text, got a n"),
         ({"tokens": [None], "tags": ["O"]}, "token at position 0 must be text, got null"),
         ({"tokens": ["a\ud83d"], "tags": ["O"]}, "the token at position 0 has half a surrogate"),
-        ({"tokens": ["a"], "tags": ["B-plase"]}, "tag at position 0 is 'B-plase', which the mod"),
+        ({"tokens": ["a"], "tags": ["B-plase"]}, "tag at position 0 is text of 7 characters"),
         ({"tokens": ["a", "b"], "tags": [0, 3]}, "tag at position 1 is 3, which is no output"),
+        ({"tokens": ["a", "b"], "tags": [0, 4]}, "tag at position 1 is 4, which is no output"),
+        ({"tokens": ["a", "b"], "tags": [1, 3]}, "none is 0: they seem to be counted from 1"),
         ({"tokens": ["a"], "tags": [-100]}, "tag at position 0 is -100, which is no output"),
-        ({"tokens": ["a"], "tags": [None]}, "tag at position 0 must be a name or a whole number"),
+        ({"tokens": ["a"], "tags": [None]}, "tag at position 0 is missing (null)"),
         ({"tokens": "New York", "tags": "B I"}, 'must be a list such as ["New", "York"], got text'),
         ({"tokens": ["a"], "tags": "O"}, "tags must be a list"),
         ({"tokens": ["a"], "label": "O"}, "no column tags; found tokens, label; a token"),
@@ -273,8 +399,8 @@ def test_words_in_a_csv_field_without_a_list_are_told_how_to_write_one(write):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("New\tB-place\nYork\tI-plaze\n", "line 2: tag is 'I-plaze', which the model does not"),
-        ("a\tO\n\nb\tO\nc\tX\n", "line 4: tag is 'X'"),
+        ("New\tB-place\nYork\tI-plaze\n", "line 2: tag is text of 7 characters"),
+        ("a\tO\n\nb\tO\nc\tX\n", "line 4: tag is text of 1 characters"),
         ("a O\nb\n", "line 2: one column; write word, tab or space, and tag"),
         ("a O\nb NN O\n", "line 2: 3 columns where the first word has 2"),
         ("# id 5 of O\n\na O\n", "line 3: 2 columns where the first word has 5"),
@@ -312,20 +438,20 @@ def test_files_that_cannot_hold_labels_are_refused_with_those_that_can(write, tm
 
 
 def test_a_missing_column_says_what_a_classifier_needs_and_how_to_map(write):
-    path = write("a.csv", "text,category\na,b\n")
+    path = write("a.csv", "text,kind\na,b\n")
     assert message(path).endswith(
-        "no column label; found text, category; a sequence classifier needs text and label; "
-        "by the names perhaps --map category=label"
+        "no column label; found text, kind; a sequence classifier needs text and label; "
+        "which column is which cannot be told from the names: --map COLUMN=label"
     )
-    assert "no usable column; found text, category; a token classifier needs tokens and tags" in (
+    assert "no usable column; found text, kind; a token classifier needs tokens and tags" in (
         message(path, family=TOKEN)
     )
     assert "no column label" in message(["a text alone"])
     assert "allowed names are text, label, text_pair, id, subject" in message(
-        path, columns={"category": "lable"}
+        path, columns={"kind": "lable"}
     )
     assert "allowed names are tokens, tags, id, subject" in message(
-        path, family=TOKEN, columns={"category": "label"}
+        path, family=TOKEN, columns={"kind": "label"}
     )
 
 
@@ -368,7 +494,7 @@ def test_records_read_for_a_new_head_mean_the_same_when_read_for_the_model_made_
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        (("a", "a"), "records memory: every label is 'a'; a classifier needs at least 2"),
+        (("a", "a"), "records memory: every label is the same; a classifier needs at least"),
         (("0", "1002"), "labels are numbers up to 1002, but only 2 differ"),
         (("0", "9" * 5000), "but only 2 differ; number the classes from 0, or give them names"),
     ],

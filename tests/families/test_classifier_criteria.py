@@ -18,6 +18,7 @@ from unlearner.settings import CriteriaSettings
 
 SEQUENCE, TOKEN = "sequence-classification", "token-classification"
 SETTINGS = CriteriaSettings()  # margins of 0.05, a drop of 0.02
+NAMES, TAGS = ("a", "b", "c", "d"), ("O", "B-a", "I-a")
 MANY = 100_000  # records, so that chance plays no part
 TARGET = {
     "forget": {"accuracy": 1.0, "mia_loss_auc": 0.9, "loss": 0.1},
@@ -40,7 +41,7 @@ def values(sets, records=MANY, width=0.0):
 
 
 def criteria(target=TARGET, retrained=None, settings=SETTINGS, **kind):
-    kind = {"family": SEQUENCE, "num_classes": 4, "removes_class": False} | kind
+    kind = {"family": SEQUENCE, "labels": NAMES, "removes_class": False} | kind
     sides = {"target": values(target), "retrained": values(retrained or {})}
     return label_criteria(ClassifierBaseline(**kind, **sides), settings)
 
@@ -102,9 +103,22 @@ def test_of_tags_the_entity_f1_is_judged():
         "retain": {"f1_entity": 0.9},
         "holdout": {"f1_entity": 0.6, "loss": 0.5},
     }
-    found = limits(criteria(target, family=TOKEN))
+    found = limits(criteria(target, family=TOKEN, labels=TAGS))
     assert found["forgetting", "f1_entity", "forget"] == near(0.55, 0.65)
     assert found["utility", "f1_entity", "retain"] == (pytest.approx(0.88), None)
+
+
+def test_of_tags_that_mark_no_entities_the_accuracy_is_judged():
+    """Parts of speech: of what is forgotten as of what is kept."""
+    target = {
+        "forget": {"accuracy": 1.0, "f1_macro": 1.0, "mia_loss_auc": 0.9},
+        "retain": {"accuracy": 0.9, "f1_macro": 0.5},
+        "holdout": {"accuracy": 0.6, "f1_macro": 0.5, "loss": 0.5},
+    }
+    found = limits(criteria(target, family=TOKEN, labels=("DET", "NOUN", "VERB")))
+    assert found["forgetting", "accuracy", "forget"] == near(0.55, 0.65)
+    assert found["utility", "accuracy", "retain"] == (pytest.approx(0.88), None)
+    assert {metric for _, metric, _ in found} == {"accuracy", "mia_loss_auc"}
 
 
 def test_few_records_widen_the_score_margin_to_what_chance_shows():
@@ -113,7 +127,7 @@ def test_few_records_widen_the_score_margin_to_what_chance_shows():
         "holdout": values({"h": {"accuracy": 0.6, "loss": 1.0}}, 100, 0.16)["h"],
         "forget": values({"f": {"accuracy": 1.0}}, 25)["f"],
     }
-    found = label_criteria(ClassifierBaseline(SEQUENCE, 4, False, target, {}), SETTINGS)
+    found = label_criteria(ClassifierBaseline(SEQUENCE, NAMES, False, target, {}), SETTINGS)
     margin = 0.08 * math.sqrt(5)  # 0.179
     assert limits(found)[SCORE] == near(0.6 - margin, 0.6 + margin)
     assert found[0].source.endswith("within 0.179, which as few records show by chance")
@@ -125,7 +139,7 @@ def test_few_records_widen_the_auc_margin_to_what_chance_shows():
         "forget": values({"f": {"accuracy": 1.0, "mia_loss_auc": 0.9}}, 10)["f"],
         "holdout": values({"h": {"accuracy": 0.8, "loss": 1.0}}, 40)["h"],
     }
-    found = label_criteria(ClassifierBaseline(SEQUENCE, 4, False, target, {}), SETTINGS)
+    found = label_criteria(ClassifierBaseline(SEQUENCE, NAMES, False, target, {}), SETTINGS)
     margin = 1.96 * math.sqrt(51 / 4800)
     assert limits(found)[AUC] == near(0.5 - margin, 0.5 + margin)
 

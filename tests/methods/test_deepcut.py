@@ -403,3 +403,44 @@ def test_auto_is_measured_for_texts_and_for_tags(family, weight, stops):
 def test_a_round_is_as_long_as_the_forget_set_has_batches_or_as_asked(rule, batches, steps):
     """Each forget batch meets 4 remaining ones in an epoch."""
     assert DeepCUT(steps_per_round=rule)._round_length(batches) == steps
+
+
+# Views of a model without dropout
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def test_equal_views_are_reported_and_no_others():
+    without, with_it = tiny_classifier(**NO_DROPOUT), tiny_classifier()
+    (said,) = DeepCUT().remarks(without)
+    assert "equal copies; method.view_dropout=0.1 makes them differ" in said
+    assert DeepCUT().remarks(with_it) == DeepCUT(view_dropout=0.1).remarks(without) == ()
+
+
+def test_view_dropout_drops_units_by_the_runs_own_generator():
+    """Each unit is 0 or twice what it was; the same for every process that draws so."""
+    method, ones = settled(view_dropout=0.5), encoded([[1.0] * 50] * 4, [0, 1, 0, 1])
+    one, again = (
+        method._dropped(ones, torch.Generator().manual_seed(seed)).features for seed in (3, 3)
+    )
+    assert torch.equal(one, again)
+    assert set(one.unique().tolist()) == {0.0, 2.0}
+    assert 0.3 < (one == 0).float().mean() < 0.7
+    assert not torch.equal(one[0], one[1])
+    assert torch.equal(one, method._dropped(ones, torch.Generator().manual_seed(3)).features)
+
+
+def test_with_view_dropout_two_views_of_one_sample_differ(monkeypatch):
+    """And the cross-entropy is of the whole vectors."""
+    seen = []
+    monkeypatch.setattr(DeepCUT, "_contrast", lambda _, features, *__: seen.append(features))
+    model = tiny_classifier(**NO_DROPOUT).train()
+    data = tiny_data(sizes=(2, 3, 2))
+    terms = [
+        step(settled(view_dropout=p), model, data.forget.examples, data.retain.examples, None)
+        for p in (0.0, 0.3)
+    ]
+    equal, different = (features[:4] for features in seen)
+    torch.testing.assert_close(equal[:2], equal[2:])
+    assert not torch.allclose(different[:2], different[2:], atol=1e-3)
+    assert torch.equal(terms[0]["retain"], terms[1]["retain"])

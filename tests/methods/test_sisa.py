@@ -226,8 +226,8 @@ def test_an_ensemble_answers_with_the_mean_probability(family):
 def test_an_ensemble_is_asked_like_any_classifier(family):
     """Its features are those of the shards side by side; its family and labels are theirs."""
     ensemble, records = pair(family), labelled(5, family)
-    answers = classify(ensemble, records.examples, LABELS[family])
-    alone = [classify(shard, records.examples, LABELS[family]) for shard in ensemble.shards]
+    answers = classify(ensemble, records, LABELS[family])
+    alone = [classify(shard, records, LABELS[family]) for shard in ensemble.shards]
     for answer, first, second in zip(answers, *alone, strict=True):
         mean = (np.exp(first.class_log_probs) + np.exp(second.class_log_probs)) / 2
         np.testing.assert_allclose(np.exp(answer.class_log_probs), mean, atol=1e-5)

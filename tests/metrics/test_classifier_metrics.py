@@ -3,13 +3,14 @@
 import csv
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import seqeval.metrics
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import binomtest
-from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE2
+from seqeval.scheme import IOB2
 from sklearn.metrics import f1_score
 
 from class_answers import (
@@ -23,11 +24,12 @@ from class_answers import (
     tagged,
 )
 from unlearner import registry
+from unlearner.data.tag_schemes import tag_use
 from unlearner.evaluation.intervals import Value, evaluate_set, record_values
 from unlearner.evaluation.retrained_gap import distance_to_retrained, tug_of_war
 from unlearner.inference.answers import Answer, ClassAnswer
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS, TOKEN_CLASSIFICATION, Metric
-from unlearner.metrics.f1_entity import entities, scheme_of
+from unlearner.metrics.f1_entity import entities
 
 CLASS_METRICS = [
     name for name in registry.names("metrics") if set(CLASSIFIERS) & set(metric(name).families)
@@ -191,20 +193,78 @@ def test_entities_by_hand():
     assert evaluate([cut, headless], "f1_entity").value == 2 / (2 + 1 + 2)
 
 
-def test_labels_without_an_outside_tag_name_no_entities():
+def test_labels_without_prefixes_or_an_outside_tag_name_no_entities():
     """Nor do the texts of a sequence classifier hold any."""
     assert evaluate_set([said([0], [0])], {"m": metric("f1_entity")}, ["s"]) == {}
 
 
-def test_the_scheme_is_the_one_of_the_label_names():
-    assert scheme_of(TAGS) is IOB2
-    assert scheme_of(("O", "B-per")) is IOB2
-    assert scheme_of(("O", "I-per", "I-loc")) is IOB1
-    assert scheme_of(("O", "I-per", "E-per")) is IOE2
-    assert scheme_of(("O", "B-per", "I-per", "E-per", "S-per")) is IOBES
-    assert scheme_of(("O", "B-per", "I-per", "L-per", "U-per")) is BILOU
-    for names in [("O", "BANK", "LOAN"), ("O", "per"), ("O", "S-per", "U-per")]:
-        assert scheme_of(names) is None
+def test_chunks_that_fill_every_sentence_need_no_outside_tag():
+    names = ("B-np", "I-np", "B-vp")
+    assert metric("f1_entity").counts(said([0, 1, 2], [0, 1, 0], names=names)).tolist() == [1, 1, 1]
+
+
+# CoNLL-2003's, in every scheme of its own.
+CONLL = ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
+IOE = ("O", "E-LOC", "E-PER", "I-LOC", "I-PER")
+BIOES = (*CONLL, "E-LOC", "E-PER", "S-LOC", "S-PER")
+BMES = ("O", "B-LOC", "M-LOC", "E-LOC", "S-LOC", "B-PER", "M-PER", "E-PER", "S-PER")
+BILOU = (*CONLL, "L-LOC", "L-PER", "U-LOC", "U-PER")
+SUFFIX = ("O", "LOC-B", "LOC-I", "PER-B", "PER-I")
+PLAIN = ("O", "LOC", "PER")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "names", "own", "predicted", "counts"),
+    [
+        # CoNLL-2003 as published: all right, nothing found, wrong types.
+        ("IOB1", CONLL, "I-PER O O I-LOC I-LOC O", "I-PER O O I-LOC I-LOC O", [2, 0, 0]),
+        ("IOB1", CONLL, "I-PER O O I-LOC I-LOC O", "O O O O O O", [0, 0, 2]),
+        ("IOB1", CONLL, "I-PER O O I-LOC I-LOC O", "I-LOC O O I-PER I-PER O", [0, 2, 2]),
+        # B- parts two neighbours of one type; of two types I- does.
+        ("IOB1", CONLL, "I-PER B-PER I-PER I-LOC", "I-PER B-PER I-PER I-LOC", [3, 0, 0]),
+        ("IOB1", CONLL, "I-PER B-PER O", "I-PER I-PER O", [0, 1, 2]),
+        # B- after O is none of its own in IOB1.
+        ("IOB1", CONLL, "I-PER O I-LOC", "B-PER O I-LOC", [1, 0, 1]),
+        ("IOB2", CONLL, "B-PER O O B-LOC I-LOC O", "B-PER O O B-LOC I-LOC O", [2, 0, 0]),
+        ("IOB2", CONLL, "B-PER O O B-LOC I-LOC O", "B-PER O O B-LOC O O", [1, 1, 1]),
+        # I- after O, and after B- or I- of another type, is none.
+        ("IOB2", CONLL, "B-PER O B-LOC", "I-PER O B-LOC", [1, 0, 1]),
+        ("IOB2", CONLL, "B-PER B-LOC I-LOC", "B-PER I-LOC I-LOC", [1, 0, 1]),
+        ("IOB2", CONLL, "B-PER I-PER B-PER", "B-PER I-PER I-PER", [0, 1, 2]),
+        ("IOE2", IOE, "I-PER E-PER O E-LOC", "I-PER E-PER O E-LOC", [2, 0, 0]),
+        ("IOE2", IOE, "I-PER E-PER O E-LOC", "I-PER I-PER O E-LOC", [1, 0, 1]),
+        ("IOE1", IOE, "I-PER I-PER O I-LOC", "I-PER I-PER O I-LOC", [2, 0, 0]),
+        # E- ends one of two neighbours: words 0 and 1, and 2.
+        ("IOE1", IOE, "I-PER E-PER I-PER O", "I-PER E-PER I-PER O", [2, 0, 0]),
+        ("IOE1", IOE, "I-PER E-PER I-PER O", "I-PER I-PER I-PER O", [0, 1, 2]),
+        ("BIOES", BIOES, "B-PER E-PER O S-LOC", "B-PER E-PER O S-LOC", [2, 0, 0]),
+        ("BIOES", BIOES, "B-PER E-PER O S-LOC", "B-PER I-PER O S-LOC", [1, 0, 1]),
+        ("BIOES", BIOES, "B-PER E-PER O S-LOC", "B-PER E-LOC O B-LOC", [0, 0, 2]),
+        ("BIOES", BMES, "B-PER M-PER E-PER S-LOC", "B-PER M-PER E-PER S-PER", [1, 1, 1]),
+        ("BILOU", BILOU, "B-PER I-PER L-PER U-LOC", "B-PER I-PER L-PER U-LOC", [2, 0, 0]),
+        ("BILOU", BILOU, "B-PER I-PER L-PER U-LOC", "B-PER I-PER I-PER U-LOC", [1, 0, 1]),
+        ("IOB2", SUFFIX, "PER-B PER-I O LOC-B", "PER-B PER-I O LOC-I", [1, 0, 1]),
+        ("types", PLAIN, "PER PER LOC O PER", "PER PER LOC O LOC", [2, 1, 1]),
+    ],
+)
+def test_entities_are_counted_in_the_scheme_that_the_data_use(
+    scheme, names, own, predicted, counts
+):
+    use = tag_use(names, [own.split()])
+    assert (use.scheme, use.num_broken) == (scheme, 0)
+    indices = ([names.index(tag) for tag in tags.split()] for tags in (own, predicted))
+    answer = replace(said(*indices, names=names), scheme=use.scheme)
+    assert metric("f1_entity").counts(answer).tolist() == counts
+
+
+def test_a_tag_that_the_scheme_does_not_know_is_outside():
+    """Labels of BIOES on data in IOB2: what the model calls S- is no entity, and fails nothing."""
+    names = BIOES
+    own, predicted = (
+        [names.index(t) for t in tags] for tags in (["B-PER", "I-PER"], ["S-PER"] * 2)
+    )
+    answer = replace(said(own, predicted, names=names), scheme="IOB2")
+    assert metric("f1_entity").counts(answer).tolist() == [0, 0, 1]
 
 
 def test_entities_of_names_without_a_scheme_are_runs_of_one_type():

@@ -98,18 +98,18 @@ def test_a_look_asks_about_the_forget_the_holdout_and_the_watched_set_only(monke
     """Without watched records all of the retain set are."""
     data, asked = tiny_data(sizes=(2, 3, 2)), []
 
-    def infer(_, examples, labels):
-        asked.append((examples, labels))
-        return [said([0], [0], record=example.record) for example in examples]
+    def infer(_, records, labels):
+        asked.append((records, labels))
+        return [said([0], [0], record=example.record) for example in records.examples]
 
     monkeypatch.setattr(classifier_loop, "classify", infer)
     Watch("score", data).examine(tiny_classifier(), 0, 0)
     sets = [data.forget, data.holdout, data.retain]
-    assert asked == [(some.examples, data.labels) for some in sets]
+    assert asked == [(some, data.labels) for some in sets]
     asked.clear()
     watched = data.retain.subset([1])
     Watch("score", replace(data, watched=watched)).examine(tiny_classifier(), 0, 0)
-    assert asked[-1] == (watched.examples, data.labels)
+    assert asked[-1] == (watched, data.labels)
 
 
 # The rules

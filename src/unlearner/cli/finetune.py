@@ -16,6 +16,7 @@ from unlearner.data.labelled import LabelledSet, Labelling, tokenize_labelled
 from unlearner.data.labels import label_names
 from unlearner.data.loading import classifier_family, read_records
 from unlearner.data.record import RecordSet, digest_records
+from unlearner.data.tag_schemes import tag_use
 from unlearner.data.windows import TokenizedSet
 from unlearner.datasets.base import data_settings
 from unlearner.errors import UserError
@@ -23,6 +24,7 @@ from unlearner.families import CAUSAL_LM
 from unlearner.families.base import reading_of
 from unlearner.families.causal_lm import prepare_text
 from unlearner.models import sharding
+from unlearner.models.heads import end_token
 from unlearner.models.loading import (
     FAMILIES,
     Loaded,
@@ -219,12 +221,23 @@ def _teach_classifier(
             raise UserError(f"--labels-of: {model} has labels of its own; leave the option out")
         names = known.labels
     given = read_records(
-        lesson.records, name="records", columns=columns, family=family, labels=names
+        lesson.records,
+        name="records",
+        columns=columns,
+        family=family,
+        labels=names,
+        first_label=lesson.data.first_label,
     )
     names = names or label_names(given, family)
     loaded = known or load_with_new_head(model, family, names)
     limit_threads(loaded.model)
-    labelling = Labelling(names, max(8, min(lesson.data.max_length, loaded.context)), family)
+    labelling = Labelling(
+        names,
+        max(8, min(lesson.data.max_length, loaded.context)),
+        family,
+        end=end_token(loaded.model),
+        scheme=tag_use(names, (r.tags for r in given)).scheme if given.records[0].tags else "",
+    )
     some = tokenize_labelled(given, loaded.tokenizer, labelling)
     for line in reading_of({"records": given}):
         course.progress.say(line)

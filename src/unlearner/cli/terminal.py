@@ -38,7 +38,8 @@ def print_check(result: CheckResult, reading: Iterable[str] = ()) -> None:
     console = _console()
     for line in reading:
         console.print(_inert(line))
-    shown = SHOWN[result.family]
+    measured = {name for values in result.values.values() for name in values}
+    shown = [name for name in SHOWN[result.family] if name in measured]
     table = Table("set", "records", *shown)
     for role, values in result.values.items():
         cells = [_cell(values.get(name)) for name in shown]
@@ -54,7 +55,8 @@ def print_check(result: CheckResult, reading: Iterable[str] = ()) -> None:
         if ids:
             console.print("  " + _inert(shown) + (" ..." if len(ids) > MANY else ""))
     _print_plan(console, result.plan)
-    console.print(_inert(result.sentence))
+    for line in (*result.notes, result.sentence):
+        console.print(_inert(line))
 
 
 def _print_plan(console: Console, plan: ResourcePlan) -> None:
@@ -76,6 +78,8 @@ def print_verdict(report: Json, output: Path) -> None:
     colour = COLOURS.get(verdict["status"], "yellow")
     limits = "(suppressed or not on the tests run; no test proves that a model forgot)"
     console.print(f"verdict: [bold {colour}]{verdict['status']}[/] {limits}")
+    if "check" in report:  # the run was forced
+        console.print("  before the run: " + _inert(report["check"]["sentence"]))
     for claim in verdict["claims"]:
         colour = COLOURS.get(claim["status"], "yellow")
         status = f"{claim['claim']}: [{colour}]{claim['status']}[/]"

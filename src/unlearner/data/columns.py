@@ -45,11 +45,28 @@ class RecordKind:
     optional: tuple[str, ...]
     suffixes: tuple[str, ...]  # of the files that can hold such records
     needed: str
+    # Of our columns the names that others give them, in lower case, and of pairs of texts both.
+    known_as: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    known_pairs: tuple[tuple[str, str], ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         return (*(column for form in self.forms for column in form), *self.optional)
 
+
+# What published data sets call the text and the label of a record, the words and their tags.
+KNOWN_TEXTS = ("text", "sentence", "content", "message", "review", "tweet", "comment", "utterance")
+KNOWN_LABELS = ("label", "labels", "sentiment", "category", "target", "class", "intent", "emotion")
+KNOWN_TOKENS = ("tokens", "words", "token", "word")
+KNOWN_TAGS = ("tags", "ner_tags", "pos_tags", "chunk_tags", "labels", "ner", "pos", "upos")
+KNOWN_PAIRS = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+)
 
 MESSAGES = ("messages",)
 WITH_MESSAGES = ("system", "tools")  # read beside a conversation only
@@ -66,12 +83,15 @@ RECORD_KINDS = {
         optional=("text_pair", "id", "subject"),
         suffixes=LABELLED_SUFFIXES,
         needed="a sequence classifier needs text and label",
+        known_as={"text": KNOWN_TEXTS, "label": KNOWN_LABELS},
+        known_pairs=KNOWN_PAIRS,
     ),
     "token-classification": RecordKind(
         forms=(("tokens", "tags"),),
         optional=("id", "subject"),
         suffixes=TAGGED_SUFFIXES,
         needed="a token classifier needs tokens and tags",
+        known_as={"tokens": KNOWN_TOKENS, "tags": KNOWN_TAGS},
     ),
 }
 
@@ -231,8 +251,8 @@ class ColumnRules:
     ) -> dict[str, tuple[str, ...]]:
         """Ours with what the form lacks from columns with other known names."""
         found, left = dict(ours), [name for name in names if name not in {*taken}]
-        if self.kind is not RECORD_KINDS["causal-lm"]:
-            return found
+        if self.kind.known_as:
+            return found | self._known(left, found)
         for column in form:
             if column in found:
                 continue
@@ -245,6 +265,34 @@ class ColumnRules:
                 known = next(((name,) for name in others if name is not None), None)
             if known:
                 found[column] = known
+        return found
+
+    def _known(
+        self, names: Sequence[str], ours: Mapping[str, tuple[str, ...]]
+    ) -> dict[str, tuple[str, ...]]:
+        """Columns of labelled records that are missing, by others whose names are known.
+
+        Raises:
+            SourceError: Several may be the one.
+        """
+        given = {name for some in ours.values() for name in some}
+        spare = {str(name).strip().casefold(): name for name in names if name not in given}
+        if "text" not in ours and "text_pair" not in ours:
+            for pair in self.kind.known_pairs:
+                if spare.keys() >= {*pair}:
+                    both = zip(("text", "text_pair"), pair, strict=True)
+                    texts = {mine: (spare[name],) for mine, name in both}
+                    return texts | self._known(names, {**ours, **texts})
+        found = {}
+        for mine, others in self.kind.known_as.items():
+            theirs = [spare[name] for name in others if name in spare and mine not in ours]
+            if len(theirs) > 1:
+                raise SourceError(
+                    f"no column {mine}, and any of {shown_names(theirs)} may be it; choose with "
+                    f"--map {theirs[0]}={mine}"
+                )
+            if theirs:
+                found[mine] = (theirs[0],)
         return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -83,11 +85,22 @@ def check_unicode(row: Row, column: str, value: str) -> None:
 def read_label(row: Row, column: str, reader: LabelReader) -> str:
     class_names = reader.class_names(row.class_names.get(column, ()))
     try:
-        label = reader.name(row.values[column], class_names)
+        label = reader.name(
+            row.values[column], class_names, lambda what: row.problem(f"label {what}")
+        )
     except SourceError as error:
         raise row.problem(f"label {error}") from None
     check_unicode(row, "label", label)
     return label
+
+
+def read_pair(row: Row, value: object) -> str:
+    """The second of two texts; empty for a record that has one only."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str) and not value.strip():
+        return ""
+    return read_text(row, "text_pair", value)
 
 
 def read_tokens(row: Row, value: object) -> tuple[str, ...]:
@@ -114,7 +127,7 @@ def read_tags(row: Row, column: str, num_tokens: int, reader: LabelReader) -> tu
     tags: list[str] = []
     for position, tag in enumerate(given):
         try:
-            tags.append(reader.name(tag, class_names))
+            tags.append(reader.name(tag, class_names, partial(row.word_problem, "tag", position)))
         except SourceError as error:
             raise row.word_problem("tag", position, str(error)) from None
         check_unicode(row, f"the tag at position {position}", tags[-1])

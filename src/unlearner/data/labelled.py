@@ -44,13 +44,19 @@ class Example:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A record set and its examples; `truncated` texts are read up to the model's limit only."""
+    """A record set and its examples.
+
+    Attributes:
+        truncated: Texts that are read up to the model's limit only.
+        scheme: How its tags are written, see `tag_schemes.TagUse`.
+    """
 
     name: str
     records: tuple[Record, ...]
     examples: tuple[Example, ...]
     source: str
     truncated: int = 0
+    scheme: str = ""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -75,7 +81,7 @@ class LabelledSet:
         ]
         examples.sort(key=lambda example: example.record)
         kept = tuple(self.records[record] for record in records)
-        return LabelledSet(self.name, kept, tuple(examples), self.source)
+        return LabelledSet(self.name, kept, tuple(examples), self.source, scheme=self.scheme)
 
 
 @dataclass(frozen=True)
@@ -86,11 +92,16 @@ class Labelling:
         names: The names of the model's outputs, in their order.
         max_length: Longest example in tokens.
         family: "sequence-classification" or "token-classification".
+        end: A token that every text has to hold, or None: it is put behind a text where the
+            tokenizer does not do that.
+        scheme: How tags are written, see `tag_schemes.TagUse`.
     """
 
     names: tuple[str, ...]
     max_length: int
     family: str
+    end: int | None = None
+    scheme: str = ""
 
 
 def tokenize_labelled(
@@ -111,6 +122,9 @@ def tokenize_labelled(
             "MODEL: its tokenizer cannot tell which token is of which word; save the model with a "
             "fast tokenizer (tokenizer.json)"
         )
+    end = labelling.end
+    if end is not None and end in tokenizer("")["input_ids"]:
+        end = None  # the tokenizer puts it there itself, also behind what is cut off
     examples: list[Example] = []
     truncated = 0
     for index, record in enumerate(records):
@@ -119,10 +133,22 @@ def tokenize_labelled(
             examples += _tagged(index, record, labels, tokenizer, limit)
             continue
         texts = record.text, record.text_pair or None
-        truncated += len(tokenizer(*texts)["input_ids"]) > limit
-        encoded = tokenizer(*texts, truncation=True, max_length=limit)
+        room = limit - (end is not None)
+        truncated += len(tokenizer(*texts)["input_ids"]) > room
+        encoded = tokenizer(*texts, truncation=True, max_length=room)
+        if end is not None:
+            for name, last in (("input_ids", end), ("token_type_ids", 0)):
+                if name in encoded:
+                    encoded[name] = [*encoded[name], last]
         examples.append(_example(index, record.id, encoded, [0], [index_of[record.label]]))
-    return LabelledSet(records.name, records.records, tuple(examples), records.source, truncated)
+    return LabelledSet(
+        records.name,
+        records.records,
+        tuple(examples),
+        records.source,
+        truncated,
+        labelling.scheme,
+    )
 
 
 def _tagged(

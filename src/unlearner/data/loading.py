@@ -18,6 +18,7 @@ from unlearner.data.fields import (
     read_joined,
     read_label,
     read_name,
+    read_pair,
     read_tags,
     read_text,
     read_token_ids,
@@ -44,6 +45,7 @@ def read_records(
     columns: Mapping[str, str] | None = None,
     family: str = "causal-lm",
     labels: Sequence[str] | None = None,
+    first_label: int = 0,
     template: str = "",
     document: bool = False,
 ) -> RecordSet:
@@ -75,6 +77,7 @@ def read_records(
             text_pair, and label) or `token-classification` (tokens and tags).
         labels: The names of a classifier's outputs in their order. None: the records are for a new
             head, and every name is one (`labels.label_names` puts them in order).
+        first_label: The number of the first output in the source, 0 or 1.
         template: Of `data.template`, where it may name columns.
         document: A .txt file is one record.
 
@@ -87,17 +90,25 @@ def read_records(
         for_role(columns or {}, name),
         Template.parse(template) if template else Template(),
     )
-    reading = _Reading(rules, LabelReader(labels))
+    labels_read = LabelReader(labels, first_label)
+    reading = _Reading(rules, labels_read)
     try:
         rules.check()
         rows = read_rows(source, reading.choose, rules.kind.suffixes, document=document)
         records = reading.records(rows)
+        labels_read.check_numbers()
     except SourceError as error:
         label = "in memory" if in_memory else _shown_path(str(source))
         where = f"{label}, {error.place}" if error.place else label
         raise UserError(f"{name} {where}: {error}") from error
     place = "memory" if in_memory else str(source)
-    return RecordSet(name, tuple(records), place, reading.in_words(len(records)))
+    return RecordSet(
+        name,
+        tuple(records),
+        place,
+        reading.in_words(len(records)),
+        frozenset(labels_read.numbers),
+    )
 
 
 def _shown_path(source: str) -> str:
@@ -210,7 +221,7 @@ class _Reading:
                 else read_text(row, "text", values["text"])
             )
         if "text_pair" in values:
-            texts["text_pair"] = read_text(row, "text_pair", values["text_pair"])
+            texts["text_pair"] = read_pair(row, values["text_pair"])
         return Record(
             id=identifier,
             subject=subject,
@@ -252,7 +263,7 @@ class _Reading:
 
 def _alike(one: Chosen, other: Chosen) -> bool:
     """Whether two records have the same columns, but for those that may be missing."""
-    optional = {"prompt", "system", "tools"}
+    optional = {"prompt", "system", "tools", "text_pair"}
     mine, others = (
         {ours: theirs for ours, theirs in some.columns.items() if ours not in optional}
         for some in (one, other)
@@ -281,9 +292,11 @@ def classifier_family(source: Source, columns: Mapping[str, str]) -> str:
             return rules["token-classification"].choose(names).names
         return rules["sequence-classification"].choose(names).names
 
-    suffixes = rules["token-classification"].kind.suffixes
+    kind = rules["token-classification"].kind
     first = None
     with suppress(SourceError):
-        first = next(iter(read_rows(source, choose, suffixes)), None)
-    names = {*for_role(columns, "records").values(), *(first.values if first else ())}
-    return "token-classification" if {"tokens", "tags"} & names else "sequence-classification"
+        first = next(iter(read_rows(source, choose, kind.suffixes)), None)
+    found = (str(name).casefold() for name in (first.values if first else ()))
+    names = {*for_role(columns, "records").values(), *found}
+    tagged = {"tags", *kind.known_as["tokens"]} & names
+    return "token-classification" if tagged else "sequence-classification"

@@ -103,12 +103,14 @@ class RecordSet:
     Attributes:
         source: A path, a data set id, or "memory".
         reading: What was read and what was not, in words.
+        label_numbers: Labels that the source gives as numbers of outputs.
     """
 
     name: str
     records: tuple[Record, ...]
     source: str
     reading: str = field(default="", compare=False)
+    label_numbers: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.records)

@@ -22,8 +22,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import silhouette_samples
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
+from unlearner.data.tag_schemes import OUTSIDE
 from unlearner.inference.answers import ClassAnswer
-from unlearner.metrics.base import OUTSIDE
 
 logger = logging.getLogger(__name__)
 

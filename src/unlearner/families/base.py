@@ -19,6 +19,7 @@ from unlearner.data.duplicates import Duplicate
 from unlearner.data.labelled import LabelledSet
 from unlearner.data.loading import read_records
 from unlearner.data.record import RecordSet
+from unlearner.data.tag_schemes import TagUse
 from unlearner.data.windows import Layout, TokenizedSet
 from unlearner.datasets.base import named_sets
 from unlearner.errors import UserError
@@ -50,6 +51,8 @@ class Prepared(Generic[SetT]):
         layout: How a language model's records became tokens.
         forget_class: Index of the label that is to go, where a class is removed.
         reading: What was read of each set and what was not, a line each.
+        tags: How the records of a tagger use their tags.
+        notes: What is to be said of how model and records were read, a sentence each.
     """
 
     family: Family[SetT, Any]
@@ -59,6 +62,8 @@ class Prepared(Generic[SetT]):
     layout: Layout = field(default_factory=Layout)
     forget_class: int | None = None
     reading: tuple[str, ...] = ()
+    tags: TagUse | None = None
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, role: str) -> SetT:
         return self.sets[role]
@@ -82,6 +87,7 @@ class CheckResult:
         duplicates: Copies of forget records in the other sets.
         record_ids: The ids of every set's records.
         plan: Time and memory of a run.
+        notes: What is to be said of how model and records were read, and of the method on them.
     """
 
     family: str
@@ -92,6 +98,7 @@ class CheckResult:
     duplicates: dict[str, list[Duplicate]]
     record_ids: dict[str, list[str]]
     plan: ResourcePlan
+    notes: tuple[str, ...] = ()
 
     def ids(self, role: str, found: list[Duplicate]) -> list[tuple[str, str]]:
         """The ids of each forget record and its copy in another set."""
@@ -129,12 +136,16 @@ class Baseline(Measured[SetT, AnswerT]):
         references: The target's distributions on the sets to be kept.
         digest: Of the target's weights.
         micro_batch: Windows of a step that fit together; None for all.
+        memorised: Whether there is something to unlearn; None where that is not known.
+        sentence: The same in words.
     """
 
     data: UnlearningData | ClassifierData
     references: References
     digest: str
     micro_batch: int | None = None
+    memorised: bool | None = True
+    sentence: str = ""
 
 
 class Family(ABC, Generic[SetT, AnswerT]):
@@ -244,6 +255,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
                     labels=labels,
                     template=data.template,
                     document=data.document,
+                    first_label=data.first_label,
                 )
         return sets
 

@@ -14,6 +14,7 @@ from unlearner.config import RunConfig
 from unlearner.data.duplicates import find_duplicates
 from unlearner.data.labelled import LabelledSet, Labelling, tokenize_labelled
 from unlearner.data.record import RecordSet
+from unlearner.data.tag_schemes import BY_TYPE, NO_ENTITIES, TagUse, tag_use
 from unlearner.errors import UserError
 from unlearner.evaluation.latent_space import Points, geometry, project
 from unlearner.evaluation.measure import (
@@ -36,16 +37,18 @@ from unlearner.families.base import (
     sample,
 )
 from unlearner.families.classifier_criteria import (
-    FORGET_SCORE,
-    KEPT_SCORE,
     ClassifierBaseline,
+    forget_score,
     is_known,
     judge_labels,
+    kept_score,
     label_criteria,
     label_statuses,
 )
 from unlearner.inference.answers import ClassAnswer
 from unlearner.inference.classifier import classify
+from unlearner.metrics.base import TOKEN_CLASSIFICATION
+from unlearner.models.heads import end_token
 from unlearner.models.loading import Loaded, check_head, load_classifier, pad
 from unlearner.output import Json
 from unlearner.settings import EvaluationSettings
@@ -132,12 +135,31 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
                 records, duplicates, drop=data.drop_duplicates, refused=records
             )
         length = max(8, min(data.max_length, loaded.context))
-        labelling = Labelling(loaded.labels, length, self.name)
+        tags, notes = None, _number_notes(records, data.first_label)
+        if self.name == TOKEN_CLASSIFICATION:
+            tags = tag_use(loaded.labels, (r.tags for some in records.values() for r in some))
+            notes = (_scheme_note(tags),)
+        labelling = Labelling(
+            loaded.labels,
+            length,
+            self.name,
+            end=end_token(loaded.model),
+            scheme=tags.scheme if tags else "",
+        )
         sets = {
             role: tokenize_labelled(some, loaded.tokenizer, labelling)
             for role, some in records.items()
         }
-        return Prepared(self, loaded, sets, duplicates, forget_class=forget_class, reading=reading)
+        return Prepared(
+            self,
+            loaded,
+            sets,
+            duplicates,
+            forget_class=forget_class,
+            reading=reading,
+            tags=tags,
+            notes=notes,
+        )
 
     def infer(
         self,
@@ -148,7 +170,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
     ) -> dict[str, list[ClassAnswer]]:
         """The log-probabilities and vectors at every labelled position."""
         return {
-            role: classify(loaded.model, some.examples, loaded.labels, evaluation.batch_tokens)
+            role: classify(loaded.model, some, loaded.labels, evaluation.batch_tokens)
             for role, some in sets.items()
         }
 
@@ -176,7 +198,12 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         """Whether the records, or a class, are distinguished from unseen ones."""
         check_finite(scores, prepared.loaded.name)
         chance = None if prepared.forget_class is None else 1 / len(prepared.loaded.labels)
-        return is_known(scores, FORGET_SCORE[self.name], chance, config.criteria.score_margin)
+        return is_known(
+            scores,
+            forget_score(self.name, prepared.loaded.labels),
+            chance,
+            config.criteria.score_margin,
+        )
 
     def criteria(
         self,
@@ -189,7 +216,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         has_target = "target" in scores
         baseline = ClassifierBaseline(
             family=self.name,
-            num_classes=len(prepared.loaded.labels),
+            labels=prepared.loaded.labels,
             removes_class=prepared.forget_class is not None,
             target=scores["target" if has_target else "unlearned"],
             retrained=scores.get("retrained", {}),
@@ -245,8 +272,14 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         order = [one for one in ("target", "unlearned", "retrained") if one in measured.answers]
         answers = {model: measured.answers[model] for model in order}
         outside = ClassifierData.outside_of(self.name, labels)
+        evaluation: Json = {"score": forget_score(self.name, labels)}
+        if prepared.tags is not None:
+            evaluation |= {
+                "tag_scheme": prepared.tags.scheme,
+                "tags_off_scheme": prepared.tags.num_broken,
+            }
         found = {
-            "evaluation": {"score": FORGET_SCORE[self.name]},
+            "evaluation": evaluation,
             **latent_space(answers, labels, outside, config.training.seed),
             "per_record": _per_record(prepared["forget"], answers),
         }
@@ -255,7 +288,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         if "retrained" in scores:
             found["distance_to_retrained"] = {
                 model: distance_to_retrained(
-                    scores[model], scores["retrained"], KEPT_SCORE[self.name]
+                    scores[model], scores["retrained"], kept_score(self.name, labels)
                 )
                 for model in ("target", "unlearned")
                 if model in scores
@@ -275,6 +308,32 @@ def _per_record(forget: LabelledSet, answers: Mapping[str, ClassAnswers]) -> lis
         {"id": record.id} | {place: {"correct": some.get(index)} for place, some in shares.items()}
         for index, record in enumerate(forget.records)
     ]
+
+
+def _number_notes(records: Mapping[str, RecordSet], first: int) -> tuple[str, ...]:
+    """What is to be said of labels given as numbers: that they may be counted from 1."""
+    numbers = {number for some in records.values() for number in some.label_numbers}
+    if first or not numbers or 0 in numbers:
+        return ()
+    return (
+        "labels: numbers of the model's outputs, from 0 on, though no record has 0; where they are "
+        "counted from 1, set data.first_label=1",
+    )
+
+
+def _scheme_note(tags: TagUse) -> str:
+    """How the tags are read, in a sentence."""
+    if tags.scheme == NO_ENTITIES:
+        return "tags: no label is O, so that words are scored one by one, by accuracy"
+    if tags.scheme == BY_TYPE:
+        return "tags: types without prefixes; an entity is a run of words of one type"
+    found = f"tags: {tags.scheme}, by the {tags.num_tagged} tagged words of all sets"
+    if not tags.num_broken:
+        return found
+    return (
+        f"{found}; {tags.num_broken} stand where it does not allow them, and what they spoil is no "
+        "entity"
+    )
 
 
 def _label(name: str, loaded: Loaded) -> int:

@@ -8,21 +8,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unlearner.data.tag_schemes import has_entities
 from unlearner.evaluation.intervals import Value, record_values
 from unlearner.evaluation.measure import Scores, shares_right
 from unlearner.evaluation.verdict import Claim, Criterion, Verdict, judge_claim, overall
 from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics import loss
+from unlearner.metrics.base import TOKEN_CLASSIFICATION
 from unlearner.settings import CriteriaSettings
 
 TWO_SIDED_95 = 1.96
 
 RECORD_DEVIATIONS = 4
 
-# What a set is forgotten by, and what is to be kept.
-FORGET_SCORE = {"sequence-classification": "accuracy", "token-classification": "f1_entity"}
 
-KEPT_SCORE = {"sequence-classification": "f1_macro", "token-classification": "f1_entity"}
+def forget_score(family: str, labels: Sequence[str]) -> str:
+    """The metric that a set is forgotten by: of entities, of texts, or of words one by one."""
+    return "f1_entity" if family == TOKEN_CLASSIFICATION and has_entities(labels) else "accuracy"
+
+
+def kept_score(family: str, labels: Sequence[str]) -> str:
+    """The metric of what is to be kept."""
+    return forget_score(family, labels) if family == TOKEN_CLASSIFICATION else "f1_macro"
 
 
 @dataclass(frozen=True)
@@ -31,14 +38,14 @@ class ClassifierBaseline:
 
     Attributes:
         family: Of the models.
-        num_classes: Outputs of the head.
+        labels: The names of the model's outputs.
         removes_class: Whether a class is removed and not single records.
         target: The target model's figures by set.
         retrained: The retrained model's, empty where there is none.
     """
 
     family: str
-    num_classes: int
+    labels: Sequence[str]
     removes_class: bool
     target: Scores
     retrained: Scores
@@ -53,7 +60,7 @@ def label_criteria(
         if baseline.removes_class
         else _record_criteria(baseline, settings)
     )
-    score = KEPT_SCORE[baseline.family]
+    score = kept_score(baseline.family, baseline.labels)
     for role in ("retain", "test" if "test" in baseline.target else "holdout"):
         value = baseline.target.get(role, {}).get(score)
         if value is not None:
@@ -66,8 +73,8 @@ def label_criteria(
 
 def _class_criteria(baseline: ClassifierBaseline) -> list[Criterion]:
     """The recall of a removed class at or below chance, in training and unseen records."""
-    chance = 1 / baseline.num_classes
-    source = f"chance among {baseline.num_classes} classes"
+    chance = 1 / len(baseline.labels)
+    source = f"chance among {len(baseline.labels)} classes"
     return [
         Criterion("forgetting", "accuracy", role, chance, source)
         for role in ("forget", "holdout_class")
@@ -77,7 +84,7 @@ def _class_criteria(baseline: ClassifierBaseline) -> list[Criterion]:
 
 def _record_criteria(baseline: ClassifierBaseline, settings: CriteriaSettings) -> list[Criterion]:
     """Score and membership AUC equivalent to the retrained model's, else to unseen records'."""
-    score, found = FORGET_SCORE[baseline.family], []
+    score, found = forget_score(baseline.family, baseline.labels), []
     forget = baseline.target["forget"]
     given = baseline.retrained.get("forget", {}).get(score)
     unseen = baseline.target.get("holdout", {}).get(score)

@@ -120,6 +120,7 @@ class ClassAnswer:
         label_names: The C names, in the order of the model's outputs.
         retrained: (M, C) float32, the log-probabilities of the retrained model at the same
             positions, or None where there is no such model.
+        scheme: How tags are written, see `tag_schemes.TagUse`; empty: as the names suggest.
     """
 
     record: int
@@ -129,6 +130,7 @@ class ClassAnswer:
     features: np.ndarray
     label_names: tuple[str, ...]
     retrained: np.ndarray | None = None
+    scheme: str = ""
 
     @property
     def log_probs(self) -> np.ndarray:

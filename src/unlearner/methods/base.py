@@ -134,6 +134,10 @@ class Method(BaseModel, ABC):
             UserError: It cannot work on them.
         """
 
+    def remarks(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """What is to be said of running the method on this model, a sentence each."""
+        return ()
+
     def companions(self, data: Any, generator: Generator) -> Mapping[str, Any]:
         """Sets that it makes itself, with a record for each forget record, which go with it.
 

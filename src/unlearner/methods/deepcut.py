@@ -26,7 +26,7 @@ from unlearner.data.labelled import Example
 from unlearner.errors import UserError
 from unlearner.methods.base import Method
 from unlearner.metrics.base import CLASSIFIERS, TOKEN_CLASSIFICATION
-from unlearner.models.heads import Classifier, Encoded, Vector
+from unlearner.models.heads import Classifier, Encoded, Vector, has_dropout
 from unlearner.output import Json
 from unlearner.training.classifier_loop import (
     Rounds,
@@ -94,6 +94,8 @@ class DeepCUT(Method):
             one pass over the forget set and has so many steps for each of its batches.
         max_epochs: Epochs at most.
         num_views: Times that every forget sample is encoded in a step.
+        view_dropout: Rate at which units of z are dropped before they are compared, beside the
+            model's own dropout: of a model without any the views of a sample are else equal copies.
         retain_views: Times that every remaining sample is.
         temperature: tau.
         forget_weight: gamma; "auto" is 2 for texts and 0.3 for tags.
@@ -132,6 +134,7 @@ class DeepCUT(Method):
     remaining_per_forget: PositiveInt = 4
     max_epochs: PositiveInt = 20
     num_views: PositiveInt = 2
+    view_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     retain_views: PositiveInt = 1
     temperature: PositiveFloat = 1.0
     forget_weight: NonNegativeFloat | Literal["auto"] = "auto"
@@ -168,6 +171,14 @@ class DeepCUT(Method):
             seen = [encode_parts(model, part, self.vector)[role] for _ in range(views)]
             encoded[role] = Encoded(*map(torch.cat, zip(*seen, strict=True)))
         return self._resolved(tags=Classifier(model).tags)._terms(**encoded)
+
+    def remarks(self, model: PreTrainedModel) -> tuple[str, ...]:
+        if self.view_dropout or has_dropout(model):
+            return ()
+        return (
+            "The model has no dropout, so that the views of a record that DeepCUT compares are "
+            "equal copies; method.view_dropout=0.1 makes them differ.",
+        )
 
     def search_start(self, field: str, family: str) -> float:
         return float(getattr(self._resolved(tags=family == TOKEN_CLASSIFICATION), field))
@@ -249,6 +260,7 @@ class DeepCUT(Method):
     ) -> Terms:
         assert "auto" not in (self.forget_weight, self.stop_gradient)  # see `_resolved`
         terms = {"retain": cross_entropy(retain.logits.float(), retain.labels)}
+        forget, retain = self._dropped(forget, generator), self._dropped(retain, generator)
         limit = self.max_views // 2
         anchors, kept = compared(forget.labels, retain.labels, outside, limit, generator)
         features = retain.features[kept]
@@ -262,6 +274,15 @@ class DeepCUT(Method):
         if contrast is not None:
             terms["forget"] = float(self.forget_weight) * contrast
         return terms
+
+    def _dropped(self, views: Encoded, generator: Generator | None) -> Encoded:
+        """The views with some units of their features left out."""
+        if not self.view_dropout:
+            return views
+        # By the run's own generator: every one of several processes compares the same views.
+        drawn = torch.rand(views.features.shape, generator=generator)
+        kept = (drawn >= self.view_dropout).to(views.features.device)
+        return views._replace(features=views.features * kept / (1 - self.view_dropout))
 
     def _contrast(self, features_VD: Tensor, labels_V: Tensor, samples_A: Tensor) -> Tensor | None:
         """Mean loss of the first A views, the anchors, of these samples; None where none counts."""

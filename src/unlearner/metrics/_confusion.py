@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from unlearner.data.tag_schemes import OUTSIDE
 from unlearner.inference.answers import ClassAnswer
-from unlearner.metrics.base import OUTSIDE
 
 
 def class_counts(answer: ClassAnswer) -> np.ndarray:

@@ -22,8 +22,6 @@ TOKEN_CLASSIFICATION = "token-classification"
 
 CLASSIFIERS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
 
-OUTSIDE = "O"  # the tag of a word that belongs to no entity: a label, but not a class to find
-
 
 # What the direction of a metric means, in the words of a report.
 LIKE_UNSEEN = (

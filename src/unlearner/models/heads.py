@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -28,8 +28,24 @@ Vector = Literal["head", "first", "mean"]
 # What another forward pass costs beside its tokens, in tokens.
 PASS_TOKENS = 64
 
-# Of each model that is alive, what `_last_linear` has found: a loss asks for it at every step.
-_KNOWN_LINEAR: WeakKeyDictionary[nn.Module, nn.Linear] = WeakKeyDictionary()
+# Of each model that is alive, what `_read_head` has found: a loss asks for it at every step.
+_KNOWN_HEAD: WeakKeyDictionary[nn.Module, ClassifierHead] = WeakKeyDictionary()
+
+
+class ClassifierHead(NamedTuple):
+    """How a classifier's logits come about.
+
+    Attributes:
+        linear: The map whose output they are.
+        pooling: Of what it gives for every token of a text, which the text's logits are: those of
+            the "last" token, or the "mean" over tokens. Of no account where it is given one vector.
+        takes_padding: Whether a text's logits are the same beside a longer text. Convolutions
+            (ConvBERT), Fourier transforms (FNet) and landmarks (Nystromformer) read padding too.
+    """
+
+    linear: nn.Linear
+    pooling: Literal["last", "mean"]
+    takes_padding: bool
 
 
 class Encoded(NamedTuple):
@@ -67,7 +83,8 @@ class Classifier:
         if isinstance(self.bare, ShardEnsemble):
             self.shards = [Classifier(shard, vector) for shard in self.bare.shards]
         else:
-            self.linear = _last_linear(self.bare)
+            self.head = _read_head(self.bare)
+            self.linear = self.head.linear
 
     def __call__(self, batch: Tensors) -> tuple[Tensor, Tensor]:
         """Logits (N, C) and features (N, D) of a batch made by `collate_examples`.
@@ -77,6 +94,36 @@ class Classifier:
         if self.shards:
             logits, features = zip(*(shard(batch) for shard in self.shards), strict=True)
             return functional.average_predictions(torch.stack(logits)), torch.cat(features, -1)
+        parts = self._kept_apart(batch)
+        if len(parts) == 1:
+            return self._forward(parts[0][1])
+        logits, features = zip(*(self._forward(part) for _, part in parts), strict=True)
+        order = torch.cat([places for places, _ in parts]).argsort()
+        return torch.cat(logits)[order], torch.cat(features)[order]
+
+    def _kept_apart(self, batch: Tensors) -> list[tuple[Tensor, Tensors]]:
+        """Places and tensors of the rows that can go forward together; mostly that is all of them.
+
+        Where padding would be read, rows of one length; where a text is summed up at its
+        end-of-text token, rows of one number of those, for the model stacks them.
+        """
+        lengths = batch["attention_mask"].sum(-1)
+        keys = []
+        if not self.head.takes_padding:
+            keys.append(lengths)
+        end = end_token(self.bare)
+        if end is not None:
+            keys.append((batch["input_ids"] == end).sum(-1))
+        if not keys:
+            return [(batch["positions"][:, 0], batch)]
+        _, group_B = torch.stack(keys, -1).unique(dim=0, return_inverse=True)
+        return [
+            _rows(batch, group_B == group, int(lengths[group_B == group].max()))
+            for group in range(int(group_B.max()) + 1)
+        ]
+
+    def _forward(self, batch: Tensors) -> tuple[Tensor, Tensor]:
+        """Logits (N, C) and features (N, D) of rows that go through the model together."""
         seen: list[Tensor] = []
         if self.reads_head:
             hook = self.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -136,12 +183,13 @@ class Classifier:
             return logits, features
         return logits.float(), features.float()  # one without a share has no lower precision
 
-    def _inputs(self, batch: Tensors) -> Tensors:
+    def _inputs(self, batch: Tensors) -> dict[str, Any]:
         names = ["input_ids", "attention_mask"]
         # Encoders take zeros where none are given; GPT-2 would add the embedding of word 0.
         if takes(self.bare, "token_type_ids") and batch["token_type_ids"].any():
             names.append("token_type_ids")
-        return {name: batch[name] for name in names}
+        inputs: dict[str, Any] = {name: batch[name] for name in names}
+        return inputs | ({"use_cache": False} if takes(self.bare, "use_cache") else {})
 
     def _pick(self, states: Tensor, batch: Tensors) -> Tensor:
         """The rows of the labelled positions."""
@@ -150,22 +198,56 @@ class Classifier:
             return states[example, token]
         if states.dim() == 2:
             return states
-        # A decoder's head reads every token, and the last one's logits are the answer.
-        last = batch["attention_mask"].sum(-1) - 1
+        if self.head.pooling == "mean":
+            return _mean_over_tokens(states, batch)
+        # A decoder's head reads every token, and the answer is that of the last one which is no
+        # padding by its id: a text's own end-of-text token may be the same.
+        is_text_BT = batch["input_ids"] != padding_id(self.bare)
+        numbers_T = torch.arange(is_text_BT.shape[1], device=is_text_BT.device)
+        last = (numbers_T * is_text_BT).argmax(-1)
         return states[torch.arange(len(last), device=last.device), last]
 
     def _pooled(self, hidden_BTD: Tensor, batch: Tensors) -> Tensor:
         if self.vector == "first":
             return hidden_BTD[:, 0]
-        mask_BT1 = batch["attention_mask"][..., None].to(hidden_BTD.dtype)
-        return (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)
+        return _mean_over_tokens(hidden_BTD, batch)
 
 
-def _last_linear(model: PreTrainedModel) -> nn.Linear:
-    """The linear map whose output the logits are, found once on a few tokens."""
-    known = _KNOWN_LINEAR.get(model)
-    if any(module is known for module in model.modules()):  # not where adapters have come or gone
-        return _KNOWN_LINEAR[model]
+def _mean_over_tokens(states_BTD: Tensor, batch: Tensors) -> Tensor:
+    mask_BT1 = batch["attention_mask"][..., None].to(states_BTD.dtype)
+    return (states_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)
+
+
+def _rows(batch: Tensors, chosen_B: Tensor, length: int) -> tuple[Tensor, Tensors]:
+    """Places of the labelled positions of some rows, and the tensors of these rows alone."""
+    example_N, token_N = batch["positions"].unbind(-1)
+    number_B = chosen_B.cumsum(-1) - 1
+    places = chosen_B[example_N].nonzero().flatten()
+    part = {
+        name: batch[name][chosen_B, :length]
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    }
+    part["positions"] = torch.stack([number_B[example_N[places]], token_N[places]], -1)
+    part["labels"] = batch["labels"][places]
+    return places, part
+
+
+def end_token(model: PreTrainedModel) -> int | None:
+    """The token that every text must hold: BART's and T5's kin classify by its vector."""
+    by_end = model.config.is_encoder_decoder and hasattr(model, "classification_head")
+    return model.config.eos_token_id if by_end else None
+
+
+def _read_head(model: PreTrainedModel) -> ClassifierHead:
+    """The linear map whose output the logits are, and how, found once on a few tokens.
+
+    Raises:
+        UserError: There is no such map, or the model reads more than tokens.
+    """
+    known = _KNOWN_HEAD.get(model)
+    # Not where adapters have come or gone.
+    if known is not None and any(module is known.linear for module in model.modules()):
+        return known
     names = model.config.id2label or {}
     candidates = [
         cast("nn.Linear", module)  # a tuner layer is one with an adapter beside it
@@ -180,27 +262,78 @@ def _last_linear(model: PreTrainedModel) -> nn.Linear:
 
     hooks = [module.register_forward_hook(keep) for module in candidates]
     trained = model.training
-    # A decoder takes the last token that is no padding for the text's end.
-    tokens = [token for token in range(5, 10) if token != padding_id(model)]
+    model.eval()
     try:
-        with torch.no_grad():
-            probe = torch.tensor([tokens], device=model.device) % model.config.vocab_size
-            logits = model.eval()(input_ids=probe, attention_mask=torch.ones_like(probe)).logits
+        logits = _probe(model)
     finally:
-        model.train(trained)
         for hook in hooks:
             hook.remove()
+    try:
+        padded = _probe(model, padding=PROBE_PADDING)[:, : logits.shape[1]]
+    finally:
+        model.train(trained)
     for module, output in reversed(outputs.items()):
-        same = output if output.shape == logits.shape else output[:, -1]
-        # Damaged weights give NaN, which is reported where the answers are scored.
-        near = {"rtol": 1e-4, "atol": 1e-5, "equal_nan": True}
-        if same.shape == logits.shape and torch.allclose(same, logits, **near):
-            _KNOWN_LINEAR[model] = module
-            return module
+        pooled: dict[Literal["last", "mean"], Tensor] = {"last": output}
+        if output.shape != logits.shape:
+            pooled = {"last": output[:, -1], "mean": output.mean(1)}
+        for pooling, same in pooled.items():
+            if _near(same, logits):
+                head = ClassifierHead(module, pooling, _near(padded, logits))
+                _KNOWN_HEAD[model] = head
+                return head
     raise UserError(
         f"MODEL: the logits of {type(model).__name__} are not the output of one linear map, whose "
         "input the features would be; use an architecture with a linear classification head"
     )
+
+
+# Tokens of padding that a model is asked with, whether it reads them.
+PROBE_PADDING = 7
+
+
+@torch.no_grad()
+def _probe(model: PreTrainedModel, padding: int = 0) -> Tensor:
+    """The logits of one short text, perhaps padded."""
+    fill, end = padding_id(model), end_token(model)
+    # A decoder takes the last token that is no padding for the text's end.
+    special = (fill, getattr(model.config, "eos_token_id", None))  # not every architecture has one
+    tokens = [token for token in range(5, 12) if token not in special][:5]
+    size = model.config.get_text_config().vocab_size
+    ids = [token % size for token in tokens] + ([] if end is None else [end])
+    mask = [1] * len(ids) + [0] * padding
+    inputs: dict[str, Any] = {
+        "input_ids": torch.tensor([ids + [fill] * padding], device=model.device),
+        "attention_mask": torch.tensor([mask], device=model.device),
+    }
+    if takes(model, "use_cache"):
+        inputs["use_cache"] = False
+    try:
+        return model(**inputs).logits
+    except Exception as error:  # of any kind: what it lacks differs between architectures
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"MODEL: {type(model).__name__} does not run on the tokens of a text alone ({reason}); "
+            "use an architecture that does"
+        ) from error
+
+
+def has_dropout(model: PreTrainedModel) -> bool:
+    """Whether a classifier in training gives one text other logits each time."""
+    shards = model.shards if isinstance(model, ShardEnsemble) else [model]
+    one = cast("PreTrainedModel", shards[0])
+    trained, device = one.training, one.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        one.train()
+        try:
+            return not torch.equal(_probe(one), _probe(one))
+        finally:
+            one.train(trained)
+
+
+def _near(some: Tensor, logits: Tensor) -> bool:
+    # Damaged weights give NaN, which is reported where the answers are scored.
+    near = {"rtol": 1e-4, "atol": 1e-5, "equal_nan": True}
+    return some.shape == logits.shape and torch.allclose(some, logits, **near)
 
 
 def length_groups(lengths: Sequence[int]) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +174,7 @@ def family_named(name: str, revision: str = "main") -> str:
             path = Path(hf_hub_download(name, "config.json", revision=revision))
         config = json.loads(path.read_text(encoding="utf-8"))
         architecture = str((config.get("architectures") or [""])[0])
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
         return FAMILIES[0]  # what is wrong with it is reported when it is loaded
     return _family_by_class(architecture) or FAMILIES[0]
 
@@ -197,15 +198,44 @@ def _check_model_folder(folder: Path) -> None:
     if "config.json" not in files:
         raise UserError(f"{folder}: no config.json; a model folder made by save_pretrained has one")
     try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{folder / 'config.json'}: not valid JSON ({error})") from None
+    _check_config(folder / "config.json", config)
     if ENSEMBLE_FILE not in files:
         _check_weights(folder)
     if not files & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"}:
         raise UserError(
             f"{folder}: no tokenizer; save it beside the model with tokenizer.save_pretrained"
         )
+
+
+# Of each field of config.json that decides what a model is, what it must be, in words too.
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "architectures": (
+        lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+        'a list of class names such as ["BertForSequenceClassification"]',
+    ),
+    "model_type": (lambda value: isinstance(value, str), 'text such as "bert"'),
+    "id2label": (
+        lambda value: (
+            isinstance(value, dict)
+            and all(re.fullmatch("[0-9]{1,9}", key) for key in value)
+            and all(isinstance(name, str | int | float) for name in value.values())
+        ),
+        'an object of output numbers and names such as {"0": "no", "1": "yes"}',
+    ),
+    "label2id": (lambda value: isinstance(value, dict), 'an object such as {"no": 0, "yes": 1}'),
+}
+
+
+def _check_config(path: Path, config: object) -> None:
+    """Refuse a config.json that transformers would stumble over somewhere else."""
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: must hold an object; save the model with save_pretrained")
+    for name, (is_right, what) in _FIELDS.items():
+        if config.get(name) is not None and not is_right(config[name]):
+            raise UserError(f"{path}: {name} must be {what}; correct it, or leave it out")
 
 
 def _check_weights(folder: Path) -> None:
@@ -226,9 +256,16 @@ def check_head(name: str, config: PreTrainedConfig) -> None:
     """Refuse a model that does not give one of several labels, each with a name of its own.
 
     Raises:
-        UserError: It is for regression or several labels at once, has one, or two of one name.
+        UserError: It is for regression or several labels at once, has one, or two of one name, or
+            the names are not numbered as its outputs are.
     """
     names, kind = _output_names(config), config.problem_type
+    numbers = sorted(config.id2label or {})
+    if numbers != [*range(len(numbers))]:
+        raise UserError(
+            f"{name}: id2label in config.json numbers the outputs {numbers[0]} to {numbers[-1]}; "
+            f"number all {len(numbers)} from 0 to {len(numbers) - 1}, in the order of the head"
+        )
     if len(names) < 2 or kind in ("regression", "multi_label_classification"):
         raise UserError(
             f"{name}: a classifier that gives one of several labels is needed, this one has "
@@ -294,7 +331,12 @@ def _load_weights(
     model, found = _load_part(_KINDS[family][0].from_pretrained, name, "weights", given)
     wrong = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
     if new_labels:
-        wrong = [key for key in found["missing_keys"] if not HEAD_PARTS & set(key.split("."))]
+        body = f"{model.base_model_prefix}."
+        wrong = [
+            key
+            for key in found["missing_keys"]
+            if key.startswith(body) and not HEAD_PARTS & set(key.split("."))
+        ]
     if wrong:  # transformers has filled them up with random numbers
         raise UserError(
             f"{name}: {len(wrong)} of its weights are missing or have another shape than its "

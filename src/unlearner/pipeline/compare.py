@@ -380,7 +380,10 @@ class Work:
                     work,
                     unlearn=unlearn,
                     say=_silent,
-                    notes=searched.notes() if searched else (),
+                    notes=(
+                        *config.method.remarks(self.model),
+                        *(searched.notes() if searched else ()),
+                    ),
                 )
             finally:
                 put_back(self.model, trainer, self.before)

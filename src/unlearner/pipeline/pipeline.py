@@ -151,6 +151,7 @@ def _checked(
         plan=plan_run(
             prepared.loaded, prepared.sets, measured.sets, config.method, config.training, cost
         ),
+        notes=(*prepared.notes, *config.method.remarks(prepared.loaded.model)),
     )
 
 
@@ -201,6 +202,8 @@ def measure_baseline(
         references=references or family.references(loaded, sets),
         digest=provenance.digest_model(loaded.model),
         micro_batch=checked.plan.micro_batch,
+        memorised=checked.memorised,
+        sentence=checked.sentence,
     )
 
 
@@ -237,6 +240,9 @@ def forget(
     key, family = provenance.read_key(), prepared.family
     trainer = Trainer(config.training, log or Log(work / "log.jsonl"))
     prepared.loaded.to(trainer.device)
+    remarks = config.method.remarks(prepared.loaded.model)
+    for note in (*prepared.notes, *remarks):
+        say(note)
     tell = partial(announce, say=say, checkpoints=resumable is not None)
     baseline = measure_baseline(config, prepared, tell, force=force, say=say)
     baseline = family.for_method(config, prepared, baseline)
@@ -259,7 +265,7 @@ def forget(
         work,
         unlearn=unlearn,
         say=say,
-        notes=searched.notes() if searched else (),
+        notes=(*remarks, *(searched.notes() if searched else ())),
     )
     if searched is not None:
         outcome.report["search"] = searched.to_json()
@@ -312,6 +318,8 @@ def carry_out(
     findings = Findings("forget", config, prepared, measured, digests, baseline.data)
     verdict, report = conclude(findings, restored(trainer, writes_text=family.writes_text) + notes)
     seconds = time.perf_counter() - started + trainer.seconds_before
+    if not baseline.memorised:  # and the run was made all the same
+        report["check"] = {"memorised": baseline.memorised, "sentence": baseline.sentence}
     report["rounds"] = trainer.rounds
     report["cost"] = {
         "seconds": seconds,
@@ -347,6 +355,8 @@ def evaluate(
     """
     started = time.perf_counter()
     family, loaded, evaluation = prepared.family, prepared.loaded, config.evaluation
+    for note in prepared.notes:
+        say(note)
     names = {"target": target, "retrained": config.model.retrained}
     models = {role: family.load_like(name, role, loaded) for role, name in names.items() if name}
     models["unlearned"] = loaded

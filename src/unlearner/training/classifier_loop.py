@@ -38,11 +38,6 @@ Stop = Literal["auto", "score", "loss", "auc", "never"]
 # stopped by it, a tagger had lost them altogether (WNUT17, F1 0.05 where the retrained had 0.58).
 AUTO_STOP: dict[str, Stop] = {"sequence-classification": "auc", "token-classification": "score"}
 
-SCORES = {
-    "sequence-classification": accuracy.metric,
-    "token-classification": f1_entity.metric,
-}
-
 # Where losses rank forget and holdout records alike.
 EVEN_AUC = 0.5
 
@@ -68,7 +63,7 @@ class ClassifierRound:
     Attributes:
         round: Rounds done.
         steps: Optimiser steps done.
-        forget_score: Accuracy on the forget set, of tags the entity F1.
+        forget_score: Accuracy on the forget set, of tags with entities their F1.
         holdout_score: Likewise on the holdout set.
         retain_score: Likewise on watched records of the retain set.
         forget_loss: Mean loss of the forget set in nats.
@@ -109,12 +104,12 @@ class Watch:
         """Evaluate the forget set, the holdout set and the watched records of the retain set."""
         started = time.perf_counter()
         data = self.data
-        forget = classify(model, data.forget.examples, data.labels)
-        holdout = classify(model, data.holdout.examples, data.labels)
+        forget = classify(model, data.forget, data.labels)
+        holdout = classify(model, data.holdout, data.labels)
         own = self._figures(forget, data.forget.groups)
         other = self._figures(holdout, data.holdout.groups)
         watched = data.watched or data.retain
-        retained = classify(model, watched.examples, data.labels)
+        retained = classify(model, watched, data.labels)
         against = evaluate_set(
             forget,
             {"auc": mia_loss_auc.metric},
@@ -170,7 +165,8 @@ class Watch:
         return first.retain_score - self.data.score_drop
 
     def _figures(self, answers: list[ClassAnswer], groups: list[str]) -> dict[str, float]:
-        metrics = {"score": SCORES[self.data.family], "loss": loss.metric}
+        score = f1_entity.metric if self.data.has_entities else accuracy.metric
+        metrics = {"score": score, "loss": loss.metric}
         values = evaluate_set(answers, metrics, groups, resamples=0)
         # Sentences without any entity, neither tagged nor found, have none wrong.
         return {name: values[name].value if name in values else 1.0 for name in metrics}

@@ -12,9 +12,10 @@ from torch import Generator, Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unlearner.data.labelled import Example, LabelledSet
+from unlearner.data.tag_schemes import OUTSIDE, has_entities
 from unlearner.data.windows import Layout, TokenizedSet
 from unlearner.inference.language_model import Questions
-from unlearner.metrics.base import OUTSIDE, TOKEN_CLASSIFICATION
+from unlearner.metrics.base import TOKEN_CLASSIFICATION
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSet
 
@@ -141,6 +142,11 @@ class ClassifierData:
     score_drop: float = 0.02
     forget_class: int | None = None
     recipe: Recipe | None = None
+
+    @property
+    def has_entities(self) -> bool:
+        """Whether tags mark spans of words, as those of parts of speech do not."""
+        return self.family == TOKEN_CLASSIFICATION and has_entities(self.labels)
 
     @property
     def outside(self) -> int | None:

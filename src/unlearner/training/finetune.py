@@ -154,7 +154,7 @@ def _goal_value(
     metric = until.definition
     if isinstance(records, LabelledSet):
         labels = Loaded(model, tokenizer, "").labels
-        answers = classify(model, records.examples, labels)
+        answers = classify(model, records, labels)
     else:
         questions = language_model.Questions(
             continuations="all" if metric.needs == "continuations" else "none",
