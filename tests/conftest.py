@@ -171,6 +171,12 @@ HYBRIDS = {
     },
 }
 
+MIXTURES = {
+    "mixtral": GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": GROUPED | EXPERTS | {"decoder_sparse_step": 1},
+    "gpt_oss": GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
+}
+
 
 def tiny_model(architecture: str, seed: int = 0):
     """A random model of the architecture, with its dropout off and its weights spread out."""
@@ -183,7 +189,7 @@ def tiny_model(architecture: str, seed: int = 0):
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=None,
-        **(ARCHITECTURES | HYBRIDS)[architecture],
+        **(ARCHITECTURES | HYBRIDS | MIXTURES)[architecture],
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():

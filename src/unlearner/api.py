@@ -18,7 +18,7 @@ from unlearner.families.base import with_settings
 from unlearner.methods.base import Method, load_method
 from unlearner.models.adapters import has_adapters
 from unlearner.models.folders import FAMILIES
-from unlearner.models.loading import Loaded
+from unlearner.models.loading import Loaded, freeze_other_parts
 from unlearner.models.number_format import NAMED, NumberFormat
 from unlearner.output import staged
 from unlearner.pipeline import pipeline
@@ -150,6 +150,7 @@ def _loaded(model: Any, tokenizer: Any) -> Loaded | None:
             "merge_and_unload or dequantize makes one, or the name of its folder"
         )
     own = NumberFormat(model.dtype if model.dtype in NAMED.values() else torch.float32)
+    freeze_other_parts(model.requires_grad_(True))
     # In half precision most steps of a small learning rate would be rounded away.
     loaded = Loaded(model.float().eval(), tokenizer, model.config.name_or_path, own)
     if loaded.family == FAMILIES[0] and (

@@ -49,7 +49,13 @@ from unlearner.models.number_format import (
     stored_as,
     stored_format,
 )
-from unlearner.models.quantisation import dequantise, dequantising, quantised_kind, refusal
+from unlearner.models.quantisation import (
+    dequantise,
+    dequantising,
+    ordinary_dtype,
+    quantised_kind,
+    refusal,
+)
 
 Item = TypeVar("Item")
 
@@ -203,11 +209,11 @@ def _load(
         model, note = merged(loaded.model, adapter, full)
         loaded = replace(loaded, model=model, notes=(*loaded.notes, note))
         full = adapter.name
-    _freeze_other_parts(loaded.model)
+    freeze_other_parts(loaded.model)
     return replace(loaded, name=name, is_adapter=bool(adapters))
 
 
-def _freeze_other_parts(model: PreTrainedModel) -> None:
+def freeze_other_parts(model: PreTrainedModel) -> None:
     """Leave what reads images or sound as it is: only the language model is trained."""
     if not type(model).__name__.endswith(WITH_LANGUAGE_MODEL):
         return
@@ -281,7 +287,7 @@ def _load_parts(
     files = tuple(folder / file for file in PROCESSOR_FILES if (folder / file).is_file())
     stored = _stored(folder)
     if notes:  # what the numbers were stored in is no format to save ordinary ones in
-        stored = NumberFormat(torch.bfloat16)
+        stored = NumberFormat(ordinary_dtype(model.config))
     whole = type(model).__name__.endswith(WITH_LANGUAGE_MODEL)
     if whole:
         notes.append(
@@ -364,7 +370,8 @@ def _load_dequantised(
 ) -> tuple[PreTrainedModel, Mapping[str, Any]]:
     """The model of a quantised checkpoint with ordinary numbers, and what was found missing."""
     way = dequantising(name, config)
-    given = {**options, "quantization_config": way} if way else options
+    given = {**options, "dtype": ordinary_dtype(config)}
+    given |= {"quantization_config": way} if way else {}
     try:
         model, found = load.from_pretrained(name, **given)
         return dequantise(model), found

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
@@ -46,6 +47,12 @@ def _given(config: PreTrainedConfig) -> Mapping[str, Any] | None:
     return None
 
 
+def ordinary_dtype(config: PreTrainedConfig) -> torch.dtype:
+    """The format of the numbers that quantised weights are turned into."""
+    named = config.get_text_config(decoder=True).dtype
+    return torch.float16 if named == torch.float16 else torch.bfloat16
+
+
 def dequantising(name: str, config: PreTrainedConfig) -> QuantizationConfigMixin | None:
     """What `from_pretrained` has to be given so that the weights come out as ordinary numbers.
 
@@ -70,7 +77,7 @@ def dequantising(name: str, config: PreTrainedConfig) -> QuantizationConfigMixin
 
 
 def dequantise(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with ordinary numbers, in float32.
+    """The model with ordinary numbers, put into float32.
 
     Raises:
         ValueError: Some of its weights are still quantised.
