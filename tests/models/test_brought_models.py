@@ -1,16 +1,18 @@
 """Every command on models of the kinds that users bring, from folder to saved model."""
 
+import io
 import json
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from command_world import FORGET_RUN, SETS, SHORT, caller
 from conftest import tiny_model, tiny_tokenizer
-from unlearner.models import loading
+from unlearner.errors import UserError
+from unlearner.models import folders, loading
 from unlearner.models.number_format import NumberFormat
 from unlearner.provenance import digest_model
 
@@ -125,3 +127,57 @@ def test_a_target_with_an_added_token_is_compared(brought, tmp_path):
     assert status in DONE, err
     report = json.loads((tmp_path / "out/evaluated/report.json").read_text())
     assert "kl_to_target" in report["results"]["unlearned"]["retain"]
+
+
+def test_a_tokenizer_of_sentencepiece_alone_is_read(tmp_path):
+    """As Llama 2 and Mistral came at first; what is saved has a tokenizer.json."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    content = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the phone number of the person is in the town"] * 50),
+        model_writer=content,
+        vocab_size=40,
+        model_type="bpe",
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        hard_vocab_limit=False,
+    )
+    folder = tmp_path / "given"
+    tiny_model("llama").save_pretrained(folder)
+    (folder / "tokenizer.model").write_bytes(content.getvalue())
+    named = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    loaded = loading.load_causal_lm(str(folder))
+    ids = loaded.tokenizer.encode("the phone")
+    assert loaded.tokenizer.decode(ids, skip_special_tokens=True) == "the phone"
+    loaded.save(loaded.model, tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").encode("the phone") == ids
+
+
+def test_without_sentencepiece_the_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "find_spec", lambda _: None)
+    tiny_model("llama").save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    with pytest.raises(UserError, match="pip install sentencepiece"):
+        loading.load_causal_lm(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_an_adapter_of_a_real_model_comes_out_as_the_model_that_was_measured(
+    smollm2, brought, tmp_path
+):
+    config = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    torch.manual_seed(0)
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(smollm2), config)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 1e-3)
+    tuned.save_pretrained(tmp_path / "given")
+    forget(brought, "data.chat=false model.dtype=bfloat16")
+    report = json.loads((tmp_path / "out/run/report.json").read_text())
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "out/run/model")
+    assert saved.dtype == torch.bfloat16
+    assert digest_model(saved.float()) == report["model"]["digest_unlearned"]
+    assert report["model"]["digest_unlearned"] != report["model"]["digest_target"]
+    assert "merged into SmolLM2" in report["model"]["notes"][0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -143,6 +144,11 @@ def check_model_folder(folder: Path, *, with_tokenizer: bool = True) -> None:
         raise UserError(f"{folder / 'config.json'}: not valid JSON ({error})") from None
     if ENSEMBLE_FILE not in files:
         check_weights(folder)
+    pieces = files & {"tokenizer.model", "spiece.model"} and "tokenizer.json" not in files
+    if pieces and find_spec("sentencepiece") is None:
+        raise UserError(
+            f"{folder}: its tokenizer is one of sentencepiece; pip install sentencepiece protobuf"
+        )
     if with_tokenizer and not files & TOKENIZER_FILES:
         raise UserError(
             f"{folder}: no tokenizer; save it beside the model with tokenizer.save_pretrained"
