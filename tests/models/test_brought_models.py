@@ -38,6 +38,7 @@ def forget(call, settings=""):
     assert status in DONE, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen3_5_text", "granitemoehybrid", "rwkv"])
 def test_hybrids_go_through_check_forget_and_evaluate(name, brought, tmp_path):
     folder = tmp_path / "given"
@@ -97,10 +98,13 @@ def test_an_adapter_goes_through_every_command(setting, brought, tmp_path):
     assert type(saved).__name__ == "LlamaForCausalLM"
     assert saved.dtype == torch.bfloat16
     assert digest_model(saved.float()) == report["model"]["digest_unlearned"]
-    status, _, err, _ = brought(f"{EVALUATE.format('out/run/model')}")
-    assert status == 2  # the base of --target has to be said as well
-    status, _, err, _ = brought(f"{EVALUATE.format('out/run/model')} {said}")
-    assert (status, "model.base" in err) == (2, True)  # MODEL itself is no adapter
+    command = EVALUATE.format("out/run/model")
+    status, _, err, _ = brought(command)
+    assert (status, "model.base=FOLDER" in err) == (2, True)  # of --target
+    status, _, err, _ = brought(f"{command} {said}")
+    assert status in DONE, err
+    report = json.loads((tmp_path / "out/evaluated/report.json").read_text())
+    assert report["model"]["notes"] == ["is no adapter, model.base is not used for it"]
 
 
 def test_an_adapter_is_taught_more(brought, tmp_path):

@@ -381,13 +381,13 @@ def with_settings(loaded: Loaded, settings: ModelSettings) -> Loaded:
     """The loaded model, to be saved as the settings say.
 
     Raises:
-        UserError: They do not fit it.
+        UserError: The format cannot hold its numbers.
     """
-    if settings.base and not loaded.is_adapter:
-        raise UserError(
-            f"model.base: is for the folder of an adapter, {loaded.name} is none; leave it out"
-        )
-    return loaded.saved_as(settings.dtype)
+    loaded = loaded.saved_as(settings.dtype)
+    if settings.base and not loaded.is_adapter:  # a model that it is compared with may be one
+        note = "is no adapter, model.base is not used for it"
+        loaded = replace(loaded, notes=(*loaded.notes, note))
+    return loaded
 
 
 # Of whichever family: what the pipeline passes on without looking into it.
