@@ -1,5 +1,6 @@
 """Labelled record files and classifier folders for tests of commands, and who runs a line."""
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -122,9 +123,12 @@ def classifier_folders(tmp_path_factory):
     )
     for name, changes in BROKEN_CONFIGS.items():
         spoil_config(spoiled(name), **changes)
-    other = toy_tokenizer()
-    other.add_tokens(["zebra"])
-    other.save_pretrained(spoiled("other-tokens"))
+    path = spoiled("other-tokens") / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    ids = [*vocabulary.values()]
+    content["model"]["vocab"] = dict(zip(vocabulary, ids[:5] + ids[:4:-1], strict=True))
+    path.write_text(json.dumps(content))
     spoil_weights(spoiled("not-a-number"), lambda _, tensor: tensor * math.nan)
     spoil_weights(spoiled("no-head"), lambda name, _: None if "classifier" in name else _)
     return root

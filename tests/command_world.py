@@ -89,6 +89,9 @@ def model_folders(tmp_path_factory):
     other = tiny_tokenizer()
     other.add_tokens(["zebra"])
     other.save_pretrained(spoiled("other-tokens"))
+    other = tiny_tokenizer()
+    other.add_tokens(["ph"])
+    other.save_pretrained(spoiled("other-words"))
     for name, config, architecture in (
         ("encoder", BertConfig(), "BertModel"),
         ("seq2seq", T5Config(), "T5ForConditionalGeneration"),

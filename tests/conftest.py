@@ -46,6 +46,137 @@ ARCHITECTURES = {
     "gpt_neox": SHAPE | {"intermediate_size": 64},
 }
 
+GROUPED = SHAPE | {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
+LINEAR = GROUPED | {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+MAMBA2 = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 16,
+}
+ZAMBA = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 64,
+    "mamba_d_state": 8,
+    "use_mamba_kernels": False,
+    "max_position_embeddings": 128,
+}
+# State-space, linear-attention and short-convolution layers, alone or beside attention.
+HYBRIDS = {
+    "lfm2": GROUPED | {"layer_types": ["conv", "full_attention"], "block_ff_dim": 64},
+    "lfm2_moe": GROUPED
+    | EXPERTS
+    | {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "qwen3_5_text": LINEAR,
+    "qwen3_next": LINEAR | EXPERTS | {"shared_expert_intermediate_size": 32},
+    "olmo_hybrid": LINEAR | {"linear_num_key_heads": 4},
+    "granitemoehybrid": GROUPED
+    | MAMBA2
+    | {
+        "layer_types": ["mamba", "attention"],
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "shared_intermediate_size": 32,
+    },
+    "jamba": GROUPED
+    | {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "num_experts": 2,
+        "num_experts_per_tok": 1,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 4,
+        "use_mamba_kernels": False,
+    },
+    "falcon_h1": GROUPED | MAMBA2 | {"mamba_d_ssm": 64},
+    "bamba": GROUPED | MAMBA2 | {"attn_layer_indices": [1]},
+    "zamba": ZAMBA
+    | {
+        "num_hidden_layers": 6,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid", "mamba", "mamba"],
+        "attention_hidden_size": 64,
+        "mamba_dt_rank": 4,
+        "n_mamba_heads": 2,
+    },
+    "zamba2": ZAMBA
+    | {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+        "n_mamba_heads": 8,
+        "mamba_headdim": 8,
+        "mamba_ngroups": 1,
+        "chunk_size": 16,
+        "num_mem_blocks": 1,
+    },
+    "nemotron_h": GROUPED
+    | {
+        "num_hidden_layers": 3,
+        "layers_block_type": ["mamba", "attention", "mlp"],
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "ssm_state_size": 8,
+        "n_groups": 1,
+        "chunk_size": 16,
+        "use_mamba_kernels": False,
+        "mlp_hidden_act": "relu2",
+    },
+    "minimax": GROUPED
+    | {
+        "layer_types": ["linear_attention", "full_attention"],
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "block_size": 16,
+    },
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
+    "mamba2": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "state_size": 8,
+        "num_heads": 8,
+        "head_dim": 8,
+        "n_groups": 1,
+        "chunk_size": 16,
+        "expand": 2,
+    },
+    "falcon_mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
+    "recurrent_gemma": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "intermediate_size": 64,
+        "lru_width": 32,
+        "attention_window_size": 16,
+        "block_types": ["recurrent", "recurrent", "attention"],
+    },
+    "rwkv": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "attention_hidden_size": 32,
+        "intermediate_size": 64,
+        "context_length": 128,
+        "rescale_every": 0,
+    },
+}
+
+MIXTURES = {
+    "mixtral": GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": GROUPED | EXPERTS | {"decoder_sparse_step": 1},
+    "gpt_oss": GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
+}
+
 
 def tiny_model(architecture: str, seed: int = 0):
     """A random model of the architecture, with its dropout off and its weights spread out."""
@@ -58,7 +189,7 @@ def tiny_model(architecture: str, seed: int = 0):
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=None,
-        **ARCHITECTURES[architecture],
+        **(ARCHITECTURES | HYBRIDS | MIXTURES)[architecture],
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
@@ -93,6 +224,11 @@ def tokenizer():
 
 @pytest.fixture(params=sorted(ARCHITECTURES))
 def architecture(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=sorted(HYBRIDS))
+def hybrid(request) -> str:
     return request.param
 
 

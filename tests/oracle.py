@@ -3,7 +3,7 @@
 import torch
 
 
-def greedy(model, prompt: list[int], total: int) -> list[int]:
+def greedy(model, prompt: list[int], total: int, *, use_cache: bool = True) -> list[int]:
     """The continuation of a prompt to `total` tokens by one call of `generate`, without padding."""
     ids = torch.tensor([prompt])
     out = model.generate(
@@ -13,6 +13,7 @@ def greedy(model, prompt: list[int], total: int) -> list[int]:
         do_sample=False,
         num_beams=1,
         pad_token_id=0,
+        use_cache=use_cache,
     )
     return out[0, len(prompt) :].tolist()
 

@@ -9,11 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unlearner.config import RunConfig
 from unlearner.errors import UserError
 from unlearner.evaluation.verdict import Verdict
+from unlearner.families.base import with_settings
 from unlearner.methods.base import Method, load_method
-from unlearner.models.loading import FAMILIES, Loaded, save
+from unlearner.models.adapters import has_adapters
+from unlearner.models.folders import FAMILIES
+from unlearner.models.loading import Loaded, freeze_other_parts
+from unlearner.models.number_format import NAMED, NumberFormat
 from unlearner.output import staged
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.pipeline import Outcome, read_config, write_outcome
@@ -48,7 +54,7 @@ class Result:
             UserError: The folder holds something or cannot be written.
         """
         with staged(Path(folder)) as work:
-            save(self.model, self.tokenizer, work / "model")
+            self.outcome.unlearned.save(self.model, work / "model")
             (work / "log.jsonl").write_text(self.log, encoding="utf-8")
             write_outcome(self.outcome, self.config, work)
 
@@ -101,6 +107,7 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     _put(sections, "model", {"name": "" if loaded else str(model), "retrained": str(retrained)})
     _put(sections, "method", _method_values(method, sections.get("method", {})))
     config, family = read_config(sections, loaded)
+    loaded = loaded and with_settings(loaded, config.model)
     if isinstance(method, Method):  # also one of the user's own, which has no name to look up
         config = replace(config, method=method.for_family(family.name))
     prepared = pipeline.start(config, family, given, loaded)
@@ -140,8 +147,15 @@ def _loaded(model: Any, tokenizer: Any) -> Loaded | None:
         return None
     if tokenizer is None:
         raise UserError("tokenizer: a loaded model needs its tokenizer as well")
+    if has_adapters(model) or getattr(model, "is_quantized", False):
+        raise UserError(
+            "model: has an adapter on it, or quantised weights; give an ordinary model, as "
+            "merge_and_unload or dequantize makes one, or the name of its folder"
+        )
+    own = NumberFormat(model.dtype if model.dtype in NAMED.values() else torch.float32)
+    freeze_other_parts(model.requires_grad_(True))
     # In half precision most steps of a small learning rate would be rounded away.
-    loaded = Loaded(model.float().eval(), tokenizer, model.config.name_or_path)
+    loaded = Loaded(model.float().eval(), tokenizer, model.config.name_or_path, own)
     if loaded.family == FAMILIES[0] and (
         model.config.is_encoder_decoder or not model.can_generate()
     ):

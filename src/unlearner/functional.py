@@ -97,9 +97,13 @@ def label_log_probs(
 
 
 def kl_divergence(target_logits_NV: Tensor, logits_NV: Tensor) -> Tensor:
-    """KL(target || model) of each next-token distribution, (N,) in nats."""
-    target = _wide(target_logits_NV).log_softmax(-1)
-    return (target.exp() * (target - _wide(logits_NV).log_softmax(-1))).sum(-1)
+    """KL(target || model) of each next-token distribution, (N,) in nats.
+
+    Where one model has more tokens than the other, over those that both have.
+    """
+    size = min(target_logits_NV.shape[-1], logits_NV.shape[-1])
+    target = _wide(target_logits_NV[..., :size]).log_softmax(-1)
+    return (target.exp() * (target - _wide(logits_NV[..., :size]).log_softmax(-1))).sum(-1)
 
 
 def _wide(logits: Tensor) -> Tensor:

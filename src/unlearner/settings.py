@@ -49,14 +49,19 @@ class ModelSettings(Section):
     Args:
         name: Local folder or hub id; empty for a model given from Python.
         revision: Of a hub id.
+        base: Where MODEL is an adapter: its base, if that is not what the adapter names.
         trust_remote_code: Run code that comes with the model.
+        dtype: Format of the numbers of the model that is saved; "auto" is that of MODEL. What is
+            computed is float32 all the same, and what is measured is what was saved.
         retrained: A model trained without the forget set, by name: measured beside the others, and
             what a classifier is held to.
     """
 
     name: str = ""
     revision: str = "main"
+    base: str = ""
     trust_remote_code: bool = False
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     retrained: str = ""
 
 

@@ -197,8 +197,8 @@ MODELS = [
     Wrong(
         "evaluate against other tokens",
         "evaluate $models/good --forget forget.jsonl "
-        "--holdout holdout.jsonl --output out/run --target $models/other-tokens",
-        ("--target", "other-tokens", "tokenizer"),
+        "--holdout holdout.jsonl --output out/run --target $models/other-words",
+        ("--target", "other-words", "tokenizer"),
     ),
     Wrong(
         "evaluate against no model",

@@ -179,7 +179,7 @@ def test_a_check_measures_the_test_set_and_counts_no_copy_that_was_left_out(call
 @pytest.mark.parametrize(
     ("retrained", "words"),
     [
-        ("$models/other-tokens", ("--retrained", "other-tokens", "tokenizer differs")),
+        ("$models/other-words", ("--retrained", "other-words", "tokenizer differs")),
         ("$models/encoder", ("encoder", "BertModel")),
         ("none", ("none", "give a local folder")),
     ],

@@ -7,7 +7,7 @@ import torch
 from conftest import VOCAB, tiny_model
 from oracle import continuations, extraction_likelihood, greedy, log_probs, memorization_accuracy
 from unlearner.data.windows import Window
-from unlearner.inference.decoding import eos_ids
+from unlearner.inference.generation import eos_ids
 from unlearner.inference.language_model import Questions, decoding_room, infer
 from unlearner.metrics._ngrams import extraction_likelihood as fast_el
 
@@ -131,22 +131,6 @@ def test_text_questions_decode_one_continuation(tokenizer):
     assert answer.continuation(10).tolist() == greedy(model, x[:10], 20)
     with pytest.raises(KeyError):
         answer.continuation(2)
-
-
-def test_a_state_space_model_is_asked_through_generate(tokenizer):
-    from transformers import MambaConfig, MambaForCausalLM
-
-    torch.manual_seed(0)
-    config = MambaConfig(
-        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, eos_token_id=1, bos_token_id=0
-    )
-    model = MambaForCausalLM(config).eval()
-    x = [int(token) for token in np.random.default_rng(0).integers(2, VOCAB, 16)]
-    answer = infer(model, tokenizer, [window(0, x)], Questions())[0]
-    total, weight = fast_el(answer, 3)
-    continued = continuations(model, x)
-    assert total / weight == extraction_likelihood(continued, x, 3)
-    assert {t: answer.continuation(t).tolist() for t in continued} == continued
 
 
 def test_end_of_text_tokens_are_those_of_generation():

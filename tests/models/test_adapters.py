@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from classifier_world import SEQUENCE, TOKEN, mean_loss, tiny_classifier, tiny_data, tiny_trainer
-from conftest import tiny_model
+from conftest import MIXTURES, tiny_model
 from unlearner.config import RunConfig
 from unlearner.errors import UserError
 from unlearner.inference.reference import TargetDistribution
@@ -91,6 +91,24 @@ def test_every_linear_layer_but_the_output_has_one_and_nothing_else_is_trained(a
     assert output_head(model) is None or torch.equal(
         output_head(model).linear.weight, model.get_output_embeddings().weight
     )
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_the_experts_of_a_mixture_have_adapters_too(name):
+    model = tiny_model(name)
+    before, names = logits(model), {*dict(model.named_parameters())}
+    handle = drawn(model)
+    learned = logits(model)
+    assert not torch.allclose(learned, before, atol=1e-3)
+    with adapters.without_adapters(model):
+        assert torch.equal(logits(model), before)
+    model(torch.arange(2, 66)[None]).logits.sum().backward()
+    of_experts = [p for n, p in model.named_parameters() if "experts" in n and p.requires_grad]
+    assert len(of_experts) == 2 * 2 * 2  # two tensors a layer, two layers, two factors
+    assert all(bool(parameter.grad.any()) for parameter in of_experts)
+    merged = adapters.merge(handle)
+    torch.testing.assert_close(logits(merged), learned, rtol=1e-4, atol=1e-4)
+    assert {*dict(merged.named_parameters())} == names
 
 
 def test_a_classifiers_head_has_one_too():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conftest import tiny_model
-from unlearner.models import loading
+from unlearner.models import folders, loading
 
 
 def test_a_small_model_is_computed_on_one_thread(monkeypatch):
@@ -38,7 +38,7 @@ def test_shared_weights_are_counted_once():
 def test_the_family_is_read_from_the_architecture(architectures, family):
     from transformers import PretrainedConfig
 
-    assert loading.family_of_config(PretrainedConfig(architectures=architectures)) == family
+    assert folders.family_of_config(PretrainedConfig(architectures=architectures)) == family
 
 
 @pytest.mark.parametrize(
@@ -64,16 +64,16 @@ def test_the_family_of_a_folder_or_hub_id_is_that_of_its_configuration(
         asked.append((name, file, revision))
         return str(path)
 
-    monkeypatch.setattr(loading, "hf_hub_download", download)
-    assert loading.family_named(str(tmp_path)) == family
+    monkeypatch.setattr(folders, "hf_hub_download", download)
+    assert folders.family_named(str(tmp_path)) == family
     assert asked == []
-    assert loading.family_named("owner/name", "v2") == family
+    assert folders.family_named("owner/name", "v2") == family
     assert asked == [("owner/name", "config.json", "v2")]
 
 
 def test_the_family_of_what_cannot_be_found_is_left_to_loading():
     for name in ("", "nobody/nothing", "no/such/model", "a b"):
-        assert loading.family_named(name) == "causal-lm"
+        assert folders.family_named(name) == "causal-lm"
 
 
 def test_a_saved_model_loads_with_plain_transformers(tokenizer, tmp_path):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -21,25 +22,23 @@ from unlearner.data.windows import TokenizedSet
 from unlearner.datasets.base import data_settings
 from unlearner.errors import UserError
 from unlearner.families import CAUSAL_LM
-from unlearner.families.base import reading_of
+from unlearner.families.base import reading_of, with_settings
 from unlearner.families.causal_lm import prepare_text
 from unlearner.models import sharding
+from unlearner.models.folders import FAMILIES, read_family
 from unlearner.models.heads import end_token
 from unlearner.models.loading import (
-    FAMILIES,
     Loaded,
-    family_of_config,
     limit_threads,
     load_causal_lm,
     load_classifier,
     load_with_new_head,
-    read_model_config,
-    save,
 )
 from unlearner.output import Json, check_output, staged
 from unlearner.provenance import digest_model, read_key, set_seeds
 from unlearner.settings import (
     DataSettings,
+    ModelSettings,
     TrainingSettings,
     apply_settings,
     build,
@@ -84,6 +83,7 @@ class Lesson:
     training: TrainingSettings
     data: DataSettings
     goal: Until | None
+    model: ModelSettings = field(default_factory=ModelSettings)
 
 
 def run_finetune(  # noqa: PLR0913 - what the command line has to say
@@ -110,12 +110,14 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
     model, records, settings, columns, until, labels = asked.values()
     goal = Until.parse(until) if until else None
     if not model or not records:
+        _model_settings(settings)
         _settings(settings, columns, FinetuneSettings)
         raise UserError("finetune needs a MODEL and --records FILE")
-    family = family_of_config(read_model_config(model, {}))
+    chosen = _model_settings(settings)
+    family = read_family(model, base=chosen.base, **_options(chosen))
     sharding.check_family(family)
     kind = FinetuneSettings if family == FAMILIES[0] else ClassifierFinetuneSettings
-    lesson = Lesson(records, *_settings(settings, columns, kind), goal)
+    lesson = Lesson(records, *_settings(settings, columns, kind), goal, chosen)
     set_seeds(lesson.training.seed)  # a new head is drawn at random
     progress = RunProgress(quiet=quiet, num_rounds=lesson.learning.epochs)
     try:
@@ -134,7 +136,7 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
             course = Course(asked, resumable, progress, listen)
             result, loaded, count, trainer = teach(model, family, lesson, labels, course)
             seconds = time.perf_counter() - started + trainer.seconds_before
-            save(trainer.finish(result.model), loaded.tokenizer, work)
+            loaded.save(trainer.finish(result.model), work)
             if processes.is_main():
                 write_recipe(work, model, lesson, seconds)
     finally:
@@ -188,7 +190,8 @@ def _teach_text(model: str, family: str, lesson: Lesson, labels: str, course: Co
         template=lesson.data.template,
         document=lesson.data.document,
     )
-    loaded = load_causal_lm(model)
+    chosen = lesson.model
+    loaded = with_settings(load_causal_lm(model, base=chosen.base, **_options(chosen)), chosen)
     limit_threads(loaded.model)
     prepared = prepare_text(CAUSAL_LM, loaded, {"records": given}, lesson.data)
     for line in prepared.reading:
@@ -211,7 +214,8 @@ def _teach_classifier(
         )
     columns = lesson.data.columns
     has_head = family in FAMILIES
-    known = load_classifier(model) if has_head else None
+    chosen = lesson.model
+    known = load_classifier(model, base=chosen.base, **_options(chosen)) if has_head else None
     if known is None:
         like = load_classifier(labels) if labels else None
         family = like.family if like else classifier_family(lesson.records, columns)
@@ -229,7 +233,7 @@ def _teach_classifier(
         first_label=lesson.data.first_label,
     )
     names = names or label_names(given, family)
-    loaded = known or load_with_new_head(model, family, names)
+    loaded = with_settings(known or load_with_new_head(model, family, names), chosen)
     limit_threads(loaded.model)
     labelling = Labelling(
         names,
@@ -273,6 +277,14 @@ def _for_family(goal: Until | None, family: str) -> Until | None:
     return goal
 
 
+def _model_settings(settings: list[str]) -> ModelSettings:
+    """Those of `model.`, which decide how MODEL is read."""
+    given = [setting for setting in settings if setting.startswith("model.")]
+    values = apply_settings({}, given).get("model", {})
+    check_names(values, MODEL_NAMES, what="key", where="model")
+    return build(ModelSettings, values, where="model")
+
+
 def _settings(
     settings: list[str], columns: dict[str, str], learning: type[FinetuneSettings]
 ) -> tuple[FinetuneSettings, TrainingSettings, DataSettings]:
@@ -285,6 +297,8 @@ def _settings(
     full = []
     for setting in settings:
         key = setting.partition("=")[0]
+        if key.startswith("model."):
+            continue
         if "." not in key:
             keys = {
                 name: section
@@ -296,7 +310,7 @@ def _settings(
             setting = f"{keys[key]}.{setting}"
         full.append(setting)
     sections: Json = apply_settings({"data": {"columns": columns}}, full)
-    check_names(sections, list(kinds), what="section", where="finetune")
+    check_names(sections, [*kinds, "model"], what="section", where="finetune")
     training = build(TrainingSettings, sections.get("training", {}), where="training")
     check_trackers(training.trackers)
     return (
@@ -304,6 +318,15 @@ def _settings(
         training,
         data_settings(sections.get("data", {})),
     )
+
+
+# Keys of [model] that a fine-tuning takes; its model is MODEL, and there is no other beside it.
+MODEL_NAMES = ("base", "dtype", "revision", "trust_remote_code")
+
+
+def _options(model: ModelSettings) -> dict[str, Any]:
+    """What loading is told beside the name and the base."""
+    return {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
 
 
 def write_recipe(work: Path, model: str, lesson: Lesson, seconds: float) -> None:

@@ -17,7 +17,7 @@ from unlearner.cli.terminal import RunProgress
 from unlearner.data.record import Record
 from unlearner.datasets.base import named_sets
 from unlearner.errors import UserError
-from unlearner.models.loading import family_named
+from unlearner.models.folders import family_named
 from unlearner.output import CHECKPOINTS, Json, check_output
 from unlearner.pipeline.run_file import BENCHMARK, RunFile, read_run_file, write_benchmark
 from unlearner.training.log import quieten

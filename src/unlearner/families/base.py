@@ -29,7 +29,7 @@ from unlearner.inference.answers import Answer, ClassAnswer
 from unlearner.inference.reference import TargetDistribution
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
-from unlearner.settings import DataSettings, EvaluationSettings
+from unlearner.settings import DataSettings, EvaluationSettings, ModelSettings
 from unlearner.training.data import ClassifierData, HoldoutBaseline, UnlearningData
 from unlearner.training.memory import ResourcePlan
 
@@ -169,8 +169,14 @@ class Family(ABC, Generic[SetT, AnswerT]):
     # Loading and reading
 
     @abstractmethod
-    def load(self, name: str, *, revision: str = "main", trust_remote_code: bool = False) -> Loaded:
-        """The model and tokenizer of a local folder or a hub id."""
+    def load(
+        self, name: str, *, revision: str = "main", trust_remote_code: bool = False, base: str = ""
+    ) -> Loaded:
+        """The model and tokenizer of a local folder or a hub id.
+
+        Args:
+            base: Of an adapter: its base, where it is not to be the one that the adapter names.
+        """
 
     @abstractmethod
     def prepare(
@@ -195,25 +201,44 @@ class Family(ABC, Generic[SetT, AnswerT]):
         model = config.model
         if not model.name:
             raise UserError("MODEL: none given; name a local folder or a hub id")
-        return self.load(
-            model.name, revision=model.revision, trust_remote_code=model.trust_remote_code
+        loaded = self.load(
+            model.name,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            base=model.base,
         )
+        return with_settings(loaded, model)
 
-    def load_like(self, name: str, role: str, other: Loaded) -> Loaded:
+    def load_like(self, name: str, role: str, prepared: Prepared[SetT], base: str = "") -> Loaded:
         """A model to compare another with, on its device.
 
+        Args:
+            prepared: The other model, and the records that they are compared on.
+            base: See `load`.
+
         Raises:
-            UserError: It cannot be loaded, or reads other tokens or gives other labels.
+            UserError: It cannot be loaded, or reads the records as other tokens or gives other
+                labels.
         """
-        loaded = self.load(name)
+        loaded, other = self.load(name, base=base), prepared.loaded
         self.check_comparable(loaded, role, other)
-        if other.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
+        # A token that was added, as for padding, changes nothing for records without it.
+        same = other.tokenizer.get_vocab() == loaded.tokenizer.get_vocab()
+        if not same and not self.reads_alike(loaded, prepared):
             raise UserError(
-                f"--{role} {name}: its tokenizer differs from that of {other.name}; figures of "
-                "models that read other tokens cannot be compared"
+                f"--{role} {name}: its tokenizer differs from that of {other.name}, and gives "
+                "other tokens for the records; figures of such models cannot be compared"
             )
         loaded.to(other.model.device)
         return loaded
+
+    @abstractmethod
+    def reads_alike(self, loaded: Loaded, prepared: Prepared[SetT]) -> bool:
+        """Whether a model's tokenizer gives the tokens of the prepared sets for their records."""
+
+    def notes(self, loaded: Loaded) -> tuple[str, ...]:
+        """What is to be said of a model: what was done to it, and how it has to be run."""
+        return loaded.notes
 
     def check_comparable(self, loaded: Loaded, role: str, other: Loaded) -> None:
         """Refuse a model whose outputs mean something else than those of the other.
@@ -377,6 +402,19 @@ def reading_of(sets: Mapping[str, RecordSet]) -> tuple[str, ...]:
     return tuple(
         f"{role} {some.source}: {some.reading}" for role, some in sets.items() if some.reading
     )
+
+
+def with_settings(loaded: Loaded, settings: ModelSettings) -> Loaded:
+    """The loaded model, to be saved as the settings say.
+
+    Raises:
+        UserError: The format cannot hold its numbers.
+    """
+    loaded = loaded.saved_as(settings.dtype)
+    if settings.base and not loaded.is_adapter:  # a model that it is compared with may be one
+        note = "is no adapter, model.base is not used for it"
+        loaded = replace(loaded, notes=(*loaded.notes, note))
+    return loaded
 
 
 # Of whichever family: what the pipeline passes on without looking into it.

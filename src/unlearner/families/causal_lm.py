@@ -38,8 +38,10 @@ from unlearner.families.causal_lm_criteria import (
 )
 from unlearner.inference.answers import Answer
 from unlearner.inference.bertscore import BertScorer, measuring_scorer, with_scores
+from unlearner.inference.generation import shares_cache, way_to_generate
 from unlearner.inference.language_model import Questions, infer
 from unlearner.inference.reference import TargetDistribution
+from unlearner.models.heads import output_head
 from unlearner.models.loading import Loaded, load_causal_lm
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSettings, find_analogous
@@ -57,9 +59,35 @@ class CausalLM(Family[TokenizedSet, Answer]):
     writes_text = True
     rounds_are_epochs = True
 
-    def load(self, name: str, *, revision: str = "main", trust_remote_code: bool = False) -> Loaded:
+    def load(
+        self, name: str, *, revision: str = "main", trust_remote_code: bool = False, base: str = ""
+    ) -> Loaded:
         """A causal language model and its tokenizer."""
-        return load_causal_lm(name, revision=revision, trust_remote_code=trust_remote_code)
+        return load_causal_lm(
+            name, revision=revision, trust_remote_code=trust_remote_code, base=base
+        )
+
+    def reads_alike(self, loaded: Loaded, prepared: Prepared[TokenizedSet]) -> bool:
+        """By their windows, of which each token has to be one of the model's."""
+        size = _num_tokens(loaded)
+        for some in prepared.sets.values():
+            records = RecordSet(some.name, some.records, some.source)
+            try:
+                again = tokenize_set(records, loaded.tokenizer, prepared.layout)
+            except UserError:  # it has no chat template, or gives a record no tokens
+                return False
+            ids = [[window.input_ids.tolist() for window in one.windows] for one in (some, again)]
+            if ids[0] != ids[1] or max(map(max, ids[0])) >= size:
+                return False
+        return True
+
+    def notes(self, loaded: Loaded) -> tuple[str, ...]:
+        """With how its continuations are made, where that is not as for most models."""
+        model = loaded.model
+        if shares_cache(model, output_head(model)):
+            return loaded.notes
+        how = way_to_generate(model).note
+        return (*loaded.notes, how) if how else loaded.notes
 
     def prepare(
         self,
@@ -275,7 +303,7 @@ def prepare_text(
         append_eos=data.append_eos,
         date=day_of(data) if by_chat and reads_date(loaded.tokenizer) else "",
     )
-    size: int = loaded.model.get_input_embeddings().num_embeddings  # type: ignore
+    size = _num_tokens(loaded)
     tokenized = {}
     for role, records in sets.items():
         check_ids_in_vocabulary(records, size)
@@ -306,6 +334,11 @@ DEFAULT_TEMPLATE = DataSettings.model_fields["template"].default
 def day_of(data: DataSettings) -> str:
     """The day that a chat template takes for today."""
     return data.date or datetime.datetime.now().date().isoformat()
+
+
+def _num_tokens(loaded: Loaded) -> int:
+    """Tokens that the model has an embedding of."""
+    return int(loaded.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
 
 
 # Records of so many times the length, or of so much less, are of another make-up.

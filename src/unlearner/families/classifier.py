@@ -85,9 +85,24 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         "forget": ("forget", "retain", "holdout"),
     }
 
-    def load(self, name: str, *, revision: str = "main", trust_remote_code: bool = False) -> Loaded:
+    def load(
+        self, name: str, *, revision: str = "main", trust_remote_code: bool = False, base: str = ""
+    ) -> Loaded:
         """A classifier and its tokenizer."""
-        return load_classifier(name, revision=revision, trust_remote_code=trust_remote_code)
+        return load_classifier(
+            name, revision=revision, trust_remote_code=trust_remote_code, base=base
+        )
+
+    def reads_alike(self, loaded: Loaded, prepared: Prepared[LabelledSet]) -> bool:
+        """By their examples."""
+        for some in prepared.sets.values():
+            records = RecordSet(some.name, some.records, some.source)
+            labelling = Labelling(prepared.loaded.labels, max(map(len, some.examples)), self.name)
+            again = tokenize_labelled(records, loaded.tokenizer, labelling)
+            ids = [[one.input_ids.tolist() for one in two.examples] for two in (some, again)]
+            if ids[0] != ids[1]:
+                return False
+        return True
 
     def check_comparable(self, loaded: Loaded, role: str, other: Loaded) -> None:
         """Refuse other labels, in names or order."""

@@ -24,9 +24,9 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from unlearner.inference.generation import eos_ids, generate, next_states
 from unlearner.inference.prefix_attention import PrefixAttention, RowGroups, can_share
 from unlearner.models import sharding
-from unlearner.models.ensemble import takes
 from unlearner.models.heads import OutputHead, argmax, logits_in_parts
 
 
@@ -180,7 +180,7 @@ DROP_SHARE = 0.25
 def continuations(
     model: PreTrainedModel,
     head: OutputHead | None,
-    cache: Cache,
+    cache: Cache | None,
     input_ids: Tensor,
     prompts: Sequence[Prompt],
     *,
@@ -191,19 +191,19 @@ def continuations(
     Each runs to `total` tokens or to the first end-of-text token, which it includes.
 
     Args:
-        cache: Of the teacher-forced pass over `input_ids`.
+        cache: Of the teacher-forced pass over `input_ids`; None for a model whose rows cannot be
+            continued from one, see `generation.shares_cache`.
         input_ids: (B, T), the windows.
         memory_bytes: Room for keys, values and logits of the prompts that are decoded together.
     """
     found: list[dict[int, np.ndarray]] = [{} for _ in input_ids]
     if not prompts:
         return found
-    plain = _is_plain(cache, input_ids.shape[1])
-    if plain:
+    if cache is not None:
         decode = partial(_decode, model, head, cache, prompts, memory_bytes)
     else:
         decode = partial(_generate_all, model, input_ids, prompts)
-    for prompt, tokens in sharding.inside(model, decode, calls_model=not plain or head is None):
+    for prompt, tokens in sharding.inside(model, decode, calls_model=cache is None or head is None):
         found[prompt.window][prompt.length] = tokens
     return found
 
@@ -211,16 +211,6 @@ def continuations(
 def _until_end(tokens: np.ndarray, ends: frozenset[int]) -> np.ndarray:
     stops = np.flatnonzero(np.isin(tokens, list(ends)))
     return tokens[: stops[0] + 1 if len(stops) else None].astype(np.int32)
-
-
-def _is_plain(cache: Cache, num_tokens: int) -> bool:
-    """Whether the cache holds every position's keys and values, which state-space layers do not."""
-    plain = isinstance(cache, DynamicCache) and len(cache.layers) > 0
-    return plain and all(
-        type(layer) is DynamicLayer
-        and (not layer.is_initialized or layer.get_seq_length() == num_tokens)
-        for layer in cache.layers
-    )
 
 
 def _decode(
@@ -293,10 +283,7 @@ def _advance(
     current = rows.tokens[:joined, position]
     rows.ended[:joined] |= torch.isin(current, rows.eos)
     part = model if head is None else model.base_model
-    inputs = {"input_ids": current[:, None]}
-    if takes(part, "position_ids"):
-        inputs["position_ids"] = torch.full_like(current, position)[:, None]
-    states = part(**inputs, past_key_values=cache, use_cache=True)[0][:, -1]
+    states = next_states(part, current, position, cache)
     # A row that joins at the next position keeps its own first token.
     following = [argmax(logits) for logits in logits_in_parts(states, head)]
     rows.tokens[:joined, position + 1] = sharding.agree(model, torch.cat(following))
@@ -318,7 +305,7 @@ def _drop_ended(
 
 
 def _generate_all(
-    model: PreTrainedModel, input_ids: Tensor, prompts: Sequence[Prompt], max_rows: int = 64
+    model: PreTrainedModel, input_ids: Tensor, prompts: Sequence[Prompt]
 ) -> list[tuple[Prompt, np.ndarray]]:
     """As `_decode`, by the model's own `generate` on prompts of equal length.
 
@@ -327,34 +314,8 @@ def _generate_all(
     found = []
     for length in sorted({prompt.length for prompt in prompts}):
         same = [prompt for prompt in prompts if prompt.length == length]
-        for start in range(0, len(same), max_rows):
-            batch = same[start : start + max_rows]
-            ids = input_ids[[prompt.window for prompt in batch], :length]
-            rows = generate(model, ids, max(prompt.total for prompt in batch) - length)
-            for prompt, row in zip(batch, rows, strict=True):
-                tokens = _until_end(row[: prompt.total - length], eos_ids(model))
-                found.append((prompt, tokens))
+        ids = input_ids[[prompt.window for prompt in same], :length]
+        rows = generate(model, ids, max(prompt.total for prompt in same) - length)
+        for prompt, row in zip(same, rows, strict=True):
+            found.append((prompt, _until_end(row[: prompt.total - length], eos_ids(model))))
     return found
-
-
-def generate(
-    model: PreTrainedModel, input_ids: Tensor, num_tokens: int, *, num_beams: int = 1
-) -> np.ndarray:
-    """What the model's own `generate` puts behind prompts of equal length, at most `num_tokens`."""
-    out: Tensor = model.generate(  # type: ignore[operator]
-        input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        max_new_tokens=num_tokens,
-        do_sample=False,
-        num_beams=num_beams,
-        pad_token_id=next(iter(eos_ids(model)), 0),
-    )
-    return out[:, input_ids.shape[1] :].cpu().numpy()
-
-
-def eos_ids(model: PreTrainedModel) -> frozenset[int]:
-    """The tokens at which generation stops."""
-    generation = getattr(model, "generation_config", None)
-    value = generation.eos_token_id if generation else None
-    value = model.config.get_text_config().eos_token_id if value is None else value
-    return frozenset([] if value is None else [value] if isinstance(value, int) else value)

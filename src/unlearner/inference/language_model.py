@@ -19,7 +19,8 @@ from unlearner.data.batches import collate, length_batches
 from unlearner.data.windows import Window
 from unlearner.functional import TargetLogits, Tensors
 from unlearner.inference.answers import Answer
-from unlearner.inference.decoding import Prompt, continuations, eos_ids, generate
+from unlearner.inference.decoding import Prompt, continuations
+from unlearner.inference.generation import eos_ids, generate, shares_cache
 from unlearner.inference.reference import TargetDistribution
 from unlearner.models import sharding
 from unlearner.models.heads import OutputHead, argmax, logits_in_parts, output_head
@@ -75,6 +76,7 @@ def infer(
     """
     model.eval()
     head = output_head(model)
+    shares = shares_cache(model, head)
     divided = sharding.is_sharded(model)  # then every process has to run every batch
     room = questions.memory_bytes or decoding_room(sharding.device_of(model), divided=divided)
     batches = length_batches(windows, questions.batch_tokens)
@@ -83,7 +85,16 @@ def infer(
         chosen = [windows[index] for index in indices]
         batch = collate(chosen, sharding.device_of(model))
         target_logits = target.logits(indices, batch) if target else None
-        forward = partial(_teacher_forced, model, head, chosen, batch, target_logits, questions)
+        forward = partial(
+            _teacher_forced,
+            model,
+            head,
+            chosen,
+            batch,
+            target_logits,
+            questions,
+            shares=shares,
+        )
         forced, cache = sharding.inside(model, forward, calls_model=head is None)
         forced = sharding.agree(model, forced)
         prompts = [
@@ -106,12 +117,17 @@ def _teacher_forced(
     batch: Tensors,
     target_logits: TargetLogits | None,
     questions: Questions,
-) -> tuple[list[Answer], Cache]:
-    """The answers but for continuations, and the keys and values that these begin with."""
+    *,
+    shares: bool,
+) -> tuple[list[Answer], Cache | None]:
+    """The answers but for continuations, and the keys and values that these begin with, if any."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    cache = DynamicCache()  # without a configuration: sliding layers keep every position too
     forward = model if head is None else model.base_model
-    out = forward(**inputs, past_key_values=cache, use_cache=True)
+    if shares:
+        # without a configuration: sliding layers keep every position too
+        out = forward(**inputs, past_key_values=DynamicCache(), use_cache=True)
+    else:
+        out = forward(**inputs, use_cache=False)
     states_BTD = out.logits if head is None else out[0]
     kls = _divergences(head, states_BTD, batch, target_logits)
     ends, answers = eos_ids(model), []
@@ -133,7 +149,7 @@ def _teacher_forced(
                 kl=None if kls is None else kls[row],
             )
         )
-    return answers, out.get("past_key_values", cache)
+    return answers, out.past_key_values if shares else None
 
 
 def _label_scores(

@@ -33,7 +33,7 @@ CONFIG_FILE, WEIGHTS_FILE, PREFIX = "adapter_config.json", "adapter_model.safete
 
 
 def attach(model: nn.Module, rank: int, alpha: float | None) -> LoraModel:
-    r"""Put adapters on every linear layer and freeze the rest; returns their handle.
+    r"""Put adapters on every linear layer and every expert, freeze the rest; returns their handle.
 
     .. math:: W x \to W x + \frac{\alpha}{r} B A x
 
@@ -50,6 +50,7 @@ def attach(model: nn.Module, rank: int, alpha: float | None) -> LoraModel:
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]
         target_modules=linear_layers(model),
+        target_parameters=expert_weights(model) or None,
         init_lora_weights=True,
     )
     with warnings.catch_warnings():
@@ -59,12 +60,26 @@ def attach(model: nn.Module, rank: int, alpha: float | None) -> LoraModel:
 
 
 def linear_layers(model: nn.Module) -> list[str]:
-    """The names of the layers that get an adapter."""
+    """The names of the layers that get an adapter: of what is trained all but the output layer."""
     output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not output
+        if isinstance(module, (nn.Linear, Conv1D))
+        and module is not output
+        and module.weight.requires_grad
+    ]
+
+
+def expert_weights(model: nn.Module) -> list[str]:
+    """The names of weights that get an adapter as they are: the experts of a layer in one tensor.
+
+    (E, out, in) or (E, in, out): each expert's part gets factors of its own.
+    """
+    return [
+        name
+        for name, weight in model.named_parameters()
+        if weight.dim() == 3 and weight.requires_grad and "experts" in name.split(".")
     ]
 
 

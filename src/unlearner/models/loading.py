@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -22,22 +23,59 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import cached_file
 
 from unlearner import processes
 from unlearner.errors import UserError
+from unlearner.models.adapter_folders import Adapter, find_adapters, merged
+from unlearner.models.adapters import WEIGHTS_FILE
 from unlearner.models.ensemble import ENSEMBLE_FILE, ShardEnsemble, make_ensemble
+from unlearner.models.folders import (
+    FAMILIES,
+    TOKENIZER_FILES,
+    WITH_LANGUAGE_MODEL,
+    check_weights,
+    family_by_class,
+    family_of_config,
+    family_with,
+    holds_language_model,
+    load_part,
+    read_model_config,
+)
+from unlearner.models.number_format import (
+    NAMED,
+    NumberFormat,
+    check_range,
+    stored_as,
+    stored_format,
+)
+from unlearner.models.quantisation import (
+    dequantise,
+    dequantising,
+    ordinary_dtype,
+    quantised_kind,
+    refusal,
+)
 
 Item = TypeVar("Item")
 
 SMALL_MODEL = 10_000_000
 
-# Of each family: what loads its models, and how the names of their classes end.
-_KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "causal-lm": (AutoModelForCausalLM, ("ForCausalLM", "LMHeadModel")),
-    "sequence-classification": (AutoModelForSequenceClassification, ("ForSequenceClassification",)),
-    "token-classification": (AutoModelForTokenClassification, ("ForTokenClassification",)),
+# What loads the models of each family.
+_LOADERS: dict[str, Any] = {
+    "causal-lm": AutoModelForCausalLM,
+    "sequence-classification": AutoModelForSequenceClassification,
+    "token-classification": AutoModelForTokenClassification,
 }
-FAMILIES = tuple(_KINDS)
+
+# What a model that reads images or sound needs beside weights and tokenizer; copied as it is.
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "image_processor_config.json",
+    "chat_template.json",
+)
 
 # Parts of classification heads, by name.
 HEAD_PARTS = {"classifier", "score", "pooler", "pre_classifier", "head", "out_proj"}
@@ -45,11 +83,36 @@ HEAD_PARTS = {"classifier", "score", "pooler", "pre_classifier", "head", "out_pr
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with its tokenizer and the name that it was loaded by."""
+    """A model with its tokenizer and the name that it was loaded by.
+
+    Attributes:
+        format: What its numbers are saved in; in memory they are float32.
+        notes: What was done to it on loading, in sentences.
+        files: Files that belong to it and are saved with it as they are.
+        is_adapter: It was an adapter, merged into its base.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+    format: NumberFormat = field(default_factory=NumberFormat)
+    notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    is_adapter: bool = False
+
+    def saved_as(self, dtype: str) -> Loaded:
+        """The same, saved in another format: one of `number_format.NAMED`, or "auto".
+
+        Raises:
+            UserError: It cannot hold the model's numbers.
+        """
+        chosen = self.format if dtype == "auto" else NumberFormat(NAMED[dtype])
+        check_range(self.model, chosen)
+        return replace(self, format=chosen)
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write what became of the model, with what belongs to it."""
+        save(model, self.tokenizer, folder, self.format, self.files)
 
     def to(self, device: torch.device) -> PreTrainedModel:
         """The model, put on a device."""
@@ -58,7 +121,7 @@ class Loaded:
     @property
     def family(self) -> str:
         """One of `FAMILIES`, by the model's class."""
-        return _family_by_class(type(self.model).__name__) or FAMILIES[0]
+        return family_by_class(type(self.model).__name__) or FAMILIES[0]
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -77,10 +140,6 @@ class Loaded:
         return int(min(limit for limit in [*limits, 1_000_000] if limit))
 
 
-def _family_by_class(name: str) -> str | None:
-    return next((family for family, (_, ends) in _KINDS.items() if name.endswith(ends)), None)
-
-
 def _output_names(config: PreTrainedConfig) -> tuple[str, ...]:
     return tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
 
@@ -93,42 +152,76 @@ def _padding_positions(model: PreTrainedModel) -> int:
     return 0
 
 
-def load_causal_lm(name: str, *, revision: str = "main", trust_remote_code: bool = False) -> Loaded:
+def load_causal_lm(
+    name: str, *, revision: str = "main", trust_remote_code: bool = False, base: str = ""
+) -> Loaded:
     """The causal language model and tokenizer of a local folder or a hub id, in float32.
 
+    Args:
+        base: Of an adapter: its base, where it is not to be the one that the adapter names.
+
     Raises:
-        UserError: There is no such model, it is of another family, its weights are pickled, or its
-            tokenizer is missing.
+        UserError: There is no such model, it is of another family, its weights are pickled or
+            cannot be read as ordinary numbers, or its tokenizer is missing.
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return _load(name, FAMILIES[:1], options)
+    return _load(name, FAMILIES[:1], options, base)
 
 
 def load_classifier(
-    name: str, *, revision: str = "main", trust_remote_code: bool = False
+    name: str, *, revision: str = "main", trust_remote_code: bool = False, base: str = ""
 ) -> Loaded:
     """The sequence or token classifier and tokenizer of a local folder or hub id, in float32.
 
+    Args:
+        base: See `load_causal_lm`.
+
     Raises:
         UserError: There is no such model, it is of another family or of a kind of classification
-            other than one label of several, its weights are pickled, or its tokenizer is missing.
+            other than one label of several, its weights are pickled or cannot be read as ordinary
+            numbers, or its tokenizer is missing.
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return _load(name, FAMILIES[1:], options)
+    return _load(name, FAMILIES[1:], options, base)
 
 
-def _load(name: str, families: tuple[str, ...], options: Mapping[str, object]) -> Loaded:
-    config = read_model_config(name, options)
-    family = family_of_config(config)
+def _load(
+    name: str, families: tuple[str, ...], options: Mapping[str, Any], base: str = ""
+) -> Loaded:
+    full, adapters = find_adapters(name, options["revision"], base)
+    if adapters:
+        options = {**options, "revision": "main"}  # that of the adapter is no revision of its base
+    config = read_model_config(full, options, with_tokenizer=not adapters)
+    family = family_with(config, adapters)
     if family not in families:
         needed = "a causal language model" if FAMILIES[0] in families else "a classifier"
         kind = ", ".join(config.architectures or [config.model_type])
         hint = "; `unlearner finetune` makes a classifier of an encoder"
         hint = hint if FAMILIES[0] in families and family not in FAMILIES else ""
         raise UserError(f"{name}: {needed} is needed, this is {family} ({kind}){hint}")
-    if family != FAMILIES[0]:
+    labels: tuple[str, ...] = ()
+    if adapters and family != FAMILIES[0] and family_of_config(config) != family:
+        labels = tuple(f"LABEL_{index}" for index in range(adapters[0].num_labels()))
+    if family != FAMILIES[0] and not labels:
         check_head(name, config)
-    return _load_parts(name, family, options)
+    loaded = _load_parts(full, family, options, labels, adapters)
+    for adapter in adapters:
+        model, note = merged(loaded.model, adapter, full)
+        loaded = replace(loaded, model=model, notes=(*loaded.notes, note))
+        full = adapter.name
+    freeze_other_parts(loaded.model)
+    return replace(loaded, name=name, is_adapter=bool(adapters))
+
+
+def freeze_other_parts(model: PreTrainedModel) -> None:
+    """Leave what reads images or sound as it is: only the language model is trained."""
+    if not type(model).__name__.endswith(WITH_LANGUAGE_MODEL):
+        return
+    parts = [model.get_decoder(), model.get_output_embeddings(), model.get_input_embeddings()]
+    model.requires_grad_(False)
+    for part in parts:
+        if part is not None:
+            part.requires_grad_(True)
 
 
 def load_with_new_head(name: str, family: str, labels: tuple[str, ...]) -> Loaded:
@@ -141,115 +234,15 @@ def load_with_new_head(name: str, family: str, labels: tuple[str, ...]) -> Loade
         UserError: There is no such model, it is a classifier already, or more than a head is
             missing.
     """
+    full, adapters = find_adapters(name, "main")
+    if adapters:
+        raise UserError(f"{name}: is an adapter of {full}; name the pretrained encoder")
     if family_of_config(read_model_config(name, {})) in FAMILIES[1:]:
         raise UserError(
             f"{name}: has learned a classification already, and its head could not be told from a "
             "fresh one; name the pretrained encoder"
         )
     return _load_parts(name, family, {}, labels)
-
-
-def read_model_config(name: str, options: Mapping[str, object]) -> PreTrainedConfig:
-    """The configuration of a local folder or a hub id, after a look at the folder's files.
-
-    Args:
-        options: `revision` and `trust_remote_code`, as transformers takes them.
-
-    Raises:
-        UserError: There is no such model, its weights are pickled, or its tokenizer is missing.
-    """
-    folder = Path(name)
-    if folder.exists():
-        _check_model_folder(folder)
-    elif name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise UserError(f"{name}: no such folder; give a model's folder, or a hub id owner/name")
-    return _load_part(AutoConfig.from_pretrained, name, "configuration", options)
-
-
-def family_named(name: str, revision: str = "main") -> str:
-    """The family of a local folder or hub id; "causal-lm" where its config.json does not say."""
-    try:
-        path = Path(name) / "config.json"
-        if name and not Path(name).exists():
-            path = Path(hf_hub_download(name, "config.json", revision=revision))
-        config = json.loads(path.read_text(encoding="utf-8"))
-        architecture = str((config.get("architectures") or [""])[0])
-    except (OSError, ValueError, AttributeError, TypeError, KeyError):
-        return FAMILIES[0]  # what is wrong with it is reported when it is loaded
-    return _family_by_class(architecture) or FAMILIES[0]
-
-
-def family_of_config(config: PreTrainedConfig) -> str:
-    """The family of a model by the class that its configuration names; what it is if of none."""
-    architecture = (config.architectures or [""])[0]
-    family = _family_by_class(architecture)
-    if family in FAMILIES[1:] or (family and not config.is_encoder_decoder):
-        return family
-    if not architecture:
-        return "a model whose config.json names no architecture"
-    return "an encoder or another model without a language-model head"
-
-
-def _check_model_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be loaded before anything slow is imported or read."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: a model is a folder made by save_pretrained, this is a file")
-    files = {path.name for path in folder.iterdir()}
-    if "config.json" not in files:
-        raise UserError(f"{folder}: no config.json; a model folder made by save_pretrained has one")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{folder / 'config.json'}: not valid JSON ({error})") from None
-    _check_config(folder / "config.json", config)
-    if ENSEMBLE_FILE not in files:
-        _check_weights(folder)
-    if not files & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"}:
-        raise UserError(
-            f"{folder}: no tokenizer; save it beside the model with tokenizer.save_pretrained"
-        )
-
-
-# Of each field of config.json that decides what a model is, what it must be, in words too.
-_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "architectures": (
-        lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
-        'a list of class names such as ["BertForSequenceClassification"]',
-    ),
-    "model_type": (lambda value: isinstance(value, str), 'text such as "bert"'),
-    "id2label": (
-        lambda value: (
-            isinstance(value, dict)
-            and all(re.fullmatch("[0-9]{1,9}", key) for key in value)
-            and all(isinstance(name, str | int | float) for name in value.values())
-        ),
-        'an object of output numbers and names such as {"0": "no", "1": "yes"}',
-    ),
-    "label2id": (lambda value: isinstance(value, dict), 'an object such as {"no": 0, "yes": 1}'),
-}
-
-
-def _check_config(path: Path, config: object) -> None:
-    """Refuse a config.json that transformers would stumble over somewhere else."""
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: must hold an object; save the model with save_pretrained")
-    for name, (is_right, what) in _FIELDS.items():
-        if config.get(name) is not None and not is_right(config[name]):
-            raise UserError(f"{path}: {name} must be {what}; correct it, or leave it out")
-
-
-def _check_weights(folder: Path) -> None:
-    """Refuse a folder without safetensors weights."""
-    files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if any(name.endswith(".safetensors") for name in files):
-        return
-    pickled = sorted(name for name in files if name.endswith((".bin", ".pt", ".pth")))
-    if pickled:
-        raise UserError(
-            f"{folder / pickled[0]}: pickled weights can run code and are refused; load them "
-            "where you trust them and call model.save_pretrained(..., safe_serialization=True)"
-        )
-    raise UserError(f"{folder}: no .safetensors weights; save the model with save_pretrained")
 
 
 def check_head(name: str, config: PreTrainedConfig) -> None:
@@ -282,42 +275,71 @@ def pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         model.config.pad_token_id = 0 if padding is None else padding
 
 
-def _load_part(
-    load: Callable[..., Item], name: str, what: str, options: Mapping[str, object]
-) -> Item:
-    # transformers raises errors of every kind for one cause: the name or the files are no good
-    try:
-        return load(name, **options)
-    except Exception as error:
-        hint = "give a local folder, or a hub id and a network"
-        if "trust_remote_code" in str(error):
-            hint = "set model.trust_remote_code=true if you trust the code that comes with it"
-        elif Path(name).exists():
-            hint = "its files may be incomplete: save or download it again"
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{name}: cannot load its {what}: {reason}; {hint}") from error
-
-
 def _load_parts(
-    name: str, family: str, options: Mapping[str, object], new_labels: Sequence[str] = ()
+    name: str,
+    family: str,
+    options: Mapping[str, Any],
+    new_labels: Sequence[str] = (),
+    adapters: Sequence[Adapter] = (),
 ) -> Loaded:
     """The tokenizer and the model, whole but for a head where that is to be for new labels."""
-    load = AutoTokenizer.from_pretrained
-    tokenizer = _load_part(load, name, "tokenizer", options)
-    # GPT-2 and RoBERTa tokenizers take words one by one only when they know that texts begin so.
-    if family == "token-classification" and getattr(tokenizer, "add_prefix_space", None) is False:
-        tokenizer = _load_part(load, name, "tokenizer", {**options, "add_prefix_space": True})
+    tokenizer = _load_tokenizer(name, family, options, adapters)
     if (Path(name) / ENSEMBLE_FILE).exists():
-        return Loaded(_load_ensemble(Path(name), family), tokenizer, name)
-    model = _load_weights(name, family, options, new_labels)
+        ensemble = _load_ensemble(Path(name), family)
+        return Loaded(ensemble, tokenizer, name, _stored(Path(name) / "shard-0"))
+    model, notes = _load_weights(name, family, options, new_labels)
     if family != FAMILIES[0]:
         pad(model, tokenizer)
-    return Loaded(model, tokenizer, name)
+    folder = _folder(name, options)
+    files = tuple(folder / file for file in PROCESSOR_FILES if (folder / file).is_file())
+    stored = _stored(folder)
+    if notes:  # what the numbers were stored in is no format to save ordinary ones in
+        stored = NumberFormat(ordinary_dtype(model.config))
+    whole = type(model).__name__.endswith(WITH_LANGUAGE_MODEL)
+    if whole:
+        notes.append(
+            f"{type(model).__name__}: its language model is used, the rest is left as it is"
+        )
+    return Loaded(model, tokenizer, name, stored, tuple(notes), files if whole else ())
+
+
+def _folder(name: str, options: Mapping[str, Any]) -> Path:
+    """Where the files of a model lie once it was loaded."""
+    if Path(name).exists():
+        return Path(name)
+    found = cached_file(name, "config.json", revision=options.get("revision"))
+    return Path(str(found)).parent
+
+
+def _stored(folder: Path) -> NumberFormat:
+    return stored_format(sorted({*folder.glob("*.safetensors")} - {folder / WEIGHTS_FILE}))
+
+
+def _load_tokenizer(
+    name: str, family: str, options: Mapping[str, Any], adapters: Sequence[Adapter]
+) -> PreTrainedTokenizerBase:
+    """The model's, or that of the last adapter that brings one."""
+    load, template = AutoTokenizer.from_pretrained, None
+    for adapter in adapters:
+        files = {path.name for path in adapter.folder.iterdir()}
+        if files & TOKENIZER_FILES:
+            name, options, template = str(adapter.folder), {}, None
+        elif "chat_template.jinja" in files:
+            template = (adapter.folder / "chat_template.jinja").read_text(encoding="utf-8")
+    tokenizer = load_part(load, name, "tokenizer", options)
+    # GPT-2 and RoBERTa tokenizers take words one by one only when they know that texts begin so.
+    if family == "token-classification" and getattr(tokenizer, "add_prefix_space", None) is False:
+        tokenizer = load_part(load, name, "tokenizer", {**options, "add_prefix_space": True})
+    if template is not None:
+        tokenizer.chat_template = template
+    return tokenizer
 
 
 def _load_weights(
     name: str, family: str, options: Mapping[str, object], new_labels: Sequence[str] = ()
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model in float32, and what was done to its weights."""
+    config = load_part(AutoConfig.from_pretrained, name, "configuration", options)
     given = {
         **options,
         "use_safetensors": True,
@@ -328,7 +350,16 @@ def _load_weights(
     if new_labels:
         given["id2label"] = dict(enumerate(new_labels))
         given["label2id"] = {label: index for index, label in enumerate(new_labels)}
-    model, found = _load_part(_KINDS[family][0].from_pretrained, name, "weights", given)
+    if getattr(config, "rescale_every", 0):
+        # RWKV would divide its weights when it is run, and save them divided.
+        given["rescale_every"] = 0
+    load, kind = _LOADERS[family], quantised_kind(config)
+    if family == FAMILIES[0] and holds_language_model(config):
+        load = AutoModelForImageTextToText
+    if kind:
+        model, found = _load_dequantised(load, name, config, given)
+    else:
+        model, found = load_part(load.from_pretrained, name, "weights", given)  # type: ignore[misc]
     wrong = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
     if new_labels:
         body = f"{model.base_model_prefix}."
@@ -342,7 +373,23 @@ def _load_weights(
             f"{name}: {len(wrong)} of its weights are missing or have another shape than its "
             f"config.json asks for, {min(wrong)} first; save or download the model again"
         )
-    return model.eval()
+    notes = [f"its weights were quantised ({kind}): turned into ordinary numbers"] if kind else []
+    return model.eval(), notes
+
+
+def _load_dequantised(
+    load: Any, name: str, config: PreTrainedConfig, options: Mapping[str, object]
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """The model of a quantised checkpoint with ordinary numbers, and what was found missing."""
+    way = dequantising(name, config)
+    given = {**options, "dtype": ordinary_dtype(config)}
+    given |= {"quantization_config": way} if way else {}
+    try:
+        model, found = load.from_pretrained(name, **given)
+        return dequantise(model), found
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise refusal(name, quantised_kind(config), reason) from error
 
 
 def _load_ensemble(folder: Path, family: str) -> ShardEnsemble:
@@ -355,16 +402,30 @@ def _load_ensemble(folder: Path, family: str) -> ShardEnsemble:
     if not names or any(Path(name).name != name for name in names):
         raise UserError(f"{path}: shards must name folders beside this file, got {names}")
     for name in names:
-        _check_weights(folder / name)
-    shards = [_load_weights(str(folder / name), family, {}) for name in names]
+        check_weights(folder / name)
+    shards = [_load_weights(str(folder / name), family, {})[0] for name in names]
     return make_ensemble(shards, family)
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write an ordinary save_pretrained folder: safetensors, configuration, tokenizer."""
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    chosen: NumberFormat | None = None,
+    files: Sequence[Path] = (),
+) -> None:
+    """Write an ordinary save_pretrained folder: safetensors, configuration, tokenizer.
+
+    Args:
+        chosen: The format of its numbers; None for that in memory.
+        files: To be copied beside them as they are.
+    """
     if processes.is_main():
-        model.save_pretrained(folder, safe_serialization=True)
+        with stored_as(model, chosen) if chosen else nullcontext():
+            model.save_pretrained(folder, safe_serialization=True)
         tokenizer.save_pretrained(folder)
+        for path in files:
+            shutil.copyfile(path, folder / path.name)
     processes.wait()
 
 

@@ -40,7 +40,8 @@ from unlearner.evaluation.comparison import (
 from unlearner.families import FAMILIES
 from unlearner.families.base import Baseline
 from unlearner.methods.base import Method, load_method
-from unlearner.models.loading import family_named, limit_threads
+from unlearner.models.folders import family_named
+from unlearner.models.loading import limit_threads
 from unlearner.output import staged
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.pipeline import measure_baseline, write_outcome
@@ -322,7 +323,7 @@ class Work:
         self.say("measuring the retrained model")
         config = self.plan.config(self.plan.methods[0])
         family = self.prepared.family
-        one = family.load_like(self.plan.retrained, "retrained", self.prepared.loaded)
+        one = family.load_like(self.plan.retrained, "retrained", self.prepared, config.model.base)
         base = self.base
         answers = {"retrained": family.infer(one, base.sets, config.evaluation, base.references)}
         scores = family.score("retrained", answers, base.sets, config)

@@ -89,9 +89,12 @@ def _model(found: Findings) -> Json:
         "name": Path(name).resolve().name if is_folder else name or "a model given from Python",
         "family": loaded.family,
         "parameters": num_parameters(loaded.model),
+        "format": loaded.format.name,
         "digest_target": found.digests.get("target"),
         "digest_unlearned": found.digests.get("unlearned"),
     }
+    notes = found.prepared.family.notes(loaded)
+    described |= {"notes": list(notes)} if notes else {}
     return described | ({"hub_id": name} if name and not is_folder else {})
 
 

@@ -32,7 +32,8 @@ from unlearner.families.base import (
     CheckResult,
     Measured,
 )
-from unlearner.models.loading import Loaded, family_named, save
+from unlearner.models.folders import family_named, read_family
+from unlearner.models.loading import Loaded
 from unlearner.output import Json
 from unlearner.pipeline.findings import Findings, build_report
 from unlearner.pipeline.hub import file_digests
@@ -77,7 +78,8 @@ def read_config(sections: Json, loaded: Loaded | None = None) -> tuple[RunConfig
     """The configuration, with the family's own method where none is named, and the family."""
     model = sections.get("model", {})
     name, revision = str(model.get("name", "")), str(model.get("revision", "main"))
-    family = FAMILIES[loaded.family if loaded else family_named(name, revision)]
+    base = str(model.get("base", ""))
+    family = FAMILIES[loaded.family if loaded else family_named(name, revision, base)]
     config = RunConfig.from_sections(sections, family=family.name)
     return replace(config, method=config.method.for_family(family.name)), family
 
@@ -101,6 +103,8 @@ def start(
         UserError: A set is missing, or a set, the method or the model cannot be used.
     """
     if family.name not in config.method.families:
+        if loaded is None and Path(config.model.name).exists():  # what is no model has no family
+            read_family(config.model.name, base=config.model.base)
         raise UserError(
             f"method.name: {config.method.name} is for {' and '.join(config.method.families)}, "
             f"MODEL is {family.described or family.name}; see `unlearner list methods`"
@@ -125,6 +129,7 @@ def dated(config: RunConfig, prepared: AnyPrepared) -> RunConfig:
 
 def check(config: RunConfig, prepared: AnyPrepared) -> CheckResult:
     """How well the model knows the records, where copies are, what a run would take."""
+    _tell_notes(prepared)
     family, sets = prepared.family, prepared.family.measured_sets(prepared, config)
     with measuring(prepared.loaded.model.device) as cost:
         answers = family.infer(prepared.loaded, sets, config.evaluation)
@@ -132,6 +137,18 @@ def check(config: RunConfig, prepared: AnyPrepared) -> CheckResult:
     level = family.level(answers, config, under="the target model")
     measured = Measured(sets, {"target": answers}, scores, level, ())
     return _checked(config, prepared, measured, cost)
+
+
+def _tell_notes(prepared: AnyPrepared) -> None:
+    """Say what was done to the model, whether or not the progress is shown."""
+    if processes.is_main():
+        for note in prepared.family.notes(prepared.loaded):
+            logger.warning("%s: %s", prepared.loaded.name, note)
+
+
+def _load_like(config: RunConfig, prepared: AnyPrepared, role: str, name: str) -> Loaded:
+    """Another model of a run; an adapter of the same base as MODEL is looked for at the same."""
+    return prepared.family.load_like(name, role, prepared, config.model.base)
 
 
 def _checked(
@@ -174,10 +191,11 @@ def measure_baseline(
         NothingToUnlearn: The records are not known, or too few to tell, and `force` is not set.
     """
     family, loaded = prepared.family, prepared.loaded
+    _tell_notes(prepared)
     sets = family.measured_sets(prepared, config)
     retrained = None
     if config.model.retrained:
-        retrained = family.load_like(config.model.retrained, "retrained", loaded)
+        retrained = _load_like(config, prepared, "retrained", config.model.retrained)
     say("measuring the target model")
     with measuring(loaded.model.device) as cost:
         target = family.infer(loaded, sets, config.evaluation)
@@ -299,7 +317,7 @@ def carry_out(
     say(f"unlearning {len(prepared['forget'])} records with {type(config.method).__name__}")
     started = time.perf_counter()
     model = trainer.finish(unlearn(), prepared.loaded.name)
-    save(model, prepared.loaded.tokenizer, work / "model")
+    prepared.loaded.save(model, work / "model")
     seconds_unlearning = time.perf_counter() - started + trainer.seconds_before
     # SISA's shards exist before a request comes; making them is no part of the answer to it.
     spent = trainer.details
@@ -357,8 +375,11 @@ def evaluate(
     family, loaded, evaluation = prepared.family, prepared.loaded, config.evaluation
     for note in prepared.notes:
         say(note)
+    _tell_notes(prepared)
     names = {"target": target, "retrained": config.model.retrained}
-    models = {role: family.load_like(name, role, loaded) for role, name in names.items() if name}
+    models = {
+        role: _load_like(config, prepared, role, name) for role, name in names.items() if name
+    }
     models["unlearned"] = loaded
     sets = family.measured_sets(prepared, config)
     references = family.references(models["target"], sets) if target else {}

@@ -25,7 +25,7 @@ from unlearner.config import RunConfig
 from unlearner.datasets.base import data_settings, family_of, options_of
 from unlearner.errors import UserError
 from unlearner.evaluation.tofu_metrics import measure_tofu
-from unlearner.models.loading import family_named
+from unlearner.models.folders import family_named
 from unlearner.output import Json
 from unlearner.pipeline.compare import check_plan, make_plan
 from unlearner.settings import (

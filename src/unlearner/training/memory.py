@@ -238,9 +238,13 @@ def _first_guess(
     model, fields, rank = loaded.model, method.model_dump(), settings.lora_rank
     layers = [model.get_submodule(name) for name in adapters.linear_layers(model)]
     ends = sum(sum(cast("Tensor", layer.weight).shape) for layer in layers)
+    for name in adapters.expert_weights(model):
+        experts, *sides = model.get_parameter(name).shape
+        ends += experts * sum(sides)
     adapter = FLOAT * rank * ends
     whole = FLOAT * num_parameters(model)
-    trained = (adapter or whole) // (processes.count() if sharding.wanted() else 1)
+    weights = FLOAT * sum(some.numel() for some in model.parameters() if some.requires_grad)
+    trained = (adapter or weights) // (processes.count() if sharding.wanted() else 1)
     # With adapters the target is the model in training, with them off.
     further = sum(not (rank and kind == "target") for kind in method.companion_models)
     further += fields.get("num_shards", 0) + fields.get("num_slices", 0)
