@@ -42,6 +42,7 @@ from unlearner.settings import (
     build,
     check_names,
 )
+from unlearner.training.checkpoints import ASKED
 from unlearner.training.finetune import (
     RECIPE_FILE,
     ClassifierFinetuneSettings,
@@ -102,8 +103,9 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
     resumable = Resumable(output, resume)
     asked = {"model": model, "records": records, "settings": settings, "columns": columns}
     asked |= {"until": until, "labels": labels}
-    before = resumable.begun("finetune").get("asked", {})
+    before = _asked_before(resumable)
     asked = {name: value or before.get(name, value) for name, value in asked.items()}
+    asked["settings"] = [*before.get("settings", []), *settings]  # the later over the earlier
     model, records, settings, columns, until, labels = asked.values()
     goal = Until.parse(until) if until else None
     if not model or not records:
@@ -143,6 +145,21 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
     return REACHED
 
 
+def _asked_before(resumable: Resumable) -> Json:
+    """The command of the run that goes on; empty for a new one.
+
+    Raises:
+        UserError: There is none to go on with, or its file is damaged.
+    """
+    before = resumable.begun("finetune").get(ASKED, {})
+    kinds = {"settings": list, "columns": dict}
+    if any(not isinstance(value, kinds.get(name, str)) for name, value in before.items()):
+        raise UserError(
+            f"--resume: {resumable.checkpoints} is damaged; remove it and begin again in a new run"
+        )
+    return before
+
+
 Taught = tuple[FinetuneResult, Loaded, int, Trainer]
 
 
@@ -161,14 +178,19 @@ class Course:
     listen: Listener
 
     def resuming(
-        self, trainer: Trainer, loaded: Loaded, records: RecordSet
+        self, trainer: Trainer, loaded: Loaded, records: RecordSet, lesson: Lesson
     ) -> AbstractContextManager[None]:
         """Let the training in the block be cut off, and go on where it was."""
         run = {
             "command": "finetune",
-            "asked": self.asked,
+            ASKED: self.asked,
+            "settings": {
+                **_lesson_sections(lesson),
+                "data": lesson.data.model_dump(),
+                "options": {name: self.asked[name] for name in ("until", "labels")},
+            },
             "model": digest_model(loaded.model),
-            "records": digest_records(records.records, read_key()),
+            "records": {"records": digest_records(records.records, read_key())},
             "processes": processes.count(),
         }
         return resuming(trainer, self.resumable, run, self.progress.say)
@@ -230,7 +252,7 @@ def _learn(
     """Teach a model the tokenized records; the training can be cut off and go on."""
     trainer = Trainer(lesson.training, Log(None, course.listen))
     goal = _for_family(lesson.goal, family)
-    with course.resuming(trainer, loaded, given):
+    with course.resuming(trainer, loaded, given, lesson):
         result = finetune_model(
             loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal
         )

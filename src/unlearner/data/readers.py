@@ -9,13 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import TypeGuard
 
 import numpy as np
+
+from unlearner.files import kind_of_file
 
 
 class SourceError(Exception):
@@ -122,8 +124,8 @@ def _check_path(path: Path, suffixes: Sequence[str]) -> None:
         raise SourceError("no such file; a hub data set is written hf:owner/name") from None
     except (OSError, ValueError) as error:  # a name too long, no permission, a null byte
         raise SourceError(f"cannot be opened ({reason(error)})") from error
-    if stat.S_ISDIR(mode):
-        raise SourceError(f"is a folder; give one file ending in {' '.join(suffixes)}")
+    if other := kind_of_file(mode):
+        raise SourceError(f"is {other}; give one file ending in {' '.join(suffixes)}")
     if path.suffix.lower() not in suffixes:
         raise SourceError(f"{_misfit(path.suffix)}; allowed are {' '.join(suffixes)}")
 
@@ -256,7 +258,7 @@ def _npy_rows(path: Path) -> Iterator[Row]:
                 raise SourceError("not a .npy file; write it with numpy.save")
             file.seek(0)
             array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError) as error:
         what = f"is broken ({reason(error)})"
         if "allow_pickle" in str(error):
             what = "holds pickled objects (rows of unequal length?)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,9 @@ from transformers import (
 
 from unlearner import processes
 from unlearner.errors import UserError
+from unlearner.files import read_json, saving
 from unlearner.models.ensemble import ENSEMBLE_FILE, ShardEnsemble, make_ensemble
+from unlearner.models.folder import check_files, memory_for
 
 Item = TypeVar("Item")
 
@@ -171,9 +172,9 @@ def family_named(name: str, revision: str = "main") -> str:
         path = Path(name) / "config.json"
         if name and not Path(name).exists():
             path = Path(hf_hub_download(name, "config.json", revision=revision))
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         architecture = str((config.get("architectures") or [""])[0])
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return FAMILIES[0]  # what is wrong with it is reported when it is loaded
     return _family_by_class(architecture) or FAMILIES[0]
 
@@ -196,10 +197,7 @@ def _check_model_folder(folder: Path) -> None:
     files = {path.name for path in folder.iterdir()}
     if "config.json" not in files:
         raise UserError(f"{folder}: no config.json; a model folder made by save_pretrained has one")
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{folder / 'config.json'}: not valid JSON ({error})") from None
+    check_files(folder)
     if ENSEMBLE_FILE not in files:
         _check_weights(folder)
     if not files & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"}:
@@ -250,7 +248,8 @@ def _load_part(
 ) -> Item:
     # transformers raises errors of every kind for one cause: the name or the files are no good
     try:
-        return load(name, **options)
+        with memory_for(Path(name)):
+            return load(name, **options)
     except Exception as error:
         hint = "give a local folder, or a hub id and a network"
         if "trust_remote_code" in str(error):
@@ -307,7 +306,7 @@ def _load_ensemble(folder: Path, family: str) -> ShardEnsemble:
     """The ensemble in a folder that `save_pretrained` has written, in float32."""
     path = folder / ENSEMBLE_FILE
     try:
-        names = [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["shards"]]
+        names = [str(name) for name in read_json(path)["shards"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); save the ensemble again") from None
     if not names or any(Path(name).name != name for name in names):
@@ -321,8 +320,10 @@ def _load_ensemble(folder: Path, family: str) -> ShardEnsemble:
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write an ordinary save_pretrained folder: safetensors, configuration, tokenizer."""
     if processes.is_main():
-        model.save_pretrained(folder, safe_serialization=True)
-        tokenizer.save_pretrained(folder)
+        needed = sum(weight.nbytes for weight in model.parameters())
+        with saving("the model", folder, needed):
+            model.save_pretrained(folder, safe_serialization=True)
+            tokenizer.save_pretrained(folder)
     processes.wait()
 
 

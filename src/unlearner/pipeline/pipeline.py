@@ -5,7 +5,6 @@ What differs between families is said by `families.base.Family`.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +31,7 @@ from unlearner.families.base import (
     CheckResult,
     Measured,
 )
+from unlearner.files import read_json
 from unlearner.models.loading import Loaded, family_named, save
 from unlearner.output import Json
 from unlearner.pipeline.findings import Findings, build_report
@@ -388,7 +388,7 @@ def _seconds_retraining(retrained: str) -> float | None:
     if not retrained:
         return None
     try:
-        recipe = json.loads((Path(retrained) / RECIPE_FILE).read_text(encoding="utf-8"))
+        recipe = read_json(Path(retrained) / RECIPE_FILE)
         return float(recipe["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from unlearner import processes
-from unlearner.errors import UserError
+from unlearner.errors import TrainingError, UserError
 from unlearner.inference.micro_batches import windows_at_most
 from unlearner.models import adapters, sharding
 from unlearner.models.loading import SMALL_MODEL, num_parameters
@@ -34,7 +34,6 @@ from unlearner.training.checkpoints import (
     DIFFERENT,
     Journal,
     State,
-    TrainingError,
     Weights,
     optimiser_state,
     random_state,
