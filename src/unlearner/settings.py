@@ -57,12 +57,15 @@ class ModelSettings(Section):
         trust_remote_code: Run code that comes with the model.
         retrained: A model trained without the forget set, by name: measured beside the others, and
             what a classifier is held to.
+        original: The model from before the first request, by name, where this one was unlearned
+            before: the utility floor is measured against it.
     """
 
     name: str = ""
     revision: str = "main"
     trust_remote_code: bool = False
     retrained: str = ""
+    original: str = ""
 
 
 class DataSettings(Section):

@@ -69,6 +69,10 @@ DropDuplicates = Annotated[
     typer.Option("--drop-duplicates", help="Leave exact copies of forget records out elsewhere."),
 ]
 
+Original = Annotated[
+    str, typer.Option(help="The model before all requests, where MODEL was unlearned before.")
+]
+
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 Resume = Annotated[
@@ -198,6 +202,7 @@ def forget(
     search: Annotated[
         bool, typer.Option("--search", help="Try settings of the method; take the best.")
     ] = False,
+    original: Original = "",
     config: Config = None,
     columns: Map = "",
     drop_duplicates: DropDuplicates = False,
@@ -214,6 +219,7 @@ def forget(
         arguments,
         config,
         data__forget=forget,
+        model__original=original,
         data__retain=retain,
         data__pool=pool,
         data__holdout=holdout,
@@ -243,6 +249,7 @@ def check(
     holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
     test: Test = "",
     forget_class: ForgetClass = "",
+    original: Original = "",
     config: Config = None,
     columns: Map = "",
     drop_duplicates: DropDuplicates = False,
@@ -252,6 +259,7 @@ def check(
         arguments,
         config,
         data__forget=forget,
+        model__original=original,
         data__retain=retain,
         data__pool=pool,
         data__holdout=holdout,
@@ -276,6 +284,7 @@ def evaluate(
     holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
     test: Test = "",
     forget_class: ForgetClass = "",
+    original: Original = "",
     config: Config = None,
     columns: Map = "",
     drop_duplicates: DropDuplicates = False,
@@ -287,6 +296,7 @@ def evaluate(
         arguments,
         config,
         data__forget=forget,
+        model__original=original,
         data__retain=retain,
         data__holdout=holdout,
         data__columns=_columns(columns),
@@ -320,6 +330,7 @@ def compare(
     jobs: Annotated[
         int, typer.Option(min=1, max=1024, help="Methods at a time, a process each.")
     ] = 1,
+    original: Original = "",
     config: Config = None,
     columns: Map = "",
     keep_models: Annotated[bool, typer.Option(help="Leave the models in the folder.")] = False,
@@ -334,6 +345,7 @@ def compare(
         arguments,
         config,
         data__forget=forget,
+        model__original=original,
         data__retain=retain,
         data__pool=pool,
         data__holdout=holdout,

@@ -132,7 +132,7 @@ def run_check(sections: Json) -> int:
     config, family = read_config(sections)
     prepared = pipeline.start(config, family, command="check")
     limit_threads(prepared.loaded.to(resolve_device(config.training)))
-    found = pipeline.check(config, prepared)
+    found = pipeline.check(config, prepared, say=RunProgress(quiet=False, num_rounds=None).say)
     if processes.is_main():
         print_check(found)
     return MET

@@ -143,10 +143,17 @@ class Family(ABC, Generic[SetT, AnswerT]):
     roles: ClassVar[tuple[str, ...]]
     # The sets that a command needs, in the words of `check_needs`.
     needs: ClassVar[Mapping[str, tuple[str, ...]]]
+    # The sets on which quality is compared with the original model's.
+    kept_roles: ClassVar[tuple[str, ...]] = ("retain",)
     # Writes text, which a report can show before and after.
     writes_text: ClassVar[bool] = False
     # One evaluation round follows each epoch, so that their number is known.
     rounds_are_epochs: ClassVar[bool] = False
+
+    @property
+    def kept_score(self) -> str:
+        """The metric that quality is compared by."""
+        return "perplexity"
 
     def num_rounds(self, config: RunConfig) -> int | None:
         """Evaluation rounds of a run at most; None where their number is not known beforehand."""
@@ -315,7 +322,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
         level: HoldoutBaseline | None,
         config: RunConfig,
     ) -> tuple[Criterion, ...]:
-        """The criteria, from figures of the target and the retrained model alone.
+        """The criteria, from figures of the target, original and retrained model alone.
 
         Without a target the model to be judged stands in its place, and nothing is said of utility.
         """
@@ -327,8 +334,13 @@ class Family(ABC, Generic[SetT, AnswerT]):
         sets: Mapping[str, SetT],
         level: HoldoutBaseline | None,
         config: RunConfig,
+        scores: Mapping[str, Scores],
     ) -> UnlearningData | ClassifierData:
-        """What a method gets."""
+        """What a method gets.
+
+        Args:
+            scores: Of the target model, and of the original one where the floor is that model's.
+        """
 
     def for_method(
         self,

@@ -158,7 +158,12 @@ class CausalLM(Family[TokenizedSet, Answer]):
     ) -> tuple[Criterion, ...]:
         """Verbatim claims at what unseen text scores, utility near the target."""
         assert level is not None
-        return text_criteria(level, scores.get("target", {}), config.criteria)
+        return text_criteria(
+            level,
+            scores.get("original") or scores.get("target", {}),
+            config.criteria,
+            whose="original" if "original" in scores else "target",
+        )
 
     def method_data(
         self,
@@ -166,9 +171,16 @@ class CausalLM(Family[TokenizedSet, Answer]):
         sets: Mapping[str, TokenizedSet],
         level: HoldoutBaseline | None,
         config: RunConfig,
+        scores: Mapping[str, Scores],
     ) -> UnlearningData:
         """The sets without copies of forget records, and what unseen text scores."""
         assert level is not None
+        floor = config.criteria.perplexity_ratio
+        if "original" in scores:  # as a multiple of the target's, which is what a method compares
+            first, now = (
+                scores[one]["retain"]["perplexity"].value for one in ("original", "target")
+            )
+            floor *= first / now
         return UnlearningData(
             tokenizer=prepared.loaded.tokenizer,
             forget=prepared["forget"],
@@ -177,7 +189,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
             analogous=None,
             level=level,
             questions=questions_of(config.evaluation),
-            utility_floor=config.criteria.perplexity_ratio,
+            utility_floor=floor,
             layout=prepared.layout,
         )
 

@@ -53,6 +53,8 @@ from unlearner.training.finetune import read_recipe
 
 UNSEEN = ("holdout", "test")
 
+COMPARED = ("original", "target")
+
 MEANINGS = {
     "forget": "the labelled records to be forgotten (or --forget-class NAME)",
     "retain": "the remaining labelled training data, on which the model goes on learning",
@@ -75,11 +77,17 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
     name: str
 
     roles = ("forget", "retain", "holdout", "test")
+    kept_roles = ("retain", "test", "holdout")
     needs: ClassVar = {
         "check": ("forget",),
         "evaluate": ("forget", "holdout"),
         "forget": ("forget", "retain", "holdout"),
     }
+
+    @property
+    def kept_score(self) -> str:
+        """The metric that quality is compared by."""
+        return KEPT_SCORE[self.name]
 
     def load(self, name: str, *, revision: str = "main", trust_remote_code: bool = False) -> Loaded:
         """A classifier and its tokenizer."""
@@ -191,10 +199,15 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             removes_class=prepared.forget_class is not None,
             target=scores["target" if has_target else "unlearned"],
             retrained=scores.get("retrained", {}),
+            original=scores.get("original", {}),
         )
         found = label_criteria(baseline, config.criteria)
         # Its own scores are no floor for a model.
-        return found if has_target else tuple(one for one in found if one.claim != "utility")
+        return (
+            found
+            if has_target or "original" in scores
+            else tuple(one for one in found if one.claim != "utility")
+        )
 
     def method_data(
         self,
@@ -202,8 +215,13 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         sets: Mapping[str, LabelledSet],
         level: HoldoutBaseline | None,
         config: RunConfig,
+        scores: Mapping[str, Scores],
     ) -> ClassifierData:
         """The sets, and samples of holdout and retain set to evaluate between steps."""
+        drop = config.criteria.score_drop
+        if "original" in scores:  # counted from the target's score, which is what a method has
+            first, now = (scores[one]["retain"].get(self.kept_score) for one in COMPARED)
+            drop -= first.value - now.value if first and now else 0.0
         return ClassifierData(
             tokenizer=prepared.loaded.tokenizer,
             family=self.name,
@@ -212,7 +230,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             retain=prepared["retain"],
             holdout=sample(sets["holdout"], WATCHED_EACH, config.training.seed),
             watched=sample(sets["retain"], WATCHED_EACH, config.training.seed),
-            score_drop=config.criteria.score_drop,
+            score_drop=drop,
             forget_class=prepared.forget_class,
             recipe=read_recipe(prepared.loaded.name),
         )

@@ -36,6 +36,7 @@ from unlearner.models.loading import Loaded, family_named, save
 from unlearner.output import Json
 from unlearner.pipeline.findings import Findings, build_report
 from unlearner.pipeline.hub import file_digests
+from unlearner.pipeline.original import already_lost, measure_original, notice, utility_notes
 from unlearner.pipeline.search import Searched, check_search, search
 from unlearner.report.card import model_card
 from unlearner.report.files import write_report
@@ -113,15 +114,18 @@ def start(
     return family.prepare(config, given or {}, loaded, family.needs[command])
 
 
-def check(config: RunConfig, prepared: AnyPrepared) -> CheckResult:
+def check(config: RunConfig, prepared: AnyPrepared, *, say: Say = logger.info) -> CheckResult:
     """How well the model knows the records, where copies are, what a run would take."""
     family, sets = prepared.family, prepared.family.measured_sets(prepared, config)
+    notice(config.model.name, config.model.original, say)
     with measuring(prepared.loaded.model.device) as cost:
         answers = family.infer(prepared.loaded, sets, config.evaluation)
     scores = {"target": family.score("target", {"target": answers}, sets, config)}
     level = family.level(answers, config, under="the target model")
     measured = Measured(sets, {"target": answers}, scores, level, ())
-    return _checked(config, prepared, measured, cost)
+    checked = _checked(config, prepared, measured, cost)
+    beside = already_lost(scores | measure_original(config, prepared, sets), family.kept_score)
+    return replace(checked, sentence=f"{checked.sentence}; {beside}") if beside else checked
 
 
 def _checked(
@@ -167,6 +171,7 @@ def measure_baseline(
     retrained = None
     if config.model.retrained:
         retrained = family.load_like(config.model.retrained, "retrained", loaded)
+    notice(config.model.name, config.model.original, say)
     say("measuring the target model")
     with measuring(loaded.model.device) as cost:
         target = family.infer(loaded, sets, config.evaluation)
@@ -175,6 +180,9 @@ def measure_baseline(
         references = family.references(loaded, sets)
         answers["retrained"] = family.infer(retrained, sets, config.evaluation, references)
     scores = {model: family.score(model, answers, sets, config) for model in answers}
+    scores |= measure_original(config, prepared, sets)
+    if beside := already_lost(scores, family.kept_score):
+        say(beside)
     level = family.level(target, config, under="the target model")
     measured = Measured(sets, answers, scores, level, ())
     checked = _checked(config, prepared, measured, cost)
@@ -187,7 +195,7 @@ def measure_baseline(
         scores=scores,
         level=level,
         criteria=family.criteria(prepared, scores, level, config),
-        data=family.method_data(prepared, sets, level, config),
+        data=family.method_data(prepared, sets, level, config, scores),
         references=references or family.references(loaded, sets),
         digest=provenance.digest_model(loaded.model),
         micro_batch=checked.plan.micro_batch,
@@ -340,6 +348,7 @@ def evaluate(
     names = {"target": target, "retrained": config.model.retrained}
     models = {role: family.load_like(name, role, loaded) for role, name in names.items() if name}
     models["unlearned"] = loaded
+    notice(target, config.model.original, say)
     sets = family.measured_sets(prepared, config)
     references = family.references(models["target"], sets) if target else {}
     answers = {}
@@ -347,6 +356,7 @@ def evaluate(
         say(f"measuring the {role} model")
         answers[role] = family.infer(one, sets, evaluation, {} if role == "target" else references)
     scores = {model: family.score(model, answers, sets, config) for model in answers}
+    scores |= measure_original(config, prepared, sets)
     before, under = ("target", "the target model") if target else ("unlearned", "the model itself")
     level = family.level(answers[before], config, under=under)
     criteria = family.criteria(prepared, scores, level, config)
@@ -366,7 +376,7 @@ def conclude(findings: Findings, notes: tuple[str, ...] = ()) -> tuple[Verdict, 
     """The verdict on the unlearned model by criteria fixed before, and the report."""
     prepared, measured = findings.prepared, findings.measured
     verdict = prepared.family.judge(prepared, measured)
-    verdict = replace(verdict, notes=verdict.notes + notes)
+    verdict = replace(verdict, notes=verdict.notes + utility_notes(measured) + notes)
     return verdict, build_report(findings, verdict)
 
 
