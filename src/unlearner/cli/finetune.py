@@ -20,6 +20,7 @@ from unlearner.data.windows import TokenizedSet
 from unlearner.datasets.base import data_settings
 from unlearner.errors import UserError
 from unlearner.families import CAUSAL_LM
+from unlearner.families.base import check_tokens_known
 from unlearner.families.causal_lm import prepare_text
 from unlearner.models import sharding
 from unlearner.models.loading import (
@@ -238,6 +239,7 @@ def _teach_classifier(
     limit_threads(loaded.model)
     labelling = Labelling(names, max(8, min(lesson.data.max_length, loaded.context)), family)
     some = tokenize_labelled(given, loaded.tokenizer, labelling)
+    check_tokens_known(some, loaded.vocabulary)
     return _learn(loaded, family, given, some, lesson, course)
 
 

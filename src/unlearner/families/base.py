@@ -442,3 +442,21 @@ def check_finite(scores: Scores, name: str) -> None:
                 f"MODEL {name}: its loss on the {role} set is {found['loss'].value}; its weights "
                 "are damaged, save or download it again"
             )
+
+
+def check_tokens_known(some: TokenizedSet | LabelledSet, size: int) -> None:
+    """Refuse a tokenizer with more tokens than the model has, once a record holds one of them.
+
+    Args:
+        size: Of the model's vocabulary.
+
+    Raises:
+        UserError: A record does.
+    """
+    for one in some.windows if isinstance(some, TokenizedSet) else some.examples:
+        largest = int(one.input_ids.max())
+        if largest >= size:
+            raise UserError(
+                f"{some.name} {some.source}, record {one.id!r}: its tokenizer gives the token id "
+                f"{largest}, the model has 0 to {size - 1}; use the model's own tokenizer"
+            )

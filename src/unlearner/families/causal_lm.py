@@ -22,6 +22,7 @@ from unlearner.families.base import (
     Prepared,
     References,
     check_finite,
+    check_tokens_known,
     refuse_or_drop_copies,
     sample,
 )
@@ -281,12 +282,12 @@ def prepare_text(
         max_length=max(2, min(data.max_length, loaded.context)),
         append_eos=data.append_eos,
     )
-    size: int = loaded.model.get_input_embeddings().num_embeddings  # type: ignore
+    size = loaded.vocabulary
     tokenized = {}
     for role, records in sets.items():
         check_ids_in_vocabulary(records, size)
         tokenized[role] = tokenize_set(records, loaded.tokenizer, layout)
-        _check_tokens_known(tokenized[role], size)
+        check_tokens_known(tokenized[role], size)
     duplicates = {}
     if "forget" in tokenized:
         forget = contents(tokenized["forget"], loaded.tokenizer)
@@ -354,17 +355,6 @@ def _is_chat(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) 
         "tokenizer has a chat template; say data.chat=true (the records are asked as a chat with "
         "an instruct model) or data.chat=false (they are joined by data.template, without it)"
     )
-
-
-def _check_tokens_known(some: TokenizedSet, size: int) -> None:
-    """Refuse a tokenizer with more tokens than the model has, once a record holds one of them."""
-    for window in some.windows:
-        largest = int(window.input_ids.max())
-        if largest >= size:
-            raise UserError(
-                f"{some.name} {some.source}, record {window.id!r}: its tokenizer gives the token "
-                f"id {largest}, the model has 0 to {size - 1}; use the model's own tokenizer"
-            )
 
 
 def questions_of(evaluation: EvaluationSettings) -> Questions:

@@ -31,6 +31,7 @@ from unlearner.families.base import (
     Prepared,
     References,
     check_finite,
+    check_tokens_known,
     refuse_or_drop_copies,
     sample,
 )
@@ -143,6 +144,8 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             role: tokenize_labelled(some, loaded.tokenizer, labelling)
             for role, some in records.items()
         }
+        for some in sets.values():
+            check_tokens_known(some, loaded.vocabulary)
         return Prepared(self, loaded, sets, duplicates, forget_class=forget_class)
 
     def infer(

@@ -29,7 +29,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
 
 # Numbers of parts that are built one by one: never more than there are tensors, of which few say
 # nothing.
-PARTS = re.compile(r"layer(s|_num)?$|blocks?$|depths?$|(num|n)_.*(layers|blocks|experts)$")
+PARTS = re.compile(r"layers?$|layer_num$|blocks?$|depths?$|experts$|num_labels$|attention_types$")
 FEW_PARTS = 1000
 
 HEADER_BYTES = 100_000_000  # at most, by safetensors' own rule
@@ -68,18 +68,38 @@ def check_files(folder: Path) -> None:
         raise UserError(f"{path}: not valid JSON ({error}); save the model again") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: must hold a JSON object; save the model again")
+    _check_names(path, config)
     _check_parts(path, config, max(FEW_PARTS, _num_tensors(folder)))
+
+
+def _check_names(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse what libraries read without a look at what it is."""
+    kinds = {"model_type": str, "architectures": list, "id2label": dict, "label2id": dict}
+    for name, kind in kinds.items():
+        value = config.get(name)
+        wrong = value is not None and not isinstance(value, kind)
+        if wrong or (kind is list and not all(isinstance(one, str) for one in value or ())):
+            words = {str: "a text", list: "a list of texts", dict: "an object"}[kind]
+            raise UserError(f"{path}: {name} must be {words}, got {quoted(value)}; correct it")
 
 
 def _check_parts(path: Path, config: Mapping[str, Any], most: int) -> None:
     for name, value in config.items():
         if isinstance(value, dict):
             _check_parts(path, value, most)
-        elif isinstance(value, int) and value > most and PARTS.search(name):
+        elif PARTS.search(name) and any(number > most for number in _numbers(value)):
             raise UserError(
                 f"{path}: {name} is {quoted(value)}, more than the weights are made of; save or "
                 "download the model again"
             )
+
+
+def _numbers(value: object) -> Iterator[float]:
+    if isinstance(value, list):
+        for one in value:
+            yield from _numbers(one)
+    elif isinstance(value, int | float):
+        yield value
 
 
 def _num_tensors(folder: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +65,11 @@ class Loaded:
     def labels(self) -> tuple[str, ...]:
         """The names of a classifier's outputs, in their order."""
         return _output_names(self.model.config)
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids that the model has, from 0."""
+        return self.model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
 
     @property
     def context(self) -> int:
@@ -274,7 +280,20 @@ def _load_parts(
     model = _load_weights(name, family, options, new_labels)
     if family != FAMILIES[0]:
         pad(model, tokenizer)
-    return Loaded(model, tokenizer, name)
+    loaded = Loaded(model, tokenizer, name)
+    _load_part(partial(_run_once, loaded), name, "configuration", {})
+    return loaded
+
+
+@torch.no_grad()
+def _run_once(loaded: Loaded, _: str) -> None:
+    """Run a model on a few tokens, where a configuration that is not its own shows first."""
+    model = loaded.model
+    if loaded.context < 1:
+        raise ValueError(f"no sequence is as short as {loaded.context} tokens")
+    end = model.config.get_text_config().eos_token_id
+    tokens = [0, 1, *(end if isinstance(end, list) else [0 if end is None else end])]
+    model(input_ids=torch.tensor([tokens], device=model.device))
 
 
 def _load_weights(
