@@ -108,34 +108,55 @@ def mutated_json(rng, value):
     return value
 
 
+def flipped(rng, content, place):
+    for _ in range(rng.randint(1, 20) if content else 0):
+        place = rng.randrange(len(content))
+        content = content[:place] + bytes([rng.randrange(256)]) + content[place + 1 :]
+    return content
+
+
+def put_in(rng, content, place):
+    odd = [b"\0", b"[" * 9999, b"\xff\xfe", b'"', b"\r", b"9" * 5000, b"\xc3", b"\xed\xa0\x80"]
+    return content[:place] + rng.choice([*odd, rng.randbytes(rng.randint(1, 9))]) + content[place:]
+
+
+def encoded(rng, content, _):
+    encoding = rng.choice(["utf-16", "utf-32", "cp500"])
+    return content.decode("utf-8", "replace").encode(encoding, "replace")
+
+
+BYTES = [
+    flipped,
+    put_in,
+    put_in,
+    encoded,
+    lambda _, content, place: content[:place],
+    lambda rng, content, place: content[:place] + content[place + rng.randint(1, 40) :],
+    lambda rng, content, _: content * rng.choice([0, 2, 30]),
+    lambda _, content, place: b"\xef\xbb\xbf" + content[place:],
+]
+
+
 def mutated_bytes(rng, content):
     """The bytes with some flipped, cut off, put in, or in another encoding."""
-    content = bytearray(content)
     for _ in range(rng.randint(1, 3)):
-        place, action = rng.randrange(len(content) + 1), rng.randrange(8)
-        if action == 0:
-            content = content[:place]
-        elif action == 1:
-            for _ in range(rng.randint(1, 20)):
-                if content:
-                    content[rng.randrange(len(content))] = rng.randrange(256)
-        elif action == 2:
-            content[place:place] = bytes(rng.randrange(256) for _ in range(rng.randint(1, 9)))
-        elif action == 3:
-            content[place:place] = rng.choice(
-                [b"\0", b"[" * 9999, b"\xff\xfe", b'"', b"\r", b"9" * 5000]
-            )
-        elif action == 4:
-            end = place + rng.randint(1, 40)
-            del content[place:end]
-        elif action == 5:
-            encoding = rng.choice(["utf-16", "utf-32", "cp500"])
-            content = bytearray(content.decode("utf-8", "replace").encode(encoding, "replace"))
-        elif action == 6:
-            content = content * rng.choice([0, 2, 30])
-        else:
-            content = bytearray(b"\xef\xbb\xbf") + content[place:]
-    return bytes(content)
+        content = rng.choice(BYTES)(rng, content, rng.randrange(len(content) + 1))
+    return content
+
+
+def no_file(rng, path):
+    """Something in the place of a file that is none."""
+    path.unlink()
+    ways = {
+        "zeros": lambda: path.symlink_to("/dev/zero"),
+        "link to nothing": lambda: path.symlink_to("nothing"),
+        "circle": lambda: path.symlink_to(path.name),
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+        "empty": path.touch,
+        "missing": lambda: None,
+    }
+    ways[rng.choice(sorted(ways))]()
 
 
 # Records
@@ -208,11 +229,8 @@ def records_case(rng, folder, models, classifiers):
                 content = mutated_bytes(rng, content)
         path.write_bytes(content)
         files[name] = path
-        if name == role and rng.random() < 0.03:
-            path.unlink()
-            rng.choice(
-                [lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero"), path.mkdir]
-            )()
+        if name == role and rng.random() < 0.05:
+            no_file(rng, path)
     model = (
         classifiers / ("texts" if family == SEQUENCE else "tags") if labelled else models / "good"
     )
@@ -317,20 +335,8 @@ def models_case(rng, folder, models, classifiers):
     name = rng.choice([*names, "config.json", "config.json", "config.json", "tokenizer.json"])
     path = model / name
     action = rng.random()
-    if action < 0.05:
-        path.unlink()
-    elif action < 0.1:
-        path.unlink()
-        rng.choice(
-            [
-                lambda: path.symlink_to("/dev/zero"),
-                lambda: path.symlink_to("nothing"),
-                lambda: path.symlink_to(path.name),
-                lambda: os.mkfifo(path),
-                path.mkdir,
-                path.touch,
-            ]
-        )()
+    if action < 0.1:
+        no_file(rng, path)
     elif action < 0.75 and name.endswith(".json"):
         changed = mutated_json(rng, json.loads(path.read_text()))
         path.write_text(json.dumps(changed), "utf-8")
@@ -353,7 +359,7 @@ def models_case(rng, folder, models, classifiers):
 # Reports and the rest
 
 
-def other_case(rng, folder, models, classifiers):
+def other_case(rng, folder, _models, _classifiers):
     """The report of a run is wrong, or a name on the command line."""
     run_dir = folder / "run"
     run_dir.mkdir()
@@ -441,7 +447,7 @@ def tried(number, folder, models, classifiers, capsys):
     why = why or wrong_with(status, streams.out, streams.err)
     shutil.rmtree(folder, ignore_errors=True)
     short = " ".join(one[:200] for one in arguments)
-    return f"{SEED}-{number}: {why}\n  {ascii(short)}\n  {ascii(streams.err[-600:])}" if why else ""
+    return f"{SEED}-{number}: {why}\n  {short!a}\n  {streams.err[-600:]!a}" if why else ""
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

@@ -38,24 +38,37 @@ def check_output(folder: Path, *, resume: bool = False) -> None:
         UserError: It is a file, holds anything else, lies in a model's folder, another run is
             working there, or its parent cannot be written to.
     """
-    if not str(folder).isprintable():
-        raise UserError(
-            f"--output {quoted(str(folder))}: holds an invisible character; leave it out"
-        )
-    try:
-        target = folder.resolve()
-        _check_is_free(folder, target)
-        _check_contents(folder, target, resume=resume)
-    except (OSError, RuntimeError) as error:  # a name too long, links in a circle, no permission
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"--output {quoted(str(folder))}: cannot be a folder ({reason}); give another one"
-        ) from None
+    target = check_free(folder)
+    _check_contents(folder, target, resume=resume)
     parent = target.parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"--output {folder}: cannot be written, {parent} is not a writable folder")
+
+
+def check_free(folder: Path) -> Path:
+    """The folder as the system knows it, which nobody works on.
+
+    Raises:
+        UserError: It cannot be a folder, or another run is working there.
+    """
+    name = quoted(str(folder))
+    if not str(folder).isprintable():
+        raise UserError(f"--output {name}: holds an invisible character; leave it out")
+    try:
+        target = folder.resolve()
+        target.exists()  # a name too long
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            descriptor = os.open(_lock_path(target), os.O_RDWR)
+            try:
+                _take_lock(descriptor, folder)
+            finally:
+                os.close(descriptor)
+    except (OSError, RuntimeError) as error:  # also links in a circle
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--output {name}: cannot be a folder ({reason}); give another") from None
+    return target
 
 
 def _check_contents(folder: Path, target: Path, *, resume: bool) -> None:
@@ -86,16 +99,6 @@ def _beside(target: Path) -> str:
 
 def _lock_path(target: Path) -> Path:
     return target.with_name(f"{_beside(target)}lock")
-
-
-def _check_is_free(folder: Path, target: Path) -> None:
-    """Refuse a folder that another run is working on."""
-    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-        descriptor = os.open(_lock_path(target), os.O_RDWR)
-        try:
-            _take_lock(descriptor, folder)
-        finally:
-            os.close(descriptor)
 
 
 def _take_lock(descriptor: int, folder: Path) -> None:

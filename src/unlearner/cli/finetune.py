@@ -44,6 +44,7 @@ from unlearner.settings import (
     check_names,
 )
 from unlearner.training.checkpoints import ASKED
+from unlearner.training.disk import check_disk
 from unlearner.training.finetune import (
     RECIPE_FILE,
     ClassifierFinetuneSettings,
@@ -253,6 +254,7 @@ def _learn(
 ) -> Taught:
     """Teach a model the tokenized records; the training can be cut off and go on."""
     trainer = Trainer(lesson.training, Log(None, course.listen))
+    check_disk(loaded.model, lesson.training, course.resumable.output, course.progress.say)
     goal = _for_family(lesson.goal, family)
     with course.resuming(trainer, loaded, given, lesson):
         result = finetune_model(

@@ -14,10 +14,10 @@ from unlearner.data.readers import (
     TAGGED_SUFFIXES,
     Row,
     SourceError,
+    column_name,
     is_whole,
     kind,
     listed,
-    one_line,
     parse_json,
 )
 
@@ -186,7 +186,7 @@ def choose(
     missing = [column for column in form if column not in ours]
     if missing:
         spare = [name for name in names if name not in ours.values() and str(name).strip()]
-        hint = f"; map with --map {one_line(spare[0], 30)}={missing[0]}" if spare else ""
+        hint = f"; map with --map {column_name(spare[0])}={missing[0]}" if spare else ""
         raise SourceError(
             f"no column {missing[0]}; found {listed(names)}; {record_kind.needed}"
             f"{hint if len(record_kind.forms) == 1 else ''}"
@@ -217,7 +217,7 @@ def _map_hint(names: Sequence[str], record_kind: RecordKind) -> str:
         return "rename with --map " + ",".join(
             f"COLUMN={column}" for column in record_kind.forms[0]
         )
-    shown = [one_line(name, 30) for name in names if str(name).strip()]
+    shown = [column_name(name) for name in names if str(name).strip()]
     if len(shown) > 1:
         return f"rename with --map {shown[0]}=prompt,{shown[1]}=response"
     return f"rename with --map {shown[0]}=text" if shown else "name the columns"

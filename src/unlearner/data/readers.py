@@ -73,8 +73,14 @@ def reason(error: BaseException) -> str:
     return one_line(error) or type(error).__name__
 
 
+def column_name(name: object) -> str:
+    """A column's name for a message; a long one may be a record, in a file without a header."""
+    line = one_line(name, 30)
+    return line if len(line.split()) < 3 else f"(a name of {len(str(name))} letters)"
+
+
 def listed(names: Iterable[object]) -> str:
-    shown = [one_line(name, 30) for name in names]
+    shown = [column_name(name) for name in names]
     return ", ".join(shown[:12]) + (", ..." if len(shown) > 12 else "") if shown else "none"
 
 
@@ -199,7 +205,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(values) < len(pairs):
         names = [key for key, _ in pairs]
         twice = next(key for key in names if names.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        raise ValueError(f"the key {column_name(twice)!r} stands twice in one object")
     return values
 
 
@@ -227,7 +233,9 @@ def _delimited_rows(text: str, delimiter: str) -> list[Row]:
 def _header(names: list[str], line: int) -> list[str]:
     for name in names:
         if name and names.count(name) > 1:
-            raise SourceError(f"the header has the column {name!r} twice", f"line {line}")
+            raise SourceError(
+                f"the header has the column {column_name(name)!r} twice", f"line {line}"
+            )
     return names
 
 

@@ -34,6 +34,8 @@ FEW_PARTS = 1000
 
 HEADER_BYTES = 100_000_000  # at most, by safetensors' own rule
 
+MOST_TOKENS = 10_000_000
+
 GIB = 2**30
 
 
@@ -68,8 +70,42 @@ def check_files(folder: Path) -> None:
         raise UserError(f"{path}: not valid JSON ({error}); save the model again") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: must hold a JSON object; save the model again")
+    _check_vocabulary(folder)
     _check_names(path, config)
     _check_parts(path, config, max(FEW_PARTS, _num_tensors(folder)))
+
+
+def _check_vocabulary(folder: Path) -> None:
+    """Refuse token ids far beyond any vocabulary: the tokenizer is saved id by id up to the last.
+
+    A file that cannot be read is refused by the library that reads it.
+    """
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "added_tokens.json"):
+        path = folder / name
+        with suppress(OSError, ValueError):
+            ids = _token_ids(read_json(path, LARGE))
+            if any(number >= MOST_TOKENS for number in ids):
+                raise UserError(
+                    f"{path}: the token id {quoted(max(ids))} is larger than any vocabulary; save "
+                    "the tokenizer again"
+                )
+
+
+def _token_ids(content: object) -> list[int]:
+    """The ids that a file of a tokenizer gives to tokens, as far as it has the usual shape."""
+    if not isinstance(content, dict):
+        return []
+    model, added = content.get("model"), content.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else content
+    ids = [*vocabulary.values()] if isinstance(vocabulary, dict) else []
+    ids += (
+        [token.get("id") for token in added if isinstance(token, dict)]
+        if isinstance(added, list)
+        else []
+    )
+    decoder = content.get("added_tokens_decoder")
+    ids += [int(key) for key in decoder if key.isdecimal()] if isinstance(decoder, dict) else []
+    return [number for number in ids if isinstance(number, int)]
 
 
 def _check_names(path: Path, config: Mapping[str, Any]) -> None:

@@ -32,6 +32,8 @@ Item = TypeVar("Item")
 
 SMALL_MODEL = 10_000_000
 
+FLOAT_BYTES = 4  # of a saved weight
+
 # Of each family: what loads its models, and how the names of their classes end.
 _KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "causal-lm": (AutoModelForCausalLM, ("ForCausalLM", "LMHeadModel")),
@@ -291,8 +293,12 @@ def _run_once(loaded: Loaded, _: str) -> None:
     model = loaded.model
     if loaded.context < 1:
         raise ValueError(f"no sequence is as short as {loaded.context} tokens")
-    end = model.config.get_text_config().eos_token_id
-    tokens = [0, 1, *(end if isinstance(end, list) else [0 if end is None else end])]
+    ends: list[int] = []
+    for config in (model.config.get_text_config(), model.generation_config):
+        end = getattr(config, "eos_token_id", None)  # a classifier has no second one
+        ends += end if isinstance(end, list) else [] if end is None else [end]
+    known = [end for end in torch.tensor(ends, dtype=torch.long).tolist() if end >= 0]
+    tokens = [0, 1, *(end for end in known if end < loaded.vocabulary)]
     model(input_ids=torch.tensor([tokens], device=model.device))
 
 

@@ -40,6 +40,7 @@ from unlearner.pipeline.original import already_lost, measure_original, notice, 
 from unlearner.pipeline.search import Searched, check_search, search
 from unlearner.report.card import model_card
 from unlearner.report.files import write_report
+from unlearner.training.disk import check_disk
 from unlearner.training.finetune import RECIPE_FILE
 from unlearner.training.log import Log
 from unlearner.training.memory import Cost, ResourcePlan, announce, measuring, plan_run
@@ -235,6 +236,7 @@ def forget(
     key, family = provenance.read_key(), prepared.family
     trainer = Trainer(config.training, log or Log(work / "log.jsonl"))
     prepared.loaded.to(trainer.device)
+    check_disk(prepared.loaded.model, config.training, work, say)
     tell = partial(announce, say=say, checkpoints=resumable is not None)
     baseline = measure_baseline(config, prepared, tell, force=force, say=say)
     baseline = family.for_method(config, prepared, baseline)

@@ -10,6 +10,7 @@ draws again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -32,7 +33,7 @@ from torch.optim import Optimizer
 
 from unlearner import processes
 from unlearner.errors import Interrupted, TrainingError, UserError, printable, quoted
-from unlearner.files import LARGE, read_json, write_whole
+from unlearner.files import LARGE, free_bytes, megabytes, read_json, write_whole
 from unlearner.models import sharding
 from unlearner.output import Json
 
@@ -77,6 +78,7 @@ class State:
         stage: Which optimiser of the run is at work, counted from 0.
         seconds: Time spent in training.
         ended: The last weights of earlier stages; when saving, of those not yet saved.
+        reserve: Bytes of the disk that are to stay free, for the result.
     """
 
     tokens: int
@@ -90,6 +92,13 @@ class State:
     stage: int = 0
     seconds: float = 0.0
     ended: dict[int, Weights] = field(default_factory=dict)
+    reserve: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all its tensors."""
+        groups = (self.weights, self.optimiser, self.kept, self.random, *self.ended.values())
+        return sum(tensor.nbytes for group in groups for tensor in group.values())
 
 
 class Checkpoints:
@@ -124,6 +133,12 @@ class Checkpoints:
         place = self.folder / f"{PREFIX}{len(state.events):09d}"
         if place.exists():
             return
+        needed, free = state.num_bytes + state.reserve, free_bytes(self.folder)
+        if needed > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"it and the result take {megabytes(needed)}, {megabytes(free)} are free",
+            )
         try:
             self.begin()
             self._write(place, state, log)
