@@ -68,6 +68,19 @@ RUN_FILES[-1] = Wrong(
 
 OUTPUTS = [
     Wrong("a name of 300 letters", RUN.replace("out/run", "o" * 300), ("--output", "too long")),
+    *(
+        Wrong(f"a name too long in {line}", line.replace("LONG", "n" * 300), ("too long", "nnn"))
+        for line in (
+            RUN.replace("$models/good", "LONG"),
+            RUN + "model.original=LONG",
+            RUN + "--retrained LONG",
+            FORGET_RUN + "--forget LONG.jsonl",
+            RUN + "--config LONG",
+            "report LONG",
+            "strength LONG",
+            "run LONG",
+        )
+    ),
     Wrong(
         "output in the model's folder",
         RUN.replace("out/run", "m/out"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -97,23 +98,31 @@ def run(arguments: list[str]) -> int:
         status = command.main(arguments, prog_name="unlearner", standalone_mode=False)
     except (UserError, TrainingError) as error:
         return _fail(str(error), WRONG_INPUT)
-    except DiskError as error:
-        return _fail(str(error), FAILED)
     except KeyboardInterrupt:
         status = INTERRUPTED
     except Interrupted as stop:
         return _fail(str(stop), INTERRUPTED)
-    except Exception as error:  # the last line of defence: no traceback
-        if hasattr(error, "format_message"):  # a usage error of the command-line library
-            return _fail(_usage(error), WRONG_INPUT)
-        if type(error).__name__ == "Abort":
-            return _fail("interrupted; nothing was written", INTERRUPTED)
-        if os.environ.get("UNLEARNER_TRACEBACK"):
-            raise
-        return _fail(f"{type(error).__name__}: {error}", FAILED)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback
+        return _end_of(error)
     if status == INTERRUPTED:  # the command-line library may have caught the interrupt itself
         return _fail("interrupted; nothing was written", INTERRUPTED)
     return status if isinstance(status, int) else MET
+
+
+def _end_of(error: Any) -> int:
+    """The exit status of an error that no command expects."""
+    if hasattr(error, "format_message"):  # a usage error of the command-line library
+        return _fail(_usage(error), WRONG_INPUT)
+    if type(error).__name__ == "Abort":
+        return _fail("interrupted; nothing was written", INTERRUPTED)
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        name = quoted(str(error.filename))
+        return _fail(f"{name}: {error.strerror}; give another name", WRONG_INPUT)
+    if isinstance(error, DiskError):
+        return _fail(str(error), FAILED)
+    if os.environ.get("UNLEARNER_TRACEBACK"):
+        raise error
+    return _fail(f"{type(error).__name__}: {error}", FAILED)
 
 
 def _check_letters(arguments: list[str]) -> None:

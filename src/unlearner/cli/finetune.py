@@ -189,8 +189,8 @@ class Course:
             "settings": {
                 **_lesson_sections(lesson),
                 "data": lesson.data.model_dump(),
-                "options": {name: self.asked[name] for name in ("until", "labels")},
             },
+            "options": {"until": self.asked["until"], "labels-of": self.asked["labels"]},
             "model": digest_model(loaded.model),
             "records": {"records": digest_records(records.records, read_key())},
             "processes": processes.count(),

@@ -283,8 +283,9 @@ def _differences(before: Any, now: Any, place: tuple[str, ...] = ()) -> list[Dif
 def _changed(place: tuple[str, ...], before: object, now: object) -> str:
     """What has changed, in words that a user knows, up to where it was as it began."""
     kind, name = place[0], ".".join(place[1:])
-    if kind == "settings":
-        return f"{name} is {quoted(now)} and not {quoted(before)}, which"
+    if kind in ("settings", "options"):
+        dashes = "--" if kind == "options" else ""
+        return f"{dashes}{name} is {quoted(now)} and not {quoted(before)}, which"
     if kind == "records":
         return f"the records of --{name or 'records'} are not those that"
     if kind == "processes":
