@@ -294,8 +294,9 @@ def _run_once(loaded: Loaded, _: str) -> None:
     if loaded.context < 1:
         raise ValueError(f"no sequence is as short as {loaded.context} tokens")
     ends: list[int] = []
-    for config in (model.config.get_text_config(), model.generation_config):
-        end = getattr(config, "eos_token_id", None)  # a classifier has no second one
+    # A classifier has no second one.
+    for config in (model.config.get_text_config(), getattr(model, "generation_config", None)):
+        end = getattr(config, "eos_token_id", None)
         ends += end if isinstance(end, list) else [] if end is None else [end]
     known = [end for end in torch.tensor(ends, dtype=torch.long).tolist() if end >= 0]
     tokens = [0, 1, *(end for end in known if end < loaded.vocabulary)]

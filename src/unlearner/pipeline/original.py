@@ -20,7 +20,10 @@ ORIGINAL = "original"
 
 
 def measure_original(
-    config: RunConfig, prepared: AnyPrepared, measured_sets: Mapping[str, object]
+    config: RunConfig,
+    prepared: AnyPrepared,
+    measured_sets: Mapping[str, object],
+    say: Callable[[str], None],
 ) -> dict[str, Scores]:
     """The figures of `model.original` on the sets to be kept, by the name of the model, if any.
 
@@ -36,6 +39,7 @@ def measure_original(
             "--original: --retain is needed too: the records on which the models are compared"
         )
     original = family.load_like(name, ORIGINAL, prepared.loaded)
+    say("measuring the original model")
     answers = family.infer(original, sets, config.evaluation)
     return {ORIGINAL: family.score(ORIGINAL, {ORIGINAL: answers}, sets, config)}
 

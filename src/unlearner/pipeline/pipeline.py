@@ -119,13 +119,14 @@ def check(config: RunConfig, prepared: AnyPrepared, *, say: Say = logger.info) -
     """How well the model knows the records, where copies are, what a run would take."""
     family, sets = prepared.family, prepared.family.measured_sets(prepared, config)
     notice(config.model.name, config.model.original, say)
+    original = measure_original(config, prepared, sets, say)
     with measuring(prepared.loaded.model.device) as cost:
         answers = family.infer(prepared.loaded, sets, config.evaluation)
     scores = {"target": family.score("target", {"target": answers}, sets, config)}
     level = family.level(answers, config, under="the target model")
     measured = Measured(sets, {"target": answers}, scores, level, ())
     checked = _checked(config, prepared, measured, cost)
-    beside = already_lost(scores | measure_original(config, prepared, sets), family.kept_score)
+    beside = already_lost(scores | original, family.kept_score)
     return replace(checked, sentence=f"{checked.sentence}; {beside}") if beside else checked
 
 
@@ -173,6 +174,7 @@ def measure_baseline(
     if config.model.retrained:
         retrained = family.load_like(config.model.retrained, "retrained", loaded)
     notice(config.model.name, config.model.original, say)
+    original = measure_original(config, prepared, sets, say)
     say("measuring the target model")
     with measuring(loaded.model.device) as cost:
         target = family.infer(loaded, sets, config.evaluation)
@@ -181,7 +183,7 @@ def measure_baseline(
         references = family.references(loaded, sets)
         answers["retrained"] = family.infer(retrained, sets, config.evaluation, references)
     scores = {model: family.score(model, answers, sets, config) for model in answers}
-    scores |= measure_original(config, prepared, sets)
+    scores |= original
     if beside := already_lost(scores, family.kept_score):
         say(beside)
     level = family.level(target, config, under="the target model")
@@ -352,13 +354,14 @@ def evaluate(
     models["unlearned"] = loaded
     notice(target, config.model.original, say)
     sets = family.measured_sets(prepared, config)
+    original = measure_original(config, prepared, sets, say)
     references = family.references(models["target"], sets) if target else {}
     answers = {}
     for role, one in models.items():
         say(f"measuring the {role} model")
         answers[role] = family.infer(one, sets, evaluation, {} if role == "target" else references)
     scores = {model: family.score(model, answers, sets, config) for model in answers}
-    scores |= measure_original(config, prepared, sets)
+    scores |= original
     before, under = ("target", "the target model") if target else ("unlearned", "the model itself")
     level = family.level(answers[before], config, under=under)
     criteria = family.criteria(prepared, scores, level, config)
