@@ -95,14 +95,17 @@ def test_two_machines_have_different_keys(key_file):
 
 
 def test_a_run_that_starts_while_another_makes_the_key_uses_that_key(key_file, monkeypatch):
-    real = provenance._make_key
+    real = provenance.write_whole
 
-    def late(path):
-        real(path)  # the other run's, between our look and our making
-        real(path)
+    def late(*given, **options):
+        real(*given, **options)  # the other run's, between our look and our making
+        first.append(key_file.read_bytes())
+        real(given[0], "another " * 9, **options)
 
-    monkeypatch.setattr(provenance, "_make_key", late)
-    assert read_key() == key_file.read_bytes().strip()
+    first = []
+    monkeypatch.setattr(provenance, "write_whole", late)
+    assert read_key() == key_file.read_bytes().strip() == first[0].strip()
+    assert [path.name for path in key_file.parent.iterdir()] == ["key"]
 
 
 @pytest.mark.parametrize("content", [b"", b"short\n", b"x" * 31 + b"\n\n\n"])

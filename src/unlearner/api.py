@@ -69,6 +69,7 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     test: Any = None,
     forget_class: str = "",
     retrained: str | Path = "",
+    original: str | Path = "",
     method: str | Method = "",
     tokenizer: Any = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -88,6 +89,8 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
         forget_class: The label that a classifier is to lose, instead of `forget`.
         retrained: Path or hub id of a model trained without the forget set: measured beside the
             others, and what a classifier is held to.
+        original: Path or hub id of the model from before the first request, where this one was
+            unlearned before: the utility floor is measured against it.
         method: A method's name or a method with its hyper-parameters; icu for a language model,
             deepcut for a classifier where none is given.
         tokenizer: Of a loaded model.
@@ -104,7 +107,9 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     # A path belongs in run.yaml, so that it repeats the run.
     paths = {role: str(source) for role, source in given.items() if isinstance(source, str | Path)}
     _put(sections, "data", {**paths, "forget_class": forget_class})
-    _put(sections, "model", {"name": "" if loaded else str(model), "retrained": str(retrained)})
+    named = {"name": "" if loaded else str(model)}
+    named |= {"retrained": str(retrained), "original": str(original)}
+    _put(sections, "model", named)
     _put(sections, "method", _method_values(method, sections.get("method", {})))
     config, family = read_config(sections, loaded)
     loaded = loaded and with_settings(loaded, config.model)

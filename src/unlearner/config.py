@@ -70,8 +70,9 @@ class RunConfig:
 
     def sections(self) -> dict[str, Any]:
         """Plain values, as a run file holds them."""
+        absent = set() if self.model.original else {"original"}  # for a second request alone
         return {
-            "model": self.model.model_dump(),
+            "model": self.model.model_dump(exclude=absent),
             "data": self.data.model_dump(),
             "method": method_values(self.method),
             "training": self.training.model_dump(),

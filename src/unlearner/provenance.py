@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import logging
 import os
 import platform
 import resource
 import secrets
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -22,6 +24,11 @@ from torch import nn
 from unlearner import processes
 from unlearner._version import __version__
 from unlearner.errors import UserError
+from unlearner.files import read_small, write_whole
+
+logger = logging.getLogger(__name__)
+
+KEY_BYTES = 4096
 
 PACKAGES = (
     "torch",
@@ -63,28 +70,34 @@ def read_key() -> bytes:
     path = key_path()
     try:
         processes.together(lambda: _ensure_key(path))
-        key = path.read_text(encoding="ascii").strip().encode()
-    except (OSError, UnicodeDecodeError) as error:
+        key = read_small(path, KEY_BYTES).strip().encode("ascii")
+    except (OSError, UnicodeError) as error:
         raise UserError(
             f"{path}: the key of the record digests cannot be read or made ({error}); "
             "set UNLEARNER_KEY_FILE to a file that can"
         ) from None
     if len(key) < 32:
         raise UserError(f"{path}: a key has at least 32 characters; remove the file for a new one")
+    if processes.is_main():
+        _warn_of_readers(path)
     return key
+
+
+@cache
+def _warn_of_readers(path: Path) -> None:
+    """Say, once, where others can read the key."""
+    if path.stat().st_mode & 0o077:
+        logger.warning(
+            "%s: the key of the record digests is readable by others, who can then find records "
+            "by their digests; chmod 600 it",
+            path,
+        )
 
 
 def _ensure_key(path: Path) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):  # another run that started at the same time made it
-            _make_key(path)
-
-
-def _make_key(path: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(32) + "\n")
+        write_whole(path, secrets.token_hex(32) + "\n", mode=0o600, new=True)
 
 
 def digest_model(model: nn.Module) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -24,10 +24,17 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
+from yaml.composer import ComposerError
 
-from unlearner.errors import UserError
+from unlearner.errors import UserError, quoted
+from unlearner.files import read_small
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# No number of a setting is larger, or below its negative, unless its field has a limit of its own.
+MOST = 1_000_000
+
+RUN_FILE_BYTES = 2**20
 
 # Inference of a classifier is one forward pass, decoding a continuation hundreds of them.
 MEASURED_RECORDS = {
@@ -55,6 +62,8 @@ class ModelSettings(Section):
             computed is float32 all the same, and what is measured is what was saved.
         retrained: A model trained without the forget set, by name: measured beside the others, and
             what a classifier is held to.
+        original: The model from before the first request, by name, where this one was unlearned
+            before: the utility floor is measured against it.
     """
 
     name: str = ""
@@ -63,6 +72,7 @@ class ModelSettings(Section):
     trust_remote_code: bool = False
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     retrained: str = ""
+    original: str = ""
 
 
 # Names of columns that are the response where they stand last in a template.
@@ -172,7 +182,7 @@ class DataSettings(Section):
     date: str = ""
     document: bool = False
     scope: Literal["sequence", "response"] = "response"
-    max_length: int = Field(default=1024, ge=2)
+    max_length: int = Field(default=1024, ge=2, le=10_000_000)
     append_eos: bool = False
 
     @field_validator("template")
@@ -231,7 +241,7 @@ class TrainingSettings(Section):
     max_gradient_norm: float | None = Field(default=None, gt=0)
     gradient_checkpointing: bool = False
     micro_batch: PositiveInt | Literal["auto"] = "auto"
-    lora_rank: int = Field(default=0, ge=0)
+    lora_rank: int = Field(default=0, ge=0, le=65_536)
     lora_alpha: float | None = Field(default=None, gt=0)
     keep_adapter: bool = False
     checkpoint_every: PositiveInt | Literal["auto", "never"] = "auto"
@@ -265,9 +275,9 @@ class EvaluationSettings(Section):
 
     prompt_start: float = Field(default=0.75, gt=0)
     max_records: PositiveInt | Literal["auto"] = "auto"
-    resamples: PositiveInt = 1000
-    batch_tokens: PositiveInt = 4096
-    memory_bytes: PositiveInt | Literal["auto"] = "auto"
+    resamples: int = Field(default=1000, gt=0, le=100_000)
+    batch_tokens: int = Field(default=4096, gt=0, le=2**31)
+    memory_bytes: Annotated[int, Field(gt=0, le=2**50)] | Literal["auto"] = "auto"
     bertscore_model: str | None = None
     bertscore_baseline: float = Field(default=0.0, ge=0.0, lt=1.0)
 
@@ -323,8 +333,8 @@ class SearchSettings(Section):
         patience: A trial ends early when so many rounds in a row have brought nothing better.
     """
 
-    trials: int = Field(default=0, ge=0)
-    seconds: float | None = Field(default=None, gt=0)
+    trials: int = Field(default=0, ge=0, le=10_000)
+    seconds: float | None = Field(default=None, gt=0, le=1e9)
     rate_factor: float = Field(default=8.0, ge=1.0)
     patience: PositiveInt = 6
 
@@ -342,6 +352,48 @@ SECTIONS: dict[str, type[Section]] = {
 }
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without what makes a short text long, or a plain value something else.
+
+    An alias may stand for a list of aliases and so on: ten lines become more than any memory. A
+    date stays text, and so does a number with more digits than Python reads.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - its base class has it as a class attribute
+        first: [(tag, pattern) for tag, pattern in some if not tag.endswith(":timestamp")]
+        for first, some in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise ComposerError(None, None, "an alias; write the value out", mark)
+        return super().compose_node(parent, index)
+
+    def number_or_text(self, node: Any) -> object:
+        try:
+            return self.construct_yaml_int(node)
+        except ValueError:
+            return self.construct_scalar(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.number_or_text)
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: It is not YAML, nested too deep or has an alias; the message is one line.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The sections of a run file.
 
@@ -349,16 +401,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: It is missing, not YAML, or not a mapping of sections.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(read_small(path, RUN_FILE_BYTES))
     except FileNotFoundError:
         raise UserError(f"{path}: no such run file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}); give a run file") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML ({reason})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML ({error})") from None
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
@@ -378,7 +429,7 @@ def apply_settings(sections: Mapping[str, Any], settings: Iterable[str]) -> dict
         section, dot, key = name.partition(".")
         if not (equals and dot and section and key):
             raise UserError(
-                f"{setting!r} is not a setting; write section.key=value, "
+                f"{quoted(setting)} is not a setting; write section.key=value, "
                 "for example method.learning_rate=1e-4"
             )
         values, (key, _, inner) = merged.setdefault(section, {}), key.partition(".")
@@ -396,8 +447,8 @@ def parse_value(text: str) -> object:
     {prompt} is a mapping to it, a # begins a comment and 2024-05-01 is a date.
     """
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = load_yaml(text)
+    except ValueError:
         return text
     if isinstance(value, str):
         return value if text[0] in "'\"" else text
@@ -411,10 +462,10 @@ def check_names(names: Iterable[str], allowed: Sequence[str], *, what: str, wher
     """Refuse the first name that is not allowed, and name the nearest that is."""
     for name in names:
         if name not in allowed:
-            close = get_close_matches(str(name), allowed, n=1)
+            close = get_close_matches(str(name)[:100], allowed, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             listed = ", ".join(allowed)
-            raise UserError(f"{where}: unknown {what} {name!r}; {hint}allowed: {listed}")
+            raise UserError(f"{where}: unknown {what} {quoted(name)}; {hint}allowed: {listed}")
 
 
 def build(kind: type[Model], values: Mapping[str, Any], *, where: str) -> Model:
@@ -427,14 +478,40 @@ def build(kind: type[Model], values: Mapping[str, Any], *, where: str) -> Model:
     try:
         built = kind(**values)
     except ValidationError as error:
-        raise UserError(_in_words(error.errors(), where)) from None
+        raise UserError(_in_words(error.errors(), kind, where)) from None
     for name, value in values.items():
-        if isinstance(value, bool) and not isinstance(getattr(built, name), bool):
+        number = getattr(built, name)
+        if isinstance(value, bool) and not isinstance(number, bool):
             raise UserError(f"{where}.{name}: must not be true or false, got {value}")
+        if isinstance(number, int | float) and not _has_limit(kind, name) and abs(number) > MOST:
+            raise UserError(
+                f"{where}.{name}: is out of range, got {quoted(value)}{_range(kind, name)}"
+            )
     return built
 
 
-def _in_words(errors: Sequence[ErrorDetails], where: str) -> str:
+def _limits(kind: type[BaseModel], name: str) -> dict[str, float]:
+    """The bounds of a field's numbers, by the words of JSON schema."""
+    field = kind.model_json_schema()["properties"][name]
+    return {key: limit for one in (field, *field.get("anyOf", ())) for key, limit in one.items()}
+
+
+def _has_limit(kind: type[BaseModel], name: str) -> bool:
+    return not _limits(kind, name).keys().isdisjoint(("maximum", "exclusiveMaximum"))
+
+
+def _range(kind: type[BaseModel], name: str) -> str:
+    """The range of a field's numbers as part of a message."""
+    limits = _limits(kind, name)
+    least, most = f"from {limits.get('minimum', -MOST)}", f"up to {limits.get('maximum', MOST)}"
+    if "exclusiveMinimum" in limits:
+        least = f"above {limits['exclusiveMinimum']}"
+    if "exclusiveMaximum" in limits:
+        most = f"to below {limits['exclusiveMaximum']}"
+    return f"; allowed is {least} {most}"
+
+
+def _in_words(errors: Sequence[ErrorDetails], kind: type[BaseModel], where: str) -> str:
     """The first error; a value that may be of several kinds has one error for each of them."""
     first = errors[0]
     place, value = first["loc"], first["input"]
@@ -443,10 +520,12 @@ def _in_words(errors: Sequence[ErrorDetails], where: str) -> str:
     messages = [one["msg"].removeprefix("Value error, ") for one in same]
     allowed = ", or ".join(message[0].lower() + message[1:] for message in messages)
     hint = ""
+    if any(one["type"].startswith(("less_than", "greater_than")) for one in same):
+        hint = _range(kind, str(place[0]))
     if first["type"] == "string_type" and isinstance(value, (int, float)):
-        hint = f"; put it in quotes, '\"{value}\"'"
+        hint = f"; put it in quotes, '\"{quoted(value)}\"'"
     parts = [where, *(part for part in place if isinstance(part, str))]
-    return f"{'.'.join(parts)}: {allowed}, got {value!r}{hint}"
+    return f"{'.'.join(parts)}: {allowed}, got {quoted(value)}{hint}"
 
 
 def without_paths(values: Mapping[str, object]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_way_out(key, call):
     """The first step at such a rate throws the weights far off; the next loss is not finite."""
     command = RUN + SHORT.replace("max_epochs=1", "max_epochs=9") if "." in key else FINETUNE
     status, _, err, left = call(f"{command} --quiet {key}")
-    assert status == FAILED
+    assert status == WRONG_INPUT
     assert one_line(err)
     assert "not a finite number" in err
     assert "lower learning rate" in err

@@ -88,7 +88,7 @@ def test_a_folder_with_an_unfinished_run_is_not_overwritten(world, capsys):
     assert run(command) == WRONG_INPUT
     assert "holds an unfinished run; go on with --resume" in capsys.readouterr().err
     assert run([*command, "--resume", "method.max_epochs=7"]) == WRONG_INPUT
-    assert "settings.method.max_epochs is not what the run in" in capsys.readouterr().err
+    assert "method.max_epochs is 7 and not 3, which the run in" in capsys.readouterr().err
     (Path("forget.jsonl")).write_text(SETS["holdout.jsonl"])
     assert run([*command, "--force", "--resume"]) == WRONG_INPUT
     (Path("forget.jsonl")).write_text(SETS["forget.jsonl"])

@@ -182,7 +182,7 @@ def test_other_settings_or_data_are_refused_by_name(tmp_path):
     with pytest.raises(CutError):
         wander(trainer(tmp_path / "run", cut=3, run={"settings": {"seed": {"a": 1}}, "b": 2}))
     other = trainer(tmp_path / "run", run={"settings": {"seed": {"a": 3}}, "b": 2})
-    with pytest.raises(UserError, match=r"^--resume: settings\.seed\.a is not what"):
+    with pytest.raises(UserError, match=r"^--resume: seed\.a is 3 and not 1, which the run in"):
         other.resume()
 
 

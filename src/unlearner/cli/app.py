@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from unlearner._version import __version__
-from unlearner.errors import Interrupted, UserError, printable
+from unlearner.errors import DiskError, Interrupted, TrainingError, UserError, one_message, quoted
 from unlearner.settings import SEARCH_TRIALS, apply_settings, check_names, read_yaml
 
 app = typer.Typer(
@@ -42,7 +43,19 @@ Arguments = Annotated[
 
 Config = Annotated[Path | None, typer.Option("--config", help="A run file, such as DIR/run.yaml.")]
 
-Output = Annotated[Path, typer.Option("--output", help="Folder for the results; must be empty.")]
+
+def _folder(name: str) -> Path:
+    if not name:  # which would be the folder that the user is in
+        raise UserError("--output: no name was given; give a folder that does not exist yet")
+    return Path(name)
+
+
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", parser=_folder, metavar="PATH", help="Folder for the results; must be empty."
+    ),
+]
 
 Map = Annotated[
     str,
@@ -62,6 +75,10 @@ ForgetClass = Annotated[
 DropDuplicates = Annotated[
     bool,
     typer.Option("--drop-duplicates", help="Leave exact copies of forget records out elsewhere."),
+]
+
+Original = Annotated[
+    str, typer.Option(help="The model before all requests, where MODEL was unlearned before.")
 ]
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
@@ -84,24 +101,44 @@ def run(arguments: list[str]) -> int:
     """The exit status of a command line."""
     command = typer.main.get_command(app)
     try:
+        _check_letters(arguments)
         status = command.main(arguments, prog_name="unlearner", standalone_mode=False)
-    except UserError as error:
+    except (UserError, TrainingError) as error:
         return _fail(str(error), WRONG_INPUT)
     except KeyboardInterrupt:
         status = INTERRUPTED
     except Interrupted as stop:
         return _fail(str(stop), INTERRUPTED)
-    except Exception as error:  # the last line of defence: no traceback
-        if hasattr(error, "format_message"):  # a usage error of the command-line library
-            return _fail(_usage(error), WRONG_INPUT)
-        if type(error).__name__ == "Abort":
-            return _fail("interrupted; nothing was written", INTERRUPTED)
-        if os.environ.get("UNLEARNER_TRACEBACK"):
-            raise
-        return _fail(f"{type(error).__name__}: {error}", FAILED)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback
+        return _end_of(error)
     if status == INTERRUPTED:  # the command-line library may have caught the interrupt itself
         return _fail("interrupted; nothing was written", INTERRUPTED)
     return status if isinstance(status, int) else MET
+
+
+def _end_of(error: Any) -> int:
+    """The exit status of an error that no command expects."""
+    if hasattr(error, "format_message"):  # a usage error of the command-line library
+        return _fail(_usage(error), WRONG_INPUT)
+    if type(error).__name__ == "Abort":
+        return _fail("interrupted; nothing was written", INTERRUPTED)
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        name = quoted(str(error.filename))
+        return _fail(f"{name}: {error.strerror}; give another name", WRONG_INPUT)
+    if isinstance(error, DiskError):
+        return _fail(str(error), FAILED)
+    if os.environ.get("UNLEARNER_TRACEBACK"):
+        raise error
+    return _fail(f"{type(error).__name__}: {error}", FAILED)
+
+
+def _check_letters(arguments: list[str]) -> None:
+    for place, argument in enumerate(arguments, 1):
+        if not argument.isascii() and re.search("[\ud800-\udfff]", argument):
+            raise UserError(
+                f"argument {place} ({quoted(argument)}) is not UTF-8; rename the file, or "
+                "write the value in UTF-8"
+            )
 
 
 def _usage(error: Any) -> str:
@@ -113,7 +150,7 @@ def _usage(error: Any) -> str:
 def _fail(message: str, status: int) -> int:
     # Of several processes that read the same wrong input one says so.
     if status == FAILED or os.environ.get("RANK", "0") == "0":
-        sys.stderr.write(f"unlearner: {printable(message)}\n")
+        sys.stderr.write(f"unlearner: {one_message(message)}\n")
     return status
 
 
@@ -181,6 +218,7 @@ def forget(
     search: Annotated[
         bool, typer.Option("--search", help="Try settings of the method; take the best.")
     ] = False,
+    original: Original = "",
     config: Config = None,
     columns: Map = "",
     drop_duplicates: DropDuplicates = False,
@@ -197,6 +235,7 @@ def forget(
         arguments,
         config,
         data__forget=forget,
+        model__original=original,
         data__retain=retain,
         data__pool=pool,
         data__holdout=holdout,
@@ -226,6 +265,7 @@ def check(
     holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
     test: Test = "",
     forget_class: ForgetClass = "",
+    original: Original = "",
     config: Config = None,
     columns: Map = "",
     drop_duplicates: DropDuplicates = False,
@@ -235,6 +275,7 @@ def check(
         arguments,
         config,
         data__forget=forget,
+        model__original=original,
         data__retain=retain,
         data__pool=pool,
         data__holdout=holdout,
@@ -259,6 +300,7 @@ def evaluate(
     holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
     test: Test = "",
     forget_class: ForgetClass = "",
+    original: Original = "",
     config: Config = None,
     columns: Map = "",
     drop_duplicates: DropDuplicates = False,
@@ -270,6 +312,7 @@ def evaluate(
         arguments,
         config,
         data__forget=forget,
+        model__original=original,
         data__retain=retain,
         data__holdout=holdout,
         data__columns=_columns(columns),
@@ -296,11 +339,14 @@ def compare(
     test: Annotated[str, typer.Option(help="Further records never trained on.")] = "",
     forget_class: Annotated[str, typer.Option(help="A label that a classifier is to lose.")] = "",
     retrained: Annotated[str, typer.Option(help="A model trained without --forget.")] = "",
-    seeds: Annotated[int, typer.Option(help="Runs of each method.")] = 1,
+    seeds: Annotated[int, typer.Option(max=1000, help="Runs of each method.")] = 1,
     search: Annotated[
         bool, typer.Option("--search/--no-search", help="Find each method's best settings first.")
     ] = True,
-    jobs: Annotated[int, typer.Option(min=1, help="Methods at a time, a process each.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, max=1024, help="Methods at a time, a process each.")
+    ] = 1,
+    original: Original = "",
     config: Config = None,
     columns: Map = "",
     keep_models: Annotated[bool, typer.Option(help="Leave the models in the folder.")] = False,
@@ -315,6 +361,7 @@ def compare(
         arguments,
         config,
         data__forget=forget,
+        model__original=original,
         data__retain=retain,
         data__pool=pool,
         data__holdout=holdout,
@@ -378,7 +425,10 @@ def finetune(
 def run_file(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="RUN.yaml [SETTING]...")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Default: run.output, or runs/NAME.")
+        Path | None,
+        typer.Option(
+            "--output", parser=_folder, metavar="PATH", help="Default: run.output, or runs/NAME."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> int:
@@ -404,7 +454,9 @@ def report(run_dir: Annotated[Path, typer.Argument(help="Folder with a report.js
 @app.command()
 def strength(
     run_dir: Annotated[Path, typer.Argument(help="Folder that `unlearner forget` has written.")],
-    points: Annotated[int, typer.Option(min=2, help="Shares looked at, from 0 to 1.")] = 9,
+    points: Annotated[
+        int, typer.Option(min=2, max=1001, help="Shares looked at, from 0 to 1.")
+    ] = 9,
     quiet: Quiet = False,
 ) -> int:
     """Tell how much of a run's change can be had under the utility floor; add it to the report."""
@@ -454,8 +506,11 @@ def list_names(what: Annotated[str, typer.Argument(help=", ".join(LISTED))]) -> 
 @app.command()
 def demo(
     story: Annotated[str, typer.Argument(help="icu or deepcut")] = "icu",
-    output: Annotated[Path | None, typer.Option("--output", help="Default: demo-NAME.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all random draws.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", parser=_folder, metavar="PATH", help="Default: demo-NAME."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random draws.")] = 0,
 ) -> int:
     """The whole story on generated data: train, receive a request, forget, report. No network."""
     check_names([story], ["icu", "deepcut"], what="demo", where="unlearner demo")

@@ -15,11 +15,12 @@ from unlearner import processes
 from unlearner.cli.terminal import RunProgress, print_check, print_strength, print_verdict
 from unlearner.config import RunConfig
 from unlearner.errors import Interrupted, UserError
+from unlearner.files import read_small, saving
 from unlearner.models import sharding
 from unlearner.models.loading import (
     limit_threads,
 )
-from unlearner.output import Json, check_output, staged
+from unlearner.output import Json, alone_in, check_free, check_output, staged
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.compare import (
     INPUTS_FILE,
@@ -135,7 +136,7 @@ def run_check(sections: Json) -> int:
     config, family = read_config(sections)
     prepared = pipeline.start(config, family, command="check")
     limit_threads(prepared.loaded.to(resolve_device(config.training)))
-    found = pipeline.check(config, prepared)
+    found = pipeline.check(config, prepared, say=RunProgress(quiet=False, num_rounds=None).say)
     if processes.is_main():
         print_check(found, prepared.reading)
     return MET
@@ -206,12 +207,19 @@ def _opened(plan: Plan, output: Path, *, resume: bool) -> Iterator[None]:
         UserError: It holds something else, or cannot be made.
         Interrupted: The user wants to stop; what is finished is kept.
     """
+    check_free(output)
     made = [path for path in (output, *output.parents) if not path.exists()]
-    _open_folder(plan, output, resume=resume)
+    opened = False
     try:
-        yield
+        _make_parent(output)
+        with alone_in(output), saving("the comparison", output):
+            _open_folder(plan, output, resume=resume)
+            opened = True
+            yield
     except BaseException as error:
-        if not _is_begun(output):
+        if not opened:
+            _remove_empty(made)
+        elif not _is_begun(output):
             _remove(output, made)
         elif isinstance(error, KeyboardInterrupt):
             raise Interrupted(
@@ -231,9 +239,22 @@ def _remove(output: Path, made: Sequence[Path]) -> None:
     for name in (PLAN_FILE, INPUTS_FILE):
         (output / name).unlink(missing_ok=True)
     shutil.rmtree(output / "runs", ignore_errors=True)
+    _remove_empty(made)
+
+
+def _remove_empty(made: Sequence[Path]) -> None:
     for path in made:
         with suppress(OSError):  # not empty: another's
             path.rmdir()
+
+
+def _make_parent(output: Path) -> None:
+    try:
+        output.resolve().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output {output}: cannot be made ({error}); give another folder"
+        ) from None
 
 
 def _open_folder(plan: Plan, output: Path, *, resume: bool) -> None:
@@ -246,7 +267,7 @@ def _open_folder(plan: Plan, output: Path, *, resume: bool) -> None:
     if resume:
         if not path.is_file():
             raise UserError(f"--resume: {output} holds no comparison; leave --resume out")
-        if path.read_text(encoding="utf-8") != plan.to_yaml():
+        if _text_of(path) != plan.to_yaml():
             raise UserError(
                 f"--resume: the comparison in {output} began with other settings (see {path}); "
                 "give the same, or another folder; methods may be added"
@@ -265,6 +286,13 @@ def _open_folder(plan: Plan, output: Path, *, resume: bool) -> None:
         raise UserError(f"--output {output}: cannot be made ({error}); give another folder") from (
             None
         )
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return read_small(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give another folder") from None
 
 
 def _print_table(comparison: Json, output: Path) -> None:

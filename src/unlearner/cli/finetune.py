@@ -22,7 +22,7 @@ from unlearner.data.windows import TokenizedSet
 from unlearner.datasets.base import data_settings
 from unlearner.errors import UserError
 from unlearner.families import CAUSAL_LM
-from unlearner.families.base import reading_of, with_settings
+from unlearner.families.base import check_tokens_known, reading_of, with_settings
 from unlearner.families.causal_lm import prepare_text
 from unlearner.models import sharding
 from unlearner.models.folders import FAMILIES, read_family
@@ -44,6 +44,8 @@ from unlearner.settings import (
     build,
     check_names,
 )
+from unlearner.training.checkpoints import ASKED
+from unlearner.training.disk import check_disk
 from unlearner.training.finetune import (
     RECIPE_FILE,
     ClassifierFinetuneSettings,
@@ -105,8 +107,9 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
     resumable = Resumable(output, resume)
     asked = {"model": model, "records": records, "settings": settings, "columns": columns}
     asked |= {"until": until, "labels": labels}
-    before = resumable.begun("finetune").get("asked", {})
+    before = _asked_before(resumable)
     asked = {name: value or before.get(name, value) for name, value in asked.items()}
+    asked["settings"] = [*before.get("settings", []), *settings]  # the later over the earlier
     model, records, settings, columns, until, labels = asked.values()
     goal = Until.parse(until) if until else None
     if not model or not records:
@@ -148,6 +151,21 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
     return REACHED
 
 
+def _asked_before(resumable: Resumable) -> Json:
+    """The command of the run that goes on; empty for a new one.
+
+    Raises:
+        UserError: There is none to go on with, or its file is damaged.
+    """
+    before = resumable.begun("finetune").get(ASKED, {})
+    kinds = {"settings": list, "columns": dict}
+    if any(not isinstance(value, kinds.get(name, str)) for name, value in before.items()):
+        raise UserError(
+            f"--resume: {resumable.checkpoints} is damaged; remove it and begin again in a new run"
+        )
+    return before
+
+
 Taught = tuple[FinetuneResult, Loaded, int, Trainer]
 
 
@@ -166,14 +184,19 @@ class Course:
     listen: Listener
 
     def resuming(
-        self, trainer: Trainer, loaded: Loaded, records: RecordSet
+        self, trainer: Trainer, loaded: Loaded, records: RecordSet, lesson: Lesson
     ) -> AbstractContextManager[None]:
         """Let the training in the block be cut off, and go on where it was."""
         run = {
             "command": "finetune",
-            "asked": self.asked,
+            ASKED: self.asked,
+            "settings": {
+                **_lesson_sections(lesson),
+                "data": lesson.data.model_dump(),
+            },
+            "options": {"until": self.asked["until"], "labels-of": self.asked["labels"]},
             "model": digest_model(loaded.model),
-            "records": digest_records(records.records, read_key()),
+            "records": {"records": digest_records(records.records, read_key())},
             "processes": processes.count(),
         }
         return resuming(trainer, self.resumable, run, self.progress.say)
@@ -243,6 +266,7 @@ def _teach_classifier(
         scheme=tag_use(names, (r.tags for r in given)).scheme if given.records[0].tags else "",
     )
     some = tokenize_labelled(given, loaded.tokenizer, labelling)
+    check_tokens_known(some, loaded.vocabulary)
     for line in reading_of({"records": given}):
         course.progress.say(line)
     return _learn(loaded, family, given, some, lesson, course)
@@ -258,8 +282,9 @@ def _learn(
 ) -> Taught:
     """Teach a model the tokenized records; the training can be cut off and go on."""
     trainer = Trainer(lesson.training, Log(None, course.listen))
+    check_disk(loaded.model, lesson.training, course.resumable.output, course.progress.say)
     goal = _for_family(lesson.goal, family)
-    with course.resuming(trainer, loaded, given):
+    with course.resuming(trainer, loaded, given, lesson):
         result = finetune_model(
             loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal
         )

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
-
 from unlearner import processes
 from unlearner.cli.commands import MET, NOT_MET, run_compare, run_forget
 from unlearner.cli.finetune import run_finetune
@@ -20,6 +18,7 @@ from unlearner.errors import UserError
 from unlearner.models.folders import family_named
 from unlearner.output import CHECKPOINTS, Json, check_output
 from unlearner.pipeline.run_file import BENCHMARK, RunFile, read_run_file, write_benchmark
+from unlearner.settings import load_yaml, read_yaml
 from unlearner.training.log import quieten
 
 ROW = "row.yaml"  # in the output folder: what its contents were made from
@@ -120,7 +119,7 @@ def _check_row_folder(output: Path, file: RunFile) -> None:
     begun = output / ROW
     if not begun.is_file():
         check_output(output)
-    elif yaml.safe_load(begun.read_text(encoding="utf-8")) != yaml.safe_load(file.text):
+    elif read_yaml(begun) != load_yaml(file.text):
         raise UserError(
             f"--output {output}: holds a run of other settings ({begun}); give another folder or "
             "remove it"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -220,7 +221,7 @@ def _npy_rows(file: DataFile) -> Iterator[Row]:
         try:
             _check_npy(stream)
             array = np.load(stream, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError) as error:
             what = f"is broken ({reason(error)})"
             raise SourceError(f"{what}; save a 2-D array of integers, or use .jsonl") from error
     return (Row("row", number, {"input_ids": ids}) for number, ids in enumerate(array, 1))

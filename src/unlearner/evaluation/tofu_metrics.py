@@ -5,7 +5,10 @@ model's own answer.
 
 Reference: Maini et al. (2024), arXiv:2401.06121.
 Differs from the paper as its authors' code and open-unlearning's do: wrong answers are averaged by
-the geometric mean, and the choices' probabilities are normalised by length. The sizes of these and
+the geometric mean, and the choices' probabilities are normalised by length. Every token of an
+answer counts, the first with them, also where the tokenizer joins it with the end of the question:
+open-unlearning counts from the length of the question by itself, and leaves that token out, which
+is often the least likely one. The sizes of these and
 of smaller differences, on the authors' own logs: `docs/benchmarks.md`.
 """
 

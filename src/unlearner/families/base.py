@@ -156,10 +156,16 @@ class Family(ABC, Generic[SetT, AnswerT]):
     roles: ClassVar[tuple[str, ...]]
     # The sets that a command needs, in the words of `check_needs`.
     needs: ClassVar[Mapping[str, tuple[str, ...]]]
+    # The sets on which quality is compared with the original model's.
+    kept_roles: ClassVar[tuple[str, ...]] = ("retain",)
     # Writes text, which a report can show before and after.
     writes_text: ClassVar[bool] = False
     # One evaluation round follows each epoch, so that their number is known.
     rounds_are_epochs: ClassVar[bool] = False
+
+    def quality_metric(self, loaded: Loaded) -> str:
+        """The metric by which quality on the records to be kept is compared."""
+        return "perplexity"
 
     def num_rounds(self, config: RunConfig) -> int | None:
         """Evaluation rounds of a run at most; None where their number is not known beforehand."""
@@ -360,7 +366,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
         level: HoldoutBaseline | None,
         config: RunConfig,
     ) -> tuple[Criterion, ...]:
-        """The criteria, from figures of the target and the retrained model alone.
+        """The criteria, from figures of the target, original and retrained model alone.
 
         Without a target the model to be judged stands in its place, and nothing is said of utility.
         """
@@ -372,8 +378,13 @@ class Family(ABC, Generic[SetT, AnswerT]):
         sets: Mapping[str, SetT],
         level: HoldoutBaseline | None,
         config: RunConfig,
+        scores: Mapping[str, Scores],
     ) -> UnlearningData | ClassifierData:
-        """What a method gets."""
+        """What a method gets.
+
+        Args:
+            scores: Of the target model, and of the original one where the floor is that model's.
+        """
 
     def for_method(
         self,
@@ -494,4 +505,22 @@ def check_finite(scores: Scores, name: str) -> None:
             raise UserError(
                 f"MODEL {name}: its loss on the {role} set is {found['loss'].value}; its weights "
                 "are damaged, save or download it again"
+            )
+
+
+def check_tokens_known(some: TokenizedSet | LabelledSet, size: int) -> None:
+    """Refuse a tokenizer with more tokens than the model has, once a record holds one of them.
+
+    Args:
+        size: Of the model's vocabulary.
+
+    Raises:
+        UserError: A record does.
+    """
+    for one in some.windows if isinstance(some, TokenizedSet) else some.examples:
+        largest = int(one.input_ids.max())
+        if largest >= size:
+            raise UserError(
+                f"{some.name} {some.source}, record {one.id!r}: its tokenizer gives the token id "
+                f"{largest}, the model has 0 to {size - 1}; use the model's own tokenizer"
             )

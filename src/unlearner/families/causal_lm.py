@@ -24,6 +24,7 @@ from unlearner.families.base import (
     Prepared,
     References,
     check_finite,
+    check_tokens_known,
     reading_of,
     refuse_or_drop_copies,
     sample,
@@ -69,7 +70,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
 
     def reads_alike(self, loaded: Loaded, prepared: Prepared[TokenizedSet]) -> bool:
         """By their windows, of which each token has to be one of the model's."""
-        size = _num_tokens(loaded)
+        size = loaded.vocabulary
         for some in prepared.sets.values():
             records = RecordSet(some.name, some.records, some.source)
             try:
@@ -189,7 +190,12 @@ class CausalLM(Family[TokenizedSet, Answer]):
     ) -> tuple[Criterion, ...]:
         """Verbatim claims at what unseen text scores, utility near the target."""
         assert level is not None
-        return text_criteria(level, scores.get("target", {}), config.criteria)
+        return text_criteria(
+            level,
+            scores.get("original") or scores.get("target", {}),
+            config.criteria,
+            whose="original" if "original" in scores else "target",
+        )
 
     def method_data(
         self,
@@ -197,9 +203,16 @@ class CausalLM(Family[TokenizedSet, Answer]):
         sets: Mapping[str, TokenizedSet],
         level: HoldoutBaseline | None,
         config: RunConfig,
+        scores: Mapping[str, Scores],
     ) -> UnlearningData:
         """The sets without copies of forget records, and what unseen text scores."""
         assert level is not None
+        floor = config.criteria.perplexity_ratio
+        if "original" in scores:  # as a multiple of the target's, which is what a method compares
+            first, now = (
+                scores[one]["retain"]["perplexity"].value for one in ("original", "target")
+            )
+            floor *= first / now
         return UnlearningData(
             tokenizer=prepared.loaded.tokenizer,
             forget=prepared["forget"],
@@ -208,7 +221,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
             analogous=None,
             level=level,
             questions=questions_of(config.evaluation),
-            utility_floor=config.criteria.perplexity_ratio,
+            utility_floor=floor,
             layout=prepared.layout,
         )
 
@@ -303,12 +316,12 @@ def prepare_text(
         append_eos=data.append_eos,
         date=day_of(data) if by_chat and reads_date(loaded.tokenizer) else "",
     )
-    size = _num_tokens(loaded)
+    size = loaded.vocabulary
     tokenized = {}
     for role, records in sets.items():
         check_ids_in_vocabulary(records, size)
         tokenized[role] = tokenize_set(records, loaded.tokenizer, layout)
-        _check_tokens_known(tokenized[role], size)
+        check_tokens_known(tokenized[role], size)
     duplicates = {}
     if "forget" in tokenized:
         forget = contents(tokenized["forget"], loaded.tokenizer)
@@ -334,11 +347,6 @@ DEFAULT_TEMPLATE = DataSettings.model_fields["template"].default
 def day_of(data: DataSettings) -> str:
     """The day that a chat template takes for today."""
     return data.date or datetime.datetime.now().date().isoformat()
-
-
-def _num_tokens(loaded: Loaded) -> int:
-    """Tokens that the model has an embedding of."""
-    return int(loaded.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
 
 
 # Records of so many times the length, or of so much less, are of another make-up.
@@ -403,17 +411,6 @@ def _is_chat(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) 
         "tokenizer has a chat template; say data.chat=true (the records are asked as a chat with "
         "an instruct model) or data.chat=false (they are joined by data.template, without it)"
     )
-
-
-def _check_tokens_known(some: TokenizedSet, size: int) -> None:
-    """Refuse a tokenizer with more tokens than the model has, once a record holds one of them."""
-    for window in some.windows:
-        largest = int(window.input_ids.max())
-        if largest >= size:
-            raise UserError(
-                f"{some.name} {some.source}, record {window.id!r}: its tokenizer gives the token "
-                f"id {largest}, the model has 0 to {size - 1}; use the model's own tokenizer"
-            )
 
 
 def questions_of(evaluation: EvaluationSettings) -> Questions:

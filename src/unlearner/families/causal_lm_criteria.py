@@ -203,9 +203,13 @@ OVER_UNLEARNED_AUC = 0.2
 
 
 def text_criteria(
-    level: HoldoutBaseline, target: Scores, settings: CriteriaSettings
+    level: HoldoutBaseline, target: Scores, settings: CriteriaSettings, *, whose: str = "target"
 ) -> tuple[Criterion, ...]:
     """The criteria of a run, from the target model's figures alone.
+
+    Args:
+        target: The figures that what is kept is compared with.
+        whose: "original" where they are those of the model from before the first request.
 
     Raises:
         UserError: A figure that a limit rests on is infinite or not a number.
@@ -222,14 +226,15 @@ def text_criteria(
         limit = figures["perplexity"].value * settings.perplexity_ratio
         if not math.isfinite(limit):
             raise UserError(
-                f"the target model's perplexity of the {kept} set is "
+                f"the {whose} model's perplexity of the {kept} set is "
                 f"{figures['perplexity'].value}, which nothing can be compared with; its weights "
                 "may be damaged: check the model"
             )
-        source = f"{settings.perplexity_ratio:g} times the target model's"
+        source = f"{settings.perplexity_ratio:g} times the {whose} model's"
         found.append(Criterion("utility", "perplexity", kept, limit, source))
     if "degenerate" in figures:
-        limit, source = _degenerate_limit(figures["degenerate"], settings.degenerate_increase)
+        increase = settings.degenerate_increase
+        limit, source = _degenerate_limit(figures["degenerate"], increase, whose)
         found.append(Criterion("utility", "degenerate", kept, limit, source))
     return tuple(found)
 
@@ -243,7 +248,7 @@ def _limit_source(level: HoldoutBaseline, metric: str) -> str:
 CHANCE = 0.05
 
 
-def _degenerate_limit(target: Value, increase: float) -> tuple[float, str]:
+def _degenerate_limit(target: Value, increase: float, whose: str) -> tuple[float, str]:
     """The share of degenerate continuations at most, and where the limit comes from.
 
     The target's and `increase`, or the largest that is no more than chance by Fisher's exact test:
@@ -254,8 +259,11 @@ def _degenerate_limit(target: Value, increase: float) -> tuple[float, str]:
     while most < records and _fisher(before, most + 1, records) > CHANCE:
         most += 1
     if most / records > target.value + increase:
-        return most / records, f"target model's share, and what chance may add to {records} records"
-    return target.value + increase, f"target model's share plus {increase:g}"
+        return (
+            most / records,
+            f"{whose} model's share, and what chance may add to {records} records",
+        )
+    return target.value + increase, f"{whose} model's share plus {increase:g}"
 
 
 def _fisher(before: int, after: int, records: int) -> float:

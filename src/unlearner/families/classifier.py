@@ -32,6 +32,7 @@ from unlearner.families.base import (
     Prepared,
     References,
     check_finite,
+    check_tokens_known,
     reading_of,
     refuse_or_drop_copies,
     sample,
@@ -57,6 +58,8 @@ from unlearner.training.finetune import read_recipe
 
 UNSEEN = ("holdout", "test")
 
+COMPARED = ("original", "target")
+
 MEANINGS = {
     "forget": "the labelled records to be forgotten (or --forget-class NAME)",
     "retain": "the remaining labelled training data, on which the model goes on learning",
@@ -79,11 +82,16 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
     name: str
 
     roles = ("forget", "retain", "holdout", "test")
+    kept_roles = ("retain", "test", "holdout")
     needs: ClassVar = {
         "check": ("forget",),
         "evaluate": ("forget", "holdout"),
         "forget": ("forget", "retain", "holdout"),
     }
+
+    def quality_metric(self, loaded: Loaded) -> str:
+        """F1 of the entities or of the classes, or the share of words tagged right."""
+        return kept_score(self.name, loaded.labels)
 
     def load(
         self, name: str, *, revision: str = "main", trust_remote_code: bool = False, base: str = ""
@@ -165,6 +173,8 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             role: tokenize_labelled(some, loaded.tokenizer, labelling)
             for role, some in records.items()
         }
+        for some in sets.values():
+            check_tokens_known(some, loaded.vocabulary)
         return Prepared(
             self,
             loaded,
@@ -235,10 +245,15 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             removes_class=prepared.forget_class is not None,
             target=scores["target" if has_target else "unlearned"],
             retrained=scores.get("retrained", {}),
+            original=scores.get("original", {}),
         )
         found = label_criteria(baseline, config.criteria)
         # Its own scores are no floor for a model.
-        return found if has_target else tuple(one for one in found if one.claim != "utility")
+        return (
+            found
+            if has_target or "original" in scores
+            else tuple(one for one in found if one.claim != "utility")
+        )
 
     def method_data(
         self,
@@ -246,8 +261,14 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         sets: Mapping[str, LabelledSet],
         level: HoldoutBaseline | None,
         config: RunConfig,
+        scores: Mapping[str, Scores],
     ) -> ClassifierData:
         """The sets, and samples of holdout and retain set to evaluate between steps."""
+        drop = config.criteria.score_drop
+        if "original" in scores:  # counted from the target's score, which is what a method has
+            metric = self.quality_metric(prepared.loaded)
+            first, now = (scores[one]["retain"].get(metric) for one in COMPARED)
+            drop -= first.value - now.value if first and now else 0.0
         return ClassifierData(
             tokenizer=prepared.loaded.tokenizer,
             family=self.name,
@@ -256,7 +277,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             retain=prepared["retain"],
             holdout=sample(sets["holdout"], WATCHED_EACH, config.training.seed),
             watched=sample(sets["retain"], WATCHED_EACH, config.training.seed),
-            score_drop=config.criteria.score_drop,
+            score_drop=drop,
             forget_class=prepared.forget_class,
             recipe=read_recipe(prepared.loaded.name),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class ClassifierBaseline:
         removes_class: Whether a class is removed and not single records.
         target: The target model's figures by set.
         retrained: The retrained model's, empty where there is none.
+        original: Those of the model from before the first request, likewise.
     """
 
     family: str
@@ -49,6 +50,7 @@ class ClassifierBaseline:
     removes_class: bool
     target: Scores
     retrained: Scores
+    original: Scores = field(default_factory=dict)
 
 
 def label_criteria(
@@ -61,10 +63,13 @@ def label_criteria(
         else _record_criteria(baseline, settings)
     )
     score = kept_score(baseline.family, baseline.labels)
+    whose, before = "target", baseline.target
+    if baseline.original:
+        whose, before = "original", baseline.original
     for role in ("retain", "test" if "test" in baseline.target else "holdout"):
-        value = baseline.target.get(role, {}).get(score)
+        value = before.get(role, {}).get(score)
         if value is not None:
-            source = f"the target model's less {settings.score_drop:g}"
+            source = f"the {whose} model's less {settings.score_drop:g}"
             found.append(
                 Criterion("utility", score, role, None, source, value.value - settings.score_drop)
             )

@@ -70,7 +70,7 @@ class ContrastiveUnlearning(Method):
 
     batch_size: PositiveInt = 128
     retain_batch_size: PositiveInt = 128
-    remaining_per_forget: PositiveInt = 4
+    remaining_per_forget: int = Field(default=4, gt=0, le=1000)
     max_epochs: PositiveInt = 20
     temperature: PositiveFloat = 0.7
     forget_weight: NonNegativeFloat = 3.0

@@ -131,11 +131,11 @@ class DeepCUT(Method):
     preset: Literal["default", "paper"] = "default"
     batch_size: PositiveInt = 16
     retain_batch_size: PositiveInt = 32
-    remaining_per_forget: PositiveInt = 4
+    remaining_per_forget: int = Field(default=4, gt=0, le=1000)
     max_epochs: PositiveInt = 20
-    num_views: PositiveInt = 2
+    num_views: int = Field(default=2, gt=0, le=100)
     view_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    retain_views: PositiveInt = 1
+    retain_views: int = Field(default=1, gt=0, le=100)
     temperature: PositiveFloat = 1.0
     forget_weight: NonNegativeFloat | Literal["auto"] = "auto"
     max_gradient_norm: PositiveFloat | None = 1.0

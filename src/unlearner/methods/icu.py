@@ -146,7 +146,7 @@ class ICU(Method):
     bertscore_below: float = 0.3
     bertscore_model: str | None = None
     bertscore_baseline: float = Field(default=0.0, ge=0.0, lt=1.0)
-    num_beams: PositiveInt = 1
+    num_beams: int = Field(default=1, gt=0, le=1000)
     prompt_tokens: PositiveInt | None = None
     batches: Literal["regrouped", "original"] = "regrouped"
     mean_over: Literal["records", "tokens"] = "records"

@@ -10,7 +10,7 @@ from typing import ClassVar, cast
 
 import numpy as np
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -88,8 +88,8 @@ class SISA(Method):
         why="whatever had been trained on a record was trained again without it",
     )
 
-    num_shards: PositiveInt = 5
-    num_slices: PositiveInt = 3
+    num_shards: int = Field(default=5, gt=0, le=1000)
+    num_slices: int = Field(default=3, gt=0, le=1000)
     pretrained: str = ""
     learning_rate: LearningRate | None = None  # type: ignore[assignment]  # None: the target's
     batch_size: PositiveInt | None = None  # type: ignore[assignment]

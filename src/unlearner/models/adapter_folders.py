@@ -5,7 +5,6 @@ Also an adapter on top of another one. What cannot be written into the base's we
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from unlearner.errors import UserError
+from unlearner.files import read_json
 from unlearner.models.adapters import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 
 # Adapters on top of each other at most: more are a circle.
@@ -132,8 +132,8 @@ def _adapter_of_hub(name: str, revision: str) -> Adapter | None:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        config = read_json(path)
+    except (ValueError, OSError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); save the adapter again") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: must be an object of JSON; save the adapter again")

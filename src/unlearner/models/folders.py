@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,9 +11,11 @@ from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 
 from unlearner.errors import UserError
+from unlearner.files import read_json
 from unlearner.models.adapter_folders import Adapter, find_adapters
 from unlearner.models.adapters import WEIGHTS_FILE
 from unlearner.models.ensemble import ENSEMBLE_FILE
+from unlearner.models.folder_files import check_files, memory_for
 from unlearner.output import CHECKPOINTS
 
 Item = TypeVar("Item")
@@ -84,9 +84,9 @@ def family_named(name: str, revision: str = "main", base: str = "") -> str:
         path = Path(name) / "config.json"
         if name and not Path(name).exists():
             path = Path(hf_hub_download(name, "config.json", revision=revision))
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         architecture = str((config.get("architectures") or [""])[0])
-    except (OSError, ValueError, AttributeError, TypeError, KeyError, UserError):
+    except (OSError, ValueError, AttributeError, TypeError, LookupError, UserError):
         return FAMILIES[0]  # what is wrong with it is reported when it is loaded
     return family_by_class(architecture) or FAMILIES[0]
 
@@ -139,11 +139,7 @@ def check_model_folder(folder: Path, *, with_tokenizer: bool = True) -> None:
         if any(name.lower().endswith(".gguf") for name in files):
             raise UserError(f"{folder}: no config.json; {gguf}")
         raise UserError(f"{folder}: no config.json; a model folder made by save_pretrained has one")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{folder / 'config.json'}: not valid JSON ({error})") from None
-    _check_config(folder / "config.json", config)
+    check_files(folder)
     if ENSEMBLE_FILE not in files:
         check_weights(folder)
     pieces = files & {"tokenizer.model", "spiece.model"} and "tokenizer.json" not in files
@@ -155,34 +151,6 @@ def check_model_folder(folder: Path, *, with_tokenizer: bool = True) -> None:
         raise UserError(
             f"{folder}: no tokenizer; save it beside the model with tokenizer.save_pretrained"
         )
-
-
-# Of each field of config.json that decides what a model is, what it must be, in words too.
-_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "architectures": (
-        lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
-        'a list of class names such as ["BertForSequenceClassification"]',
-    ),
-    "model_type": (lambda value: isinstance(value, str), 'text such as "bert"'),
-    "id2label": (
-        lambda value: (
-            isinstance(value, dict)
-            and all(re.fullmatch("[0-9]{1,9}", key) for key in value)
-            and all(isinstance(name, str | int | float) for name in value.values())
-        ),
-        'an object of output numbers and names such as {"0": "no", "1": "yes"}',
-    ),
-    "label2id": (lambda value: isinstance(value, dict), 'an object such as {"no": 0, "yes": 1}'),
-}
-
-
-def _check_config(path: Path, config: object) -> None:
-    """Refuse a config.json that transformers would stumble over somewhere else."""
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: must hold an object; save the model with save_pretrained")
-    for name, (is_right, what) in _FIELDS.items():
-        if config.get(name) is not None and not is_right(config[name]):
-            raise UserError(f"{path}: {name} must be {what}; correct it, or leave it out")
 
 
 def check_weights(folder: Path) -> None:
@@ -211,7 +179,8 @@ def load_part(
 ) -> Item:
     # transformers raises errors of every kind for one cause: the name or the files are no good
     try:
-        return load(name, **options)
+        with memory_for(Path(name)):
+            return load(name, **options)
     except Exception as error:
         hint = "give a local folder, or a hub id and a network"
         if "trust_remote_code" in str(error):

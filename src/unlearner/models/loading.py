@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from transformers.utils.hub import cached_file
 
 from unlearner import processes
 from unlearner.errors import UserError
+from unlearner.files import read_json, saving
 from unlearner.models.adapter_folders import Adapter, find_adapters, merged
 from unlearner.models.adapters import WEIGHTS_FILE
 from unlearner.models.ensemble import ENSEMBLE_FILE, ShardEnsemble, make_ensemble
@@ -60,6 +61,8 @@ from unlearner.models.quantisation import (
 Item = TypeVar("Item")
 
 SMALL_MODEL = 10_000_000
+
+FLOAT_BYTES = 4  # of a saved weight
 
 # What loads the models of each family.
 _LOADERS: dict[str, Any] = {
@@ -127,6 +130,11 @@ class Loaded:
     def labels(self) -> tuple[str, ...]:
         """The names of a classifier's outputs, in their order."""
         return _output_names(self.model.config)
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids that the model has, from 0."""
+        return self.model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
 
     @property
     def context(self) -> int:
@@ -300,7 +308,25 @@ def _load_parts(
         notes.append(
             f"{type(model).__name__}: its language model is used, the rest is left as it is"
         )
-    return Loaded(model, tokenizer, name, stored, tuple(notes), files if whole else ())
+    loaded = Loaded(model, tokenizer, name, stored, tuple(notes), files if whole else ())
+    load_part(partial(_run_once, loaded), name, "configuration", {})
+    return loaded
+
+
+@torch.no_grad()
+def _run_once(loaded: Loaded, _: str) -> None:
+    """Run a model on a few tokens, where a configuration that is not its own shows first."""
+    model = loaded.model
+    if loaded.context < 1:
+        raise ValueError(f"no sequence is as short as {loaded.context} tokens")
+    ends: list[int] = []
+    # A classifier has no second one.
+    for config in (model.config.get_text_config(), getattr(model, "generation_config", None)):
+        end = getattr(config, "eos_token_id", None)
+        ends += end if isinstance(end, list) else [] if end is None else [end]
+    known = [end for end in torch.tensor(ends, dtype=torch.long).tolist() if end >= 0]
+    tokens = [0, 1, *(end for end in known if end < loaded.vocabulary)]
+    model(input_ids=torch.tensor([tokens], device=model.device))
 
 
 def _folder(name: str, options: Mapping[str, Any]) -> Path:
@@ -396,7 +422,7 @@ def _load_ensemble(folder: Path, family: str) -> ShardEnsemble:
     """The ensemble in a folder that `save_pretrained` has written, in float32."""
     path = folder / ENSEMBLE_FILE
     try:
-        names = [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["shards"]]
+        names = [str(name) for name in read_json(path)["shards"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); save the ensemble again") from None
     if not names or any(Path(name).name != name for name in names):
@@ -421,11 +447,13 @@ def save(
         files: To be copied beside them as they are.
     """
     if processes.is_main():
-        with stored_as(model, chosen) if chosen else nullcontext():
-            model.save_pretrained(folder, safe_serialization=True)
-        tokenizer.save_pretrained(folder)
-        for path in files:
-            shutil.copyfile(path, folder / path.name)
+        needed = sum(weight.nbytes for weight in model.parameters())
+        with saving("the model", folder, needed):
+            with stored_as(model, chosen) if chosen else nullcontext():
+                model.save_pretrained(folder, safe_serialization=True)
+            tokenizer.save_pretrained(folder)
+            for path in files:
+                shutil.copyfile(path, folder / path.name)
     processes.wait()
 
 

@@ -24,7 +24,7 @@ import yaml
 from unlearner import provenance, registry
 from unlearner.config import RunConfig
 from unlearner.data.record import digest_records
-from unlearner.errors import UserError
+from unlearner.errors import TrainingError, UserError
 from unlearner.evaluation.comparison import (
     SCHEMA,
     cost_over_seeds,
@@ -39,6 +39,7 @@ from unlearner.evaluation.comparison import (
 )
 from unlearner.families import FAMILIES
 from unlearner.families.base import Baseline
+from unlearner.files import LARGE, read_json
 from unlearner.methods.base import Method, load_method
 from unlearner.models.folders import family_named
 from unlearner.models.loading import limit_threads
@@ -48,7 +49,6 @@ from unlearner.pipeline.pipeline import measure_baseline, write_outcome
 from unlearner.pipeline.search import Searched, put_back, search
 from unlearner.pipeline.strength import strength_of
 from unlearner.settings import SECTIONS, TrainingSettings, build
-from unlearner.training.checkpoints import TrainingError
 from unlearner.training.data import UnlearningData
 from unlearner.training.log import Log, quieten
 from unlearner.training.memory import announce
@@ -285,7 +285,7 @@ class Work:
         if not path.exists():
             _write_json(path, inputs)
             return
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        begun = _read(path)
         if begun == inputs:
             return
         roles = [
@@ -605,4 +605,9 @@ def _mark_front(comparison: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return read_json(path, LARGE)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); remove it and go on with --resume"
+        ) from None

@@ -5,7 +5,6 @@ What differs between families is said by `families.base.Family`.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -32,14 +31,17 @@ from unlearner.families.base import (
     CheckResult,
     Measured,
 )
+from unlearner.files import read_json
 from unlearner.models.folders import family_named, read_family
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
 from unlearner.pipeline.findings import Findings, build_report
 from unlearner.pipeline.hub import file_digests
+from unlearner.pipeline.original import already_lost, measure_original, notice, utility_notes
 from unlearner.pipeline.search import Searched, check_search, search
 from unlearner.report.card import model_card
 from unlearner.report.files import write_report
+from unlearner.training.disk import check_disk
 from unlearner.training.finetune import RECIPE_FILE
 from unlearner.training.log import Log
 from unlearner.training.memory import Cost, ResourcePlan, announce, measuring, plan_run
@@ -127,16 +129,21 @@ def dated(config: RunConfig, prepared: AnyPrepared) -> RunConfig:
     return replace(config, data=config.data.model_copy(update={"date": prepared.layout.date}))
 
 
-def check(config: RunConfig, prepared: AnyPrepared) -> CheckResult:
+def check(config: RunConfig, prepared: AnyPrepared, *, say: Say = logger.info) -> CheckResult:
     """How well the model knows the records, where copies are, what a run would take."""
     _tell_notes(prepared)
     family, sets = prepared.family, prepared.family.measured_sets(prepared, config)
+    notice(config.model.name, config.model.original, say)
+    original = measure_original(config, prepared, sets, say)
     with measuring(prepared.loaded.model.device) as cost:
         answers = family.infer(prepared.loaded, sets, config.evaluation)
     scores = {"target": family.score("target", {"target": answers}, sets, config)}
     level = family.level(answers, config, under="the target model")
     measured = Measured(sets, {"target": answers}, scores, level, ())
-    return _checked(config, prepared, measured, cost)
+    checked = _checked(config, prepared, measured, cost)
+    metric = family.quality_metric(prepared.loaded)
+    beside = already_lost(scores | original, metric)
+    return replace(checked, sentence=f"{checked.sentence}; {beside}") if beside else checked
 
 
 def _tell_notes(prepared: AnyPrepared) -> None:
@@ -196,6 +203,8 @@ def measure_baseline(
     retrained = None
     if config.model.retrained:
         retrained = _load_like(config, prepared, "retrained", config.model.retrained)
+    notice(config.model.name, config.model.original, say)
+    original = measure_original(config, prepared, sets, say)
     say("measuring the target model")
     with measuring(loaded.model.device) as cost:
         target = family.infer(loaded, sets, config.evaluation)
@@ -204,6 +213,9 @@ def measure_baseline(
         references = family.references(loaded, sets)
         answers["retrained"] = family.infer(retrained, sets, config.evaluation, references)
     scores = {model: family.score(model, answers, sets, config) for model in answers}
+    scores |= original
+    if beside := already_lost(scores, family.quality_metric(prepared.loaded)):
+        say(beside)
     level = family.level(target, config, under="the target model")
     measured = Measured(sets, answers, scores, level, ())
     checked = _checked(config, prepared, measured, cost)
@@ -216,7 +228,7 @@ def measure_baseline(
         scores=scores,
         level=level,
         criteria=family.criteria(prepared, scores, level, config),
-        data=family.method_data(prepared, sets, level, config),
+        data=family.method_data(prepared, sets, level, config, scores),
         references=references or family.references(loaded, sets),
         digest=provenance.digest_model(loaded.model),
         micro_batch=checked.plan.micro_batch,
@@ -258,6 +270,7 @@ def forget(
     key, family = provenance.read_key(), prepared.family
     trainer = Trainer(config.training, log or Log(work / "log.jsonl"))
     prepared.loaded.to(trainer.device)
+    check_disk(prepared.loaded.model, config.training, work, say)
     remarks = config.method.remarks(prepared.loaded.model)
     for note in (*prepared.notes, *remarks):
         say(note)
@@ -381,13 +394,16 @@ def evaluate(
         role: _load_like(config, prepared, role, name) for role, name in names.items() if name
     }
     models["unlearned"] = loaded
+    notice(target, config.model.original, say)
     sets = family.measured_sets(prepared, config)
+    original = measure_original(config, prepared, sets, say)
     references = family.references(models["target"], sets) if target else {}
     answers = {}
     for role, one in models.items():
         say(f"measuring the {role} model")
         answers[role] = family.infer(one, sets, evaluation, {} if role == "target" else references)
     scores = {model: family.score(model, answers, sets, config) for model in answers}
+    scores |= original
     before, under = ("target", "the target model") if target else ("unlearned", "the model itself")
     level = family.level(answers[before], config, under=under)
     criteria = family.criteria(prepared, scores, level, config)
@@ -407,7 +423,7 @@ def conclude(findings: Findings, notes: tuple[str, ...] = ()) -> tuple[Verdict, 
     """The verdict on the unlearned model by criteria fixed before, and the report."""
     prepared, measured = findings.prepared, findings.measured
     verdict = prepared.family.judge(prepared, measured)
-    verdict = replace(verdict, notes=verdict.notes + notes)
+    verdict = replace(verdict, notes=verdict.notes + utility_notes(measured) + notes)
     return verdict, build_report(findings, verdict)
 
 
@@ -429,7 +445,7 @@ def _seconds_retraining(retrained: str) -> float | None:
     if not retrained:
         return None
     try:
-        recipe = json.loads((Path(retrained) / RECIPE_FILE).read_text(encoding="utf-8"))
+        recipe = read_json(Path(retrained) / RECIPE_FILE)
         return float(recipe["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

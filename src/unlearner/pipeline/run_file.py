@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from unlearner import registry
 from unlearner.config import RunConfig
 from unlearner.datasets.base import data_settings, family_of, options_of
 from unlearner.errors import UserError
 from unlearner.evaluation.tofu_metrics import measure_tofu
+from unlearner.files import read_json
 from unlearner.models.folders import family_named
 from unlearner.output import Json
 from unlearner.pipeline.compare import check_plan, make_plan
@@ -63,8 +64,8 @@ class RunSettings(Section):
     command: Literal["forget", "compare", "finetune"] = "forget"
     output: str = ""
     methods: str = ""
-    seeds: PositiveInt = 1
-    jobs: PositiveInt = 1
+    seeds: int = Field(default=1, gt=0, le=1000)
+    jobs: int = Field(default=1, gt=0, le=1024)
 
 
 class TargetSettings(Section):
@@ -271,4 +272,4 @@ def compare_expected(
 def _seconds(folder: Path) -> float | None:
     """What making the model took; None for one that says nothing of it."""
     recipe = folder / "finetune.json"
-    return json.loads(recipe.read_text("utf-8"))["seconds"] if recipe.exists() else None
+    return read_json(recipe)["seconds"] if recipe.exists() else None

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from unlearner import processes, provenance
 from unlearner.config import RunConfig
-from unlearner.errors import UserError
+from unlearner.errors import TrainingError, UserError
+from unlearner.files import LARGE, read_small, write_whole
 from unlearner.methods.base import Method
 from unlearner.models import adapters, sharding
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
 from unlearner.settings import SearchSettings
-from unlearner.training.checkpoints import TrainingError
 from unlearner.training.classifier_loop import ClassifierRound, Watch
 from unlearner.training.data import ClassifierData, HoldoutBaseline, UnlearningData
 from unlearner.training.log import Log
@@ -230,18 +230,26 @@ def with_settings(method: Method, settings: Mapping[str, float]) -> Method:
 
 
 def read_trials(past: Path | None) -> list[Trial]:
-    """The finished trials."""
+    """The finished trials.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     if past is None or not past.exists():
         return []
-    lines = past.read_text(encoding="utf-8").splitlines()
-    return [Trial.of_json(json.loads(line)) for line in lines]
+    try:
+        lines = read_small(past, LARGE).splitlines()
+        return [Trial.of_json(json.loads(line)) for line in lines]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"--resume {past}: the trials cannot be read ({type(error).__name__}); remove "
+            f"{past.parent} and begin again"
+        ) from None
 
 
 def _write_trials(past: Path, trials: Sequence[Trial]) -> None:
     """The file as a whole, so that it never ends within a line."""
-    partial = past.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(trial.to_json()) + "\n" for trial in trials), "utf-8")
-    partial.replace(past)
+    write_whole(past, "".join(json.dumps(trial.to_json()) + "\n" for trial in trials))
 
 
 def _propose(

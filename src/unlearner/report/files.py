@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from jinja2 import TemplateError
 
-from unlearner.errors import UserError
+from unlearner.errors import UserError, quoted
+from unlearner.files import LARGE, read_json
 from unlearner.report.facts import SCHEMA, Report
 from unlearner.report.page import markdown_report, render
 from unlearner.report.writing import write_files
@@ -61,14 +62,16 @@ def read_report(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the output directory of a finished run")
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_json(path, LARGE)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); restore the file") from None
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); restore the file") from error
     found = report.get("schema") if isinstance(report, dict) else None
     if found != SCHEMA:
         raise UserError(
-            f"{path}: schema must be {SCHEMA!r}, got {found!r}; run the command again, or use the "
-            "version of unlearner that wrote it"
+            f"{path}: schema must be {SCHEMA!r}, got {quoted(found)}; run the command again, or "
+            "use the version of unlearner that wrote it"
         )
     missing = [key for key in REQUIRED if key not in report]
     if missing:

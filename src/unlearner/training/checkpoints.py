@@ -10,15 +10,17 @@ draws again.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
-import os
+import logging
 import shutil
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,9 +32,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from unlearner import processes
-from unlearner.errors import Interrupted, UserError
+from unlearner.errors import Interrupted, TrainingError, UserError, printable, quoted
+from unlearner.files import LARGE, free_bytes, megabytes, read_json, write_whole
 from unlearner.models import sharding
 from unlearner.output import Json
+
+logger = logging.getLogger(__name__)
 
 # "auto" checkpoints: so far apart at least, and so little of the time.
 SECONDS_BETWEEN, SHARE_OF_TIME = 60.0, 0.05
@@ -46,13 +51,16 @@ DIFFERENT = (
     "of processes can cause this: begin again in another folder"
 )
 
+ASKED = "asked"  # of a run: the command as it was written
+
+# What a file of another shape than expected raises.
+WRONG = (ValueError, LookupError, TypeError, AttributeError)
+
+PLAIN = ("events", "stage", "tokens", "seconds", "rates")
+
 Every = int | Literal["auto", "never"]
 
 Weights = dict[str, Tensor]
-
-
-class TrainingError(RuntimeError):
-    """Training went wrong in a way that no further step can repair."""
 
 
 @dataclass
@@ -70,6 +78,7 @@ class State:
         stage: Which optimiser of the run is at work, counted from 0.
         seconds: Time spent in training.
         ended: The last weights of earlier stages; when saving, of those not yet saved.
+        reserve: Bytes of the disk that are to stay free, for the result.
     """
 
     tokens: int
@@ -83,6 +92,13 @@ class State:
     stage: int = 0
     seconds: float = 0.0
     ended: dict[int, Weights] = field(default_factory=dict)
+    reserve: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all its tensors."""
+        groups = (self.weights, self.optimiser, self.kept, self.random, *self.ended.values())
+        return sum(tensor.nbytes for group in groups for tensor in group.values())
 
 
 class Checkpoints:
@@ -106,14 +122,45 @@ class Checkpoints:
         if (self.folder / RUN_FILE).exists():
             self._check_run()
         else:
-            _write_through(self.folder / RUN_FILE, json.dumps(self.run, indent=1))
+            write_whole(self.folder / RUN_FILE, json.dumps(self.run, indent=1))
 
     def save(self, state: State, log: Path | None) -> None:
-        """Write a checkpoint whole, and then remove the one before it."""
-        self.begin()
+        """Write a checkpoint whole, and then remove the one before it.
+
+        Raises:
+            OSError: It could not be written, and nothing of it is left; likewise SafetensorError.
+        """
         place = self.folder / f"{PREFIX}{len(state.events):09d}"
         if place.exists():
             return
+        needed, free = state.num_bytes + state.reserve, free_bytes(self.folder)
+        if needed > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"it and the result take {megabytes(needed)}, {megabytes(free)} are free",
+            )
+        try:
+            self.begin()
+            self._write(place, state, log)
+        except (OSError, SafetensorError):
+            self._remove_parts()
+            raise
+        for other in self.folder.glob(f"{PREFIX}*"):
+            if other != place:
+                shutil.rmtree(other)
+
+    def _remove_parts(self) -> None:
+        """Remove what was half written, and the folder where nothing else is in it."""
+        for part in self.folder.glob(f"*{PARTIAL}"):
+            shutil.rmtree(part, ignore_errors=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+        if {path.name for path in self.folder.glob("*")} <= {RUN_FILE}:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # it was there before
+                self.folder.parent.rmdir()
+
+    def _write(self, place: Path, state: State, log: Path | None) -> None:
         for stage, weights in state.ended.items():  # they do not change: once is enough
             path = self.folder / f"{ENDED}{stage}{WEIGHTS_SUFFIX}"
             save_file(weights, path.with_suffix(PARTIAL))
@@ -131,12 +178,9 @@ class Checkpoints:
             save_file(group, work / f"{name}{WEIGHTS_SUFFIX}")
         if log is not None and log.exists():
             shutil.copyfile(log, work / LOG_FILE)
-        plain = ("events", "stage", "tokens", "seconds", "rates")
-        _write_through(work / STATE_FILE, json.dumps({name: vars(state)[name] for name in plain}))
+        plain = json.loads(json.dumps({name: vars(state)[name] for name in PLAIN}))
+        write_whole(work / STATE_FILE, json.dumps(plain | {"digest": _digest(plain)}))
         work.rename(place)
-        for other in self.folder.glob(f"{PREFIX}*"):
-            if other != place:
-                shutil.rmtree(other)
 
     def load(self, log: Path | None = None) -> State | None:
         """The last checkpoint, None where there is none; the log becomes what it was then.
@@ -152,7 +196,9 @@ class Checkpoints:
         self._check_run()
         place = places[-1]
         try:
-            plain = json.loads((place / STATE_FILE).read_text(encoding="utf-8"))
+            plain = read_json(place / STATE_FILE, LARGE)
+            if plain.pop("digest") != _digest(plain):
+                raise ValueError(f"{STATE_FILE} was changed")
             tensors: Json = {
                 path.stem: load_file(path) for path in place.glob(f"*{WEIGHTS_SUFFIX}")
             }
@@ -162,7 +208,7 @@ class Checkpoints:
             }
             generator = tensors["random"].pop("generator")
             state = State(**plain, **tensors, generator=generator, ended=ended)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, *WRONG, SafetensorError) as error:
             raise UserError(
                 f"--resume {place}: the checkpoint cannot be read ({error}); remove {self.folder} "
                 "and begin again"
@@ -175,9 +221,10 @@ class Checkpoints:
         """Refuse to go on with other settings or other data."""
         different = sorted(_differences(read_run(self.folder), self.run))
         if different:
+            place, before, now = different[0]
             raise UserError(
-                f"--resume: {different[0]} is not what the run in {self.folder} began with; leave "
-                "it out, or begin a new run in another folder"
+                f"--resume: {_changed(place, before, now)} the run in {self.folder} began with; "
+                "give the same, or begin a new run in another folder"
             )
 
 
@@ -188,12 +235,20 @@ def read_run(folder: Path) -> Json:
         UserError: There is no unfinished run.
     """
     try:
-        return dict(json.loads((folder / RUN_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--resume: {folder.parent} holds no unfinished run ({type(error).__name__}); give the "
-            "--output of the run that was cut off, or leave --resume out"
-        ) from None
+        run = read_json(folder / RUN_FILE, LARGE)
+        sections = run.get("settings", {}).values()
+        if not isinstance(run, dict) or not all(isinstance(one, dict) for one in sections):
+            raise ValueError("no run")
+    except FileNotFoundError:
+        why = "there is none"
+    except (OSError, *WRONG) as error:
+        why = f"{RUN_FILE} is damaged, {type(error).__name__}"
+    else:
+        return run
+    raise UserError(
+        f"--resume: {folder.parent} holds no unfinished run ({why}); give the --output of the run "
+        "that was cut off, or leave --resume out"
+    )
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -206,25 +261,36 @@ def _whole(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"{PREFIX}*") if path.suffix != PARTIAL)
 
 
-def _differences(before: object, now: object, place: str = "") -> list[str]:
-    """The places in which two runs differ, as section.key."""
+def _digest(plain: Json) -> str:
+    """Of the plain values of a state, which a loop would follow wherever they lead."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+Difference = tuple[tuple[str, ...], Any, Any]
+
+
+def _differences(before: Any, now: Any, place: tuple[str, ...] = ()) -> list[Difference]:
+    """The places in which two runs differ, with what is there; how a user wrote it is no matter."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [place]
+        return [] if before == now else [(place, before, now)]
     return [
         different
-        for name in before.keys() | now.keys()
-        for different in _differences(
-            before.get(name), now.get(name), f"{place}.{name}" if place else str(name)
-        )
+        for name in sorted((before.keys() | now.keys()) - {ASKED})
+        for different in _differences(before.get(name), now.get(name), (*place, name))
     ]
 
 
-def _write_through(path: Path, text: str) -> None:
-    """Onto the disk, not into its cache only: a machine that stops has the file whole."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def _changed(place: tuple[str, ...], before: object, now: object) -> str:
+    """What has changed, in words that a user knows, up to where it was as it began."""
+    kind, name = place[0], ".".join(place[1:])
+    if kind in ("settings", "options"):
+        dashes = "--" if kind == "options" else ""
+        return f"{dashes}{name} is {quoted(now)} and not {quoted(before)}, which"
+    if kind == "records":
+        return f"the records of --{name or 'records'} are not those that"
+    if kind == "processes":
+        return f"there are {quoted(now)} processes and not {quoted(before)}, with which"
+    return f"{'MODEL' if kind == 'model' else '.'.join(place)} is not what"
 
 
 class Journal:
@@ -251,6 +317,7 @@ class Journal:
         self._stop = False
         self._began = self._saved = time.perf_counter()
         self._cost = 0.0
+        self._failed = False
 
     def open(self) -> bool:
         """Read the last checkpoint; whether there is one, and so a past to repeat.
@@ -294,14 +361,28 @@ class Journal:
         whole = state()
         whole.events, whole.stage, whole.ended = self._events, self._stage, self._ended
         whole.seconds = self.seconds_before + started - self._began
-        if processes.is_main():
-            self.checkpoints.save(whole, self.log)
-        processes.wait()
-        self._ended = {}
+        if processes.from_main(processes.is_main() and self._save(whole)):
+            self._ended = {}
         self._saved = time.perf_counter()
         self._cost = self._saved - started
         if stop:
             raise Interrupted(f"interrupted after {steps} steps")
+
+    def _save(self, whole: State) -> bool:
+        """Save a checkpoint; whether that could be done. The run is worth more than it."""
+        try:
+            self.checkpoints.save(whole, self.log)
+        except (OSError, SafetensorError) as error:
+            if not self._failed:
+                logger.warning(
+                    "%s: a checkpoint could not be saved (%s); the run goes on without, and "
+                    "--resume would go on from an earlier one, if any",
+                    self.checkpoints.folder,
+                    printable(str(error)),
+                )
+            self._failed = True
+            return False
+        return True
 
     def _is_due(self, event: Json, steps: int) -> bool:
         if self.every == "never":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from unlearner.data.labelled import Example, LabelledSet
 from unlearner.data.windows import TokenizedSet, Window
 from unlearner.errors import UserError
 from unlearner.evaluation.intervals import evaluate_set
+from unlearner.files import read_json
 from unlearner.inference import language_model
 from unlearner.inference.classifier import classify
 from unlearner.metrics.base import Metric
@@ -242,7 +242,7 @@ def share_of_peak(step: int, total: int) -> float:
 def read_recipe(folder: str) -> Recipe | None:
     """How a model made by `unlearner finetune` was made; None for any other."""
     try:
-        recipe = json.loads((Path(folder) / RECIPE_FILE).read_text(encoding="utf-8"))
+        recipe = read_json(Path(folder) / RECIPE_FILE)
         return Recipe(str(recipe["model"]), dict(recipe["finetune"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

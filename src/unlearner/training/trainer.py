@@ -24,17 +24,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from unlearner import processes
-from unlearner.errors import UserError
+from unlearner.errors import TrainingError, UserError
 from unlearner.inference.micro_batches import windows_at_most
 from unlearner.models import adapters, sharding
-from unlearner.models.loading import SMALL_MODEL, num_parameters
+from unlearner.models.loading import FLOAT_BYTES, SMALL_MODEL, num_parameters
 from unlearner.output import Json
 from unlearner.settings import TrainingSettings
 from unlearner.training.checkpoints import (
     DIFFERENT,
     Journal,
     State,
-    TrainingError,
     Weights,
     optimiser_state,
     random_state,
@@ -319,6 +318,7 @@ class Trainer:
             random=random,
             generator=self.generator.get_state(),
             kept=adapters.whole_weights(self._started, self.kept),
+            reserve=FLOAT_BYTES * num_parameters(self._started),
         )
 
     def _go_on(self, state: State) -> None:
