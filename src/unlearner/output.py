@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearner import processes
-from unlearner.errors import UserError, quoted
+from unlearner.errors import DiskError, UserError, quoted
 from unlearner.files import saving
 
 Json = dict[str, Any]  # what is written to or read from JSON
@@ -179,7 +179,10 @@ def _staged(folder: Path) -> Iterator[Path]:
                     f"--output {folder}: cannot be made ({error}); give another folder"
                 ) from None
             behind.enter_context(saving("the results", folder))
-            yield work
+            try:
+                yield work
+            except DiskError as error:  # the working folder is not one that the user knows
+                raise DiskError(str(error).replace(str(work), str(folder))) from error
             work.chmod(0o755)
             _take_the_place(work, target)
     finally:

@@ -297,7 +297,7 @@ def test_a_result_that_cannot_be_saved_names_the_folder_and_the_room(call):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == FAILED
     assert one_line(err)
-    assert "the model could not be saved" in err
+    assert "out/run: the model could not be saved" in err
     assert "it takes" in err
     assert "are free there" in err
     assert "SafetensorError" not in err
