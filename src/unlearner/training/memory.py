@@ -178,7 +178,8 @@ def plan_run(
             seconds_per_epoch=seconds + share * evaluation.seconds,
             micro_batch=limit,
         )
-        if plan.moment != STEP or not processes.from_main(_lack(plan)):
+        # Each process has measured parts of its own: the main one decides for all.
+        if processes.from_main(plan.moment != STEP or not _lack(plan)):
             break
     return plan
 
