@@ -19,7 +19,7 @@ from unlearner import functional, processes
 from unlearner.data.batches import Tensors, join, owners, share_of
 from unlearner.data.windows import Window
 from unlearner.functional import TargetLogits
-from unlearner.inference.reference import TargetDistribution, likelihoods, unlabelled
+from unlearner.inference.reference import Likelihoods, TargetDistribution, likelihoods, unlabelled
 from unlearner.methods.base import Method
 from unlearner.models import sharding
 from unlearner.output import Json
@@ -225,13 +225,13 @@ class ICU(Method):
 
     def _weigh(
         self,
-        labels: tuple[Tensor, Tensor, Tensor],
+        labels: Likelihoods,
         num_kept: int,
         num_records: int,
         bound: float | None,
     ) -> Terms:
         """The terms, from what `likelihoods` gives of kept and then of forget records."""
-        log_probs, kl, owner = labels
+        log_probs, kl, owner = labels.log_probs, labels.kl, labels.owner
         loss_R = functional.mean_per_record(-log_probs, owner, num_records)
         kl_R = functional.mean_per_record(kl, owner, num_records)
         labels_R = functional.sum_per_record(torch.ones_like(log_probs), owner, num_records)

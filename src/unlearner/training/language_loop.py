@@ -37,7 +37,9 @@ Places = Mapping[str, Sequence[int]]
 
 
 class Drawing:
-    """The windows of each step: some forget records, what belongs to them, and retained text.
+    """The windows of each step: some forget records, what belongs to them, and text to be kept.
+
+    Unseen text too, of a method that names "holdout" in `needs`, as many as its `unseen_per_step`.
 
     Args:
         companions: Sets with a record for each forget record; see `Method.companions`.
@@ -51,7 +53,7 @@ class Drawing:
         generator: torch.Generator,
     ) -> None:
         self.batch_size, self.kept_per_step = method.batch_size, method.kept_per_step
-        self.generator, self.deck = generator, Deck()
+        self.generator, self.deck, self.unseen_deck = generator, Deck(), Deck()
         own = {"forget": data.forget} if method.reads_forget else {}
         self.num_records = len(data.forget)
         self.aligned: dict[str, TokenizedSet] = {**own, **companions}
@@ -60,6 +62,11 @@ class Drawing:
         }
         if self.kept_per_step:
             self.windows["retain"] = self._retained(method, data)
+        self.unseen_per_step = 0
+        if "holdout" in method.needs:
+            assert data.partners is not None  # the family divides the unseen records
+            self.unseen_per_step = method.model_dump()["unseen_per_step"]
+            self.windows["holdout"] = data.partners.windows
 
     def _retained(self, method: DescentMethod, data: UnlearningData) -> Sequence[Window]:
         assert data.pool is not None  # the pipeline refuses a run without
@@ -84,6 +91,9 @@ class Drawing:
             if self.kept_per_step:
                 size = len(self.windows["retain"])
                 places["retain"] = self.deck.draw(self.kept_per_step, size, self.generator)
+            if self.unseen_per_step:
+                count, size = self.unseen_per_step, len(self.windows["holdout"])
+                places["holdout"] = self.unseen_deck.draw(count, size, self.generator)
             steps.append(places)
         return steps
 
