@@ -16,17 +16,12 @@ from unlearner.families.base import Prepared
 from unlearner.families.causal_lm import CausalLM, split_holdout
 from unlearner.inference.language_model import Questions
 from unlearner.inference.reference import Likelihoods, likelihoods
-from unlearner.methods.quantile_matching import (
-    QuantileMatching,
-    Quantiles,
-    _ask,
-    distance,
-    quantiles,
-)
+from unlearner.methods.quantile_matching import QuantileMatching
 from unlearner.models.loading import Loaded
 from unlearner.settings import TrainingSettings
 from unlearner.training.data import UnlearningData
 from unlearner.training.log import Log
+from unlearner.training.quantiles import Quantiles, ask_quantiles, distance, quantiles
 from unlearner.training.trainer import Trainer
 
 
@@ -125,9 +120,9 @@ def data(level=LOW, **fields):
 
 
 def test_quantiles_of_a_set_are_those_of_its_records_whatever_the_batches(monkeypatch):
-    monkeypatch.setattr("unlearner.methods.quantile_matching.BATCH_TOKENS", 40)
+    monkeypatch.setattr("unlearner.training.quantiles.BATCH_TOKENS", 40)
     model, some = tiny_model("gpt2"), tokenized("holdout", QUESTIONS)
-    for record, own in enumerate(_ask(model, some)):
+    for record, own in enumerate(ask_quantiles(model, some)):
         alone = likelihoods(model, collate(some.windows_of([record])), entropies=True)
         for values, wanted in ((own.losses, -alone.log_probs), (own.entropies, alone.entropy)):
             assert values.tolist() == pytest.approx(wanted.sort().values.tolist(), abs=1e-5)

@@ -312,7 +312,7 @@ def split_holdout(
     As many as there are to be forgotten, or half of all where that is fewer, drawn by the seed.
     """
     holdout = prepared.get("holdout")
-    if holdout is None or "holdout" not in config.method.needs:
+    if holdout is None or not config.method.learns_from_unseen:
         return None, holdout
     generator = torch.Generator().manual_seed(config.training.seed)
     order = torch.randperm(len(holdout), generator=generator).tolist()

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import fmean
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
-from torch.nn.functional import huber_loss
 from transformers import PreTrainedModel
 
-from unlearner.data.batches import length_batches, share_of
-from unlearner.data.windows import TokenizedSet
 from unlearner.inference.reference import (
-    BATCH_TOKENS,
     Batch,
     KeptReference,
-    Likelihoods,
     Reference,
     asked_of,
     likelihoods,
@@ -33,30 +25,13 @@ from unlearner.models import sharding
 from unlearner.training.data import UnlearningData
 from unlearner.training.finetune import share_of_peak
 from unlearner.training.language_loop import Drawing, Places
+from unlearner.training.quantiles import Partners, Quantiles, distance, quantiles
 from unlearner.training.stop_rule import Refinement, RoundState, Rules, is_better
 from unlearner.training.trainer import Terms, Trainer, resolve_learning_rate
 from unlearner.training.way_back import OnWayBack, draw_share
 
 # Of "auto": 1.5e-3 for 64 hidden units.
 RATE_TIMES_WIDTH = 0.096
-
-
-@dataclass(frozen=True)
-class Quantiles:
-    """The sorted token losses and entropies of one unseen record, (n,) each in nats."""
-
-    losses: np.ndarray
-    entropies: np.ndarray
-
-    def at(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Losses and entropies at the levels (k - 1/2) / count, k = 1, ..., count.
-
-        Between the n values, which stand at (j - 1/2) / n, it is a straight line; outside of them
-        the first and the last.
-        """
-        own = (np.arange(len(self.losses)) + 0.5) / len(self.losses)
-        asked = (np.arange(count) + 0.5) / count
-        return np.interp(asked, own, self.losses), np.interp(asked, own, self.entropies)
 
 
 class QuantileMatching(Method):
@@ -187,7 +162,7 @@ class QuantileMatching(Method):
             schedule=lambda step: share_of_peak(step, count),
             path=self.path,
         )
-        partners = _Partners(data, trainer)
+        partners = Partners(data.partners, trainer)
         refinement, best = Refinement(Rules(), data, by_set=True, two_sided=True), None
         first = state = refinement.evaluate_round(trainer, model)
         trainer.log_round(first.line({}) | {"steps": 0})
@@ -222,7 +197,7 @@ class QuantileMatching(Method):
         model: PreTrainedModel,
         drawing: Drawing,
         reference: KeptReference,
-        partners: _Partners,
+        partners: Partners,
     ) -> dict[str, float]:
         """One step; returns the values of its terms."""
         trainer, batch = partners.trainer, drawing.batch(places, sharding.device_of(model))
@@ -242,82 +217,3 @@ class QuantileMatching(Method):
         """At the level from both sides, and kept text as likely as before."""
         reached = state.suppressed and state.mark == 0
         return self.stop == "level" and reached and state.kept_ratio <= self.recovered_at
-
-
-def distance(found: Likelihoods, place: int, partner: Quantiles, entropy_weight: float) -> Tensor:
-    """D_f of one of the records, by its place in the batch; 0 of a record without a label."""
-    mine = found.owner == place
-    losses, entropies = -found.log_probs[mine], found.entropy[mine]
-    if not len(losses):
-        return found.log_probs.sum() * 0
-    goals = partner.at(len(losses))
-    total = found.log_probs.new_zeros(())
-    for some, goal, weight in zip((losses, entropies), goals, (1.0, entropy_weight), strict=True):
-        if weight:
-            wanted = torch.from_numpy(goal).to(some)
-            total = total + weight * huber_loss(some.sort().values, wanted)
-    return total
-
-
-def quantiles(found: Likelihoods) -> list[Quantiles]:
-    """Of each record of a batch."""
-    losses, entropies, owner = (
-        some.cpu().numpy() for some in (-found.log_probs, found.entropy, found.owner)
-    )
-    return [
-        Quantiles(np.sort(losses[owner == place]), np.sort(entropies[owner == place]))
-        for place in range(found.num_records)
-    ]
-
-
-class _Partners:
-    """The unseen partner of each forget record, and its quantiles as last taken."""
-
-    def __init__(self, data: UnlearningData, trainer: Trainer) -> None:
-        assert data.partners is not None
-        self.partners, self.trainer = data.partners, trainer
-        self.order = torch.randperm(len(self.partners), generator=trainer.generator).tolist()
-        self.known: list[Quantiles] = []
-
-    def of(self, records: Iterable[int]) -> list[Quantiles]:
-        """Of some forget records, each named once or more, in the order of their first places."""
-        order = self.order
-        return [self.known[order[record % len(order)]] for record in dict.fromkeys(records)]
-
-    def refresh(self, model: PreTrainedModel) -> None:
-        """Take the quantiles under the model as it is now.
-
-        They go through the trainer's journal, so that a run that was cut off has the same.
-        """
-
-        def ask() -> list[list[list[float]]]:
-            return [
-                [
-                    np.round(values.astype(float), 5).tolist()
-                    for values in (own.losses, own.entropies)
-                ]
-                for own in _ask(model, self.partners)
-            ]
-
-        found = self.trainer.evaluate_round(ask)
-        self.known = [Quantiles(*map(np.array, pair)) for pair in found]
-
-
-@torch.no_grad()
-def _ask(model: PreTrainedModel, some: TokenizedSet) -> list[Quantiles]:
-    model.eval()
-    found: dict[int, list[Quantiles]] = {}
-    for indices in length_batches(some.windows, BATCH_TOKENS):
-        windows = [some.windows[index] for index in indices]
-        batch = share_of(windows, sharding.device_of(model))
-        records = list(dict.fromkeys(window.record for window in windows))
-        parts = quantiles(likelihoods(model, batch, entropies=True))
-        for record, part in zip(records, parts, strict=False):
-            found.setdefault(record, []).append(part)
-    return [
-        Quantiles(
-            np.sort(np.concatenate([part.losses for part in found[record]])),
-            np.sort(np.concatenate([part.entropies for part in found[record]])),
-        )
-        for record in range(len(some))
-    ]

@@ -81,7 +81,7 @@ class UnlearningData:
         quick_looks: Between epochs EL_10 may be left out where it decides nothing; see
             `Refinement`.
         layout: How the records of the run became tokens, for those that a method makes itself.
-        partners: Unseen records for a method that names "holdout" in `needs`, which no figure of
+        partners: Unseen records for a method that learns from some, which no figure of
             the run is measured on.
         unseen: The holdout records on which it is; None where there are none.
     """

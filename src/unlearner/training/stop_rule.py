@@ -118,7 +118,8 @@ class Refinement:
             asked for.
         quick: EL_10 is not asked for as long as MA is above its limit, where it decides nothing but
             which single records sit out; with `by_set` this is `data.quick_looks`.
-        two_sided: Forget records that are told from unseen ones are looked for too.
+        two_sided: Records that are told from unseen ones by their loss, on either side, are active
+            too; all are while the set is.
         floor: With `by_set`, EL_10 decides nothing either as long as the retained text's perplexity
             ratio is above this: for a loop that does not end there.
     """
@@ -169,6 +170,12 @@ class Refinement:
             active = self._remembered(model, answers, self.data.forget.windows)
         else:
             active = {r for r, v in record_values(answers, ma.metric).items() if v > level.ma}
+        unseen = self._unseen_losses(model)
+        mark = _mark(_losses(answers), unseen)
+        if len(unseen):
+            active |= (
+                _told_apart(answers, unseen) if mark == 0 else set(range(len(self.data.forget)))
+            )
         low = figures["ma"] <= level.ma and figures.get("el_10", 0.0) <= level.el_10
         # The same whether EL_10 was asked for or not.
         ranked = figures | {"el_10": 1.0} if self._is_ruled_out(figures, ratio) else figures
@@ -181,23 +188,16 @@ class Refinement:
             at_level=whole and low,
             suppressed=whole and is_within(figures, level) and not above_worst(answers, level),
             excess=excess(ranked, level),
-            mark=self._mark(model, answers),
+            mark=mark,
             seconds=time.perf_counter() - started,
         )
 
-    def _mark(self, model: PreTrainedModel, answers: Sequence[Answer]) -> float:
-        """See `RoundState.mark`."""
+    def _unseen_losses(self, model: PreTrainedModel) -> np.ndarray:
+        """The mean loss of each unseen record, where the run looks at both sides."""
         if not self.unseen:
-            return 0.0
+            return np.zeros(0)
         asked = replace(self.data.questions, continuations="none")
-        others = infer(model, self.data.tokenizer, self.unseen, asked)
-        own, unseen = (
-            np.array(list(record_values(some, loss.metric).values())) for some in (answers, others)
-        )
-        whole = np.ones((1, len(own))), np.ones((1, len(unseen)))
-        auc = float(membership_auc(own, unseen, *whole)[0])
-        error = math.sqrt((len(own) + len(unseen) + 1) / (12 * len(own) * len(unseen)))
-        return max(0.0, abs(auc - 0.5) - error)
+        return _losses(infer(model, self.data.tokenizer, self.unseen, asked))
 
     def _ask_forget(
         self, model: PreTrainedModel, ratio: float
@@ -276,6 +276,31 @@ def _values(
 ) -> dict[str, float]:
     found = evaluate_set(answers, metrics, groups, resamples=0)
     return {name: value.value for name, value in found.items()}
+
+
+# The share of unseen records that are more likely than the others, and of those that are less.
+TAIL = 0.05
+
+
+def _losses(answers: Sequence[Answer]) -> np.ndarray:
+    """The mean loss of each record."""
+    return np.array(list(record_values(answers, loss.metric).values()))
+
+
+def _mark(own: np.ndarray, unseen: np.ndarray) -> float:
+    """See `RoundState.mark`."""
+    if not len(unseen):
+        return 0.0
+    auc = float(membership_auc(own, unseen, np.ones((1, len(own))), np.ones((1, len(unseen))))[0])
+    error = math.sqrt((len(own) + len(unseen) + 1) / (12 * len(own) * len(unseen)))
+    return max(0.0, abs(auc - 0.5) - error)
+
+
+def _told_apart(answers: Sequence[Answer], unseen: np.ndarray) -> set[int]:
+    """Records that are more, or less, likely than nineteen of twenty unseen ones."""
+    low, high = np.quantile(unseen, [TAIL, 1 - TAIL])
+    own = record_values(answers, loss.metric)
+    return {record for record, value in own.items() if not low <= value <= high}
 
 
 def above(answers: Sequence[Answer], ma_level: float, el_level: float) -> set[int]:
