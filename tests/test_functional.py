@@ -15,7 +15,7 @@ def definition(logits, labels, target, num_target):
     kl = torch.zeros(len(labels), dtype=logits.dtype)
     q = target.log_softmax(-1)
     kl[:num_target] = (q.exp() * (q - log_probs[:num_target])).sum(-1)
-    return chosen, kl
+    return chosen, kl, -(log_probs.exp() * log_probs).sum(-1)
 
 
 def test_label_log_probs_by_hand():
@@ -24,11 +24,35 @@ def test_label_log_probs_by_hand():
     KL = 1/2 ln((1/2)/(1/4)) + 1/2 ln((1/2)/(3/4)) = 1/2 ln 2 + 1/2 ln(2/3) = 1/2 ln(4/3).
     """
     logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
-    log_probs, kl = functional.label_log_probs(
+    log_probs, kl, entropy = functional.label_log_probs(
         logits, torch.tensor([0, 1]), lambda rows: torch.zeros(2, 2)[rows], 1
     )
     assert log_probs.tolist() == pytest.approx([math.log(1 / 4), math.log(3 / 4)])
     assert kl.tolist() == pytest.approx([0.5 * math.log(4 / 3), 0.0])
+    assert entropy.tolist() == [0.0, 0.0]
+
+
+def test_entropies_and_moments_by_hand():
+    """Probabilities 1/4 and 3/4: H = 1/4 ln 4 + 3/4 ln(4/3), the mean of log p its negative.
+
+    The two logarithms are ln 3 apart, so their deviation is sqrt(1/4 * 3/4) ln 3.
+    """
+    logits = torch.tensor([[0.0, math.log(3)]])
+    wanted = 0.25 * math.log(4) + 0.75 * math.log(4 / 3)
+    _, _, entropy = functional.label_log_probs(logits, torch.tensor([0]), entropies=True)
+    mean, deviation = functional.log_prob_moments(logits)
+    assert entropy.tolist() == pytest.approx([wanted])
+    assert mean.tolist() == pytest.approx([-wanted])
+    assert deviation.tolist() == pytest.approx([math.sqrt(3) / 4 * math.log(3)])
+
+
+def test_a_certain_distribution_has_no_entropy_and_a_gradient():
+    """A probability that underflows to 0 adds nothing."""
+    logits = torch.tensor([[0.0, 500.0, 0.0]], requires_grad=True)
+    _, _, entropy = functional.label_log_probs(logits, torch.tensor([1]), entropies=True)
+    entropy.sum().backward()
+    assert entropy.item() == pytest.approx(0.0, abs=1e-30)
+    assert logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("num_target", [0, 1, 70, 150])
@@ -40,9 +64,14 @@ def test_values_and_gradients_equal_the_definition(num_target, overwrite):
     weight = torch.randn(11, 6, generator=generator, requires_grad=True)
     labels = torch.randint(11, (150,), generator=generator)
     target = torch.randn(num_target, 11, generator=generator)
-    pull = torch.randn(2, 150, generator=generator)
+    pull = torch.randn(3, 150, generator=generator)
     found = functional.label_log_probs(
-        hidden @ weight.T, labels, lambda rows: target[rows], num_target, overwrite=overwrite
+        hidden @ weight.T,
+        labels,
+        lambda rows: target[rows],
+        num_target,
+        entropies=True,
+        overwrite=overwrite,
     )
     sum(torch.dot(value, one) for value, one in zip(found, pull, strict=True)).backward()
     exact = weight.detach().double().requires_grad_()
@@ -62,7 +91,7 @@ def test_logits_are_left_alone_unless_they_may_be_overwritten():
 
 def test_bfloat16_logits_are_summed_in_float32():
     """ln(4096) from 4096 equal logits: a bfloat16 sum would stall at 256."""
-    log_probs, _ = functional.label_log_probs(
+    log_probs, *_ = functional.label_log_probs(
         torch.zeros(1, 4096, dtype=torch.bfloat16), torch.tensor([5])
     )
     assert log_probs.dtype == torch.float32
@@ -72,7 +101,7 @@ def test_bfloat16_logits_are_summed_in_float32():
 def test_one_backward_only():
     """The buffer has become the gradient, so going back twice must not give wrong numbers."""
     logits = torch.randn(2, 3, requires_grad=True)
-    log_probs, _ = functional.label_log_probs(logits, torch.tensor([0, 1]))
+    log_probs, *_ = functional.label_log_probs(logits, torch.tensor([0, 1]))
     log_probs.sum().backward()
     with pytest.raises((RuntimeError, AttributeError)):
         log_probs.sum().backward()

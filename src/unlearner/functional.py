@@ -25,14 +25,16 @@ TargetLogits = Callable[[slice], Tensor]
 
 
 class _LabelLogProbs(Function):
-    """log p(label) and KL(target || p) per position, with one [N, V] float32 buffer alive.
+    """log p(label), KL(target || p) and entropy of each position; one [N, V] float32 buffer alive.
 
     The buffer holds the logits, then the probabilities, then the gradient. Autograd alone would
     keep the logits' log-softmax, its exponential and the gradient side by side.
     """
 
     @staticmethod
-    def forward(ctx, logits_NV, labels_N, target_logits, num_target, overwrite):  # type: ignore
+    def forward(  # type: ignore
+        ctx, logits_NV, labels_N, target_logits, num_target, entropies, overwrite
+    ):
         buffer_NV = _wide(logits_NV.detach())
         if not overwrite and buffer_NV.data_ptr() == logits_NV.data_ptr():
             buffer_NV = buffer_NV.clone()
@@ -40,7 +42,9 @@ class _LabelLogProbs(Function):
         for rows in chunks(len(buffer_NV)):  # logsumexp makes two copies of what it is given
             normaliser_N[rows] = buffer_NV[rows].logsumexp(-1)
         log_probs_N = buffer_NV.gather(-1, labels_N[:, None])[:, 0] - normaliser_N
-        kl_N = torch.zeros_like(log_probs_N)
+        kl_N, entropy_N = torch.zeros_like(log_probs_N), torch.zeros_like(log_probs_N)
+        for rows in chunks(len(buffer_NV) if entropies else 0):
+            entropy_N[rows] = entropy(buffer_NV[rows] - normaliser_N[rows, None])
         for rows in chunks(num_target):
             target_log_probs = _wide(target_logits(rows)).log_softmax(-1)
             difference = target_log_probs - buffer_NV[rows] + normaliser_N[rows, None]
@@ -48,23 +52,40 @@ class _LabelLogProbs(Function):
         if ctx.needs_input_grad[0]:
             ctx.probabilities = buffer_NV.sub_(normaliser_N[:, None]).exp_()
         ctx.labels, ctx.target_logits, ctx.num_target = labels_N, target_logits, num_target
+        ctx.entropy_N = entropy_N if entropies else None
         ctx.dtype = logits_NV.dtype
-        return log_probs_N, kl_N
+        return log_probs_N, kl_N, entropy_N
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_log_probs_N, grad_kl_N):  # type: ignore[override]
+    def backward(ctx, grad_log_probs_N, grad_kl_N, grad_entropy_N):  # type: ignore[override]
         # d log p(label) / d logits = onehot - p;  d KL(q || p) / d logits = p - q
+        # d H / d logits = - p (log p + H)
         grad_kl_N = grad_kl_N.clone()
         grad_kl_N[ctx.num_target :] = 0  # where there is no target the KL is a constant
         grad_NV = ctx.probabilities
         ctx.probabilities = None
-        grad_NV.mul_((grad_kl_N - grad_log_probs_N)[:, None])
+        factor_N = grad_kl_N - grad_log_probs_N
+        if ctx.entropy_N is None:
+            grad_NV.mul_(factor_N[:, None])
+        else:
+            _add_entropy_gradient(grad_NV, factor_N, grad_entropy_N, ctx.entropy_N)
         for rows in chunks(ctx.num_target):
             target = _wide(ctx.target_logits(rows)).softmax(-1)
             grad_NV[rows] -= grad_kl_N[rows, None] * target
         grad_NV.scatter_add_(-1, ctx.labels[:, None], grad_log_probs_N[:, None])
-        return grad_NV.to(ctx.dtype), None, None, None, None
+        return grad_NV.to(ctx.dtype), None, None, None, None, None
+
+
+def _add_entropy_gradient(
+    probabilities_NV: Tensor, factor_N: Tensor, grad_entropy_N: Tensor, entropy_N: Tensor
+) -> None:
+    """In place of p, p times its factor, less the entropy's gradient times p (log p + H)."""
+    for rows in chunks(len(probabilities_NV)):
+        p = probabilities_NV[rows]
+        of_entropy = grad_entropy_N[rows, None]
+        logs = torch.xlogy(p, p).mul_(of_entropy)
+        p.mul_(factor_N[rows, None] - of_entropy * entropy_N[rows, None]).sub_(logs)
 
 
 def chunks(length: int) -> list[slice]:
@@ -78,9 +99,10 @@ def label_log_probs(
     target_logits: TargetLogits | None = None,
     num_target: int = 0,
     *,
+    entropies: bool = False,
     overwrite: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of each label and KL(target || model) at each position, both (N,) in nats.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log p of each label, KL(target || model) and entropy at each position, all (N,) in nats.
 
     Args:
         logits_NV: The model's logits at the label positions only (no padding).
@@ -88,12 +110,28 @@ def label_log_probs(
         target_logits: Gives the target model's logits of a slice of the first `num_target`
             positions; called twice, forward and backward, so that they are never all kept.
         num_target: Positions that have a target; the KL of the others is 0.
+        entropies: Without it every entropy is 0.
         overwrite: The logits may be destroyed: true right behind a linear head, whose backward does
             not look at its output, and where nobody reads them again.
     """
     return _LabelLogProbs.apply(  # type: ignore
-        logits_NV, labels_N, target_logits, num_target, overwrite
+        logits_NV, labels_N, target_logits, num_target, entropies, overwrite
     )
+
+
+def log_prob_moments(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of log p(v) over v of each distribution, both (N,) in nats."""
+    log_probs = _wide(logits_NV).log_softmax(-1)
+    probabilities = log_probs.exp()
+    mean_N = (probabilities * log_probs).sum(-1)
+    # Not from the mean of squares: of a distribution that is nearly certain that is all rounding.
+    variance_N = (probabilities * (log_probs - mean_N[:, None]).square()).sum(-1)
+    return mean_N, variance_N.sqrt()
+
+
+def entropy(log_probs_NV: Tensor) -> Tensor:
+    """The entropy of each distribution, (N,) in nats."""
+    return -(log_probs_NV.exp() * log_probs_NV).sum(-1)
 
 
 def kl_divergence(target_logits_NV: Tensor, logits_NV: Tensor) -> Tensor:

@@ -68,7 +68,10 @@ class NotToBeRead:
 
 def made(name, **fields):
     """The method with few, large and cheap steps: two passes over three records."""
-    return CLASSES[name](learning_rate=1e-3, max_epochs=2, **{"batch_size": 2, **fields})
+    batch_size = fields.get("batch_size", 2)
+    by_steps = {"min_steps": 1, "steps_per_round": -(-3 // batch_size)}
+    few = {key: value for key, value in by_steps.items() if key in CLASSES[name].model_fields}
+    return CLASSES[name](learning_rate=1e-3, max_epochs=2, **{"batch_size": 2, **few, **fields})
 
 
 def run(name, *, seed=0, pool=POOL, watched=POOL, log=None, **fields):
@@ -85,6 +88,7 @@ def run(name, *, seed=0, pool=POOL, watched=POOL, log=None, **fields):
         Questions(prompt_start=0.75),
         1e9,
         layout=LAYOUT,
+        partners=tokenized("holdout", OTHER[:2]) if "holdout" in method.needs else NotToBeRead(),
     )  # type: ignore[arg-type]
     trainer = Trainer(TrainingSettings(device="cpu", seed=seed), Log(log))
     return trainer, method.unlearn(tiny_model("llama"), data, trainer)
@@ -175,7 +179,15 @@ def test_a_kept_window_within_a_prompt_is_not_drawn(name):
     pool = tokenized("pool", (("it is " * 40, "so"), *POOL), scope="response")
     assert not pool.windows[0].scored.any()
     data = UnlearningData(
-        tiny_tokenizer(), tokenized("forget", QUESTIONS), pool, None, None, LOW, Questions(), 1.0
+        tiny_tokenizer(),
+        tokenized("forget", QUESTIONS),
+        pool,
+        None,
+        None,
+        LOW,
+        Questions(),
+        1.0,
+        partners=tokenized("holdout", OTHER),
     )
     drawing = Drawing(method, data, {}, torch.Generator().manual_seed(0))
     assert all(window.scored.any() for window in drawing.windows.get("retain", ()))

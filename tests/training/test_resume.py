@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from unlearner import registry
 from unlearner.errors import Interrupted, UserError
 from unlearner.methods.base import load_method
 from unlearner.methods.icu import ICU
+from unlearner.methods.quantile_matching import QuantileMatching
 from unlearner.metrics.base import CLASSIFIERS
 from unlearner.settings import TrainingSettings
 from unlearner.training.checkpoints import Checkpoints, Journal, TrainingError
@@ -271,6 +273,30 @@ def test_icu_goes_on_also_where_the_best_round_is_an_earlier_one(tmp_path, token
         forget, pool = tokenized("forget", (14, 9, 20), 3), tokenized("pool", (10, 16, 12, 8), 4)
         method = ICU(max_epochs=3, learning_rate=5e-3, batch_size=2, fresh_per_step=2)
         data = unlearning_data(tokenizer, forget, pool, LOW)
+        return some.finish(method.unlearn(tiny_model("gpt_neo"), data, some))
+
+    whole = check_every_cut(tmp_path, unlearn, None, lora_rank=rank)
+    assert whole.steps == 6
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_quantile_matching_goes_on_with_the_quantiles_that_it_had(tmp_path, tokenizer, rank):
+    """Cut off between two refreshes, on the way back and with its schedule."""
+
+    def unlearn(some):
+        forget, pool = tokenized("forget", (14, 9, 20), 3), tokenized("pool", (10, 16, 12, 8), 4)
+        unseen = tokenized("holdout", (11, 9, 13), 5)
+        method = QuantileMatching(
+            learning_rate=5e-3,
+            min_steps=6,
+            max_epochs=3,
+            batch_size=2,
+            refresh_every=4,
+            steps_per_round=3,
+        )
+        method = method.model_copy(update={"steps_per_round": 3})
+        data = unlearning_data(tokenizer, forget, pool, LOW)
+        data = replace(data, partners=unseen, unseen=pool)
         return some.finish(method.unlearn(tiny_model("gpt_neo"), data, some))
 
     whole = check_every_cut(tmp_path, unlearn, None, lora_rank=rank)

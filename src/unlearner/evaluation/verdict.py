@@ -77,6 +77,39 @@ class Verdict:
         return json.loads(json.dumps(asdict(self)))
 
 
+TWO_SIDED_95 = 1.96
+
+
+def auc_noise(members: int, others: int) -> float:
+    """Half the 95 % interval of the AUC of two sets that do not differ (Mann and Whitney 1947)."""
+    return TWO_SIDED_95 * math.sqrt((members + others + 1) / (12 * members * others))
+
+
+def membership_criterion(
+    metric: str, target: Value, unseen: int, retrained: Value | None, margin: float
+) -> Criterion:
+    """An attack's AUC of the forget set, between guessing and the retrained model's.
+
+    With few records the retrained model's is off 0.5 by chance; 0.5 itself is no failure.
+
+    Args:
+        target: That of the target model.
+        unseen: The number of unseen records.
+        margin: How far outside of the two it may be; never less than chance allows so few records.
+    """
+    ends = (0.5, 0.5 if retrained is None else retrained.value)
+    wide = max(margin, auc_noise(target.records, unseen))
+    whose = "guessing" if retrained is None else "guessing to the retrained model's"
+    source = f"{whose} within {margin_in_words(wide, margin)}"
+    return Criterion("membership", metric, "forget", max(ends) + wide, source, min(ends) - wide)
+
+
+def margin_in_words(margin: float, asked: float) -> str:
+    """The margin, and why it is wider than it was asked for."""
+    why = "" if margin <= asked else ", which as few records show by chance"
+    return f"{margin:.3g}{why}"
+
+
 def digest_criteria(criteria: Sequence[Criterion]) -> str:
     """SHA-256 of the criteria, to show afterwards that they are the ones fixed before."""
     text = json.dumps([criterion.to_json() for criterion in criteria], sort_keys=True)

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
+import torch
+
 from unlearner import provenance
 from unlearner.config import RunConfig
 from unlearner.data.chat import reads_date
@@ -223,7 +225,20 @@ class CausalLM(Family[TokenizedSet, Answer]):
             questions=questions_of(config.evaluation),
             utility_floor=floor,
             layout=prepared.layout,
+            partners=split_holdout(prepared, config)[0],
+            unseen=sets.get("holdout"),
         )
+
+    def measured_sets(
+        self, prepared: Prepared[TokenizedSet], config: RunConfig
+    ) -> dict[str, TokenizedSet]:
+        """Of unseen records those alone that the method does not learn from."""
+        found = super().measured_sets(prepared, config)
+        partners, others = split_holdout(prepared, config)
+        if partners is not None and others is not None:
+            limit = config.evaluation.limit_for(self.name)
+            found["holdout"] = sample(others, limit, config.training.seed)
+        return found
 
     def for_method(
         self,
@@ -347,6 +362,22 @@ DEFAULT_TEMPLATE = DataSettings.model_fields["template"].default
 def day_of(data: DataSettings) -> str:
     """The day that a chat template takes for today."""
     return data.date or datetime.datetime.now().date().isoformat()
+
+
+def split_holdout(
+    prepared: Prepared[TokenizedSet], config: RunConfig
+) -> tuple[TokenizedSet | None, TokenizedSet | None]:
+    """Unseen records for a method that learns from some, and those by which it is judged.
+
+    As many as there are to be forgotten, or half of all where that is fewer, drawn by the seed.
+    """
+    holdout = prepared.get("holdout")
+    if holdout is None or not config.method.learns_from_unseen:
+        return None, holdout
+    generator = torch.Generator().manual_seed(config.training.seed)
+    order = torch.randperm(len(holdout), generator=generator).tolist()
+    count = max(1, min(len(prepared["forget"]), len(holdout) // 2))
+    return holdout.subset(sorted(order[:count])), holdout.subset(sorted(order[count:]))
 
 
 # Records of so many times the length, or of so much less, are of another make-up.

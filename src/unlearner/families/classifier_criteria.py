@@ -11,13 +11,19 @@ import numpy as np
 from unlearner.data.tag_schemes import has_entities
 from unlearner.evaluation.intervals import Value, record_values
 from unlearner.evaluation.measure import Scores, shares_right
-from unlearner.evaluation.verdict import Claim, Criterion, Verdict, judge_claim, overall
+from unlearner.evaluation.verdict import (
+    Claim,
+    Criterion,
+    Verdict,
+    judge_claim,
+    margin_in_words,
+    membership_criterion,
+    overall,
+)
 from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics import loss
 from unlearner.metrics.base import TOKEN_CLASSIFICATION
 from unlearner.settings import CriteriaSettings
-
-TWO_SIDED_95 = 1.96
 
 RECORD_DEVIATIONS = 4
 
@@ -98,34 +104,19 @@ def _record_criteria(baseline: ClassifierBaseline, settings: CriteriaSettings) -
         whose = "the retrained model's" if given else "the target model's of the holdout set"
         noise = _half_width(level, forget[score].records if score in forget else 0)
         margin = max(settings.score_margin, noise)
-        source = f"{whose} within {_margin(margin, settings.score_margin)}"
+        source = f"{whose} within {margin_in_words(margin, settings.score_margin)}"
         low, high = max(0.0, level.value - margin), min(1.0, level.value + margin)
         found.append(Criterion("forgetting", score, "forget", high, source, low))
     if "mia_loss_auc" in forget:
         retrained = baseline.retrained.get("forget", {}).get("mia_loss_auc")
-        # With few records the retrained model's AUC is off 0.5 by chance; 0.5 itself is no failure.
-        ends = (0.5, 0.5 if retrained is None else retrained.value)
         unseen_records = baseline.target["holdout"]["loss"].records
-        noise = _auc_noise(forget["mia_loss_auc"].records, unseen_records)
-        margin = max(settings.auc_margin, noise)
-        whose = "guessing" if retrained is None else "guessing to the retrained model's"
-        source = f"{whose} within {_margin(margin, settings.auc_margin)}"
+        known = forget["mia_loss_auc"]
         found.append(
-            Criterion(
-                "membership",
-                "mia_loss_auc",
-                "forget",
-                max(ends) + margin,
-                source,
-                min(ends) - margin,
+            membership_criterion(
+                "mia_loss_auc", known, unseen_records, retrained, settings.auc_margin
             )
         )
     return found
-
-
-def _margin(margin: float, asked: float) -> str:
-    why = "" if margin <= asked else ", which as few records show by chance"
-    return f"{margin:.3g}{why}"
 
 
 def _half_width(level: Value, records: int) -> float:
@@ -134,11 +125,6 @@ def _half_width(level: Value, records: int) -> float:
     if not math.isfinite(half) or not records:
         return 0.0
     return half * math.sqrt(1 + level.records / records)
-
-
-def _auc_noise(members: int, others: int) -> float:
-    """Half the 95 % interval of the AUC of two sets that do not differ (Mann and Whitney 1947)."""
-    return TWO_SIDED_95 * math.sqrt((members + others + 1) / (12 * members * others))
 
 
 def is_known(

@@ -39,6 +39,10 @@ class Answer:
         kl: (T-1,) float32, KL(target || model) in nats of each next-token distribution, or None.
         bertscore: BERTScore F1 of the continuation, NaN when there is no encoder.
         first_counts: Whether token 0, which is no label, is of the same text as token 1.
+        expected: (T-1,) float32, the mean of log p(v | x_<t) over v of that distribution, in nats;
+            minus its entropy. None where it was not asked for.
+        deviation: (T-1,) float32, the standard deviation of the same.
+        zlib_bytes: The compressed size of the text of the labels that count; 0 likewise.
     """
 
     record: int
@@ -56,6 +60,9 @@ class Answer:
     continuation_text: str = ""
     kl: np.ndarray | None = None
     bertscore: float = float("nan")
+    expected: np.ndarray | None = None
+    deviation: np.ndarray | None = None
+    zlib_bytes: int = 0
 
     @property
     def spans(self) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ Shapes: B windows, T tokens, N label positions, V vocabulary, D hidden.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -104,7 +105,8 @@ def infer(
         ]
         decoded = continuations(model, head, cache, batch["input_ids"], prompts, memory_bytes=room)
         for index, answer, tokens in zip(indices, forced, decoded, strict=True):
-            answers[index] = replace(answer, decoded=tokens)
+            size = _zlib_bytes(answer, tokenizer)
+            answers[index] = replace(answer, decoded=tokens, zlib_bytes=size)
             if questions.continuations != "none":
                 answers[index] = _with_texts(answers[index], tokenizer)
     return [answers[i] for i in range(len(windows))] if divided else processes.in_order(answers)
@@ -133,7 +135,7 @@ def _teacher_forced(
     ends, answers = eos_ids(model), []
     for row, window in enumerate(windows):
         labels = batch["input_ids"][row, 1 : len(window)]
-        log_probs, best = _label_scores(head, states_BTD[row, : len(window) - 1], labels)
+        log_probs, best, moments = _label_scores(head, states_BTD[row, : len(window) - 1], labels)
         answers.append(
             Answer(
                 record=window.record,
@@ -147,23 +149,36 @@ def _teacher_forced(
                 prefix=window.prefix,
                 first_counts=window.first_counts,
                 kl=None if kls is None else kls[row],
+                expected=moments[0],
+                deviation=moments[1],
             )
         )
     return answers, out.past_key_values if shares else None
 
 
+def _zlib_bytes(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The compressed size of the text of the labels that count; 0 where there are none."""
+    labels = answer.input_ids[1:][answer.scored]
+    return len(zlib.compress(str(tokenizer.decode(labels)).encode())) if len(labels) else 0
+
+
 def _label_scores(
     head: OutputHead | None, states: Tensor, labels: Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probability of each label, and the most probable token in its place."""
-    log_probs, best = [], []
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log-probability of each label, the most probable token in its place, and (2, T-1) moments."""
+    log_probs, best, moments = [], [], []
     rows = 0
     for logits in logits_in_parts(states, head):
         best.append(argmax(logits))
+        moments.append(torch.stack(functional.log_prob_moments(logits)))
         some = labels[rows : rows + len(logits)]
         log_probs.append(functional.label_log_probs(logits, some, overwrite=head is not None)[0])
         rows += len(logits)
-    return torch.cat(log_probs).cpu().numpy(), torch.cat(best).cpu().numpy()
+    return (
+        torch.cat(log_probs).cpu().numpy(),
+        torch.cat(best).cpu().numpy(),
+        torch.cat(moments, dim=1).cpu().numpy(),
+    )
 
 
 def _divergences(

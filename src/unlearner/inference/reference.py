@@ -40,11 +40,13 @@ class Likelihoods(NamedTuple):
         log_probs: log p of each label, (N,) in nats.
         kl: KL(target || model) of the distribution that each is of, (N,) in nats; 0 where no target
             was given.
+        entropy: Of the distribution that each is of, (N,) in nats; 0 where it was not asked for.
         owner: Which record of the batch each is of, (N,), from 0.
     """
 
     log_probs: Tensor
     kl: Tensor
+    entropy: Tensor
     owner: Tensor
 
     @property
@@ -72,6 +74,8 @@ def likelihoods(
     batch: Tensors | None,
     target: TargetLogits | None = None,
     num_target: int | None = None,
+    *,
+    entropies: bool = False,
 ) -> Likelihoods:
     """The labels of all processes' windows under a causal language model.
 
@@ -80,11 +84,12 @@ def likelihoods(
             A sharded model then works all the same.
         target: Gives another model's logits at a slice of the label positions, to compare with.
         num_target: At how many of them, from the first on; None for all.
+        entropies: Compute entropies.
     """
     device = sharding.device_of(model)
     if batch is None and not sharding.is_sharded(model):
         nothing = torch.zeros(0, device=device)
-        parts = nothing, nothing, nothing.long()
+        parts = nothing, nothing, nothing, nothing.long()
     else:
         windows = unlabelled(device) if batch is None else batch
         head = output_head(model)
@@ -97,13 +102,13 @@ def likelihoods(
             its_target = target if target is None or not before else _behind(target, before)
             here = min(max(compared - before, 0), len(labels))
             found = functional.label_log_probs(
-                logits, labels, its_target, here, overwrite=overwrite
+                logits, labels, its_target, here, entropies=entropies, overwrite=overwrite
             )
             return list(found)
 
         forward = partial(micro_batches.rows_of, windows, infer)
-        log_probs, kl = sharding.inside(model, forward, calls_model=head is None)
-        parts = log_probs, kl, windows["owner"][windows["positions"][:, 0]]
+        found = sharding.inside(model, forward, calls_model=head is None)
+        parts = *found, windows["owner"][windows["positions"][:, 0]]
     return Likelihoods(*map(processes.gather_rows, parts))
 
 

@@ -92,6 +92,11 @@ class Method(BaseModel, ABC):
         return self.model_dump().get("retain_batch_size", self.batch_size)
 
     @property
+    def learns_from_unseen(self) -> bool:
+        """Whether it learns from unseen text, which then no figure may be measured on."""
+        return "holdout" in self.needs
+
+    @property
     def asks(self) -> Mapping[str, str]:
         """What the loss compares with the target language model on which set.
 

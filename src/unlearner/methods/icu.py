@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields as fields_of
 from functools import partial
 from statistics import fmean
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -18,15 +18,18 @@ from transformers import PreTrainedModel
 from unlearner import functional, processes
 from unlearner.data.batches import Tensors, join, owners, share_of
 from unlearner.data.windows import Window
+from unlearner.errors import UserError
 from unlearner.functional import TargetLogits
-from unlearner.inference.reference import TargetDistribution, likelihoods, unlabelled
+from unlearner.inference.reference import Likelihoods, TargetDistribution, likelihoods, unlabelled
 from unlearner.methods.base import Method
 from unlearner.models import sharding
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.training.data import UnlearningData
+from unlearner.training.quantiles import Partners, Quantiles, distance
 from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, Rules, is_better
 from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Terms, Trainer, resolve_learning_rate
+from unlearner.training.way_back import OnWayBack, draw_share
 
 PAPER: Json = {
     "learning_rate": 5e-6,
@@ -87,7 +90,12 @@ class ICU(Method):
         kl_weight: w_kl.
         forget_bound: b, the loss of holdout text, beyond which there is no more ascent: of a
             "record" by its mean, of each "token" by its own loss, or "none" as in the paper. Where
-            the level is given by hand, without holdout text, there is no bound.
+            the level is given by hand, without holdout text, there is no bound. With "quantiles"
+            the ascent ends at the losses of an unseen partner, from either side: in place of
+            -min(l, b) stands the distance D of `quantile_matching`, with quantiles taken under the
+            target model, and records are pulled back that are less likely than unseen ones.
+        path: How far on the way back to the target model the forget term's gradient is taken, see
+            `training/way_back.py`; 0, as published, takes it at the model in training.
         pairs: "fixed": each record's own partner; "fresh": other kept records in every step.
         fresh_per_step: Windows of retained text in a step, with fresh pairs.
         max_analogous: Records of the pool at most that fresh pairs are drawn from, nearest first.
@@ -134,7 +142,8 @@ class ICU(Method):
     forget_weight: NonNegativeFloat = 1.0
     analogous_weight: NonNegativeFloat = 0.5
     kl_weight: NonNegativeFloat = 1.0
-    forget_bound: Literal["none", "record", "token"] = "token"
+    forget_bound: Literal["none", "record", "token", "quantiles"] = "token"
+    path: float = Field(default=0.0, ge=0.0, lt=1.0)
     pairs: Literal["fixed", "fresh"] = "fresh"
     fresh_per_step: PositiveInt = 24
     max_analogous: PositiveInt = 4096
@@ -158,6 +167,10 @@ class ICU(Method):
     @property
     def kept_per_step(self) -> int:
         return self.fresh_per_step if self.pairs == "fresh" else self.batch_size
+
+    @property
+    def learns_from_unseen(self) -> bool:
+        return self.forget_bound == "quantiles"
 
     @property
     def asks(self) -> Mapping[str, str]:
@@ -198,7 +211,7 @@ class ICU(Method):
         both = kept if forget is None else join(kept, forget)
         num_kept, num_records = int(kept["owner"].max()) + 1, int(both["owner"].max()) + 1
         labels = likelihoods(model, both, target, len(kept["labels"]))
-        return self._weigh(labels, num_kept, num_records, bound)
+        return self._weigh(labels, num_kept, num_records, _Ascent(bound))
 
     def _step(
         self,
@@ -206,10 +219,10 @@ class ICU(Method):
         kept: Sequence[Window],
         forget: Sequence[Window],
         target: Callable[[Sequence[int], Tensors], TargetLogits],
-        bound: float | None,
+        ascent: _Ascent,
     ) -> Terms:
         """The terms of a step of which every process computes its share."""
-        num_kept = max(owners(kept)) + 1
+        num_kept = max(owners(kept)) + 1 if kept else 0
         num_records = num_kept + (max(owners(forget)) + 1 if forget else 0)
         mine = processes.share(range(len(kept)))
         device = sharding.device_of(model)
@@ -220,18 +233,18 @@ class ICU(Method):
         elif second:
             both = second | {"owner": second["owner"] + num_kept}
         logits, num_target = (target(mine, first), len(first["labels"])) if first else (None, 0)
-        labels = likelihoods(model, both, logits, num_target)
-        return self._weigh(labels, num_kept, num_records, bound)
+        labels = likelihoods(model, both, logits, num_target, entropies=bool(ascent.partners))
+        return self._weigh(labels, num_kept, num_records, ascent)
 
     def _weigh(
         self,
-        labels: tuple[Tensor, Tensor, Tensor],
+        labels: Likelihoods,
         num_kept: int,
         num_records: int,
-        bound: float | None,
+        ascent: _Ascent,
     ) -> Terms:
         """The terms, from what `likelihoods` gives of kept and then of forget records."""
-        log_probs, kl, owner = labels
+        log_probs, kl, owner = labels.log_probs, labels.kl, labels.owner
         loss_R = functional.mean_per_record(-log_probs, owner, num_records)
         kl_R = functional.mean_per_record(kl, owner, num_records)
         labels_R = functional.sum_per_record(torch.ones_like(log_probs), owner, num_records)
@@ -241,20 +254,26 @@ class ICU(Method):
                 return values_R[records].sum() / count
             return (values_R * labels_R)[records].sum() / labels_R[records].sum().clamp(min=1)
 
-        kept = slice(num_kept)
-        terms = {
-            "analogous": self.analogous_weight * mean(loss_R, kept, num_kept),
-            "kl": self.kl_weight * mean(kl_R, kept, num_kept),
-        }
-        if num_records > num_kept:
-            climb_R = loss_R
-            if self.forget_bound == "token" and bound is not None:
-                capped = functional.bounded(-log_probs, bound)
-                climb_R = functional.mean_per_record(capped, owner, num_records)
-            elif self.forget_bound == "record":
-                climb_R = functional.bounded(loss_R, bound)
-            climbed = mean(climb_R, slice(num_kept, None), self.batch_size)
-            terms["forget"] = -self.forget_weight * climbed
+        terms, kept = {}, slice(num_kept)
+        if num_kept:
+            terms["analogous"] = self.analogous_weight * mean(loss_R, kept, num_kept)
+            terms["kl"] = self.kl_weight * mean(kl_R, kept, num_kept)
+        if num_records == num_kept:
+            return terms
+        climb_R, bound = loss_R, ascent.bound
+        if ascent.partners:
+            away = [
+                -distance(labels, num_kept + place, partner, 1.0)
+                for place, partner in enumerate(ascent.partners)
+            ]
+            climb_R = torch.cat([loss_R[kept], torch.stack(away)])
+        elif self.forget_bound == "token" and bound is not None:
+            capped = functional.bounded(-log_probs, bound)
+            climb_R = functional.mean_per_record(capped, owner, num_records)
+        elif self.forget_bound == "record":
+            climb_R = functional.bounded(loss_R, bound)
+        climbed = mean(climb_R, slice(num_kept, None), self.batch_size)
+        terms["forget"] = -self.forget_weight * climbed
         return terms
 
     def unlearn(
@@ -264,9 +283,11 @@ class ICU(Method):
         assert analogous is not None  # named in `needs`
         rate = resolve_learning_rate(self.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
         target = TargetDistribution.of(trainer.prepare(model), analogous.windows)
-        model = trainer.start(model, rate, betas=(0.9, 0.98))
+        model = trainer.start(model, rate, betas=(0.9, 0.98), path=self.path)
+        partners = self._partners(model, data, trainer)
         rules = Rules(**self.model_dump(include={field.name for field in fields_of(Rules)}))
-        refinement, best = Refinement(rules, data, quick=self.refine_by == "level"), None
+        quick, two_sided = self.refine_by == "level", partners is not None
+        refinement, best = Refinement(rules, data, quick=quick, two_sided=two_sided), None
         first = state = refinement.evaluate_round(trainer, model)
         trainer.log_round(state.line({}) | {"steps": 0})
         pace = _Pace(self.steps_per_round, data.level.ma)
@@ -281,9 +302,8 @@ class ICU(Method):
                 epochs += 1
             count = pace.steps(state, len(epoch), pushes=bool(active))
             trainer.scale_rate(pace.rate)
-            losses = self._take(
-                epoch[:count], model, data, analogous, target, trainer, pushes=bool(active)
-            )
+            taken, given = epoch[:count], (model, data, analogous, target, trainer, partners)
+            losses = self._take(taken, *given, pushes=bool(active))
             epoch, before = epoch[count:], state
             state = refinement.evaluate_round(trainer, model, first)
             if active:
@@ -301,6 +321,25 @@ class ICU(Method):
             trainer.details["restored_round"] = best.round
         return model
 
+    def _partners(
+        self, model: PreTrainedModel, data: UnlearningData, trainer: Trainer
+    ) -> Partners | None:
+        """The unseen partners with their quantiles under the target; None where there is a bound.
+
+        Raises:
+            UserError: There is no unseen text.
+        """
+        if not self.learns_from_unseen:
+            return None
+        if data.partners is None:
+            raise UserError(
+                "method.forget_bound: quantiles needs unseen records (--holdout), whose losses the "
+                "records are to have"
+            )
+        partners = Partners(data.partners, trainer)
+        partners.refresh(model)
+        return partners
+
     def _done(self, state: RoundState, floor: float) -> bool:
         """At the level of unseen text, for the paper on average, or else in every record too."""
         if self.recover:
@@ -315,6 +354,7 @@ class ICU(Method):
         analogous: AnalogousSet,
         target: TargetDistribution,
         trainer: Trainer,
+        partners: Partners | None = None,
         *,
         pushes: bool = True,
     ) -> dict[str, float]:
@@ -336,12 +376,18 @@ class ICU(Method):
                 continue
             kept = [analogous.windows[index] for index in indices]
             forget = data.forget.windows_of(records)
-
+            order = dict.fromkeys(window.record for window in forget)
+            ascent = _Ascent(bound, partners.of(order) if partners else ())
             logits = partial(_target_logits, target, indices)
-            loss = partial(self._step, model, kept, forget, logits, bound)
+            on_way_back, beside = None, forget
+            if self.path and forget:
+                pushed = partial(self._step, model, (), forget, logits, ascent)
+                on_way_back = OnWayBack(pushed, draw_share(self.path, trainer.generator))
+                beside = []
+            loss = partial(self._step, model, kept, beside, logits, ascent)
             # A lone record's term would be its own loss, which no file of a run may hold.
             private = ("forget",) if len(records) == 1 else ()
-            for name, value in trainer.step(loss, private=private).items():
+            for name, value in trainer.step(loss, private, on_way_back).items():
                 logged[name].append(value)
             trainer.tokens += sum(map(len, [*kept, *forget]))
         return {name: fmean(values) for name, values in logged.items()}
@@ -362,9 +408,24 @@ class ICU(Method):
         ]
 
 
+class _Ascent(NamedTuple):
+    """Where the ascent of a step's forget records ends.
+
+    Attributes:
+        bound: b, if any.
+        partners: In place of it, the quantiles of each record's unseen partner, in their order.
+    """
+
+    bound: float | None
+    partners: Sequence[Quantiles] = ()
+
+
 def _is_down(state: RoundState) -> bool:
-    """The set is at the level of unseen text, and every record within what chance allows one."""
-    return state.suppressed and state.at_level
+    """The set is at the level of unseen text, and every record within what chance allows one.
+
+    With quantiles it is not below it either.
+    """
+    return state.suppressed and state.at_level and state.mark == 0
 
 
 def _still_active(batches: Sequence[Sequence[int]], active: Sequence[int]) -> list[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
@@ -38,6 +38,8 @@ class NPO(LossMethod):
         forget_weight: w_f.
         retain_weight: w_r; 0 leaves the term out, as the paper's plain NPO does.
         retain_term: Whether R is "nll" or "kl".
+        path: How far on the way back to the target model the forget term's gradient is taken, see
+            `training/way_back.py`; 0, as published, takes it at the model in training.
         stop: The rule that ends it; see `language_loop.Stop`.
     """
 
@@ -50,6 +52,7 @@ class NPO(LossMethod):
     forget_weight: NonNegativeFloat = 1.0
     retain_weight: NonNegativeFloat = 1.0
     retain_term: Literal["nll", "kl"] = "nll"
+    path: float = Field(default=0.0, ge=0.0, lt=1.0)
     stop: Stop = "suppressed"
 
     @property

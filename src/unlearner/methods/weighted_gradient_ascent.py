@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from transformers import PreTrainedModel
 
 from unlearner.inference.reference import Batch, likelihoods
@@ -33,6 +33,8 @@ class WeightedGradientAscent(LossMethod):
         beta: The power of p_t; 0 is gradient ascent.
         forget_weight: w_f.
         retain_weight: w_r; 0 leaves the term out.
+        path: How far on the way back to the target model the forget term's gradient is taken, see
+            `training/way_back.py`; 0, as published, takes it at the model in training.
         stop: The rule that ends it; see `language_loop.Stop`.
     """
 
@@ -44,6 +46,7 @@ class WeightedGradientAscent(LossMethod):
     beta: NonNegativeFloat = 1.0
     forget_weight: NonNegativeFloat = 1.0
     retain_weight: NonNegativeFloat = 1.0
+    path: float = Field(default=0.0, ge=0.0, lt=1.0)
     stop: Stop = "suppressed"
 
     def loss(self, model: PreTrainedModel, batch: Batch, reference: object = None) -> Terms:

@@ -82,6 +82,9 @@ class UnlearningData:
         quick_looks: Between epochs EL_10 may be left out where it decides nothing; see
             `Refinement`.
         layout: How the records of the run became tokens, for those that a method makes itself.
+        partners: Unseen records for a method that learns from some, which no figure of
+            the run is measured on.
+        unseen: The holdout records on which it is; None where there are none.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -94,6 +97,8 @@ class UnlearningData:
     utility_floor: float
     quick_looks: bool = False
     layout: Layout = field(default_factory=Layout)
+    partners: TokenizedSet | None = None
+    unseen: TokenizedSet | None = None
 
     @property
     def kept(self) -> TokenizedSet:

@@ -23,6 +23,7 @@ from unlearner.models import sharding
 from unlearner.training.data import DescentMethod, UnlearningData
 from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, Rules, is_better
 from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Terms, Trainer, resolve_learning_rate
+from unlearner.training.way_back import OnWayBack, draw_share
 
 # When a run ends before its last epoch: once the forget set's MA, EL_10 and ES, and each single
 # record, are at or below what unseen text shows; by MA and EL_10 of the set alone (KUMPR's rule);
@@ -37,7 +38,9 @@ Places = Mapping[str, Sequence[int]]
 
 
 class Drawing:
-    """The windows of each step: some forget records, what belongs to them, and retained text.
+    """The windows of each step: some forget records, what belongs to them, and text to be kept.
+
+    Unseen text too, of a method that names "holdout" in `needs`, as many as its `unseen_per_step`.
 
     Args:
         companions: Sets with a record for each forget record; see `Method.companions`.
@@ -51,7 +54,7 @@ class Drawing:
         generator: torch.Generator,
     ) -> None:
         self.batch_size, self.kept_per_step = method.batch_size, method.kept_per_step
-        self.generator, self.deck = generator, Deck()
+        self.generator, self.deck, self.unseen_deck = generator, Deck(), Deck()
         own = {"forget": data.forget} if method.reads_forget else {}
         self.num_records = len(data.forget)
         self.aligned: dict[str, TokenizedSet] = {**own, **companions}
@@ -60,6 +63,11 @@ class Drawing:
         }
         if self.kept_per_step:
             self.windows["retain"] = self._retained(method, data)
+        self.unseen_per_step = 0
+        if "holdout" in method.needs:
+            assert data.partners is not None  # the family divides the unseen records
+            self.unseen_per_step = method.model_dump()["unseen_per_step"]
+            self.windows["holdout"] = data.partners.windows
 
     def _retained(self, method: DescentMethod, data: UnlearningData) -> Sequence[Window]:
         assert data.pool is not None  # the pipeline refuses a run without
@@ -84,6 +92,9 @@ class Drawing:
             if self.kept_per_step:
                 size = len(self.windows["retain"])
                 places["retain"] = self.deck.draw(self.kept_per_step, size, self.generator)
+            if self.unseen_per_step:
+                count, size = self.unseen_per_step, len(self.windows["holdout"])
+                places["holdout"] = self.unseen_deck.draw(count, size, self.generator)
             steps.append(places)
         return steps
 
@@ -109,36 +120,51 @@ def descend(
 ) -> PreTrainedModel:
     """Train a language model on `method.loss` and return it.
 
-    The method's fields `stop`, `loss_bound` and `max_gradient_norm` are followed where it has them.
+    The method's fields `stop`, `loss_bound`, `max_gradient_norm` and `path` are followed where it
+    has them.
     """
     rate = resolve_learning_rate(method.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
     companions = method.companions(data, trainer.generator)
     drawing = Drawing(method, data, companions, trainer.generator)
     reference = KeptReference.of(trainer.prepare(model), drawing.windows, method.asks)
-    clip = method.model_dump().get("max_gradient_norm")
-    model = trainer.start(model, rate, max_gradient_norm=clip)
+    clip, path = (method.model_dump().get(name) for name in ("max_gradient_norm", "path"))
+    model = trainer.start(model, rate, max_gradient_norm=clip, path=path or 0.0)
 
     def terms(places: Places) -> Terms:
         batch = drawing.batch(places, sharding.device_of(model))
         return method.loss(model, batch, reference.at(places, batch))
 
-    return train_to_level(
-        method, model, data, trainer, partial(take_epoch, drawing, trainer, terms)
-    )
+    epoch = partial(take_epoch, drawing, trainer, terms, path or 0.0)
+    return train_to_level(method, model, data, trainer, epoch)
 
 
 def take_epoch(
-    drawing: Drawing, trainer: Trainer, terms: Callable[[Places], Terms]
+    drawing: Drawing, trainer: Trainer, terms: Callable[[Places], Terms], path: float = 0.0
 ) -> dict[str, float]:
-    """A step for each draw of an epoch; returns each term's mean over the steps that logged it."""
+    """A step for each draw of an epoch; returns each term's mean over the steps that logged it.
+
+    Args:
+        path: How far on the way back to the target the gradient of the term "forget" is taken; the
+            loss is then asked for twice.
+    """
     logged: dict[str, list[float]] = defaultdict(list)
     for places in drawing.epoch():
         # A lone record's term would be its own loss, which no file of a run may hold.
         private = ("forget",) if drawing.num_forget(places) == 1 else ()
-        for name, value in trainer.step(partial(terms, places), private=private).items():
+        loss, pushed = partial(terms, places), None
+        if path:
+            share = draw_share(path, trainer.generator)
+            pushed = OnWayBack(partial(_part, loss, forget=True), share)
+            loss = partial(_part, loss, forget=False)
+        for name, value in trainer.step(loss, private, pushed).items():
             logged[name].append(value)
         trainer.tokens += drawing.num_tokens(places)
     return {name: fmean(values) for name, values in logged.items()}
+
+
+def _part(loss: Callable[[], Terms], *, forget: bool) -> Terms:
+    """The term of the forget records, or all others."""
+    return {name: term for name, term in loss().items() if (name == "forget") is forget}
 
 
 def train_to_level(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from unlearner.data.windows import Window
@@ -21,6 +22,7 @@ from unlearner.inference.bertscore import BertScorer, with_scores
 from unlearner.inference.language_model import beam_continuations, infer
 from unlearner.metrics import bertscore_f1, bleu, el_10, es, loss, ma, perplexity
 from unlearner.metrics.base import Metric
+from unlearner.metrics.mia_loss_auc import membership_auc
 from unlearner.output import Json
 from unlearner.training.data import HoldoutBaseline, UnlearningData
 from unlearner.training.trainer import Trainer
@@ -68,6 +70,8 @@ class RoundState:
         excess: How far the forget set is above the level, 0 when it is at or below it; an EL_10
             that decides nothing counts as 1.
         seconds: Time of this examination.
+        mark: How far the AUC of membership by loss is from 0.5, beyond its standard error; 0 where
+            it was not asked for.
     """
 
     round: int
@@ -79,6 +83,7 @@ class RoundState:
     suppressed: bool
     excess: float
     seconds: float
+    mark: float = 0.0
 
     def line(self, losses: dict[str, float]) -> Json:
         """The round as the report holds it."""
@@ -98,8 +103,8 @@ def is_better(state: RoundState, best: RoundState | None) -> bool:
     return best is None or _rank(state) < _rank(best)
 
 
-def _rank(state: RoundState) -> tuple[bool, float, float]:
-    return not state.suppressed, state.excess, state.kept_ratio
+def _rank(state: RoundState) -> tuple[bool, float, float, float]:
+    return not state.suppressed, state.excess, state.mark, state.kept_ratio
 
 
 class Refinement:
@@ -113,6 +118,8 @@ class Refinement:
             asked for.
         quick: EL_10 is not asked for as long as MA is above its limit, where it decides nothing but
             which single records sit out; with `by_set` this is `data.quick_looks`.
+        two_sided: Records that are told from unseen ones by their loss, on either side, are active
+            too; all are while the set is.
         floor: With `by_set`, EL_10 decides nothing either as long as the retained text's perplexity
             ratio is above this: for a loop that does not end there.
     """
@@ -124,6 +131,7 @@ class Refinement:
         *,
         by_set: bool = False,
         quick: bool = False,
+        two_sided: bool = False,
         floor: float | None = None,
     ) -> None:
         self.rules, self.data, self.by_set = rules, data, by_set
@@ -131,6 +139,8 @@ class Refinement:
         self._near = False  # EL_10 counted in the last round
         self.floor = math.inf if floor is None else floor
         self.watched = data.kept.windows_of(range(WATCHED_RECORDS))
+        unseen = data.unseen if two_sided else None
+        self.unseen = [] if unseen is None else unseen.windows_of(range(WATCHED_RECORDS))
         name = rules.bertscore_model
         baseline = rules.bertscore_baseline
         self.scorer = BertScorer(name, baseline=baseline) if name else None
@@ -160,6 +170,12 @@ class Refinement:
             active = self._remembered(model, answers, self.data.forget.windows)
         else:
             active = {r for r, v in record_values(answers, ma.metric).items() if v > level.ma}
+        unseen = self._unseen_losses(model)
+        mark = _mark(_losses(answers), unseen)
+        if len(unseen):
+            active |= (
+                _told_apart(answers, unseen) if mark == 0 else set(range(len(self.data.forget)))
+            )
         low = figures["ma"] <= level.ma and figures.get("el_10", 0.0) <= level.el_10
         # The same whether EL_10 was asked for or not.
         ranked = figures | {"el_10": 1.0} if self._is_ruled_out(figures, ratio) else figures
@@ -172,8 +188,16 @@ class Refinement:
             at_level=whole and low,
             suppressed=whole and is_within(figures, level) and not above_worst(answers, level),
             excess=excess(ranked, level),
+            mark=mark,
             seconds=time.perf_counter() - started,
         )
+
+    def _unseen_losses(self, model: PreTrainedModel) -> np.ndarray:
+        """The mean loss of each unseen record, where the run looks at both sides."""
+        if not self.unseen:
+            return np.zeros(0)
+        asked = replace(self.data.questions, continuations="none")
+        return _losses(infer(model, self.data.tokenizer, self.unseen, asked))
 
     def _ask_forget(
         self, model: PreTrainedModel, ratio: float
@@ -252,6 +276,31 @@ def _values(
 ) -> dict[str, float]:
     found = evaluate_set(answers, metrics, groups, resamples=0)
     return {name: value.value for name, value in found.items()}
+
+
+# The share of unseen records that are more likely than the others, and of those that are less.
+TAIL = 0.05
+
+
+def _losses(answers: Sequence[Answer]) -> np.ndarray:
+    """The mean loss of each record."""
+    return np.array(list(record_values(answers, loss.metric).values()))
+
+
+def _mark(own: np.ndarray, unseen: np.ndarray) -> float:
+    """See `RoundState.mark`."""
+    if not len(unseen):
+        return 0.0
+    auc = float(membership_auc(own, unseen, np.ones((1, len(own))), np.ones((1, len(unseen))))[0])
+    error = math.sqrt((len(own) + len(unseen) + 1) / (12 * len(own) * len(unseen)))
+    return max(0.0, abs(auc - 0.5) - error)
+
+
+def _told_apart(answers: Sequence[Answer], unseen: np.ndarray) -> set[int]:
+    """Records that are more, or less, likely than nineteen of twenty unseen ones."""
+    low, high = np.quantile(unseen, [TAIL, 1 - TAIL])
+    own = record_values(answers, loss.metric)
+    return {record for record, value in own.items() if not low <= value <= high}
 
 
 def above(answers: Sequence[Answer], ma_level: float, el_level: float) -> set[int]:

@@ -41,6 +41,7 @@ from unlearner.training.checkpoints import (
     set_random_state,
 )
 from unlearner.training.log import Log
+from unlearner.training.way_back import OnWayBack, WayBack
 
 Terms = dict[str, Tensor]  # the weighted scalar terms of a loss, by name
 
@@ -83,6 +84,7 @@ class Trainer:
         self._schedule: LambdaLR | None = None
         self.kept: Weights = {}
         self._skeleton: nn.Module | None = None
+        self._way_back: WayBack | None = None
 
     @property
     def seconds_before(self) -> float:
@@ -114,6 +116,7 @@ class Trainer:
         dropout: bool = False,
         max_gradient_norm: float | None = None,
         schedule: Callable[[int], float] | None = None,
+        path: float = 0.0,
     ) -> PreTrainedModel:
         """Put the model on its device with an AdamW of its own; returns the model to train.
 
@@ -122,6 +125,7 @@ class Trainer:
                 with itself, not with its noise.
             max_gradient_norm: The method's limit, where `training.max_gradient_norm` sets none.
             schedule: The share of the learning rate that a step takes, by its number from 0.
+            path: How far on the way back to this model steps may be asked to go; below 1.
         """
         if self.journal is not None:
             last = self.model
@@ -158,6 +162,7 @@ class Trainer:
         self._schedule = None
         if schedule is not None:
             self._schedule = LambdaLR(self.optimiser, schedule)
+        self._way_back = WayBack(model) if path else None
         self.model = model
         return model
 
@@ -178,11 +183,17 @@ class Trainer:
         keeps = not sharding.is_sharded(self.model)
         return torch.autocast(device, torch.bfloat16, enabled=lower, cache_enabled=keeps)
 
-    def step(self, loss: Callable[[], Terms], private: Collection[str] = ()) -> dict[str, float]:
+    def step(
+        self,
+        loss: Callable[[], Terms],
+        private: Collection[str] = (),
+        on_way_back: OnWayBack | None = None,
+    ) -> dict[str, float]:
         """One optimiser step on the sum of the terms; returns the values of those not private.
 
         Args:
             private: Terms whose value must not leave the run.
+            on_way_back: Further terms, whose gradient is taken on the way back to the target.
 
         Raises:
             TrainingError: A term or the gradient is not finite; the weights are as before the step.
@@ -196,11 +207,10 @@ class Trainer:
             self.model.train()  # inference ends that; checkpointing works in training mode only
         self.draws.manual_seed((self.settings.seed << 31) + self.steps)
         gathers, limit = processes.gathers(), self.settings.micro_batch
-        with self.arithmetic(), windows_at_most(None if limit == "auto" else limit):
-            terms = loss()
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        self._check_finite(values)
-        torch.stack([term.float() for term in terms.values()]).sum().backward()
+        with windows_at_most(None if limit == "auto" else limit):
+            values = self._backward(loss)
+            if on_way_back is not None:
+                values |= self._backward_on_way_back(on_way_back)
         trained = [
             parameter for group in self.optimiser.param_groups for parameter in group["params"]
         ]
@@ -216,6 +226,22 @@ class Trainer:
         self.log.write({"step": self.steps, "loss": logged})
         self._record({"step": logged})
         return logged
+
+    def _backward(self, loss: Callable[[], Terms], factor: float = 1.0) -> dict[str, float]:
+        """Add the gradient of the terms' sum to the weights'; returns their values."""
+        with self.arithmetic():
+            terms = loss()
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        self._check_finite(values)
+        (factor * torch.stack([term.float() for term in terms.values()]).sum()).backward()
+        return values
+
+    def _backward_on_way_back(self, some: OnWayBack) -> dict[str, float]:
+        if some.share == 0:
+            return self._backward(some.loss)
+        assert self._way_back is not None  # `start` was told of a path
+        with self._way_back.at(some.share):
+            return self._backward(some.loss, self._way_back.factor(some.share))
 
     def _sum_gradients(self, trained: list[Tensor], divide_by: int) -> None:
         if not sharding.is_sharded(self.model):

@@ -1,0 +1,220 @@
+"""Quantile matching: its distance by hand, its partners, and a run of it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_lm_methods import LAYOUT, LOW, OTHER, POOL, QUESTIONS, tokenized, weights
+from torch.nn.functional import huber_loss
+
+from conftest import tiny_model, tiny_tokenizer
+from unlearner.config import RunConfig
+from unlearner.data.batches import collate
+from unlearner.families.base import Prepared
+from unlearner.families.causal_lm import CausalLM, split_holdout
+from unlearner.inference.language_model import Questions
+from unlearner.inference.reference import Likelihoods, likelihoods
+from unlearner.methods.quantile_matching import QuantileMatching
+from unlearner.models.loading import Loaded
+from unlearner.settings import TrainingSettings
+from unlearner.training.data import UnlearningData
+from unlearner.training.log import Log
+from unlearner.training.quantiles import Quantiles, ask_quantiles, distance, quantiles
+from unlearner.training.trainer import Trainer
+
+
+def test_quantiles_are_straight_lines_between_the_partners_values():
+    """Two values stand at levels 1/4 and 3/4; four are asked for at 1/8, 3/8, 5/8 and 7/8."""
+    partner = Quantiles(np.array([1.0, 3.0]), np.array([0.0, 4.0]))
+    losses, entropies = partner.at(4)
+    assert losses.tolist() == [1.0, 1.5, 2.5, 3.0]
+    assert entropies.tolist() == [0.0, 1.0, 3.0, 4.0]
+    assert partner.at(2)[0].tolist() == [1.0, 3.0]
+
+
+def found(losses, entropies, owner):
+    values = [torch.tensor(some) for some in (losses, entropies)]
+    return Likelihoods(-values[0], torch.zeros(len(owner)), values[1], torch.tensor(owner))
+
+
+def test_the_distance_by_hand():
+    """Losses 5 and 1 of record 0, sorted 1 and 5, against 1.5 and 3: H(-0.5) = 0.125, H(2) = 1.5.
+
+    Their mean is 0.8125. Entropies 2 and 2 against 2 and 5: H(0) = 0, H(-3) = 2.5, mean 1.25.
+    """
+    partner = Quantiles(np.array([1.5, 3.0]), np.array([2.0, 5.0]))
+    some = found([5.0, 9.0, 1.0], [2.0, 0.0, 2.0], [0, 1, 0])
+    assert distance(some, 0, partner, 0.0).item() == pytest.approx(0.8125)
+    assert distance(some, 0, partner, 2.0).item() == pytest.approx(0.8125 + 2 * 1.25)
+    assert distance(some, 2, partner, 1.0).item() == 0.0
+
+
+def test_a_tokens_gradient_is_bounded_and_turns_round_at_its_level():
+    partner = Quantiles(np.array([2.0, 2.0]), np.zeros(2))
+    for loss, slope in ((0.0, -1.0), (1.5, -0.5), (2.0, 0.0), (2.5, 0.5), (9.0, 1.0)):
+        losses = torch.tensor([loss, loss], requires_grad=True)
+        some = Likelihoods(-losses, losses * 0, losses * 0, torch.zeros(2, dtype=torch.long))
+        distance(some, 0, partner, 0.0).backward()
+        assert (2 * losses.grad).tolist() == pytest.approx([slope, slope])
+
+
+def by_definition(model, windows, partners, entropy_weight):
+    """Record by record and one sequence at a time, from the whole table of probabilities."""
+
+    def sorted_values(record, some):
+        rows = []
+        for one in (window for window in some if window.record == record):
+            ids = torch.from_numpy(one.input_ids)
+            log_probs = model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
+            at = torch.from_numpy(one.scored)
+            own = -log_probs.gather(-1, ids[1:, None])[:, 0][at]
+            rows.append((own, -(log_probs.exp() * log_probs).sum(-1)[at]))
+        return [torch.cat(values).sort().values for values in zip(*rows, strict=True)]
+
+    total = 0
+    for record in {window.record for window in windows}:
+        mine = sorted_values(record, windows)
+        other = [values.detach().numpy() for values in sorted_values(record, partners)]
+        for weight, own, goal in zip((1, entropy_weight), mine, other, strict=True):
+            levels = [(np.arange(len(some)) + 0.5) / len(some) for some in (own, goal)]
+            wanted = torch.from_numpy(np.interp(*levels, goal))
+            total = total + weight * huber_loss(own, wanted)
+    return total / len({window.record for window in windows})
+
+
+@pytest.mark.parametrize("entropy_weight", [0.0, 0.7])
+def test_loss_and_gradient_equal_the_definition(entropy_weight):
+    """In float64, with records of one, two and three windows, padded together."""
+    model = tiny_model("gpt2").double()
+    forget, partners = tokenized("forget", QUESTIONS), tokenized("holdout", OTHER[:3])
+    method = QuantileMatching(entropy_weight=entropy_weight, forget_weight=3.0)
+    with torch.no_grad():
+        asked = likelihoods(model, collate(partners.windows), entropies=True)
+    term = method.forget_term(model, {"forget": collate(forget.windows)}, quantiles(asked))
+    wanted = 3 * by_definition(model, forget.windows, partners.windows, entropy_weight)
+    assert term["forget"].item() == pytest.approx(wanted.item(), rel=1e-9)
+    slopes = [
+        torch.autograd.grad(value, list(model.parameters())) for value in (term["forget"], wanted)
+    ]
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-10)
+
+
+def data(level=LOW, **fields):
+    sets = {"forget": tokenized("forget", QUESTIONS), "pool": tokenized("pool", POOL)}
+    unseen = tokenized("holdout", OTHER)
+    rest = {"layout": LAYOUT, "partners": unseen.subset([0, 1]), "unseen": unseen.subset([2, 3])}
+    return UnlearningData(
+        tiny_tokenizer(),
+        sets["forget"],
+        sets["pool"],
+        tokenized("retain", POOL),
+        None,
+        level,
+        Questions(prompt_start=0.75),
+        1e9,
+        **rest | fields,
+    )
+
+
+def test_quantiles_of_a_set_are_those_of_its_records_whatever_the_batches(monkeypatch):
+    monkeypatch.setattr("unlearner.training.quantiles.BATCH_TOKENS", 40)
+    model, some = tiny_model("gpt2"), tokenized("holdout", QUESTIONS)
+    for record, own in enumerate(ask_quantiles(model, some)):
+        alone = likelihoods(model, collate(some.windows_of([record])), entropies=True)
+        for values, wanted in ((own.losses, -alone.log_probs), (own.entropies, alone.entropy)):
+            assert values.tolist() == pytest.approx(wanted.sort().values.tolist(), abs=1e-5)
+
+
+def test_a_run_moves_the_records_losses_to_those_of_unseen_text():
+    """A model that knows its records by heart has their mean loss near the unseen one's."""
+    model, run = tiny_model("llama"), data()
+    trainer = Trainer(TrainingSettings(device="cpu"), Log(None))
+    model = trainer.start(model, 1e-2)
+    whole = collate(run.forget.windows)
+    for _ in range(60):
+        trainer.step(lambda: {"learn": likelihoods(model, whole).loss()})
+    losses = []
+    for method in (None, QuantileMatching(learning_rate=3e-3, min_steps=100, path=0.3)):
+        if method is not None:
+            fresh = Trainer(TrainingSettings(device="cpu"), Log(None))
+            model = method.unlearn(model, run, fresh)
+            assert fresh.rounds[-1]["steps"] == 100
+        with torch.no_grad():
+            losses.append(
+                [
+                    likelihoods(model, collate(some.windows)).loss().item()
+                    for some in (run.forget, run.partners)
+                ]
+            )
+    assert losses[0][0] < 0.5 < losses[0][1] - 1
+    assert abs(losses[1][0] - losses[1][1]) < 0.25 * (losses[0][1] - losses[0][0])
+
+
+def test_more_records_than_partners_share_them():
+    """Three records and two partners: no record is left without one."""
+    trainer = Trainer(TrainingSettings(device="cpu"), Log(None))
+    method = QuantileMatching(learning_rate=1e-3, min_steps=2, max_epochs=1, batch_size=1)
+    model = method.unlearn(tiny_model("llama"), data(), trainer)
+    assert trainer.steps == 3
+    assert weights(model).isfinite().all()
+
+
+def prepared(num_forget, num_holdout, **method):
+    config = RunConfig.from_sections({"method": {"name": "quantile_matching", **method}})
+    family = CausalLM()
+    sets = {
+        "forget": tokenized("forget", [("who?", f"number {i}") for i in range(num_forget)]),
+        "holdout": tokenized("holdout", [("why?", f"because {i}") for i in range(num_holdout)]),
+    }
+    model = Loaded(tiny_model("llama"), tiny_tokenizer(), "x")
+    return config, Prepared(family, model, sets, {}, LAYOUT)
+
+
+@pytest.mark.parametrize(
+    ("num_forget", "num_holdout", "partners"), [(2, 10, 2), (4, 4, 2), (9, 5, 2), (3, 2, 1)]
+)
+def test_partners_are_as_many_as_the_records_or_half_of_what_is_there(
+    num_forget, num_holdout, partners
+):
+    config, some = prepared(num_forget, num_holdout)
+    own, others = split_holdout(some, config)
+    ids = [{record.id for record in each.records} for each in (own, others)]
+    assert [len(each) for each in ids] == [partners, num_holdout - partners]
+    assert not ids[0] & ids[1]
+
+
+def test_no_figure_is_measured_on_a_partner():
+    config, some = prepared(2, 8)
+    measured = some.family.measured_sets(some, config)["holdout"]
+    own = {record.id for record in split_holdout(some, config)[0].records}
+    assert own.isdisjoint(record.id for record in measured.records)
+    assert len(measured) == 6
+    plain = RunConfig.from_sections({"method": {"name": "icu"}})
+    assert len(some.family.measured_sets(some, plain)["holdout"]) == 8
+
+
+def test_a_run_ends_where_both_sides_and_kept_text_are_reached():
+    """Limits that everything is within, and no unseen records to be told from."""
+    easy = replace(LOW, ma=1.0, el_10=1.0, es=1.0, worst_ma=1.0, worst_el_10=1.0)
+    method = QuantileMatching(learning_rate=1e-9, min_steps=60, steps_per_round=10)
+    trainer = Trainer(TrainingSettings(device="cpu"), Log(None))
+    method.unlearn(tiny_model("llama"), data(easy, unseen=None), trainer)
+    assert trainer.steps == 10
+    trainer = Trainer(TrainingSettings(device="cpu"), Log(None))
+    method.model_copy(update={"stop": "never"}).unlearn(
+        tiny_model("llama"), data(easy, unseen=None), trainer
+    )
+    assert trainer.steps == 60
+
+
+def test_what_is_logged_holds_no_record_of_one(tmp_path):
+    log = tmp_path / "log.jsonl"
+    trainer = Trainer(TrainingSettings(device="cpu"), Log(log))
+    method = QuantileMatching(learning_rate=1e-3, min_steps=3, max_epochs=1, batch_size=2)
+    method.unlearn(tiny_model("llama"), data(), trainer)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [line["loss"] for line in lines if "step" in line]
+    assert [("forget" in step) for step in steps] == [True, False, True]
