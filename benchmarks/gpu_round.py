@@ -119,7 +119,7 @@ class Round:
         """One step as `ICU._epoch` takes it; the values of its terms."""
         step = self.method._step
         logits = self.target.logits
-        return self.trainer.step(partial(step, self.model, self.kept, self.forget, logits, None))
+        return self.trainer.step(partial(step, self.model, self.kept, self.forget, logits))
 
     def bare(self, model: Any = None) -> float:
         """Forward and backward of all the windows as one batch; their mean loss in nats.

@@ -14,8 +14,8 @@ from published_icu import PublishedLoop
 from unlearner.data.batches import collate
 from unlearner.inference import language_model
 from unlearner.inference.language_model import beam_continuations
-from unlearner.inference.reference import TargetDistribution
-from unlearner.methods.icu import ICU
+from unlearner.inference.reference import Likelihoods, TargetDistribution
+from unlearner.methods.icu import ICU, _Ascent
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.retrieval.neighbours import Retrieved
 from unlearner.training.stop_rule import Refinement, RoundState
@@ -104,7 +104,8 @@ def test_what_the_terms_are_divided_by(mean_over, expected):
     losses = torch.tensor([3.0, 1, 1, 1, 2, 4, 6, 6, 6, 6])
     kl = torch.tensor([0.25] * 4 + [0.0] * 6)
     method = ICU(forget_bound="none", mean_over=mean_over)
-    terms = method._weigh((-losses, kl, owner), num_kept=2, num_records=4, bound=None)
+    labels = Likelihoods(-losses, kl, torch.zeros(10), owner)
+    terms = method._weigh(labels, num_kept=2, num_records=4, ascent=_Ascent(None))
     assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected)
 
 
@@ -113,7 +114,8 @@ def test_a_record_bound_with_means_over_tokens():
     owner = torch.tensor([0, 1, 1, 2, 2, 2, 2])
     losses = torch.tensor([1.0, 2, 4, 6, 6, 6, 6])
     method = ICU(forget_bound="record", mean_over="tokens")
-    terms = method._weigh((-losses, torch.zeros(7), owner), 1, 3, 5.0)
+    labels = Likelihoods(-losses, torch.zeros(7), torch.zeros(7), owner)
+    terms = method._weigh(labels, 1, 3, _Ascent(5.0))
     assert float(terms["forget"]) == pytest.approx(-26 / 6)
 
 
@@ -140,9 +142,9 @@ def test_a_batch_that_lost_all_records_moves_weights_by_momentum_alone(monkeypat
     kept = []
     step = worker.step
 
-    def recorded(loss, private=()):
+    def recorded(loss, private=(), on_way_back=None):
         kept.append([weight.detach().clone() for weight in model.parameters()])
-        return step(loss, private)
+        return step(loss, private, on_way_back)
 
     worker.step = recorded
     method = ICU(preset="paper", batch_size=1, learning_rate=1e-3, max_epochs=1)

@@ -25,7 +25,7 @@ from unlearner.data.labelled import collate_examples
 from unlearner.errors import UserError
 from unlearner.inference.classifier import classify
 from unlearner.methods.sisa import SISA, deal
-from unlearner.models import loading
+from unlearner.models import folders, loading
 from unlearner.models.ensemble import make_ensemble
 from unlearner.models.heads import Classifier
 from unlearner.models.loading import load_classifier
@@ -274,7 +274,7 @@ def test_a_saved_ensemble_is_loaded_as_it_was(family, tmp_path):
     folder = save(ensemble, tmp_path / "model")
     loaded = load_classifier(str(folder))
     assert type(loaded.model) is type(ensemble)
-    assert loaded.family == family == loading.family_named(str(folder))
+    assert loaded.family == family == folders.family_named(str(folder))
     assert loaded.labels == LABELS[family]
     before, after = (Classifier(some).encode(examples) for some in (ensemble, loaded.model))
     assert torch.equal(before.logits, after.logits)

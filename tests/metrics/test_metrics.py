@@ -62,6 +62,9 @@ def test_tallies_are_finite_floats(name):
     numerator, weight = tally(
         name,
         kl=np.ones(23, dtype=np.float32),
+        expected=-np.ones(23, dtype=np.float32),
+        deviation=np.ones(23, dtype=np.float32),
+        zlib_bytes=30,
         bertscore=0.5,
         prefix=4,
         reference_text="a b c d e",
@@ -229,6 +232,36 @@ def test_mia_loss_auc_by_hand():
     # Counting the member of loss 1 twice and leaving out the held-out 3: 1 1 and a half of 4.
     weights = np.array([[2.0, 1.0, 1.0]])
     assert compare(own, held, weights, np.array([[1.0, 0.0]])).tolist() == [2.5 / 4]
+
+
+TEN = {"input_ids": np.arange(11), "log_probs": -np.arange(1.0, 11.0)}  # losses 1, 2, ..., 10
+
+
+def test_zlib_divides_the_mean_loss_by_the_compressed_bytes():
+    """Losses 1 to 10 have the mean 5.5; of 11 bytes s is 0.5, the mean of a tally of ten labels."""
+    total, weight = tally("mia_zlib_auc", **TEN, zlib_bytes=11)
+    assert weight == 10
+    assert total / weight == pytest.approx(0.5)
+
+
+def test_min_k_is_the_mean_loss_of_the_least_likely_fifth():
+    """Of ten labels the two with losses 9 and 10; of four the one that a fifth is at least."""
+    assert tally("mia_min_k_auc", **TEN) == (19.0, 2.0)
+    assert tally("mia_min_k_auc", input_ids=np.arange(5), log_probs=-np.arange(4.0)) == (3.0, 1.0)
+    scored = np.arange(10) < 5
+    assert tally("mia_min_k_auc", **TEN, scored=scored) == (5.0, 1.0)
+
+
+def test_min_k_plus_plus_standardises_before_it_takes_the_lowest():
+    """Losses 1 to 10, expected 1 everywhere; the last two have the deviation 9, all others 1.
+
+    z is 0, -1, ..., -7 and then -8/9 and -1: the lowest two are -7 and -6.
+    """
+    deviation = np.array([1.0] * 8 + [9.0] * 2)
+    fields = TEN | {"expected": -np.ones(10), "deviation": deviation}
+    assert tally("mia_min_k_plus_plus_auc", **fields) == (13.0, 2.0)
+    certain = TEN | {"expected": TEN["log_probs"], "deviation": np.zeros(10)}
+    assert tally("mia_min_k_plus_plus_auc", **certain) == (0.0, 2.0)
 
 
 def test_a_metric_names_the_other_set_and_compares_or_does_neither():

@@ -95,6 +95,7 @@ def data_of(level=LEVEL, floor=FLOOR):
         level,
         Questions(prompt_start=0.75),
         floor,
+        partners=tokenized("holdout", POOL),
     )
 
 

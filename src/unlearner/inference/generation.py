@@ -139,6 +139,8 @@ def next_states(part: nn.Module, tokens_R: Tensor, position: int, cache: Dynamic
 def _near(found: Tensor, expected: Tensor) -> bool:
     """Equal but for the order of sums; damaged weights give NaN, which is reported elsewhere."""
     scale = float(expected.abs().nan_to_num().max())
+    # `generate` gives float32 whatever the model computes in.
+    found = found.to(expected.dtype)
     return torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
 
 

@@ -93,8 +93,8 @@ class Method(BaseModel, ABC):
 
     @property
     def learns_from_unseen(self) -> bool:
-        """Whether it learns from unseen text, which then no figure may be measured on."""
-        return "holdout" in self.needs
+        """Whether it learns from some unseen text, which then no figure may be measured on."""
+        return "unseen_per_step" in type(self).model_fields
 
     @property
     def asks(self) -> Mapping[str, str]:

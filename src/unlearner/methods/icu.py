@@ -52,6 +52,18 @@ FIRST_ROUND = 0.25
 SMALLEST_RATE = 1 / 8
 
 
+class _Ascent(NamedTuple):
+    """Where the ascent of a step's forget records ends.
+
+    Attributes:
+        bound: b, if any.
+        partners: In place of it, the quantiles of each record's unseen partner, in their order.
+    """
+
+    bound: float | None
+    partners: Sequence[Quantiles] = ()
+
+
 class ICU(Method):
     r"""Raise the loss of forget records while learning, and staying close on, analogous ones.
 
@@ -219,7 +231,7 @@ class ICU(Method):
         kept: Sequence[Window],
         forget: Sequence[Window],
         target: Callable[[Sequence[int], Tensors], TargetLogits],
-        ascent: _Ascent,
+        ascent: _Ascent = _Ascent(None),  # noqa: B008 - a tuple
     ) -> Terms:
         """The terms of a step of which every process computes its share."""
         num_kept = max(owners(kept)) + 1 if kept else 0
@@ -406,18 +418,6 @@ class ICU(Method):
             [record for record in shuffled[start : start + self.batch_size] if record in left]
             for start in range(0, len(shuffled), self.batch_size)
         ]
-
-
-class _Ascent(NamedTuple):
-    """Where the ascent of a step's forget records ends.
-
-    Attributes:
-        bound: b, if any.
-        partners: In place of it, the quantiles of each record's unseen partner, in their order.
-    """
-
-    bound: float | None
-    partners: Sequence[Quantiles] = ()
 
 
 def _is_down(state: RoundState) -> bool:

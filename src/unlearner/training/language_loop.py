@@ -40,7 +40,7 @@ Places = Mapping[str, Sequence[int]]
 class Drawing:
     """The windows of each step: some forget records, what belongs to them, and text to be kept.
 
-    Unseen text too, of a method that names "holdout" in `needs`, as many as its `unseen_per_step`.
+    Unseen text too, of a method with a field `unseen_per_step`.
 
     Args:
         companions: Sets with a record for each forget record; see `Method.companions`.
@@ -63,10 +63,9 @@ class Drawing:
         }
         if self.kept_per_step:
             self.windows["retain"] = self._retained(method, data)
-        self.unseen_per_step = 0
-        if "holdout" in method.needs:
+        self.unseen_per_step = method.model_dump().get("unseen_per_step", 0)
+        if self.unseen_per_step:
             assert data.partners is not None  # the family divides the unseen records
-            self.unseen_per_step = method.model_dump()["unseen_per_step"]
             self.windows["holdout"] = data.partners.windows
 
     def _retained(self, method: DescentMethod, data: UnlearningData) -> Sequence[Window]:

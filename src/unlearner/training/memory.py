@@ -248,6 +248,8 @@ def _first_guess(
     trained = (adapter or weights) // (processes.count() if sharding.wanted() else 1)
     # With adapters the target is the model in training, with them off.
     further = sum(not (rank and kind == "target") for kind in method.companion_models)
+    # On the way back the target and the model in training are kept beside the one between them.
+    further += 2 * bool(fields.get("path") and not rank)
     further += fields.get("num_shards", 0) + fields.get("num_slices", 0)
     here = 0 if model.device.type == "cuda" else 1  # the machine's memory is another there
     saves = settings.checkpoint_every != "never"
