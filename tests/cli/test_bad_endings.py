@@ -36,7 +36,7 @@ def one_line(err):
     return err.startswith("unlearner: ") and err.endswith("\n") and err.count("\n") == 1
 
 
-def half_saved(_, tokenizer, folder):
+def half_saved(_, tokenizer, folder, *__):
     """What a full disk leaves: the tokenizer and a part of the weights."""
     folder.mkdir(exist_ok=True)
     tokenizer.save_pretrained(folder)
@@ -45,8 +45,8 @@ def half_saved(_, tokenizer, folder):
 
 
 TRAINING_COMMANDS = {
-    "forget": (RUN + SHORT, "unlearner.pipeline.pipeline.save"),
-    "finetune": (FINETUNE + "--quiet epochs=1", "unlearner.cli.finetune.save"),
+    "forget": (RUN + SHORT, "unlearner.models.loading.save"),
+    "finetune": (FINETUNE + "--quiet epochs=1", "unlearner.models.loading.save"),
 }
 training_commands = pytest.mark.parametrize("command", TRAINING_COMMANDS)
 
@@ -130,12 +130,12 @@ def test_a_key_that_is_none_is_refused(key, call, tmp_path, monkeypatch):
 
 
 def test_control_characters_in_a_file_do_not_reach_the_terminal(call):
-    """A column name with a colour and a carriage return is shown escaped, on one line."""
+    """A column name with a colour and a carriage return is not shown at all, on one line."""
     name = "\x1b[31mred\rgreen\x07"
     status, _, err, _ = call(f"{FORGET_RUN} --forget f.jsonl", {"f.jsonl": json_lines({name: "a"})})
     assert status == WRONG_INPUT
     assert one_line(err)
-    assert "\\x1b[31mred" in err
+    assert "not shown" in err
     assert err.rstrip("\n").isprintable()
 
 

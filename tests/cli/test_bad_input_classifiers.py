@@ -129,7 +129,7 @@ RECORDS = [
     Wrong(
         "a word without its tag",
         TAGGED_RUN.replace("tagged-forget.jsonl", "f.conll"),
-        ("forget f.conll", "line 2", "no tag", "write word"),
+        ("forget f.conll", "line 2", "one column", "write word"),
         {"f.conll": "cat O\ndog\n"},
     ),
     Wrong(

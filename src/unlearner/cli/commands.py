@@ -75,8 +75,6 @@ def run_forget(
     check_trackers(config.training.trackers)
     prepared = pipeline.start(config, family)
     config = pipeline.dated(config, prepared)
-    for line in prepared.reading:
-        progress.say(line)
     limit_threads(prepared.loaded.model)
 
     def unlearn(work: Path, listen: Listener) -> Outcome:
@@ -151,8 +149,6 @@ def run_evaluate(sections: Json, output: Path, *, target: str, quiet: bool) -> i
     progress = RunProgress(quiet=quiet, num_rounds=1)
     prepared = pipeline.start(config, family, command="evaluate")
     config = pipeline.dated(config, prepared)
-    for line in prepared.reading:
-        progress.say(line)
     limit_threads(prepared.loaded.to(resolve_device(config.training)))
     with staged(output) as work:
         verdict, report = pipeline.evaluate(config, prepared, target=target, say=progress.say)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,7 +203,7 @@ class Course:
         return resuming(trainer, self.resumable, run, self.progress.say)
 
 
-def _teach_text(model: str, family: str, lesson: Lesson, labels: str, course: Course) -> Taught:
+def _teach_text(model: str, lesson: Lesson, labels: str, course: Course) -> Taught:
     """Teach a causal language model texts."""
     if labels:
         raise UserError("--labels-of: for classifiers; MODEL is a causal language model")
@@ -217,10 +218,8 @@ def _teach_text(model: str, family: str, lesson: Lesson, labels: str, course: Co
     loaded = with_settings(load_causal_lm(model, base=chosen.base, **_options(chosen)), chosen)
     limit_threads(loaded.model)
     prepared = prepare_text(CAUSAL_LM, loaded, {"records": given}, lesson.data)
-    for line in prepared.reading:
-        course.progress.say(line)
     some = prepared["records"]
-    return _learn(loaded, family, given, some, lesson, course)
+    return _learn(loaded, given, some, lesson, course, prepared.reading)
 
 
 def _teach_classifier(
@@ -267,23 +266,27 @@ def _teach_classifier(
     )
     some = tokenize_labelled(given, loaded.tokenizer, labelling)
     check_tokens_known(some, loaded.vocabulary)
-    for line in reading_of({"records": given}):
-        course.progress.say(line)
-    return _learn(loaded, family, given, some, lesson, course)
+    return _learn(loaded, given, some, lesson, course, reading_of({"records": given}))
 
 
 def _learn(
     loaded: Loaded,
-    family: str,
     given: RecordSet,
     some: TokenizedSet | LabelledSet,
     lesson: Lesson,
     course: Course,
+    reading: Sequence[str],
 ) -> Taught:
-    """Teach a model the tokenized records; the training can be cut off and go on."""
+    """Teach a model the tokenized records; the training can be cut off and go on.
+
+    Args:
+        reading: What is to be said of how the records were read.
+    """
     trainer = Trainer(lesson.training, Log(None, course.listen))
     check_disk(loaded.model, lesson.training, course.resumable.output, course.progress.say)
-    goal = _for_family(lesson.goal, family)
+    goal = _for_family(lesson.goal, loaded.family)
+    for line in reading:
+        course.progress.say(line)
     with course.resuming(trainer, loaded, given, lesson):
         result = finetune_model(
             loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal

@@ -277,8 +277,9 @@ def method_words(method: type[Method]) -> str:
     texts = "causal-lm" in method.families
     classifiers = any(family != "causal-lm" for family in method.families)
     kinds = ["language models"] * texts + ["classifiers"] * classifiers
-    # The holdout baseline of a language model is a matter of every run; no method reads that set.
-    needs = [name for name in method.needs if name != "holdout" or not texts]
+    # What unseen text scores is a matter of every run; few methods for language models read it.
+    reads_unseen = not texts or "unseen_per_step" in getattr(method, "model_fields", {})
+    needs = [name for name in method.needs if name != "holdout" or reads_unseen]
     sets = ", ".join(needs if classifiers else [SETS.get(name, name) for name in needs])
     also = (
         "; for classifiers also holdout" if classifiers and len(needs) < len(method.needs) else ""

@@ -205,6 +205,8 @@ def measure_baseline(
         retrained = _load_like(config, prepared, "retrained", config.model.retrained)
     notice(config.model.name, config.model.original, say)
     original = measure_original(config, prepared, sets, say)
+    for line in prepared.reading:  # once nothing that was given is refused any more
+        say(line)
     say("measuring the target model")
     with measuring(loaded.model.device) as cost:
         target = family.infer(loaded, sets, config.evaluation)
@@ -398,6 +400,8 @@ def evaluate(
     sets = family.measured_sets(prepared, config)
     original = measure_original(config, prepared, sets, say)
     references = family.references(models["target"], sets) if target else {}
+    for line in prepared.reading:
+        say(line)
     answers = {}
     for role, one in models.items():
         say(f"measuring the {role} model")
