@@ -203,7 +203,7 @@ class Course:
         return resuming(trainer, self.resumable, run, self.progress.say)
 
 
-def _teach_text(model: str, lesson: Lesson, labels: str, course: Course) -> Taught:
+def _teach_text(model: str, _: str, lesson: Lesson, labels: str, course: Course) -> Taught:
     """Teach a causal language model texts."""
     if labels:
         raise UserError("--labels-of: for classifiers; MODEL is a causal language model")
