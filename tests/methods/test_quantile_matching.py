@@ -18,6 +18,7 @@ from unlearner.inference.language_model import Questions
 from unlearner.inference.reference import Likelihoods, likelihoods
 from unlearner.methods.quantile_matching import QuantileMatching
 from unlearner.models.loading import Loaded
+from unlearner.pipeline.pipeline import training_notes
 from unlearner.settings import TrainingSettings
 from unlearner.training.data import UnlearningData
 from unlearner.training.log import Log
@@ -160,6 +161,9 @@ def test_more_records_than_partners_share_them():
     model = method.unlearn(tiny_model("llama"), data(), trainer)
     assert trainer.steps == 3
     assert weights(model).isfinite().all()
+    (note,) = training_notes(trainer, writes_text=True)
+    assert note.startswith("2 unseen records gave the method its goals")
+    assert "share one" in note
 
 
 def prepared(num_forget, num_holdout, **method):

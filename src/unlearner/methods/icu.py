@@ -348,7 +348,7 @@ class ICU(Method):
                 "method.forget_bound: quantiles needs unseen records (--holdout), whose losses the "
                 "records are to have"
             )
-        partners = Partners(data.partners, trainer)
+        partners = Partners(data.partners, len(data.forget), trainer)
         partners.refresh(model)
         return partners
 

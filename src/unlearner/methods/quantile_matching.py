@@ -165,7 +165,7 @@ class QuantileMatching(Method):
             schedule=lambda step: share_of_peak(step, count),
             path=self.path,
         )
-        partners = Partners(data.partners, trainer)
+        partners = Partners(data.partners, len(data.forget), trainer)
         refinement, best = Refinement(Rules(), data, by_set=True, two_sided=True), None
         first = state = refinement.evaluate_round(trainer, model)
         trainer.log_round(first.line({}) | {"steps": 0})

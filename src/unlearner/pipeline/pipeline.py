@@ -349,7 +349,8 @@ def carry_out(
     measured = Measured(baseline.sets, answers, scores, baseline.level, baseline.criteria)
     digests = {"target": baseline.digest, "unlearned": provenance.digest_model(unlearned.model)}
     findings = Findings("forget", config, prepared, measured, digests, baseline.data)
-    verdict, report = conclude(findings, restored(trainer, writes_text=family.writes_text) + notes)
+    told = training_notes(trainer, writes_text=family.writes_text)
+    verdict, report = conclude(findings, told + notes)
     seconds = time.perf_counter() - started + trainer.seconds_before
     if not baseline.memorised:  # and the run was made all the same
         report["check"] = {"memorised": baseline.memorised, "sentence": baseline.sentence}
@@ -431,17 +432,23 @@ def conclude(findings: Findings, notes: tuple[str, ...] = ()) -> tuple[Verdict, 
     return verdict, build_report(findings, verdict)
 
 
-def restored(trainer: Trainer, *, writes_text: bool) -> tuple[str, ...]:
-    """A note where the result is, or was made from, an earlier checkpoint than the last round."""
-    details = trainer.details
+def training_notes(trainer: Trainer, *, writes_text: bool) -> tuple[str, ...]:
+    """What a method has to tell: unseen records that it used, an earlier round that it took."""
+    details, notes = trainer.details, []
+    if "unseen_set_aside" in details:
+        note = f"{details['unseen_set_aside']} unseen records gave the method its goals; every "
+        note += "figure is of the others."
+        if details["partners_are_shared"]:
+            note += " They are fewer than the records to forget, some of which share one."
+        notes.append(note)
     kept = "quality of the other text" if writes_text else "score of the records to be kept"
     why = f"of the rounds that kept the {kept} it had forgotten most; the last round was not better"
     if "restored_round" in details:
-        return (f"The saved model is that of round {details['restored_round']}: {why}.",)
-    if "repaired_round" in details:  # by steps that come behind the last round
+        notes.append(f"The saved model is that of round {details['restored_round']}: {why}.")
+    elif "repaired_round" in details:  # by steps that come behind the last round
         number = details["repaired_round"]
-        return (f"The repair steps went on from the model of round {number}: {why}.",)
-    return ()
+        notes.append(f"The repair steps went on from the model of round {number}: {why}.")
+    return tuple(notes)
 
 
 def _seconds_retraining(retrained: str) -> float | None:

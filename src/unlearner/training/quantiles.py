@@ -69,8 +69,10 @@ def quantiles(found: Likelihoods) -> list[Quantiles]:
 class Partners:
     """The unseen partner of each forget record, and its quantiles as last taken."""
 
-    def __init__(self, partners: TokenizedSet, trainer: Trainer) -> None:
+    def __init__(self, partners: TokenizedSet, num_forget: int, trainer: Trainer) -> None:
         self.partners, self.trainer = partners, trainer
+        trainer.details["unseen_set_aside"] = len(partners)
+        trainer.details["partners_are_shared"] = num_forget > len(partners)
         self.order = torch.randperm(len(self.partners), generator=trainer.generator).tolist()
         self.known: list[Quantiles] = []
 
