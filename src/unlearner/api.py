@@ -14,7 +14,7 @@ import torch
 from unlearner.config import RunConfig
 from unlearner.errors import UserError
 from unlearner.evaluation.verdict import Verdict
-from unlearner.families.base import with_settings
+from unlearner.families.base import with_model_settings
 from unlearner.methods.base import Method, load_method
 from unlearner.models.adapters import has_adapters
 from unlearner.models.folders import FAMILIES
@@ -112,7 +112,7 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     _put(sections, "model", named)
     _put(sections, "method", _method_values(method, sections.get("method", {})))
     config, family = read_config(sections, loaded)
-    loaded = loaded and with_settings(loaded, config.model)
+    loaded = loaded and with_model_settings(loaded, config.model)
     if isinstance(method, Method):  # also one of the user's own, which has no name to look up
         config = replace(config, method=method.for_family(family.name))
     prepared = pipeline.start(config, family, given, loaded)

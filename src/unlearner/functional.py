@@ -44,7 +44,7 @@ class _LabelLogProbs(Function):
         log_probs_N = buffer_NV.gather(-1, labels_N[:, None])[:, 0] - normaliser_N
         kl_N, entropy_N = torch.zeros_like(log_probs_N), torch.zeros_like(log_probs_N)
         for rows in chunks(len(buffer_NV) if entropies else 0):
-            entropy_N[rows] = entropy(buffer_NV[rows] - normaliser_N[rows, None])
+            entropy_N[rows] = distribution_entropies(buffer_NV[rows] - normaliser_N[rows, None])
         for rows in chunks(num_target):
             target_log_probs = _wide(target_logits(rows)).log_softmax(-1)
             difference = target_log_probs - buffer_NV[rows] + normaliser_N[rows, None]
@@ -129,7 +129,7 @@ def log_prob_moments(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
     return mean_N, variance_N.sqrt()
 
 
-def entropy(log_probs_NV: Tensor) -> Tensor:
+def distribution_entropies(log_probs_NV: Tensor) -> Tensor:
     """The entropy of each distribution, (N,) in nats."""
     return -(log_probs_NV.exp() * log_probs_NV).sum(-1)
 

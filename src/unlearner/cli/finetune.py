@@ -23,7 +23,7 @@ from unlearner.data.windows import TokenizedSet
 from unlearner.datasets.base import data_settings
 from unlearner.errors import UserError
 from unlearner.families import CAUSAL_LM
-from unlearner.families.base import check_tokens_known, reading_of, with_settings
+from unlearner.families.base import check_tokens_known, reading_of, with_model_settings
 from unlearner.families.causal_lm import prepare_text
 from unlearner.models import sharding
 from unlearner.models.folders import FAMILIES, read_family
@@ -215,7 +215,9 @@ def _teach_text(model: str, _: str, lesson: Lesson, labels: str, course: Course)
         document=lesson.data.document,
     )
     chosen = lesson.model
-    loaded = with_settings(load_causal_lm(model, base=chosen.base, **_options(chosen)), chosen)
+    loaded = with_model_settings(
+        load_causal_lm(model, base=chosen.base, **_options(chosen)), chosen
+    )
     limit_threads(loaded.model)
     prepared = prepare_text(CAUSAL_LM, loaded, {"records": given}, lesson.data)
     some = prepared["records"]
@@ -255,7 +257,7 @@ def _teach_classifier(
         first_label=lesson.data.first_label,
     )
     names = names or label_names(given, family)
-    loaded = with_settings(known or load_with_new_head(model, family, names), chosen)
+    loaded = with_model_settings(known or load_with_new_head(model, family, names), chosen)
     limit_threads(loaded.model)
     labelling = Labelling(
         names,

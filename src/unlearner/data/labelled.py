@@ -132,14 +132,8 @@ def tokenize_labelled(
             labels = np.array([index_of[tag] for tag in record.tags])
             examples += _tagged(index, record, labels, tokenizer, limit)
             continue
-        texts = record.text, record.text_pair or None
-        room = limit - (end is not None)
-        truncated += len(tokenizer(*texts)["input_ids"]) > room
-        encoded = tokenizer(*texts, truncation=True, max_length=room)
-        if end is not None:
-            for name, last in (("input_ids", end), ("token_type_ids", 0)):
-                if name in encoded:
-                    encoded[name] = [*encoded[name], last]
+        encoded, cut = _encode_text(record, tokenizer, limit, end)
+        truncated += cut
         examples.append(_example(index, record.id, encoded, [0], [index_of[record.label]]))
     return LabelledSet(
         records.name,
@@ -149,6 +143,20 @@ def tokenize_labelled(
         truncated,
         labelling.scheme,
     )
+
+
+def _encode_text(
+    record: Record, tokenizer: PreTrainedTokenizerBase, limit: int, end: int | None
+) -> tuple[BatchEncoding, bool]:
+    """A text, or a pair, with the end token behind it if there is one; whether it was cut off."""
+    texts = record.text, record.text_pair or None
+    room = limit - (end is not None)
+    cut = len(tokenizer(*texts)["input_ids"]) > room
+    encoded = tokenizer(*texts, truncation=True, max_length=room)
+    for name, last in (("input_ids", end), ("token_type_ids", 0)):
+        if end is not None and name in encoded:
+            encoded[name] = [*encoded[name], last]
+    return encoded, cut
 
 
 def _tagged(

@@ -176,18 +176,16 @@ class Encoder:
 
         There they are text: what a record says must not end its turn, or begin another's.
         """
-        found = set()
-        for spans_of, controls in (
-            (rendered.prompts, self._controls[0]),
-            (rendered.responses, self._controls[1]),
-        ):
-            for start, stop in spans_of:
-                for control in controls:
-                    place = rendered.text.find(control, start, stop)
-                    while place >= 0:
-                        found.add(place + 1)
-                        place = rendered.text.find(control, place + 1, stop)
-        return sorted(found)
+        regions = zip((rendered.prompts, rendered.responses), self._controls, strict=True)
+        return sorted(
+            {
+                place + 1
+                for spans_of, controls in regions
+                for start, stop in spans_of
+                for control in controls
+                for place in _places(rendered.text, control, start, stop)
+            }
+        )
 
     def _check_fields(self, record: Record) -> None:
         """Refuse control tokens in what a template may write anywhere, such as tools.
@@ -249,6 +247,14 @@ def _special_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list
 
 def _one_region(ids: Sequence[int]) -> RecordTokens:
     return RecordTokens(list(ids), responses=((0, len(ids)),))
+
+
+def _places(text: str, part: str, start: int, stop: int) -> Iterator[int]:
+    """Where a part of a text begins, between two places."""
+    place = text.find(part, start, stop)
+    while place >= 0:
+        yield place
+        place = text.find(part, place + 1, stop)
 
 
 class _ByOffsets:

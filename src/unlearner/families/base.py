@@ -213,7 +213,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
             trust_remote_code=model.trust_remote_code,
             base=model.base,
         )
-        return with_settings(loaded, model)
+        return with_model_settings(loaded, model)
 
     def load_like(self, name: str, role: str, prepared: Prepared[SetT], base: str = "") -> Loaded:
         """A model to compare another with, on its device.
@@ -415,7 +415,7 @@ def reading_of(sets: Mapping[str, RecordSet]) -> tuple[str, ...]:
     )
 
 
-def with_settings(loaded: Loaded, settings: ModelSettings) -> Loaded:
+def with_model_settings(loaded: Loaded, settings: ModelSettings) -> Loaded:
     """The loaded model, to be saved as the settings say.
 
     Raises:

@@ -157,14 +157,31 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             records, duplicates = refuse_or_drop_copies(
                 records, duplicates, drop=data.drop_duplicates, refused=records
             )
-        length = max(8, min(data.max_length, loaded.context))
         tags, notes = None, _number_notes(records, data.first_label)
         if self.name == TOKEN_CLASSIFICATION:
             tags = tag_use(loaded.labels, (r.tags for some in records.values() for r in some))
             notes = (_scheme_note(tags),)
+        return Prepared(
+            self,
+            loaded,
+            self._tokenized(records, loaded, data.max_length, tags),
+            duplicates,
+            forget_class=forget_class,
+            reading=reading,
+            tags=tags,
+            notes=notes,
+        )
+
+    def _tokenized(
+        self,
+        records: Mapping[str, RecordSet],
+        loaded: Loaded,
+        max_length: int,
+        tags: TagUse | None,
+    ) -> dict[str, LabelledSet]:
         labelling = Labelling(
             loaded.labels,
-            length,
+            max(8, min(max_length, loaded.context)),
             self.name,
             end=end_token(loaded.model),
             scheme=tags.scheme if tags else "",
@@ -175,16 +192,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         }
         for some in sets.values():
             check_tokens_known(some, loaded.vocabulary)
-        return Prepared(
-            self,
-            loaded,
-            sets,
-            duplicates,
-            forget_class=forget_class,
-            reading=reading,
-            tags=tags,
-            notes=notes,
-        )
+        return sets
 
     def infer(
         self,

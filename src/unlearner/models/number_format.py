@@ -51,20 +51,23 @@ def stored_format(files: Iterable[Path]) -> NumberFormat:
     """
     counts: Counter[torch.dtype] = Counter()
     formats: dict[str, torch.dtype] = {}
-    for path in files:
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
-                some = file.get_slice(name)
-                kind, shape = some.get_dtype(), some.get_shape()
-                if not kind.startswith(("F", "BF")):
-                    continue
-                short = torch.bfloat16 if kind.startswith("F8") else torch.float32
-                formats[name] = STORED.get(kind, short)
-                counts[formats[name]] += int(torch.Size(shape).numel())
+    for name, kind, count in (tensor for path in files for tensor in _stored_tensors(path)):
+        if kind.startswith(("F", "BF")):
+            short = torch.bfloat16 if kind.startswith("F8") else torch.float32
+            formats[name] = STORED.get(kind, short)
+            counts[formats[name]] += count
     if not counts:
         return NumberFormat()
     dtype = counts.most_common(1)[0][0]
     return NumberFormat(dtype, {name: own for name, own in formats.items() if own != dtype})
+
+
+def _stored_tensors(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Name, format and number of entries of each tensor of a safetensors file."""
+    with safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118 - it is no mapping
+            some = file.get_slice(name)
+            yield name, some.get_dtype(), int(torch.Size(some.get_shape()).numel())
 
 
 def check_range(model: PreTrainedModel, chosen: NumberFormat) -> None:
