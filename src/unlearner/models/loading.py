@@ -145,7 +145,7 @@ class Loaded:
         )  # the name differs between architectures
         positions = positions and positions - _padding_positions(self.model)
         limits = [positions, self.tokenizer.model_max_length]
-        return int(min(limit for limit in [*limits, 1_000_000] if limit))
+        return int(min(limit for limit in [*limits, 1_000_000] if limit and limit > 0))  # XLNet: -1
 
 
 def _output_names(config: PreTrainedConfig) -> tuple[str, ...]:
