@@ -131,6 +131,7 @@ def caller(tmp_path, capsys, sets, **folders):
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         before = set(tmp_path.rglob("*"))
         arguments = [Template(part).substitute(folders) for part in command.split()]
+        capsys.readouterr()  # what a test said in making the folders
         status = run(arguments)
         streams = capsys.readouterr()
         left = sorted(str(path.relative_to(tmp_path)) for path in {*tmp_path.rglob("*")} - before)

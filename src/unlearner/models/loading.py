@@ -143,9 +143,10 @@ class Loaded:
         positions = getattr(config, "max_position_embeddings", None) or getattr(
             config, "n_positions", None
         )  # the name differs between architectures
-        positions = positions and positions - _padding_positions(self.model)
-        limits = [positions, self.tokenizer.model_max_length]
-        return int(min(limit for limit in [*limits, 1_000_000] if limit and limit > 0))  # XLNet: -1
+        limits = [self.tokenizer.model_max_length, 1_000_000]
+        if positions and positions > 0:  # XLNet says -1: it has no limit
+            limits.append(positions - _padding_positions(self.model))
+        return int(min(limits))
 
 
 def _output_names(config: PreTrainedConfig) -> tuple[str, ...]:
@@ -309,8 +310,14 @@ def _load_parts(
             f"{type(model).__name__}: its language model is used, the rest is left as it is"
         )
     loaded = Loaded(model, tokenizer, name, stored, tuple(notes), files if whole else ())
+    load_part(partial(_tokenize_once, tokenizer), name, "tokenizer", {})
     load_part(partial(_run_once, loaded), name, "configuration", {})
     return loaded
+
+
+def _tokenize_once(tokenizer: PreTrainedTokenizerBase, _: str) -> None:
+    """Ask for a character that no vocabulary has: one without its own unknown token fails."""
+    tokenizer("a \ue000")
 
 
 @torch.no_grad()
