@@ -1,6 +1,7 @@
 """Quantile matching: its distance by hand, its partners, and a run of it."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,13 +17,16 @@ from unlearner.families.base import Prepared
 from unlearner.families.causal_lm import CausalLM, split_holdout
 from unlearner.inference.language_model import Questions
 from unlearner.inference.reference import Likelihoods, likelihoods
+from unlearner.methods.icu import ICU, _Ascent
 from unlearner.methods.quantile_matching import QuantileMatching
+from unlearner.methods.weighted_gradient_ascent import WeightedGradientAscent
 from unlearner.models.loading import Loaded
 from unlearner.pipeline.pipeline import training_notes
 from unlearner.settings import TrainingSettings
 from unlearner.training.data import UnlearningData
 from unlearner.training.log import Log
 from unlearner.training.quantiles import Quantiles, ask_quantiles, distance, quantiles
+from unlearner.training.stop_rule import _mark
 from unlearner.training.trainer import Trainer
 
 
@@ -222,3 +226,66 @@ def test_what_is_logged_holds_no_record_of_one(tmp_path):
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     steps = [line["loss"] for line in lines if "step" in line]
     assert [("forget" in step) for step in steps] == [True, False, True]
+
+
+# The same distance in ICU, and other terms on the way back
+
+
+def test_icus_ascent_ends_at_the_partners_losses_by_hand():
+    """A kept record of loss 2; forget records of losses 1 and 5, and of 4; all entropies 0.
+
+    Against 1.5 and 3: (0.125 + 1.5) / 2 = 0.8125; 4 against 4: 0. Over a batch of 4: 0.203125.
+    """
+    owner = torch.tensor([0, 1, 1, 2])
+    losses = torch.tensor([2.0, 5.0, 1.0, 4.0])
+    nothing = torch.zeros(4)
+    partners = [
+        Quantiles(np.array([1.5, 3.0]), np.zeros(2)),
+        Quantiles(np.array([4.0]), np.zeros(1)),
+    ]
+    method = ICU(forget_bound="quantiles", batch_size=4, forget_weight=2.0)
+    labels = Likelihoods(-losses, nothing, nothing, owner)
+    terms = method._weigh(labels, 1, 3, _Ascent(3.0, partners))
+    assert terms["forget"].item() == pytest.approx(2 * 0.203125)
+    assert terms["analogous"].item() == pytest.approx(0.5 * 2.0)
+    alone = Likelihoods(*(some[1:] for some in labels[:3]), owner[1:] - 1)
+    assert method._weigh(alone, 0, 2, _Ascent(3.0, partners)) == {"forget": terms["forget"]}
+
+
+def test_icu_sets_unseen_records_aside_where_it_learns_from_them_alone():
+    assert ICU(forget_bound="quantiles").learns_from_unseen
+    assert not ICU().learns_from_unseen
+    assert QuantileMatching().learns_from_unseen
+
+
+def test_a_loss_on_the_way_back_is_asked_for_the_forget_term_there_and_for_the_others_here():
+    """The gradient of a step is that of two losses, each at its own model."""
+    seen = []
+
+    class Watched(WeightedGradientAscent):
+        def loss(self, model, batch, reference=None):
+            seen.append(next(model.parameters()).detach().clone())
+            return super().loss(model, batch, reference)
+
+    trainer = Trainer(TrainingSettings(device="cpu"), Log(None))
+    method = Watched(learning_rate=1e-2, max_epochs=2, batch_size=3, path=0.8, stop="never")
+    method.unlearn(tiny_model("llama"), data(), trainer)
+    assert trainer.steps == 2
+    assert len(seen) == 4  # kept text here, the records on the way, in each of two steps
+    assert torch.equal(seen[0], seen[1])  # the first step is at the target: all of the way is
+    assert not torch.equal(seen[2], seen[3])
+    target = next(tiny_model("llama").parameters())
+    assert (seen[3] - target).norm() < (seen[2] - target).norm()
+    assert set(trainer.rounds[1]["loss"]) == {"forget", "retain"}
+
+
+# Told apart from unseen text
+
+
+def test_the_mark_is_how_far_the_auc_is_off_beyond_its_standard_error():
+    """Losses 1 and 2 against 3, 4 and 5: AUC 1; the error is sqrt(6 / (12 * 2 * 3)) = 0.2887."""
+    own, unseen = np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])
+    assert _mark(own, unseen) == pytest.approx(0.5 - math.sqrt(6 / 72))
+    assert _mark(own + 5, unseen) == pytest.approx(0.5 - math.sqrt(6 / 72))  # as far on this side
+    assert _mark(np.array([3.5, 4.5]), unseen) == 0.0
+    assert _mark(own, np.zeros(0)) == 0.0
