@@ -21,7 +21,7 @@ from unlearner.data.windows import TokenizedSet
 from unlearner.inference.answers import first_prompt
 from unlearner.inference.decoding import eos_ids
 from unlearner.inference.reference import TargetDistribution
-from unlearner.methods.icu import ICU
+from unlearner.methods.icu import ICU, Ascent
 from unlearner.models.loading import Loaded, num_parameters
 from unlearner.provenance import forget_peak, peak_memory_bytes
 from unlearner.training.log import Log
@@ -119,7 +119,9 @@ class Round:
         """One step as `ICU._epoch` takes it; the values of its terms."""
         step = self.method._step
         logits = self.target.logits
-        return self.trainer.step(partial(step, self.model, self.kept, self.forget, logits))
+        return self.trainer.step(
+            partial(step, self.model, self.kept, self.forget, logits, Ascent())
+        )
 
     def bare(self, model: Any = None) -> float:
         """Forward and backward of all the windows as one batch; their mean loss in nats.

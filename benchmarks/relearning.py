@@ -101,6 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
         limit_threads(loaded.model)
         prepared = pipeline.start(config, CAUSAL_LM, loaded=loaded)
         sets = CAUSAL_LM.measured_sets(prepared, config)
+        sets = CAUSAL_LM.judged_sets(prepared, sets, config)
         print(row(Path(name).name, measured(loaded, sets, config)), flush=True)
         with relearned(loaded.model, prepared["retain"], config.training, asked.steps):
             print(

@@ -173,7 +173,7 @@ def test_the_paper_is_taken_from_the_reference_alone(reference, paper):
 )
 def test_needs_are_listed_by_the_kind_of_model(families, needs, words):
     body = {"__doc__": "Reference: arXiv:2404.05868.", "families": families, "needs": needs}
-    kind = type("Some", (), body | {"begins_anew": False})
+    kind = type("Some", (), body | {"begins_anew": False, "model_fields": {}})
     assert method_words(kind) == f"paper {FIRST}; {words}"
 
 

@@ -194,7 +194,7 @@ def test_data_sets_saved_to_disk_are_read_by_split(tmp_path):
 def test_pipes_and_devices_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.txt")
     for path in (tmp_path / "a.txt", "/dev/zero"):
-        assert "neither a file nor a folder" in message(path)
+        assert "not a file or a folder" in message(path)
 
 
 # Encodings and line ends

@@ -15,7 +15,7 @@ from unlearner.data.batches import collate
 from unlearner.inference import language_model
 from unlearner.inference.language_model import beam_continuations
 from unlearner.inference.reference import Likelihoods, TargetDistribution
-from unlearner.methods.icu import ICU, _Ascent
+from unlearner.methods.icu import ICU, Ascent
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.retrieval.neighbours import Retrieved
 from unlearner.training.stop_rule import Refinement, RoundState
@@ -105,7 +105,7 @@ def test_what_the_terms_are_divided_by(mean_over, expected):
     kl = torch.tensor([0.25] * 4 + [0.0] * 6)
     method = ICU(forget_bound="none", mean_over=mean_over)
     labels = Likelihoods(-losses, kl, torch.zeros(10), owner)
-    terms = method._weigh(labels, num_kept=2, num_records=4, ascent=_Ascent(None))
+    terms = method._weigh(labels, num_kept=2, num_records=4, ascent=Ascent(None))
     assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected)
 
 
@@ -115,7 +115,7 @@ def test_a_record_bound_with_means_over_tokens():
     losses = torch.tensor([1.0, 2, 4, 6, 6, 6, 6])
     method = ICU(forget_bound="record", mean_over="tokens")
     labels = Likelihoods(-losses, torch.zeros(7), torch.zeros(7), owner)
-    terms = method._weigh(labels, 1, 3, _Ascent(5.0))
+    terms = method._weigh(labels, 1, 3, Ascent(5.0))
     assert float(terms["forget"]) == pytest.approx(-26 / 6)
 
 

@@ -13,11 +13,12 @@ from torch.nn.functional import huber_loss
 from conftest import tiny_model, tiny_tokenizer
 from unlearner.config import RunConfig
 from unlearner.data.batches import collate
-from unlearner.families.base import Prepared
-from unlearner.families.causal_lm import CausalLM, split_holdout
+from unlearner.errors import UserError
+from unlearner.families.base import Baseline, Prepared
+from unlearner.families.causal_lm import CausalLM, check_unseen, partners_of
 from unlearner.inference.language_model import Questions
 from unlearner.inference.reference import Likelihoods, likelihoods
-from unlearner.methods.icu import ICU, _Ascent
+from unlearner.methods.icu import ICU, Ascent
 from unlearner.methods.quantile_matching import QuantileMatching
 from unlearner.methods.weighted_gradient_ascent import WeightedGradientAscent
 from unlearner.models.loading import Loaded
@@ -188,20 +189,52 @@ def test_partners_are_as_many_as_the_records_or_half_of_what_is_there(
     num_forget, num_holdout, partners
 ):
     config, some = prepared(num_forget, num_holdout)
-    own, others = split_holdout(some, config)
-    ids = [{record.id for record in each.records} for each in (own, others)]
-    assert [len(each) for each in ids] == [partners, num_holdout - partners]
-    assert not ids[0] & ids[1]
+    own = partners_of(some, config)
+    assert len(own) == partners
+    assert {record.id for record in own.records} <= {str(i) for i in range(num_holdout)}
+
+
+@pytest.mark.parametrize("num_holdout", [0, 1])
+def test_fewer_than_two_unseen_records_are_refused(num_holdout):
+    config, some = prepared(3, max(1, num_holdout))
+    with pytest.raises(UserError, match="give 2 at least"):
+        check_unseen(config, some["holdout"] if num_holdout else None)
+    check_unseen(RunConfig.from_sections({"method": {"name": "icu"}}), None)
 
 
 def test_no_figure_is_measured_on_a_partner():
+    """Also where the models were measured for another method first, as `compare` does."""
     config, some = prepared(2, 8)
-    measured = some.family.measured_sets(some, config)["holdout"]
-    own = {record.id for record in split_holdout(some, config)[0].records}
-    assert own.isdisjoint(record.id for record in measured.records)
-    assert len(measured) == 6
-    plain = RunConfig.from_sections({"method": {"name": "icu"}})
-    assert len(some.family.measured_sets(some, plain)["holdout"]) == 8
+    plain = RunConfig.from_sections({"method": {"name": "npo"}})
+    sets = some.family.measured_sets(some, plain)
+    answers = {"target": some.family.infer(some.loaded, sets, config.evaluation)}
+    scores = {"target": some.family.score("target", answers, sets, plain)}
+    level = some.family.level(answers["target"], plain, under="the target model")
+    some.sets["retain"], some.duplicates["retain"] = tokenized("retain", POOL), []
+    before = Baseline(
+        sets,
+        answers,
+        scores,
+        level,
+        (),
+        data=some.family.method_data(some, sets, level, plain, scores),
+        references=some.family.references(some.loaded, sets),
+        digest="",
+    )
+    after = some.family.for_method(config, some, before)
+    partners = {record.id for record in after.data.partners.records}
+    judged = {record.id for record in after.sets["holdout"].records}
+    assert (len(partners), len(judged)) == (2, 6)
+    assert not partners & judged
+    assert after.data.unseen is after.sets["holdout"]
+    own = after.answers["target"]["holdout"]
+    ids = [record.id for record in after.sets["holdout"].records]
+    assert [ids[answer.record] for answer in own] == [answer.id for answer in own]
+    assert {answer.id for answer in own} == judged
+    assert after.scores["target"]["holdout"]["loss"].records == 6
+    assert len(after.references["holdout"].hidden) == len(after.sets["holdout"].windows)
+    assert after.level == before.level
+    assert some.family.for_method(plain, some, before) is before
 
 
 def test_a_run_ends_where_both_sides_and_kept_text_are_reached():
@@ -245,11 +278,11 @@ def test_icus_ascent_ends_at_the_partners_losses_by_hand():
     ]
     method = ICU(forget_bound="quantiles", batch_size=4, forget_weight=2.0)
     labels = Likelihoods(-losses, nothing, nothing, owner)
-    terms = method._weigh(labels, 1, 3, _Ascent(3.0, partners))
+    terms = method._weigh(labels, 1, 3, Ascent(3.0, partners))
     assert terms["forget"].item() == pytest.approx(2 * 0.203125)
     assert terms["analogous"].item() == pytest.approx(0.5 * 2.0)
     alone = Likelihoods(*(some[1:] for some in labels[:3]), owner[1:] - 1)
-    assert method._weigh(alone, 0, 2, _Ascent(3.0, partners)) == {"forget": terms["forget"]}
+    assert method._weigh(alone, 0, 2, Ascent(3.0, partners)) == {"forget": terms["forget"]}
 
 
 def test_icu_sets_unseen_records_aside_where_it_learns_from_them_alone():

@@ -278,7 +278,7 @@ def method_words(method: type[Method]) -> str:
     classifiers = any(family != "causal-lm" for family in method.families)
     kinds = ["language models"] * texts + ["classifiers"] * classifiers
     # What unseen text scores is a matter of every run; few methods for language models read it.
-    reads_unseen = not texts or "unseen_per_step" in getattr(method, "model_fields", {})
+    reads_unseen = not texts or "unseen_per_step" in method.model_fields
     needs = [name for name in method.needs if name != "holdout" or reads_unseen]
     sets = ", ".join(needs if classifiers else [SETS.get(name, name) for name in needs])
     also = (

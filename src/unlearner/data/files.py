@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from unlearner.data.problems import SourceError, one_line, reason
+from unlearner.files import kind_of_file
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 
@@ -169,8 +170,8 @@ def data_files(path: Path, suffixes: Sequence[str]) -> list[DataFile]:
         raise SourceError(f"cannot be opened ({reason(error)})") from error
     if stat.S_ISDIR(mode):
         return _shards(folder, split, suffixes)
-    if not stat.S_ISREG(mode):
-        raise SourceError("is neither a file nor a folder; save what it gives in a file")
+    if other := kind_of_file(mode):
+        raise SourceError(f"is {other}, not a file or a folder; save what it gives in a file")
     file = DataFile.at(path)
     if file.suffix not in suffixes:
         raise SourceError(f"{_misfit(file)}; allowed are {_allowed(suffixes)}")

@@ -299,6 +299,12 @@ class Family(ABC, Generic[SetT, AnswerT]):
             if role != "pool"
         }
 
+    def judged_sets(
+        self, prepared: Prepared[SetT], sets: Mapping[str, SetT], config: RunConfig
+    ) -> dict[str, SetT]:
+        """Of the measured sets what a model may be judged by that the run's method has made."""
+        return dict(sets)
+
     # Running models and scoring what they answered
 
     @abstractmethod

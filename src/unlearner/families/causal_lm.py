@@ -106,6 +106,8 @@ class CausalLM(Family[TokenizedSet, Answer]):
         if "forget" not in records:
             raise UserError("--forget: none given; name the file of records to be forgotten")
         check_needs(config, records, needs)
+        if "pool" in needs:
+            check_unseen(config, records.get("holdout"))
         bert_scorer(config.evaluation)  # refused here, not after the target has been measured
         provenance.set_seeds(config.training.seed)
         prepared = prepare_text(self, loaded or self.load_named(config), records, config.data)
@@ -225,20 +227,8 @@ class CausalLM(Family[TokenizedSet, Answer]):
             questions=questions_of(config.evaluation),
             utility_floor=floor,
             layout=prepared.layout,
-            partners=split_holdout(prepared, config)[0],
             unseen=sets.get("holdout"),
         )
-
-    def measured_sets(
-        self, prepared: Prepared[TokenizedSet], config: RunConfig
-    ) -> dict[str, TokenizedSet]:
-        """Of unseen records those alone that the method does not learn from."""
-        found = super().measured_sets(prepared, config)
-        partners, others = split_holdout(prepared, config)
-        if partners is not None and others is not None:
-            limit = config.evaluation.limit_for(self.name)
-            found["holdout"] = sample(others, limit, config.training.seed)
-        return found
 
     def for_method(
         self,
@@ -246,7 +236,8 @@ class CausalLM(Family[TokenizedSet, Answer]):
         prepared: Prepared[TokenizedSet],
         baseline: Baseline[TokenizedSet, Answer],
     ) -> Baseline[TokenizedSet, Answer]:
-        """The baseline with the analogous set, where the method needs one."""
+        """The baseline with the analogous set and unseen partners, where the method needs them."""
+        baseline = self._without_partners(config, prepared, baseline)
         if "analogous" not in config.method.needs:
             return baseline
         assert isinstance(baseline.data, UnlearningData)
@@ -272,6 +263,56 @@ class CausalLM(Family[TokenizedSet, Answer]):
             scores=scores,
             criteria=self.criteria(prepared, scores, baseline.level, config),
             references={**baseline.references, **self.references(loaded, own)},
+        )
+
+    def judged_sets(
+        self, prepared: Prepared[TokenizedSet], sets: Mapping[str, TokenizedSet], config: RunConfig
+    ) -> dict[str, TokenizedSet]:
+        """Of unseen records those alone that the method does not learn from."""
+        partners = partners_of(prepared, config)
+        if partners is None or "holdout" not in sets:
+            return dict(sets)
+        learned, measured = {record.id for record in partners.records}, sets["holdout"]
+        others = [i for i, record in enumerate(measured.records) if record.id not in learned]
+        return {**sets, "holdout": measured.subset(others)}
+
+    def _without_partners(
+        self,
+        config: RunConfig,
+        prepared: Prepared[TokenizedSet],
+        baseline: Baseline[TokenizedSet, Answer],
+    ) -> Baseline[TokenizedSet, Answer]:
+        """The baseline with unseen partners for the method, on which then nothing is measured.
+
+        What unseen text scores under the target was measured on all: it has learned none of them.
+        """
+        if not config.method.learns_from_unseen:
+            return baseline
+        check_unseen(config, prepared.get("holdout"))
+        assert isinstance(baseline.data, UnlearningData)
+        sets = self.judged_sets(prepared, baseline.sets, config)
+        unseen = sets["holdout"]
+        place = {record.id: index for index, record in enumerate(unseen.records)}
+        answers = {
+            model: {
+                **own,
+                "holdout": [
+                    replace(answer, record=place[answer.id])
+                    for answer in own["holdout"]
+                    if answer.id in place
+                ],
+            }
+            for model, own in baseline.answers.items()
+        }
+        scores = {model: self.score(model, answers, sets, config) for model in answers}
+        own = self.references(prepared.loaded, {"holdout": unseen})
+        return replace(
+            baseline,
+            data=replace(baseline.data, partners=partners_of(prepared, config), unseen=unseen),
+            sets=sets,
+            answers=answers,
+            scores={**baseline.scores, **scores},
+            references={**baseline.references, **own},
         )
 
     def judge(
@@ -364,20 +405,31 @@ def day_of(data: DataSettings) -> str:
     return data.date or datetime.datetime.now().date().isoformat()
 
 
-def split_holdout(
-    prepared: Prepared[TokenizedSet], config: RunConfig
-) -> tuple[TokenizedSet | None, TokenizedSet | None]:
-    """Unseen records for a method that learns from some, and those by which it is judged.
+def partners_of(prepared: Prepared[TokenizedSet], config: RunConfig) -> TokenizedSet | None:
+    """The unseen records that the method learns from, which are left out of every figure.
 
     As many as there are to be forgotten, or half of all where that is fewer, drawn by the seed.
     """
     holdout = prepared.get("holdout")
     if holdout is None or not config.method.learns_from_unseen:
-        return None, holdout
+        return None
     generator = torch.Generator().manual_seed(config.training.seed)
     order = torch.randperm(len(holdout), generator=generator).tolist()
-    count = max(1, min(len(prepared["forget"]), len(holdout) // 2))
-    return holdout.subset(sorted(order[:count])), holdout.subset(sorted(order[count:]))
+    count = min(len(prepared["forget"]), len(holdout) // 2)
+    return holdout.subset(sorted(order[:count])) if count else None
+
+
+def check_unseen(config: RunConfig, holdout: RecordSet | TokenizedSet | None) -> None:
+    """Refuse too few unseen records for a method that learns from some of them.
+
+    Raises:
+        UserError: There are fewer than two.
+    """
+    if config.method.learns_from_unseen and (holdout is None or len(holdout) < 2):
+        raise UserError(
+            f"--holdout: {config.method.name} learns from unseen records and is measured on "
+            "others; give 2 at least, better twice as many as --forget has"
+        )
 
 
 # Records of so many times the length, or of so much less, are of another make-up.

@@ -105,7 +105,8 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         """By their examples."""
         for some in prepared.sets.values():
             records = RecordSet(some.name, some.records, some.source)
-            labelling = Labelling(prepared.loaded.labels, max(map(len, some.examples)), self.name)
+            longest = max(map(len, some.examples))
+            labelling = self._labelling(prepared.loaded, longest, prepared.tags)
             again = tokenize_labelled(records, loaded.tokenizer, labelling)
             ids = [[one.input_ids.tolist() for one in two.examples] for two in (some, again)]
             if ids[0] != ids[1]:
@@ -172,6 +173,10 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             notes=notes,
         )
 
+    def _labelling(self, loaded: Loaded, max_length: int, tags: TagUse | None) -> Labelling:
+        end, scheme = end_token(loaded.model), tags.scheme if tags else ""
+        return Labelling(loaded.labels, max_length, self.name, end=end, scheme=scheme)
+
     def _tokenized(
         self,
         records: Mapping[str, RecordSet],
@@ -179,13 +184,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         max_length: int,
         tags: TagUse | None,
     ) -> dict[str, LabelledSet]:
-        labelling = Labelling(
-            loaded.labels,
-            max(8, min(max_length, loaded.context)),
-            self.name,
-            end=end_token(loaded.model),
-            scheme=tags.scheme if tags else "",
-        )
+        labelling = self._labelling(loaded, max(8, min(max_length, loaded.context)), tags)
         sets = {
             role: tokenize_labelled(some, loaded.tokenizer, labelling)
             for role, some in records.items()

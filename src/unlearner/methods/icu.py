@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from unlearner import functional, processes
 from unlearner.data.batches import Tensors, join, owners, share_of
 from unlearner.data.windows import Window
-from unlearner.errors import UserError
 from unlearner.functional import TargetLogits
 from unlearner.inference.reference import Likelihoods, TargetDistribution, likelihoods, unlabelled
 from unlearner.methods.base import Method
@@ -52,7 +51,7 @@ FIRST_ROUND = 0.25
 SMALLEST_RATE = 1 / 8
 
 
-class _Ascent(NamedTuple):
+class Ascent(NamedTuple):
     """Where the ascent of a step's forget records ends.
 
     Attributes:
@@ -60,7 +59,7 @@ class _Ascent(NamedTuple):
         partners: In place of it, the quantiles of each record's unseen partner, in their order.
     """
 
-    bound: float | None
+    bound: float | None = None
     partners: Sequence[Quantiles] = ()
 
 
@@ -223,7 +222,7 @@ class ICU(Method):
         both = kept if forget is None else join(kept, forget)
         num_kept, num_records = int(kept["owner"].max()) + 1, int(both["owner"].max()) + 1
         labels = likelihoods(model, both, target, len(kept["labels"]))
-        return self._weigh(labels, num_kept, num_records, _Ascent(bound))
+        return self._weigh(labels, num_kept, num_records, Ascent(bound))
 
     def _step(
         self,
@@ -231,7 +230,7 @@ class ICU(Method):
         kept: Sequence[Window],
         forget: Sequence[Window],
         target: Callable[[Sequence[int], Tensors], TargetLogits],
-        ascent: _Ascent = _Ascent(None),  # noqa: B008 - a tuple
+        ascent: Ascent,
     ) -> Terms:
         """The terms of a step of which every process computes its share."""
         num_kept = max(owners(kept)) + 1 if kept else 0
@@ -253,7 +252,7 @@ class ICU(Method):
         labels: Likelihoods,
         num_kept: int,
         num_records: int,
-        ascent: _Ascent,
+        ascent: Ascent,
     ) -> Terms:
         """The terms, from what `likelihoods` gives of kept and then of forget records."""
         log_probs, kl, owner = labels.log_probs, labels.kl, labels.owner
@@ -336,18 +335,10 @@ class ICU(Method):
     def _partners(
         self, model: PreTrainedModel, data: UnlearningData, trainer: Trainer
     ) -> Partners | None:
-        """The unseen partners with their quantiles under the target; None where there is a bound.
-
-        Raises:
-            UserError: There is no unseen text.
-        """
+        """The unseen partners, with their quantiles under the target; None for a bound."""
         if not self.learns_from_unseen:
             return None
-        if data.partners is None:
-            raise UserError(
-                "method.forget_bound: quantiles needs unseen records (--holdout), whose losses the "
-                "records are to have"
-            )
+        assert data.partners is not None  # the family sets some aside
         partners = Partners(data.partners, len(data.forget), trainer)
         partners.refresh(model)
         return partners
@@ -389,7 +380,7 @@ class ICU(Method):
             kept = [analogous.windows[index] for index in indices]
             forget = data.forget.windows_of(records)
             order = dict.fromkeys(window.record for window in forget)
-            ascent = _Ascent(bound, partners.of(order) if partners else ())
+            ascent = Ascent(bound, partners.of(order) if partners else ())
             logits = partial(_target_logits, target, indices)
             on_way_back, beside = None, forget
             if self.path and forget:

@@ -398,7 +398,7 @@ def evaluate(
     }
     models["unlearned"] = loaded
     notice(target, config.model.original, say)
-    sets = family.measured_sets(prepared, config)
+    sets = family.judged_sets(prepared, family.measured_sets(prepared, config), config)
     original = measure_original(config, prepared, sets, say)
     references = family.references(models["target"], sets) if target else {}
     for line in prepared.reading:
