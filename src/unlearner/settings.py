@@ -298,6 +298,8 @@ class CriteriaSettings(Section):
 
     Args:
         perplexity_ratio: Perplexity of retained text at most, as a multiple of the target model's.
+        unseen_perplexity_ratio: Perplexity of holdout text at most, likewise, or the retrained
+            model's where that is more.
         degenerate_increase: Share of degenerate continuations at most above the target's.
         ma: Threshold of memorization accuracy set by hand; measured on holdout text where None.
         el_10: Threshold of extraction likelihood set by hand, likewise.
@@ -309,6 +311,7 @@ class CriteriaSettings(Section):
     """
 
     perplexity_ratio: float = Field(default=1.10, ge=1.0)
+    unseen_perplexity_ratio: float = Field(default=1.10, ge=1.0)
     degenerate_increase: float = Field(default=0.01, ge=0.0, le=1.0)
     ma: float | None = Field(default=None, ge=0.0, le=1.0)
     el_10: float | None = Field(default=None, ge=0.0, le=1.0)

@@ -18,11 +18,19 @@ from unlearner.training.data import HoldoutBaseline
 LEVEL = HoldoutBaseline(
     0.3, 0.02, 0.1, 3.0, worst_ma=0.5, worst_el_10=0.2, source="the holdout's mean"
 )
-SETTINGS = CriteriaSettings(perplexity_ratio=1.5, degenerate_increase=0.25)
-TARGET = {"retain": {"perplexity": 10.0, "degenerate": 0.125}}
+SETTINGS = CriteriaSettings(
+    perplexity_ratio=1.5, unseen_perplexity_ratio=1.25, degenerate_increase=0.25
+)
+TARGET = {
+    "forget": {"mia_loss_auc": 0.99, "mia_zlib_auc": 0.98, "mia_min_k_auc": 0.97},
+    "retain": {"perplexity": 10.0, "degenerate": 0.125},
+    "holdout": {"perplexity": 20.0, "loss": 3.0},
+}
 FORGOTTEN = {"ma": 0.3, "el_10": 0.02, "es": 0.1, "loss": 3.2, "mia_loss_auc": 0.45}
 KEPT = {"perplexity": 15.0, "degenerate": 0.375}
+UNSEEN = {"perplexity": 25.0, "loss": 3.0}
 NOT_NUMBERS = [math.nan, math.inf]
+NOTHING_KEPT = {role: TARGET[role] for role in ("forget", "holdout")}
 
 
 def values(figures):
@@ -30,12 +38,18 @@ def values(figures):
 
 
 def results(forget=FORGOTTEN, kept=KEPT, **sets):
-    sets = {"forget": forget, "retain": kept, "holdout": {"loss": 3.0}, **sets}
-    return {"unlearned": {role: values(figures) for role, figures in sets.items()}}
+    sets = {"forget": forget, "retain": kept, "holdout": UNSEEN, **sets}
+    return {"unlearned": of_sets(sets), "target": of_sets(TARGET)}
 
 
-def criteria(target=TARGET, level=LEVEL):
-    return text_criteria(level, {role: values(f) for role, f in target.items()}, SETTINGS)
+def of_sets(figures):
+    return {role: values(some) for role, some in figures.items()}
+
+
+def criteria(target=TARGET, level=LEVEL, settings=SETTINGS, **models):
+    scores = {"target": target, **models}
+    scores = {model: of_sets(figures) for model, figures in scores.items()}
+    return text_criteria(level, scores, settings)
 
 
 def verdict(records=("met", "met"), **changed):
@@ -44,7 +58,11 @@ def verdict(records=("met", "met"), **changed):
 
 
 def statuses(found):
-    return {claim.claim: claim.status for claim in found.claims} | {"overall": found.status}
+    """Of membership only where it is not met."""
+    found_by_claim = {claim.claim: claim.status for claim in found.claims}
+    if found_by_claim["membership"] == "met":
+        del found_by_claim["membership"]
+    return found_by_claim | {"overall": found.status}
 
 
 def limits(some):
@@ -55,8 +73,13 @@ def limits(some):
 
 
 def test_limits_by_hand():
-    """Perplexity 10 * 1.5 = 15, degenerate 0.125 + 0.25 = 0.375, the rest is the level."""
+    """Perplexity 10 * 1.5 = 15 and 20 * 1.25 = 25, degenerate 0.125 + 0.25 = 0.375.
+
+    AUC 0.5 + 0.05, since of 4000 records chance adds less; the rest is the level.
+    """
     assert limits(criteria()) == {
+        ("membership", "mia_loss_auc", "forget"): 0.55,
+        ("utility", "perplexity", "holdout"): 25.0,
         ("verbatim", "ma", "forget"): 0.3,
         ("verbatim", "el_10", "forget"): 0.02,
         ("verbatim", "es", "forget"): 0.1,
@@ -73,7 +96,15 @@ def test_a_level_without_es_asks_nothing_of_es():
 
 def test_utility_is_of_the_analogous_set_where_there_is_no_retain_set():
     found = criteria({"analogous": TARGET["retain"], "holdout": {"perplexity": 1.0}})
-    assert {one.set for one in found if one.claim == "utility"} == {"analogous"}
+    kept = [one.set for one in found if one.claim == "utility"]
+    assert kept == ["analogous", "holdout", "analogous"]
+
+
+def test_unseen_text_may_lose_what_retraining_costs_it():
+    """The retrained model's 26 is above 20 * 1.25 = 25, its 24 is not."""
+    for control, limit in ((26.0, 26.0), (24.0, 25.0)):
+        found = criteria(retrained={"holdout": {"perplexity": control}})
+        assert limits(found)["utility", "perplexity", "holdout"] == limit
 
 
 @pytest.mark.parametrize("broken", NOT_NUMBERS)
@@ -129,7 +160,7 @@ def test_infinity_is_not_met_where_the_limit_is_infinite(limit):
     some = [Criterion("utility", "perplexity", "retain", limit, "")]
     for figure in NOT_NUMBERS:
         found = judge_text(some, results(kept={"perplexity": figure}), [])
-        assert found.claims[1].status == "not met"
+        assert found.claims[2].status == "not met"
 
 
 def test_a_figure_that_is_missing_is_not_measured_and_never_met():
@@ -152,7 +183,7 @@ def test_not_met_goes_before_not_measured():
 
 def test_without_kept_text_utility_is_not_measured_and_the_whole_never_met():
     some = [{"id": "0", "status": "met"}]
-    found = judge_text(criteria({}), results(), some)
+    found = judge_text(criteria(NOTHING_KEPT), results(), some)
     assert statuses(found) == {
         "verbatim": "met",
         "utility": "not measured",
@@ -162,7 +193,67 @@ def test_without_kept_text_utility_is_not_measured_and_the_whole_never_met():
 
 def test_a_set_that_was_not_asked_about_is_not_measured():
     found = judge_text(criteria(), {"unlearned": {"forget": values(FORGOTTEN)}}, [])
+    assert found.claims[2].status == "not measured"
+
+
+# Membership
+
+
+@pytest.mark.parametrize(
+    ("auc", "status", "way"),
+    [
+        (0.55, "met", "Within the limits"),
+        (0.551, "not met", "The records are still recognisable as learned."),
+        (0.449, "not met", "The records are recognisable as treated."),
+        (math.nan, "not met", "Outside the limits"),
+    ],
+)
+def test_membership_is_two_sided_and_says_which_way(auc, status, way):
+    found = verdict(forget={**FORGOTTEN, "mia_loss_auc": auc})
+    assert found.claims[1].status == status
+    assert way in found.claims[1].reason
+    assert found.status == status
+
+
+def test_beside_a_retrained_model_other_attacks_count_too():
+    """Retrained .6, .4 and .5: what lies between it and 0.5 is met, and 0.05 beyond."""
+    control = {"mia_loss_auc": 0.6, "mia_zlib_auc": 0.4, "mia_min_k_auc": 0.5}
+    some = criteria(retrained={"forget": control})
+    ranges = {one.metric: (one.at_least, one.at_most) for one in some if one.claim == "membership"}
+    assert ranges == {
+        "mia_loss_auc": (0.45, pytest.approx(0.65)),
+        "mia_zlib_auc": (pytest.approx(0.35), 0.55),
+        "mia_min_k_auc": (0.45, 0.55),
+    }
+    found = {**FORGOTTEN, "mia_zlib_auc": 0.36, "mia_min_k_auc": 0.56}
+    claim = judge_text(some, results(forget=found), []).claims[1]
+    assert (claim.claim, claim.status) == ("membership", "not met")
+    assert "mia_min_k_auc of forget is 0.56" in claim.reason
+    assert "mia_zlib_auc" not in claim.reason
+
+
+def test_an_attack_that_the_target_passes_too_is_not_informative():
+    blind = {**TARGET, "forget": {"mia_loss_auc": 0.55}}
+    found = judge_text(criteria(blind), {**results(), "target": of_sets(blind)}, [])
+    assert found.claims[1].status == "not informative"
+    assert "in the target model either (AUC 0.550)" in found.claims[1].reason
+    assert found.status == "not measured"
+
+
+def test_an_auc_of_records_too_few_to_fail_is_not_informative():
+    """Of one record among 20 any rank is chance; among 39 the first and the last are not."""
+    for others, status in ((20, "not informative"), (39, "met")):
+        one = {"mia_loss_auc": Value(1.0, 0.0, 1.0, 1)}
+        target = {"forget": one, "holdout": {"loss": Value(3.0, 3.0, 3.0, others)}}
+        some = text_criteria(LEVEL, {"target": target}, SETTINGS)
+        found = judge_text(some, {**results(), "target": target}, [])
+        assert found.claims[1].status == status
+
+
+def test_without_unseen_records_membership_is_not_measured():
+    found = judge_text(criteria({"retain": TARGET["retain"]}), results(), [])
     assert found.claims[1].status == "not measured"
+    assert "--holdout" in found.claims[1].reason
 
 
 # Records
@@ -240,11 +331,11 @@ def test_records_too_few_to_fail_are_not_informative():
 def test_one_degenerate_continuation_of_sixteen_decides_nothing():
     """0 of 16 before: by Fisher's exact test 4 of 16 after have p = 0.0506, and 5 have 0.0217."""
     few = CriteriaSettings(degenerate_increase=0.01)
-    target = {"retain": {"degenerate": Value(0.0, 0.0, 0.2, 16)}}
+    target = {"target": {"retain": {"degenerate": Value(0.0, 0.0, 0.2, 16)}}}
     limit = {one.metric: one for one in text_criteria(LEVEL, target, few)}["degenerate"]
     assert limit.at_most == 4 / 16
     assert limit.source == "target model's share, and what chance may add to 16 records"
-    many = {"retain": {"degenerate": Value(0.0, 0.0, 0.01, 1000)}}
+    many = {"target": {"retain": {"degenerate": Value(0.0, 0.0, 0.01, 1000)}}}
     limit = {one.metric: one for one in text_criteria(LEVEL, many, few)}["degenerate"]
     assert (limit.at_most, limit.source) == (0.01, "target model's share plus 0.01")
 
@@ -260,7 +351,6 @@ def test_over_unlearning_is_noted_beyond_one_nat_or_below_auc_one_fifth(loss, au
     """The holdout's loss is 3: 4 is one nat above it, 4.01 more."""
     found = verdict(forget={**FORGOTTEN, "loss": loss, "mia_loss_auc": auc})
     assert any("over-unlearned" in note for note in found.notes) is noted
-    assert found.status == "met"  # a note, not a claim
 
 
 def test_over_unlearning_is_told_in_nats():

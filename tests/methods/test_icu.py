@@ -200,10 +200,9 @@ def test_an_epoch_without_active_records_only_learns(tokenizer):
         tiny_model("gpt2"),
     )
     method = ICU(batch_size=2, learning_rate=1e-3)
-    model = worker.start(model, 1e-3)
-    target = TargetDistribution.of(model, pool.windows)
+    given = method._begin(model, data, worker)
     batches = method._batches((), 5, worker.generator)
-    losses = method._take(batches, model, data, data.analogous, target, worker)
+    losses = method._take(batches, given)
     assert worker.steps == 3
     assert set(losses) == {"analogous", "kl"}
 
@@ -212,10 +211,8 @@ def test_a_lone_records_loss_is_not_told(tokenizer):
     lines = []
     worker = Trainer(TrainingSettings(device="cpu"), Log(None, lines.append))
     forget, pool = tokenized("forget", (9,) * 3, 3), tokenized("pool", (10, 16), 4)
-    model = worker.start(tiny_model("gpt2"), 1e-3)
-    data = unlearning_data(tokenizer, forget, pool, LOW)
-    target = TargetDistribution.of(model, pool.windows)
-    ICU(batch_size=2)._take([[2, 0], [1]], model, data, data.analogous, target, worker)
+    data, method = unlearning_data(tokenizer, forget, pool, LOW), ICU(batch_size=2)
+    method._take([[2, 0], [1]], method._begin(tiny_model("gpt2"), data, worker))
     assert ["forget" in line["loss"] for line in lines] == [True, False]
 
 

@@ -103,7 +103,7 @@ def test_what_the_terms_are_divided_by(mean_over, expected):
     owner = torch.tensor([0, 1, 1, 1, 2, 2, 3, 3, 3, 3])
     losses = torch.tensor([3.0, 1, 1, 1, 2, 4, 6, 6, 6, 6])
     kl = torch.tensor([0.25] * 4 + [0.0] * 6)
-    method = ICU(forget_bound="none", mean_over=mean_over)
+    method = ICU(forget_bound="none", mean_over=mean_over, analogous_weight=0.5, batch_size=8)
     labels = Likelihoods(-losses, kl, torch.zeros(10), owner)
     terms = method._weigh(labels, num_kept=2, num_records=4, ascent=Ascent(None))
     assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected)

@@ -27,7 +27,7 @@ from unlearner.settings import TrainingSettings
 from unlearner.training.data import UnlearningData
 from unlearner.training.log import Log
 from unlearner.training.quantiles import Quantiles, ask_quantiles, distance, quantiles
-from unlearner.training.stop_rule import _mark
+from unlearner.training.stop_rule import _membership
 from unlearner.training.trainer import Trainer
 
 
@@ -280,14 +280,15 @@ def test_icus_ascent_ends_at_the_partners_losses_by_hand():
     labels = Likelihoods(-losses, nothing, nothing, owner)
     terms = method._weigh(labels, 1, 3, Ascent(3.0, partners))
     assert terms["forget"].item() == pytest.approx(2 * 0.203125)
-    assert terms["analogous"].item() == pytest.approx(0.5 * 2.0)
+    assert terms["analogous"].item() == pytest.approx(2.0 * 2.0)
     alone = Likelihoods(*(some[1:] for some in labels[:3]), owner[1:] - 1)
     assert method._weigh(alone, 0, 2, Ascent(3.0, partners)) == {"forget": terms["forget"]}
 
 
 def test_icu_sets_unseen_records_aside_where_it_learns_from_them_alone():
-    assert ICU(forget_bound="quantiles").learns_from_unseen
-    assert not ICU().learns_from_unseen
+    assert ICU().learns_from_unseen
+    assert not ICU(forget_bound="token").learns_from_unseen
+    assert not ICU(preset="paper").learns_from_unseen
     assert QuantileMatching().learns_from_unseen
 
 
@@ -318,7 +319,8 @@ def test_a_loss_on_the_way_back_is_asked_for_the_forget_term_there_and_for_the_o
 def test_the_mark_is_how_far_the_auc_is_off_beyond_its_standard_error():
     """Losses 1 and 2 against 3, 4 and 5: AUC 1; the error is sqrt(6 / (12 * 2 * 3)) = 0.2887."""
     own, unseen = np.array([1.0, 2.0]), np.array([3.0, 4.0, 5.0])
-    assert _mark(own, unseen) == pytest.approx(0.5 - math.sqrt(6 / 72))
-    assert _mark(own + 5, unseen) == pytest.approx(0.5 - math.sqrt(6 / 72))  # as far on this side
-    assert _mark(np.array([3.5, 4.5]), unseen) == 0.0
-    assert _mark(own, np.zeros(0)) == 0.0
+    beyond = pytest.approx(0.5 - math.sqrt(6 / 72))
+    assert _membership(own, unseen) == (1.0, beyond)
+    assert _membership(own + 5, unseen) == (0.0, beyond)  # as far on this side
+    assert _membership(np.array([3.5, 4.5]), unseen) == (0.5, 0.0)
+    assert _membership(own, np.zeros(0)) == (None, 0.0)

@@ -392,6 +392,8 @@ def test_a_round_s_line_by_hand():
         "loss": {"kl": 0.1},
         "seconds": 2.5,
         "retain_perplexity": 12.0,
+        "unseen_perplexity": None,
+        "mia_loss_auc": None,
     }
 
 

@@ -11,7 +11,7 @@ from unlearner.data.labelled import LabelledSet
 from unlearner.data.windows import TokenizedSet
 from unlearner.evaluation.intervals import AnyAnswer, Value, evaluate_set, record_values
 from unlearner.inference.answers import ClassAnswer
-from unlearner.metrics import accuracy
+from unlearner.metrics import accuracy, mia_loss_auc
 from unlearner.metrics.base import Metric
 from unlearner.settings import EvaluationSettings
 
@@ -54,6 +54,27 @@ def score_sets(
                 resamples=evaluation.resamples,
             )
     return found
+
+
+def quick_figures(
+    answers: Mapping[str, Sequence[AnyAnswer]],
+    metrics: Mapping[str, Metric],
+    sets: Mapping[str, TokenizedSet | LabelledSet],
+) -> dict[str, float]:
+    """Some metrics of the forget set, and membership by loss where unseen records answered.
+
+    Without intervals.
+    """
+    forget, groups = answers["forget"], sets["forget"].groups
+    found = evaluate_set(forget, metrics, groups, resamples=0)
+    unseen = next((role for role in ("holdout_class", "holdout") if role in answers), None)
+    if unseen is not None:
+        attack = {"mia_loss_auc": mia_loss_auc.metric}
+        other, other_groups = answers[unseen], sets[unseen].groups
+        found |= evaluate_set(
+            forget, attack, groups, versus=other, versus_groups=other_groups, resamples=0
+        )
+    return {name: value.value for name, value in found.items()}
 
 
 def with_retrained(answers: ClassAnswers, retrained: ClassAnswers) -> ClassAnswers:

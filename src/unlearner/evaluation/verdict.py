@@ -6,12 +6,15 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from unlearner.evaluation.intervals import Value
 
-Results = Mapping[str, Mapping[str, Mapping[str, Value]]]
+# Of one model: its figures by set and metric.
+Figures = Mapping[str, Mapping[str, Value]]
+
+Results = Mapping[str, Figures]
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,20 @@ class Criterion:
         """As the report holds it, without the limit that it has not."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
+    @property
+    def highest(self) -> float:
+        """The limit from above, infinite where there is none."""
+        return math.inf if self.at_most is None else self.at_most
+
+    @property
+    def could_fail(self) -> bool:
+        """Whether a share between 0 and 1 can be outside the limits at all."""
+        return not (self.holds(0.0) and self.holds(1.0))
+
     def holds(self, value: float) -> bool:
         """Whether a value is within; one that is infinite or not a number never is."""
         low = -math.inf if self.at_least is None else self.at_least
-        high = math.inf if self.at_most is None else self.at_most
-        return math.isfinite(value) and low <= value <= high
+        return math.isfinite(value) and low <= value <= self.highest
 
     def in_words(self, value: float) -> str:
         """The value and its limits."""
@@ -77,12 +89,19 @@ class Verdict:
         return json.loads(json.dumps(asdict(self)))
 
 
-TWO_SIDED_95 = 1.96
+CONFIDENCE, TWO_SIDED_95 = 0.95, 1.96
 
 
 def auc_noise(members: int, others: int) -> float:
-    """Half the 95 % interval of the AUC of two sets that do not differ (Mann and Whitney 1947)."""
-    return TWO_SIDED_95 * math.sqrt((members + others + 1) / (12 * members * others))
+    """Half the 95 % interval of the AUC of two sets that do not differ (Mann and Whitney 1947).
+
+    At most 0.5, which no AUC is beyond. Of one member, whose AUC is its rank among the others, it
+    is exact; else by the normal approximation.
+    """
+    if members == 1:
+        ends = math.floor((1 - CONFIDENCE) / 2 * (others + 1))  # ranks beyond it, on either side
+        return 0.5 - ends / others
+    return min(0.5, TWO_SIDED_95 * math.sqrt((members + others + 1) / (12 * members * others)))
 
 
 def membership_criterion(
@@ -124,9 +143,7 @@ def overall(claims: Sequence[Claim]) -> str:
     return "met" if statuses == {"met"} else "not measured"
 
 
-def judge_claim(
-    name: str, criteria: Sequence[Criterion], unlearned: Mapping[str, Mapping[str, Value]]
-) -> Claim:
+def judge_claim(name: str, criteria: Sequence[Criterion], unlearned: Figures) -> Claim:
     """All criteria of a claim against the unlearned model's figures."""
     mine = [criterion for criterion in criteria if criterion.claim == name]
     if not mine:
@@ -147,3 +164,50 @@ def judge_claim(
         return Claim(name, "not measured", f"Not measured: {'; '.join(missing)}.")
     right = "Within the limits" if two_sided else "At or below every limit"
     return Claim(name, "met", f"{right}: {'; '.join(held)}.")
+
+
+AS_LEARNED = "The records are still recognisable as learned."
+
+AS_TREATED = "The records are recognisable as treated."
+
+
+def judge_membership(
+    criteria: Sequence[Criterion], unlearned: Figures, target: Figures | None
+) -> Claim:
+    """What membership attacks say, and which way they tell the records from unseen ones.
+
+    An attack that does not tell them in the target model either, or that no AUC would fail, shows
+    nothing by not telling them in the unlearned one.
+
+    Args:
+        target: The target model's figures; None where it was not measured.
+    """
+    mine = [criterion for criterion in criteria if criterion.claim == "membership"]
+    claim = judge_claim("membership", mine, unlearned)
+    if not mine:
+        return replace(claim, reason="There were no unseen records to compare with (--holdout).")
+    found = {one: _value_of(one, unlearned) for one in mine}
+    learned = any(found[one] > one.highest for one in mine)
+    treated = any(one.at_least is not None and found[one] < one.at_least for one in mine)
+    if claim.status == "not met":
+        ways = [way for way, so in ((AS_LEARNED, learned), (AS_TREATED, treated)) if so]
+        return replace(claim, reason=" ".join([claim.reason, *ways]))
+    if claim.status != "met":
+        return claim
+    tells = [one for one in mine if one.could_fail]
+    if not tells:
+        reason = "There are so few records that any AUC can be chance; give more unseen ones."
+        return Claim("membership", "not informative", f"{reason} {claim.reason}")
+    if target is not None and not any(_value_of(one, target) > one.highest for one in tells):
+        aucs = ", ".join(f"{_value_of(one, target):.3f}" for one in tells)
+        reason = (
+            "The attack does not tell the records from unseen ones in the target model either (AUC "
+            f"{aucs}), so that it says nothing about the unlearned one."
+        )
+        return Claim("membership", "not informative", f"{reason} {claim.reason}")
+    return claim
+
+
+def _value_of(criterion: Criterion, figures: Figures) -> float:
+    value = figures.get(criterion.set, {}).get(criterion.metric)
+    return math.nan if value is None else value.value

@@ -332,6 +332,15 @@ class Family(ABC, Generic[SetT, AnswerT]):
         own = self.beside_retrained(model, answers)
         return score_sets(own, sets, config.evaluation, config.training.seed)
 
+    @abstractmethod
+    def forget_figures(
+        self, loaded: Loaded, sets: Mapping[str, SetT], config: RunConfig
+    ) -> dict[str, float]:
+        """What shows whether the forget records are known and by what is quick to ask, by metric.
+
+        Membership by loss is among them where there are unseen records.
+        """
+
     def beside_retrained(
         self, model: str, answers: Mapping[str, Mapping[str, list[AnswerT]]]
     ) -> Mapping[str, list[AnswerT]]:

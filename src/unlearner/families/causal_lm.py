@@ -17,7 +17,7 @@ from unlearner.data.loading import check_ids_in_vocabulary
 from unlearner.data.record import RecordSet
 from unlearner.data.windows import Layout, TokenizedSet, contents, tokenize_set
 from unlearner.errors import UserError
-from unlearner.evaluation.measure import Scores, score_sets
+from unlearner.evaluation.measure import Scores, quick_figures, score_sets
 from unlearner.evaluation.verdict import Criterion, Verdict
 from unlearner.families.base import (
     Baseline,
@@ -44,6 +44,7 @@ from unlearner.inference.bertscore import BertScorer, measuring_scorer, with_sco
 from unlearner.inference.generation import shares_cache, way_to_generate
 from unlearner.inference.language_model import Questions, infer
 from unlearner.inference.reference import TargetDistribution
+from unlearner.metrics import ma
 from unlearner.models.heads import output_head
 from unlearner.models.loading import Loaded, load_causal_lm
 from unlearner.output import Json
@@ -139,6 +140,18 @@ class CausalLM(Family[TokenizedSet, Answer]):
             found[role] = answers if scorer is None else with_scores(answers, scorer)
         return found
 
+    def forget_figures(
+        self, loaded: Loaded, sets: Mapping[str, TokenizedSet], config: RunConfig
+    ) -> dict[str, float]:
+        """MA, and membership by loss: no text is continued."""
+        asked = replace(questions_of(config.evaluation), continuations="none")
+        answers = {
+            role: infer(loaded.model, loaded.tokenizer, sets[role].windows, asked)
+            for role in ("forget", "holdout")
+            if role in sets
+        }
+        return quick_figures(answers, {"ma": ma.metric}, sets)
+
     def references(self, loaded: Loaded, sets: Mapping[str, TokenizedSet]) -> References:
         """The distributions on every set but the forget set, from which it is to move away."""
         return {
@@ -194,12 +207,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
     ) -> tuple[Criterion, ...]:
         """Verbatim claims at what unseen text scores, utility near the target."""
         assert level is not None
-        return text_criteria(
-            level,
-            scores.get("original") or scores.get("target", {}),
-            config.criteria,
-            whose="original" if "original" in scores else "target",
-        )
+        return text_criteria(level, scores, config.criteria)
 
     def method_data(
         self,
@@ -286,9 +294,9 @@ class CausalLM(Family[TokenizedSet, Answer]):
 
         What unseen text scores under the target was measured on all: it has learned none of them.
         """
-        if not config.method.learns_from_unseen:
-            return baseline
         check_unseen(config, prepared.get("holdout"))
+        if partners_of(prepared, config) is None:
+            return baseline
         assert isinstance(baseline.data, UnlearningData)
         sets = self.judged_sets(prepared, baseline.sets, config)
         unseen = sets["holdout"]
@@ -305,13 +313,15 @@ class CausalLM(Family[TokenizedSet, Answer]):
             for model, own in baseline.answers.items()
         }
         scores = {model: self.score(model, answers, sets, config) for model in answers}
+        scores = {**baseline.scores, **scores}
         own = self.references(prepared.loaded, {"holdout": unseen})
         return replace(
             baseline,
+            criteria=self.criteria(prepared, scores, baseline.level, config),
             data=replace(baseline.data, partners=partners_of(prepared, config), unseen=unseen),
             sets=sets,
             answers=answers,
-            scores={**baseline.scores, **scores},
+            scores=scores,
             references={**baseline.references, **own},
         )
 
@@ -420,12 +430,12 @@ def partners_of(prepared: Prepared[TokenizedSet], config: RunConfig) -> Tokenize
 
 
 def check_unseen(config: RunConfig, holdout: RecordSet | TokenizedSet | None) -> None:
-    """Refuse too few unseen records for a method that learns from some of them.
+    """Refuse too few unseen records for a method that cannot do without some to learn from.
 
     Raises:
         UserError: There are fewer than two.
     """
-    if config.method.learns_from_unseen and (holdout is None or len(holdout) < 2):
+    if "holdout" in config.method.needs and (holdout is None or len(holdout) < 2):
         raise UserError(
             f"--holdout: {config.method.name} learns from unseen records and is measured on "
             "others; give 2 at least, better twice as many as --forget has"

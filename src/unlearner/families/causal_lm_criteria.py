@@ -13,7 +13,15 @@ from scipy.stats import t as student_t
 from unlearner.errors import UserError
 from unlearner.evaluation.intervals import Value, record_values
 from unlearner.evaluation.measure import Scores
-from unlearner.evaluation.verdict import Claim, Criterion, Verdict, judge_claim, overall
+from unlearner.evaluation.verdict import (
+    Claim,
+    Criterion,
+    Verdict,
+    judge_claim,
+    judge_membership,
+    membership_criterion,
+    overall,
+)
 from unlearner.inference.answers import Answer
 from unlearner.metrics import el_10, es, loss, ma
 from unlearner.settings import CriteriaSettings
@@ -203,40 +211,85 @@ OVER_UNLEARNED_AUC = 0.2
 
 
 def text_criteria(
-    level: HoldoutBaseline, target: Scores, settings: CriteriaSettings, *, whose: str = "target"
+    level: HoldoutBaseline, scores: Mapping[str, Scores], settings: CriteriaSettings
 ) -> tuple[Criterion, ...]:
-    """The criteria of a run, from the target model's figures alone.
+    """The criteria of a run, from figures of models other than the unlearned one.
 
     Args:
-        target: The figures that what is kept is compared with.
-        whose: "original" where they are those of the model from before the first request.
+        scores: By model: target, and retrained and original (from before the first request) where
+            they were measured. What is kept is compared with the original, else with the target.
 
     Raises:
         UserError: A figure that a limit rests on is infinite or not a number.
     """
+    whose = "original" if "original" in scores else "target"
+    target, retrained = scores.get("target", {}), scores.get("retrained", {})
     limits = {name: level.limit(name) for name in ("ma", "el_10", "es")}
-    found = [
+    verbatim = [
         Criterion("verbatim", name, "forget", limit, _limit_source(level, name))
         for name, limit in limits.items()
         if limit is not None
     ]
-    kept = "retain" if "retain" in target else "analogous"
-    figures = target.get(kept, {})
-    if "perplexity" in figures:
-        limit = figures["perplexity"].value * settings.perplexity_ratio
+    utility = _utility_criteria(scores.get(whose, {}), retrained, settings, whose)
+    return (*verbatim, *_membership_criteria(target, retrained, settings), *utility)
+
+
+def _utility_criteria(
+    before: Scores, retrained: Scores, settings: CriteriaSettings, whose: str
+) -> list[Criterion]:
+    """Text that is kept, and text that was never learned, about as likely as before.
+
+    Without text to be kept there is no criterion: unseen text alone does not show what is kept.
+    """
+    found, kept = [], "retain" if "retain" in before else "analogous"
+    if kept not in before:
+        return found
+    ratios = {kept: settings.perplexity_ratio, "holdout": settings.unseen_perplexity_ratio}
+    for role, ratio in ratios.items():
+        if "perplexity" not in before.get(role, {}):
+            continue
+        limit = before[role]["perplexity"].value * ratio
+        source = f"{ratio:g} times the {whose} model's"
         if not math.isfinite(limit):
             raise UserError(
-                f"the {whose} model's perplexity of the {kept} set is "
-                f"{figures['perplexity'].value}, which nothing can be compared with; its weights "
-                "may be damaged: check the model"
+                f"the {whose} model's perplexity of the {role} set is "
+                f"{before[role]['perplexity'].value}, which nothing can be compared with; its "
+                "weights may be damaged: check the model"
             )
-        source = f"{settings.perplexity_ratio:g} times the {whose} model's"
-        found.append(Criterion("utility", "perplexity", kept, limit, source))
+        control = retrained.get(role, {}).get("perplexity")
+        if role == "holdout" and control is not None and control.value > limit:
+            limit, source = control.value, "the retrained model's"
+        found.append(Criterion("utility", "perplexity", role, limit, source))
+    figures = before.get(kept, {})
     if "degenerate" in figures:
         increase = settings.degenerate_increase
         limit, source = _degenerate_limit(figures["degenerate"], increase, whose)
         found.append(Criterion("utility", "degenerate", kept, limit, source))
-    return tuple(found)
+    return found
+
+
+# Attacks on membership that count beside that by loss where a retrained model says what they find
+# when nothing was learned: none of them is at 0.5 then.
+FURTHER_ATTACKS = ("mia_zlib_auc", "mia_min_k_auc")
+
+
+def _membership_criteria(
+    target: Scores, retrained: Scores, settings: CriteriaSettings
+) -> list[Criterion]:
+    """What attacks may find: no more than guessing, or than they find in the retrained model."""
+    forget, control = target.get("forget", {}), retrained.get("forget", {})
+    attacks = ["mia_loss_auc", *(name for name in FURTHER_ATTACKS if name in control)]
+    return [
+        membership_criterion(
+            name,
+            forget[name],
+            target["holdout"]["loss"].records,
+            control.get(name),
+            settings.auc_margin,
+        )
+        for name in attacks
+        if name in forget
+    ]
 
 
 def _limit_source(level: HoldoutBaseline, metric: str) -> str:
@@ -288,8 +341,11 @@ def judge_text(
     verbatim = _verbatim(criteria, unlearned, records)
     if not can_tell and verbatim.status == "met":
         verbatim = Claim("verbatim", "not informative", f"{TOO_FEW}.")
-    claims = [verbatim]
-    claims.append(judge_claim("utility", criteria, unlearned))
+    claims = [
+        verbatim,
+        judge_membership(criteria, unlearned, results.get("target")),
+        judge_claim("utility", criteria, unlearned),
+    ]
     return Verdict(
         overall(claims),
         tuple(claims),
@@ -339,16 +395,19 @@ def _text_notes(results: Mapping[str, Scores]) -> list[str]:
                 f"has never seen (mean loss {forget['loss'].value:.1f} against "
                 f"{holdout['loss'].value:.1f} nats per token; an observer who ranks texts by their "
                 f"loss tells the two apart with AUC {auc:.2f}, where 0.5 is guessing). Whoever "
-                "holds a candidate text could see that it was treated. A bound on the ascent "
-                "(method.forget_bound=token, the default of icu) lessens this."
+                "holds a candidate text could see that it was treated. icu with "
+                "method.forget_bound=quantiles, its default, and quantile_matching end at the "
+                "level of unseen text instead."
             )
     return notes
 
 
 def _text_not_measured(results: Mapping[str, Scores]) -> list[str]:
     found = [
-        "Membership inference as a claim: the loss attack's AUC is shown, no claim rests on it.",
-        "Robustness: relearning, quantization, prompting and sampling attacks were not run.",
+        "Membership by stronger attacks: those with shadow models or a reference model were not "
+        "run.",
+        "Robustness as a claim: quantization, prompting and sampling attacks, and relearning on "
+        "some of the records, were not run.",
         "Paraphrased knowledge: whether the facts can be had in other words than the records'.",
     ]
     if "retrained" not in results:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from unlearner import provenance
+from unlearner import provenance, registry
 from unlearner.config import RunConfig
 from unlearner.data.duplicates import find_duplicates
 from unlearner.data.labelled import LabelledSet, Labelling, tokenize_labelled
@@ -21,6 +21,7 @@ from unlearner.evaluation.measure import (
     ClassAnswers,
     Scores,
     confusion_counts,
+    quick_figures,
     shares_right,
     with_retrained,
 )
@@ -236,6 +237,16 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             chance,
             config.criteria.score_margin,
         )
+
+    def forget_figures(
+        self, loaded: Loaded, sets: Mapping[str, LabelledSet], config: RunConfig
+    ) -> dict[str, float]:
+        """The score that the forget set is judged by, and membership by loss."""
+        roles = ("forget", "holdout", "holdout_class")
+        some = {role: sets[role] for role in roles if role in sets}
+        name = forget_score(self.name, loaded.labels)
+        metric = registry.load("metrics", name).metric
+        return quick_figures(self.infer(loaded, some, config.evaluation), {name: metric}, some)
 
     def criteria(
         self,

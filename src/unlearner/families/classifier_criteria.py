@@ -16,6 +16,7 @@ from unlearner.evaluation.verdict import (
     Criterion,
     Verdict,
     judge_claim,
+    judge_membership,
     margin_in_words,
     membership_criterion,
     overall,
@@ -175,7 +176,7 @@ def judge_labels(
     forgetting = judge_claim("forgetting", criteria, unlearned)
     claims = [_with_records(forgetting, records)]
     if not removes_class:
-        claims.append(_membership_claim(criteria, scores))
+        claims.append(judge_membership(criteria, unlearned, scores.get("target")))
     claims.append(judge_claim("utility", criteria, unlearned))
     return Verdict(
         overall(claims),
@@ -192,20 +193,6 @@ def _with_records(claim: Claim, records: Sequence[dict[str, str]]) -> Claim:
         return claim
     one = f"{failed} of {len(records)} records by themselves are not met; the table names them."
     return Claim(claim.claim, claim.status, f"{claim.reason} {one}")
-
-
-def _membership_claim(criteria: Sequence[Criterion], scores: Mapping[str, Scores]) -> Claim:
-    """Not informative where the attack did not see the records in the target model either."""
-    claim = judge_claim("membership", criteria, scores["unlearned"])
-    before = scores.get("target", {}).get("forget", {}).get("mia_loss_auc")
-    limit = next((one.at_most for one in criteria if one.claim == "membership"), None)
-    if claim.status != "met" or before is None or limit is None or before.value > limit:
-        return claim
-    reason = (
-        f"The attack does not tell the records from unseen ones in the target model either (AUC "
-        f"{before.value:.3f}), so that it says nothing about the unlearned one. {claim.reason}"
-    )
-    return Claim("membership", "not informative", reason)
 
 
 def label_statuses(
@@ -266,7 +253,10 @@ def _label_notes(criteria: Sequence[Criterion], unlearned: Scores) -> list[str]:
 
 
 def _label_not_measured(scores: Mapping[str, Scores], *, removes_class: bool) -> list[str]:
-    found = ["Robustness: relearning, quantization and pruning attacks were not run."]
+    found = [
+        "Robustness as a claim: quantization and pruning attacks, and relearning on some of "
+        "the records, were not run."
+    ]
     if removes_class:
         found.append("Membership inference as a claim: of a removed class no claim rests on it.")
     if "target" not in scores:

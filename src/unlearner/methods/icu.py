@@ -11,12 +11,19 @@ from statistics import fmean
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unlearner import functional, processes
-from unlearner.data.batches import Tensors, join, owners, share_of
+from unlearner.data.batches import Deck, Tensors, join, owners, share_of
 from unlearner.data.windows import Window
 from unlearner.functional import TargetLogits
 from unlearner.inference.reference import Likelihoods, TargetDistribution, likelihoods, unlabelled
@@ -27,7 +34,7 @@ from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.training.data import UnlearningData
 from unlearner.training.quantiles import Partners, Quantiles, distance
 from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, Rules, is_better
-from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Terms, Trainer, resolve_learning_rate
+from unlearner.training.trainer import Terms, Trainer, resolve_learning_rate
 from unlearner.training.way_back import OnWayBack, draw_share
 
 PAPER: Json = {
@@ -42,6 +49,9 @@ PAPER: Json = {
     "recover": False,
     "steps_per_round": "epoch",
     "keep": "last",
+    "path": 0.0,
+    "batch_size": 8,
+    "analogous_weight": 0.5,
 }
 
 # Of "auto": the first round of a run comes after this share of an epoch, and each further one where
@@ -49,6 +59,13 @@ PAPER: Json = {
 # of it the learning rate falls, to this share at least.
 FIRST_ROUND = 0.25
 SMALLEST_RATE = 1 / 8
+
+# What each further round takes off the rate once the level was reached: records go on to the other
+# side of it, and come back, by less each time.
+SLOWER = 0.8
+
+# Of "auto": 1.5e-3 for 64 hidden units.
+RATE_TIMES_WIDTH = 0.096
 
 
 class Ascent(NamedTuple):
@@ -63,25 +80,84 @@ class Ascent(NamedTuple):
     partners: Sequence[Quantiles] = ()
 
 
+class Held(NamedTuple):
+    """Unseen text, of which the target's distributions are to stay.
+
+    Attributes:
+        windows: Those that steps draw from.
+        deck: Draws them.
+    """
+
+    windows: Sequence[Window]
+    target: TargetDistribution
+    deck: Deck
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, windows: Sequence[Window]) -> Held:
+        """As the model, which has to be the target still, predicts it."""
+        counted = [window for window in windows if window.scored.any()]
+        return cls(counted, TargetDistribution.of(model, counted), Deck())
+
+    def draw(self, count: int, generator: torch.Generator) -> list[int]:
+        """The places of the windows of a step."""
+        return self.deck.draw(count, len(self.windows), generator)
+
+    def divergence(self, model: PreTrainedModel, places: Sequence[int]) -> Tensor:
+        """KL(target || model) per label, the mean over records, of some of the windows."""
+        windows = [self.windows[place] for place in places]
+        mine = processes.share(places)
+        batch = share_of(windows, sharding.device_of(model))
+        found = likelihoods(model, batch, self.target.logits(mine, batch))
+        return found.means(found.kl).mean()
+
+
+class Given(NamedTuple):
+    """What the steps of a run work with.
+
+    Attributes:
+        target: The target's distributions on the analogous records.
+        partners: The unseen partners, with `forget_bound` "quantiles".
+        held: Unseen text, where there is some.
+    """
+
+    model: PreTrainedModel
+    data: UnlearningData
+    analogous: AnalogousSet
+    target: TargetDistribution
+    trainer: Trainer
+    partners: Partners | None
+    held: Held | None
+
+
 class ICU(Method):
     r"""Raise the loss of forget records while learning, and staying close on, analogous ones.
 
     .. math::
-        L = - w_f \frac{1}{B} \sum_{x} \min(\ell(x), b)
+        L = w_f \frac{1}{B} \sum_{x} D(x)
             + w_a \frac{1}{A} \sum_{x'} \ell(x')
             + w_{kl} \frac{1}{A} \sum_{x'} mean_t KL(p_0(. | x'_{<t}) \| p(. | x'_{<t}))
+            + w_u \frac{1}{U} \sum_{u} mean_t KL(p_0(. | u_{<t}) \| p(. | u_{<t}))
 
-    with l(x) the mean negative log-probability of a record's scored tokens in nats, x the forget
-    records of a step that are still remembered, B of them at most, x' its A analogous records, p_0
-    the target model and b the bound. In every evaluation round all forget records are examined; the
-    forgotten ones and their pairs sit out until the next, and may return. A large model can pass
-    the level of unseen text within an epoch, so rounds come sooner the nearer it is, and the rate
-    falls there; else it is constant. Dropout is off, as in the published code.
+    with x the forget records of a step that are still remembered, B of them at most, x' its A
+    analogous records, u some U unseen ones and p_0 the target model; l(x) is the mean negative
+    log-probability of a record's scored tokens in nats. In the paper D(x) is -l(x), gradient
+    ascent, and there is no last term. Here D is the distance of `quantile_matching` from an unseen
+    partner, whose gradient is that of ascent until a token comes near what such text has, and turns
+    round beyond it; it is taken on the way back to the target, see `training/way_back.py`. See
+    `forget_bound` for other ends of the ascent.
 
-    Reference: Tang et al. (2024), arXiv:2407.20271; the first term is arXiv:2210.01504.
+    In every evaluation round all forget records are examined; the forgotten ones and their pairs
+    sit out until the next, and may return. With partners those count as remembered too that are
+    less likely than unseen text. A large model can pass the level within an epoch, so rounds come
+    sooner the nearer it is, and the rate falls there, and with each round once the level was
+    reached. Dropout is off, as in the published code.
+
+    Reference: Tang et al. (2024), arXiv:2407.20271; ascent is arXiv:2210.01504.
     Differs from the paper and its published code by these defaults, for which preset "paper" has
-    theirs: `learning_rate`, `pairs`, `forget_bound`, `refine_by`, `num_beams`, `prompt_tokens`,
-    `batches`, `mean_over`, `recover`, `keep` and `steps_per_round`.
+    theirs: `learning_rate`, `batch_size`, `analogous_weight`, `path`, `pairs`, `forget_bound`,
+    `refine_by`, `num_beams`, `prompt_tokens`, `batches`, `mean_over`, `recover`, `keep` and
+    `steps_per_round`. Why: with a bound alone, or none, an observer tells the records from unseen
+    text, and training on retained text brings them back (`docs/log.md`).
 
     Differs with the preset too. Pairs: one must not share `max_overlap` tokens with its forget
     record, nor be a near duplicate of any; one that two records of a step have in common counts
@@ -99,12 +175,13 @@ class ICU(Method):
         forget_weight: w_f.
         analogous_weight: w_a.
         kl_weight: w_kl.
-        forget_bound: b, the loss of holdout text, beyond which there is no more ascent: of a
-            "record" by its mean, of each "token" by its own loss, or "none" as in the paper. Where
-            the level is given by hand, without holdout text, there is no bound. With "quantiles"
-            the ascent ends at the losses of an unseen partner, from either side: in place of
-            -min(l, b) stands the distance D of `quantile_matching`, with quantiles taken under the
-            target model, and records are pulled back that are less likely than unseen ones.
+        forget_bound: Where the ascent ends. "quantiles": at the losses and entropies of an unseen
+            partner under the target model, from either side. Else D(x) is -min(l(x), b), with b the
+            loss of holdout text, of each "token" by its own loss or of a "record" by its mean; or
+            -l(x), "none", as in the paper. With fewer than two holdout records "quantiles" is
+            "token"; where the level is given by hand, without any, there is no bound.
+        unseen_weight: w_u; the term belongs to "quantiles".
+        unseen_per_step: U, in windows.
         path: How far on the way back to the target model the forget term's gradient is taken, see
             `training/way_back.py`; 0, as published, takes it at the model in training.
         pairs: "fixed": each record's own partner; "fresh": other kept records in every step.
@@ -150,13 +227,16 @@ class ICU(Method):
     searched: ClassVar[Mapping[str, tuple[float, float]]] = {"forget_weight": (0.25, 4.0)}
 
     preset: Literal["default", "paper"] = "default"
+    batch_size: PositiveInt = 3
     forget_weight: NonNegativeFloat = 1.0
-    analogous_weight: NonNegativeFloat = 0.5
+    analogous_weight: NonNegativeFloat = 2.0
     kl_weight: NonNegativeFloat = 1.0
-    forget_bound: Literal["none", "record", "token", "quantiles"] = "token"
-    path: float = Field(default=0.0, ge=0.0, lt=1.0)
+    forget_bound: Literal["none", "record", "token", "quantiles"] = "quantiles"
+    path: float = Field(default=0.6, ge=0.0, lt=1.0)
+    unseen_weight: NonNegativeFloat = 1.0
+    unseen_per_step: NonNegativeInt = 2
     pairs: Literal["fixed", "fresh"] = "fresh"
-    fresh_per_step: PositiveInt = 24
+    fresh_per_step: PositiveInt = 8
     max_analogous: PositiveInt = 4096
     encoder: str = "auto"
     max_overlap: PositiveInt = 10
@@ -278,7 +358,7 @@ class ICU(Method):
                 for place, partner in enumerate(ascent.partners)
             ]
             climb_R = torch.cat([loss_R[kept], torch.stack(away)])
-        elif self.forget_bound == "token" and bound is not None:
+        elif self.forget_bound in ("token", "quantiles") and bound is not None:
             capped = functional.bounded(-log_probs, bound)
             climb_R = functional.mean_per_record(capped, owner, num_records)
         elif self.forget_bound == "record":
@@ -290,12 +370,8 @@ class ICU(Method):
     def unlearn(
         self, model: PreTrainedModel, data: UnlearningData, trainer: Trainer
     ) -> PreTrainedModel:
-        analogous = data.analogous
-        assert analogous is not None  # named in `needs`
-        rate = resolve_learning_rate(self.learning_rate, model, AUTO_RATE_TIMES_WIDTH)
-        target = TargetDistribution.of(trainer.prepare(model), analogous.windows)
-        model = trainer.start(model, rate, betas=(0.9, 0.98), path=self.path)
-        partners = self._partners(model, data, trainer)
+        given = self._begin(model, data, trainer)
+        model, partners = given.model, given.partners
         rules = Rules(**self.model_dump(include={field.name for field in fields_of(Rules)}))
         quick, two_sided = self.refine_by == "level", partners is not None
         refinement, best = Refinement(rules, data, quick=quick, two_sided=two_sided), None
@@ -313,8 +389,7 @@ class ICU(Method):
                 epochs += 1
             count = pace.steps(state, len(epoch), pushes=bool(active))
             trainer.scale_rate(pace.rate)
-            taken, given = epoch[:count], (model, data, analogous, target, trainer, partners)
-            losses = self._take(taken, *given, pushes=bool(active))
+            losses = self._take(epoch[:count], given, pushes=bool(active))
             epoch, before = epoch[count:], state
             state = refinement.evaluate_round(trainer, model, first)
             if active:
@@ -332,16 +407,21 @@ class ICU(Method):
             trainer.details["restored_round"] = best.round
         return model
 
-    def _partners(
-        self, model: PreTrainedModel, data: UnlearningData, trainer: Trainer
-    ) -> Partners | None:
-        """The unseen partners, with their quantiles under the target; None for a bound."""
-        if not self.learns_from_unseen:
-            return None
-        assert data.partners is not None  # the family sets some aside
-        partners = Partners(data.partners, len(data.forget), trainer)
-        partners.refresh(model)
-        return partners
+    def _begin(self, model: PreTrainedModel, data: UnlearningData, trainer: Trainer) -> Given:
+        """Ask the target what steps compare with, and start the training of its copy."""
+        analogous, unseen = data.analogous, data.partners
+        assert analogous is not None  # named in `needs`
+        rate = resolve_learning_rate(self.learning_rate, model, RATE_TIMES_WIDTH)
+        model = trainer.prepare(model)
+        target = TargetDistribution.of(model, analogous.windows)
+        held = partners = None
+        if unseen is not None and self.unseen_per_step:
+            held = Held.of(model, unseen.windows)
+        model = trainer.start(model, rate, betas=(0.9, 0.98), path=self.path)
+        if unseen is not None:
+            partners = Partners(unseen, len(data.forget), trainer)
+            partners.refresh(model)
+        return Given(model, data, analogous, target, trainer, partners, held)
 
     def _done(self, state: RoundState, floor: float) -> bool:
         """At the level of unseen text, for the paper on average, or else in every record too."""
@@ -350,16 +430,7 @@ class ICU(Method):
         return state.at_level or not state.active
 
     def _take(
-        self,
-        batches: Sequence[Sequence[int]],
-        model: PreTrainedModel,
-        data: UnlearningData,
-        analogous: AnalogousSet,
-        target: TargetDistribution,
-        trainer: Trainer,
-        partners: Partners | None = None,
-        *,
-        pushes: bool = True,
+        self, batches: Sequence[Sequence[int]], given: Given, *, pushes: bool = True
     ) -> dict[str, float]:
         """A step for each batch of forget records; one without any learns alone.
 
@@ -367,7 +438,7 @@ class ICU(Method):
 
         Returns each term's mean over the steps that logged it.
         """
-        bound = data.level.loss if self.forget_bound != "none" else None
+        trainer, analogous = given.trainer, given.analogous
         logged: dict[str, list[float]] = defaultdict(list)
         for records in batches:
             if self.pairs == "fixed" and pushes:
@@ -375,25 +446,41 @@ class ICU(Method):
             else:
                 indices = analogous.draw(self.fresh_per_step, trainer.generator)
             if not indices:
-                trainer.step(partial(_nothing, model), private=("nothing",))
+                trainer.step(partial(_nothing, given.model), private=("nothing",))
                 continue
-            kept = [analogous.windows[index] for index in indices]
-            forget = data.forget.windows_of(records)
-            order = dict.fromkeys(window.record for window in forget)
-            ascent = Ascent(bound, partners.of(order) if partners else ())
-            logits = partial(_target_logits, target, indices)
-            on_way_back, beside = None, forget
-            if self.path and forget:
-                pushed = partial(self._step, model, (), forget, logits, ascent)
-                on_way_back = OnWayBack(pushed, draw_share(self.path, trainer.generator))
-                beside = []
-            loss = partial(self._step, model, kept, beside, logits, ascent)
-            # A lone record's term would be its own loss, which no file of a run may hold.
-            private = ("forget",) if len(records) == 1 else ()
-            for name, value in trainer.step(loss, private, on_way_back).items():
+            for name, value in self._take_one(records, indices, given).items():
                 logged[name].append(value)
-            trainer.tokens += sum(map(len, [*kept, *forget]))
         return {name: fmean(values) for name, values in logged.items()}
+
+    def _take_one(
+        self, records: Sequence[int], indices: Sequence[int], given: Given
+    ) -> dict[str, float]:
+        """A step on some forget records and some of the analogous windows; returns its terms."""
+        model, data, trainer = given.model, given.data, given.trainer
+        kept = [given.analogous.windows[index] for index in indices]
+        forget = data.forget.windows_of(records)
+        order = dict.fromkeys(window.record for window in forget)
+        bound = data.level.loss if self.forget_bound != "none" else None
+        ascent = Ascent(bound, given.partners.of(order) if given.partners else ())
+        logits = partial(_target_logits, given.target, indices)
+        on_way_back, beside, held = None, forget, given.held
+        if self.path and forget:
+            pushed = partial(self._step, model, (), forget, logits, ascent)
+            on_way_back = OnWayBack(pushed, draw_share(self.path, trainer.generator))
+            beside = []
+        places = held.draw(self.unseen_per_step, trainer.generator) if held else []
+
+        def terms() -> Terms:
+            found = self._step(model, kept, beside, logits, ascent)
+            if held:
+                found["unseen"] = self.unseen_weight * held.divergence(model, places)
+            return found
+
+        unseen = [held.windows[place] for place in places] if held else []
+        trainer.tokens += sum(map(len, [*kept, *forget, *unseen]))
+        # A lone record's term would be its own loss, which no file of a run may hold.
+        private = ("forget",) if len(records) == 1 else ()
+        return trainer.step(terms, private, on_way_back)
 
     def _batches(
         self, active: Sequence[int], num_records: int, generator: torch.Generator
@@ -440,20 +527,23 @@ class _Pace:
     def __init__(self, steps_per_round: int | str, level: float) -> None:
         self.steps_per_round, self.level = steps_per_round, level
         self.rate, self.fall = 1.0, math.nan  # MA that one step takes off at the whole rate
+        self.most = 1.0  # the share that the rate may have; it falls once the level was reached
 
     def steps(self, state: RoundState, left: int, *, pushes: bool) -> int:
         """Steps up to the next round, of those left in the epoch; all where none pushes."""
         if isinstance(self.steps_per_round, int):
             return min(self.steps_per_round, left)
         way = state.values["ma"] - self.level
-        if self.steps_per_round == "epoch" or not pushes:
-            self.rate = 1.0
+        if self.steps_per_round == "epoch":
             return left
-        if way <= 0:  # single records are left, or EL and ES: as slowly as the last steps
+        if way <= 0 or self.most < 1:
+            self.most = max(self.most * SLOWER, SMALLEST_RATE)
+        if way <= 0 or not pushes:  # from below, or single records are left, or EL and ES
+            self.rate = self.most if not pushes else min(self.rate, self.most)
             return left
         if math.isnan(self.fall):
             return max(1, round(FIRST_ROUND * left))
-        self.rate = min(1.0, max(way / self.fall, SMALLEST_RATE))
+        self.rate = min(self.most, max(way / self.fall, SMALLEST_RATE))
         return min(left, max(1, int(way / (self.fall * self.rate) / 2)))  # half of the way
 
     def learn(self, before: RoundState, after: RoundState, count: int) -> None:

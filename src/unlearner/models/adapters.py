@@ -112,6 +112,14 @@ def merge(adapter: LoraModel) -> PreTrainedModel:
     return model.requires_grad_(True)
 
 
+def detach(adapter: LoraModel) -> None:
+    """Make the model what it was before `attach`, whatever the adapters have learned."""
+    model = cast("PreTrainedModel", adapter.unload())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    model.requires_grad_(True)
+
+
 def save_adapter(adapter: LoraModel, base: str, folder: Path) -> None:
     """Write the adapter as peft reads it.
 

@@ -38,6 +38,7 @@ from unlearner.output import Json
 from unlearner.pipeline.findings import Findings, build_report
 from unlearner.pipeline.hub import file_digests
 from unlearner.pipeline.original import already_lost, measure_original, notice, utility_notes
+from unlearner.pipeline.relearning import measure_relearning
 from unlearner.pipeline.search import Searched, check_search, search
 from unlearner.report.card import model_card
 from unlearner.report.files import write_report
@@ -204,7 +205,7 @@ def measure_baseline(
     if config.model.retrained:
         retrained = _load_like(config, prepared, "retrained", config.model.retrained)
     notice(config.model.name, config.model.original, say)
-    original = measure_original(config, prepared, sets, say)
+    original = measure_original(config, prepared, family.judged_sets(prepared, sets, config), say)
     for line in prepared.reading:  # once nothing that was given is refused any more
         say(line)
     say("measuring the target model")
@@ -346,6 +347,8 @@ def carry_out(
     scores = baseline.scores | {
         "unlearned": family.score("unlearned", answers, baseline.sets, config)
     }
+    so_far = time.perf_counter() - started + trainer.seconds_before
+    relearning = measure_relearning(config, prepared, unlearned, baseline.sets, so_far, say)
     measured = Measured(baseline.sets, answers, scores, baseline.level, baseline.criteria)
     digests = {"target": baseline.digest, "unlearned": provenance.digest_model(unlearned.model)}
     findings = Findings("forget", config, prepared, measured, digests, baseline.data)
@@ -355,6 +358,7 @@ def carry_out(
     if not baseline.memorised:  # and the run was made all the same
         report["check"] = {"memorised": baseline.memorised, "sentence": baseline.sentence}
     report["rounds"] = trainer.rounds
+    report["relearning"] = relearning
     report["cost"] = {
         "seconds": seconds,
         "seconds_unlearning": seconds_unlearning,

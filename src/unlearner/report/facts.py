@@ -13,12 +13,21 @@ Report = Mapping[str, Any]  # report.json as it is read; docs/report.schema.json
 
 MODELS = ("target", "unlearned", "retrained")  # in the order of their columns
 
-ATTACKS = ("mia_loss_auc", "mia_entropy_auc", "mia_modified_entropy_auc")  # on a classifier
+# Membership attacks, on a classifier and on a language model.
+ATTACKS = {
+    True: ("mia_loss_auc", "mia_entropy_auc", "mia_modified_entropy_auc"),
+    False: ("mia_loss_auc", "mia_zlib_auc", "mia_min_k_auc", "mia_min_k_plus_plus_auc"),
+}
 
 
 def is_classifier(report: Report) -> bool:
     """Whether the model gives labels and not text."""
     return report["model"]["family"] != "causal-lm"
+
+
+def attacks_on(report: Report) -> tuple[str, ...]:
+    """The membership attacks that are made on models of this kind, the first by loss."""
+    return ATTACKS[is_classifier(report)]
 
 
 def removes_class(report: Report) -> bool:

@@ -71,6 +71,8 @@ def galleries(report: Report) -> list[Gallery]:
 def _language_model_galleries(report: Report) -> Iterator[Gallery]:
     yield Gallery("Does the text still come out?", [*_recall(report)])
     yield Gallery("Record by record", [*_records(report)])
+    yield Gallery("Can the records be told from unseen ones?", [*_membership_figures(report)])
+    yield Gallery("Does it come back?", [*_relearning(report)])
     yield Gallery("Does the rest of the model still work?", [*_perplexity(report)])
     yield Gallery("How the training went", [*_training(report)])
     yield Gallery("Part of the change", [*_strength(report)])
@@ -81,6 +83,7 @@ def _classifier_galleries(report: Report) -> Iterator[Gallery]:
     models = facts.models_of(report)
     yield Gallery("Does the model still work?", [*_scores(report)])
     yield Gallery("Can the records be told from unseen ones?", [*_membership_figures(report)])
+    yield Gallery("Does it come back?", [*_relearning(report)])
     yield Gallery(
         "How close is it to a model trained without the records?",
         readings=Readings(
@@ -235,13 +238,22 @@ def _scores(report: Report) -> Iterator[Figure]:
 
 def _membership_figures(report: Report) -> Iterator[Figure]:
     """The attacks at the end, and the one by loss after every round."""
-    rows = (_row(report, measure(attack).label, "forget", attack) for attack in facts.ATTACKS)
+    attacks = facts.attacks_on(report)
+    rows = (_row(report, measure(attack).label, "forget", attack) for attack in attacks)
     drawing = _dots(report, "levels-mia", rows, GUESSING)
     if drawing:
         yield _figure(drawing, "membership")
     curves = _curves(report, {"membership AUC": "mia_loss_auc"})
     if curves:
         yield _rounds_figure("mia", "mia_loss_auc", curves, "membership_by_round", GUESSING)
+
+
+def _relearning(report: Report) -> Iterator[Figure]:
+    """What training on retained records alone brings back, by step."""
+    found = report.get("relearning", {})
+    if "figures" in found:
+        curves = {measure(metric).label: values for metric, values in found["figures"].items()}
+        yield _figure(plots.by_step("relearning", found["steps"], curves), "relearning")
 
 
 def _geometry(report: Report) -> Iterator[Figure]:

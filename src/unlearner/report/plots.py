@@ -330,6 +330,23 @@ def loss_terms(name: str, rounds: Sequence[int], terms: Mapping[str, list[float 
     return svg.inline(figure, name, f"Loss terms from the first round to the last: {spoken}.")
 
 
+def by_step(name: str, steps: Sequence[int], curves: Curves) -> Markup:
+    """Up to two shares by training step, beside the 0.5 of guessing."""
+    figure, axes = svg.canvas(2.6)
+    for (label, values), style in zip(curves.items(), CURVE_STYLES, strict=False):
+        axes.plot(steps, [number(v) for v in values], label=label, marker="o", **style)
+    axes.axhline(0.5, color=svg.MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.set_xlabel("training step", color=svg.MUTED)
+    axes.set_xticks(steps)
+    axes.set_ylim(0, 1.04)
+    _legend(axes, len(curves))
+    texts = (
+        f"{c} {', '.join(known(significant, v) or NO_VALUE for v in curves[c])}" for c in curves
+    )
+    spoken = f"After {', '.join(map(str, steps))} steps: {'; '.join(texts)}."
+    return svg.inline(figure, name, spoken)
+
+
 def active_records(name: str, rounds: Sequence[int], active: Sequence[int], total: int) -> Markup:
     """How many records were still remembered in each round."""
     figure, axes = svg.canvas(2.6)

@@ -67,6 +67,7 @@ def _content(report: Report) -> dict[str, object]:
         "label": lambda metric: measure(metric).label,
         "stopped_by": partial(facts.stopped_by, report),
         "by_construction": BY_CONSTRUCTION,
+        **_attacks(report),
         **(_classifier_content(report) if classifier else _language_model_content(report)),
     }
 
@@ -89,12 +90,6 @@ def _language_model_content(report: Report) -> dict[str, object]:
 
 
 def _classifier_content(report: Report) -> dict[str, object]:
-    def interval(metric: str) -> str:
-        entry = facts.figure_of(report, "unlearned", "forget", metric)
-        return show_interval(metric, entry["low"], entry["high"])
-
-    found = [(m, facts.value_of(report, "unlearned", "forget", m)) for m in facts.ATTACKS]
-    attacks = [(metric, auc) for metric, auc in found if auc is not None]
     return {
         "score": facts.score_metric(report),
         "forget_score": facts.forget_metric(report),
@@ -104,6 +99,21 @@ def _classifier_content(report: Report) -> dict[str, object]:
         "tug_of_war": [
             facts.to_retrained(report, model).get("tug_of_war") for model in ("target", "unlearned")
         ],
+    }
+
+
+def _attacks(report: Report) -> dict[str, object]:
+    """What membership attacks find, the first by loss, and which of them finds most."""
+
+    def interval(metric: str) -> str:
+        entry = facts.figure_of(report, "unlearned", "forget", metric)
+        return show_interval(metric, entry["low"], entry["high"])
+
+    found = [
+        (m, facts.value_of(report, "unlearned", "forget", m)) for m in facts.attacks_on(report)
+    ]
+    attacks = [(metric, auc) for metric, auc in found if auc is not None]
+    return {
         "attacks": attacks,
         "worst_attack": max(attacks, key=lambda one: abs(one[1] - 0.5), default=None),
         "interval": interval,

@@ -186,26 +186,10 @@ def learn(
     trainer: Trainer,
     records: TokenizedSet | Sequence[Example],
 ) -> Callable[[], PreTrainedModel]:
-    """A function that takes one of all the settings' epochs and returns the model.
-
-    A classifier has its dropout on, and gradients of norm 1 at most.
-    """
-    text = isinstance(records, TokenizedSet)
-    if text:
-        # A window inside a long prompt has no label that counts; a mean over none is no number.
-        windows = [window.with_end() for window in records.windows if window.scored.any()]
-        count, batches = len(windows), partial(_window_batches, windows)
-    else:
-        count, batches = len(records), partial(_example_batches, records)
+    """A function that takes one of all the settings' epochs and returns the model."""
+    count, batches = batches_of(records)
     steps = math.ceil(count / settings.batch_size) * settings.epochs
-    model = trainer.start(
-        model,
-        resolve_learning_rate(settings.learning_rate, model, AUTO_RATE_TIMES_WIDTH),
-        weight_decay=settings.weight_decay,
-        dropout=not text,
-        max_gradient_norm=None if text else 1.0,
-        schedule=lambda step: share_of_peak(step, steps),
-    )
+    model = begin(model, settings, trainer, records, steps)
 
     def epoch() -> PreTrainedModel:
         for batch, num_tokens in batches(model, settings.batch_size, trainer.generator):
@@ -216,10 +200,45 @@ def learn(
     return epoch
 
 
+def begin(
+    model: PreTrainedModel,
+    settings: FinetuneSettings,
+    trainer: Trainer,
+    records: TokenizedSet | Sequence[Example],
+    steps: int,
+) -> PreTrainedModel:
+    """Start training by the settings, for so many steps; returns the model to train.
+
+    A classifier has its dropout on, and gradients of norm 1 at most.
+    """
+    text = isinstance(records, TokenizedSet)
+    return trainer.start(
+        model,
+        resolve_learning_rate(settings.learning_rate, model, AUTO_RATE_TIMES_WIDTH),
+        weight_decay=settings.weight_decay,
+        dropout=not text,
+        max_gradient_norm=None if text else 1.0,
+        schedule=lambda step: share_of_peak(step, steps),
+    )
+
+
+# The batches of one pass, for a model, of a size and in an order: this process's share of each, and
+# the tokens of the whole batch.
+Batches = Callable[[PreTrainedModel, int, Generator], Iterator[tuple[Part | None, int]]]
+
+
+def batches_of(records: TokenizedSet | Sequence[Example]) -> tuple[int, Batches]:
+    """How many windows or examples a pass has, and what gives their batches."""
+    if not isinstance(records, TokenizedSet):
+        return len(records), partial(_example_batches, records)
+    # A window inside a long prompt has no label that counts; a mean over none is no number.
+    windows = [window.with_end() for window in records.windows if window.scored.any()]
+    return len(windows), partial(_window_batches, windows)
+
+
 def _window_batches(
     windows: Sequence[Window], model: PreTrainedModel, size: int, generator: Generator
 ) -> Iterator[tuple[Part | None, int]]:
-    """This process's shares of the batches of one pass, and the tokens of the whole batch."""
     order = torch.randperm(len(windows), generator=generator).tolist()
     for start in range(0, len(order), size):
         some = [windows[index] for index in order[start : start + size]]

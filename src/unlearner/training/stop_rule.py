@@ -70,8 +70,10 @@ class RoundState:
         excess: How far the forget set is above the level, 0 when it is at or below it; an EL_10
             that decides nothing counts as 1.
         seconds: Time of this examination.
-        mark: How far the AUC of membership by loss is from 0.5, beyond its standard error; 0 where
-            it was not asked for.
+        auc: Of membership by loss, against the unseen records; None where there are none.
+        mark: How far that is from 0.5, beyond its standard error.
+        unseen_perplexity: Perplexity of the unseen records.
+        unseen_ratio: That over the target's.
     """
 
     round: int
@@ -83,7 +85,10 @@ class RoundState:
     suppressed: bool
     excess: float
     seconds: float
+    auc: float | None = None
     mark: float = 0.0
+    unseen_perplexity: float = math.nan
+    unseen_ratio: float = 1.0
 
     def line(self, losses: dict[str, float]) -> Json:
         """The round as the report holds it."""
@@ -94,8 +99,14 @@ class RoundState:
             "ma": self.values["ma"],
             "loss": losses,
             "seconds": self.seconds,
-            "retain_perplexity": self.kept_perplexity if isfinite(self.kept_perplexity) else None,
+            "retain_perplexity": _finite(self.kept_perplexity),
+            "unseen_perplexity": _finite(self.unseen_perplexity),
+            "mia_loss_auc": self.auc,
         }
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 def is_better(state: RoundState, best: RoundState | None) -> bool:
@@ -119,7 +130,8 @@ class Refinement:
         quick: EL_10 is not asked for as long as MA is above its limit, where it decides nothing but
             which single records sit out; with `by_set` this is `data.quick_looks`.
         two_sided: Records that are told from unseen ones by their loss, on either side, are active
-            too; all are while the set is.
+            too; all are while the set is. Else they are looked at, and decide nothing but which of
+            two rounds is better.
         floor: With `by_set`, EL_10 decides nothing either as long as the retained text's perplexity
             ratio is above this: for a loop that does not end there.
     """
@@ -139,8 +151,9 @@ class Refinement:
         self._near = False  # EL_10 counted in the last round
         self.floor = math.inf if floor is None else floor
         self.watched = data.kept.windows_of(range(WATCHED_RECORDS))
-        unseen = data.unseen if two_sided else None
+        unseen = data.unseen
         self.unseen = [] if unseen is None else unseen.windows_of(range(WATCHED_RECORDS))
+        self.two_sided = two_sided and bool(self.unseen)
         name = rules.bertscore_model
         baseline = rules.bertscore_baseline
         self.scorer = BertScorer(name, baseline=baseline) if name else None
@@ -163,19 +176,19 @@ class Refinement:
     ) -> RoundState:
         """The state in the round of that number."""
         started = time.perf_counter()
-        level, kept = self.data.level, self._perplexity(model)
+        level, kept = self.data.level, self._kept_perplexity(model)
         ratio = kept / (first.kept_perplexity if first else kept)
         answers, figures, whole = self._ask_forget(model, ratio)
         if whole:
             active = self._remembered(model, answers, self.data.forget.windows)
         else:
             active = {r for r, v in record_values(answers, ma.metric).items() if v > level.ma}
-        unseen = self._unseen_losses(model)
-        mark = _mark(_losses(answers), unseen)
-        if len(unseen):
-            active |= (
-                _told_apart(answers, unseen) if mark == 0 else set(range(len(self.data.forget)))
-            )
+        unseen, unseen_perplexity = self._ask_unseen(model)
+        unseen_ratio = unseen_perplexity / first.unseen_perplexity if first and self.unseen else 1.0
+        auc, mark = _membership(_losses(answers), unseen)
+        if self.two_sided:
+            told = _told_apart(answers, unseen) if mark == 0 else range(len(self.data.forget))
+            active |= set(told)
         low = figures["ma"] <= level.ma and figures.get("el_10", 0.0) <= level.el_10
         # The same whether EL_10 was asked for or not.
         ranked = figures | {"el_10": 1.0} if self._is_ruled_out(figures, ratio) else figures
@@ -188,16 +201,21 @@ class Refinement:
             at_level=whole and low,
             suppressed=whole and is_within(figures, level) and not above_worst(answers, level),
             excess=excess(ranked, level),
+            auc=auc,
             mark=mark,
+            unseen_perplexity=unseen_perplexity,
+            unseen_ratio=unseen_ratio,
             seconds=time.perf_counter() - started,
         )
 
-    def _unseen_losses(self, model: PreTrainedModel) -> np.ndarray:
-        """The mean loss of each unseen record, where the run looks at both sides."""
+    def _ask_unseen(self, model: PreTrainedModel) -> tuple[np.ndarray, float]:
+        """The mean loss of each unseen record, and their perplexity; nothing where none are."""
         if not self.unseen:
-            return np.zeros(0)
+            return np.zeros(0), math.nan
         asked = replace(self.data.questions, continuations="none")
-        return _losses(infer(model, self.data.tokenizer, self.unseen, asked))
+        answers = infer(model, self.data.tokenizer, self.unseen, asked)
+        assert self.data.unseen is not None
+        return _losses(answers), _perplexity(answers, self.data.unseen.groups)
 
     def _ask_forget(
         self, model: PreTrainedModel, ratio: float
@@ -225,13 +243,10 @@ class Refinement:
         assert limit is not None
         return (self.by_set or self.quick) and (figures["ma"] > limit or ratio > self.floor)
 
-    def _perplexity(self, model: PreTrainedModel) -> float:
+    def _kept_perplexity(self, model: PreTrainedModel) -> float:
         asked = replace(self.data.questions, continuations="none")
         answers = infer(model, self.data.tokenizer, self.watched, asked)
-        groups = self.data.kept.groups
-        return evaluate_set(answers, {"perplexity": perplexity.metric}, groups, resamples=0)[
-            "perplexity"
-        ].value
+        return _perplexity(answers, self.data.kept.groups)
 
     def _remembered(
         self, model: PreTrainedModel, answers: Sequence[Answer], windows: Sequence[Window]
@@ -278,6 +293,10 @@ def _values(
     return {name: value.value for name, value in found.items()}
 
 
+def _perplexity(answers: Sequence[Answer], groups: Sequence[str]) -> float:
+    return _values(answers, {"perplexity": perplexity.metric}, groups)["perplexity"]
+
+
 # The share of unseen records that are more likely than the others, and of those that are less.
 TAIL = 0.05
 
@@ -287,13 +306,13 @@ def _losses(answers: Sequence[Answer]) -> np.ndarray:
     return np.array(list(record_values(answers, loss.metric).values()))
 
 
-def _mark(own: np.ndarray, unseen: np.ndarray) -> float:
-    """See `RoundState.mark`."""
+def _membership(own: np.ndarray, unseen: np.ndarray) -> tuple[float | None, float]:
+    """See `RoundState.auc` and `RoundState.mark`."""
     if not len(unseen):
-        return 0.0
+        return None, 0.0
     auc = float(membership_auc(own, unseen, np.ones((1, len(own))), np.ones((1, len(unseen))))[0])
     error = math.sqrt((len(own) + len(unseen) + 1) / (12 * len(own) * len(unseen)))
-    return max(0.0, abs(auc - 0.5) - error)
+    return auc, max(0.0, abs(auc - 0.5) - error)
 
 
 def _told_apart(answers: Sequence[Answer], unseen: np.ndarray) -> set[int]:

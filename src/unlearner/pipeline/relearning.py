@@ -1,0 +1,127 @@
+"""Relearning: what comes back when the unlearned model goes on learning retained text alone.
+
+The attack needs none of the forgotten records: whoever goes on fine-tuning a model makes it without
+knowing. A few steps by the settings of `unlearner finetune` are taken on the saved model, looked at
+in between, and taken back.
+
+Reference: Hu et al. (2024), arXiv:2406.13356, whose attacker has some of the records; here none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from unlearner import processes
+from unlearner.config import RunConfig
+from unlearner.data.labelled import LabelledSet
+from unlearner.data.windows import TokenizedSet
+from unlearner.families.base import AnyPrepared
+from unlearner.models import adapters, sharding
+from unlearner.models.loading import Loaded
+from unlearner.output import Json
+from unlearner.training import memory
+from unlearner.training.finetune import (
+    ClassifierFinetuneSettings,
+    FinetuneSettings,
+    batches_of,
+    begin,
+)
+from unlearner.training.log import Log
+from unlearner.training.losses import mean_losses
+from unlearner.training.trainer import Trainer
+
+STEPS, LOOKS = 50, (0, 10, 25, 50)
+
+# It is left out where it would take more than this share of the run, and more than so many seconds.
+SHARE_OF_RUN, SECONDS = 0.1, 10.0
+
+# Of a trained float32 weight: its gradient, two moments, and the weight to go back to.
+BYTES_PER_WEIGHT = 16
+
+
+def measure_relearning(
+    config: RunConfig,
+    prepared: AnyPrepared,
+    loaded: Loaded,
+    sets: Mapping[str, Any],
+    seconds: float,
+    say: Callable[[str], None],
+) -> Json:
+    """The forget set's figures after some steps on retained text; or why there are none.
+
+    The model is afterwards as it was before, bit for bit.
+
+    Args:
+        loaded: The unlearned model.
+        sets: The measured sets.
+        seconds: What the run has taken so far.
+
+    Returns:
+        "steps" and "figures", a list by metric; or "skipped", the reason.
+    """
+    if config.method.exact:
+        return {"skipped": "the model has never learned the records"}
+    kept = prepared.get("retain")
+    if kept is None:
+        return {"skipped": "there are no records to retain"}
+    if sharding.wanted():
+        return {"skipped": "the model is divided among processes"}
+    trained = sum(weight.numel() for weight in loaded.model.parameters())
+    needed, room = trained * BYTES_PER_WEIGHT, memory.room_on(loaded.model.device)
+    if not config.training.lora_rank and processes.from_main(needed > room):
+        return {"skipped": f"it needs {needed / 2**30:.1f} GiB, and {room / 2**30:.1f} are free"}
+    say(f"training on the retained records for {STEPS} steps, to see what comes back")
+    limit, figures = max(SECONDS, SHARE_OF_RUN * seconds), []
+    with _relearned(config, loaded.model, kept) as steps:
+        started = time.perf_counter()
+        for step in steps:
+            figures.append(prepared.family.forget_figures(loaded, sets, config))
+            taken = time.perf_counter() - started
+            expected = processes.from_main(taken * STEPS / max(step, 1))
+            if step and expected > limit:
+                return {"skipped": f"it would take {expected:.0f} s, over a tenth of the run"}
+    found = {name: [one[name] for one in figures] for name in figures[0]}
+    return {"steps": list(LOOKS), "figures": found, "seconds": time.perf_counter() - started}
+
+
+@contextmanager
+def _relearned(
+    config: RunConfig, model: PreTrainedModel, kept: TokenizedSet | LabelledSet
+) -> Iterator[Iterator[int]]:
+    """Gives the numbers of `LOOKS`, when so many steps are done; then the model is as before."""
+    settings = config.training.model_copy(update={"checkpoint_every": "never"})
+    trainer = Trainer(settings, Log(None))
+    own = FinetuneSettings() if isinstance(kept, TokenizedSet) else ClassifierFinetuneSettings()
+    records = kept if isinstance(kept, TokenizedSet) else kept.examples
+    before = {} if settings.lora_rank else adapters.own_weights(model)
+
+    def steps() -> Iterator[int]:
+        _, batches = batches_of(records)
+        begin(model, own, trainer, records, STEPS)
+        done = 0
+        while True:
+            for batch, _ in batches(model, own.batch_size, trainer.generator):
+                if done in LOOKS:
+                    yield done
+                if done == STEPS:
+                    return
+                trainer.step(partial(mean_losses, model, {"loss": batch}))
+                done += 1
+
+    try:
+        yield steps()
+    finally:
+        if trainer.adapter is not None:
+            adapters.detach(trainer.adapter)
+        else:
+            with torch.no_grad():
+                adapters.set_own_weights(model, before)
+        model.zero_grad(set_to_none=True)
+        model.eval()
