@@ -12,58 +12,21 @@ Reference: Hu et al. (2024), arXiv:2406.13356, whose attacker has some of the re
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from transformers import PreTrainedModel
-
 from unlearner.config import RunConfig
-from unlearner.data.batches import Deck, share_of
 from unlearner.data.windows import TokenizedSet
 from unlearner.evaluation.measure import Scores
 from unlearner.families import CAUSAL_LM
-from unlearner.models import adapters, sharding
 from unlearner.models.loading import Loaded, limit_threads
 from unlearner.pipeline import pipeline
-from unlearner.settings import TrainingSettings, read_yaml
-from unlearner.training.finetune import AUTO_RATE_TIMES_WIDTH, share_of_peak
-from unlearner.training.log import Log, quieten
-from unlearner.training.losses import mean_losses
-from unlearner.training.trainer import Trainer, resolve_learning_rate
+from unlearner.pipeline.relearning import STEPS, relearned
+from unlearner.settings import read_yaml
+from unlearner.training.log import quieten
 
-STEPS, BATCH_SIZE = 50, 8
 ATTACKS = ("mia_loss_auc", "mia_zlib_auc", "mia_min_k_auc", "mia_min_k_plus_plus_auc")
-
-
-@contextmanager
-def relearned(
-    model: PreTrainedModel, kept: TokenizedSet, settings: TrainingSettings, steps: int = STEPS
-) -> Iterator[PreTrainedModel]:
-    """The model after so many steps on kept text; behind the block it is as before, bit for bit.
-
-    Args:
-        settings: Those of the run, of which adapters are left out.
-    """
-    plain = settings.model_copy(update={"lora_rank": 0, "checkpoint_every": "never"})
-    trainer, deck = Trainer(plain, Log(None)), Deck()
-    windows = [window.with_end() for window in kept.windows if window.scored.any()]
-    before = adapters.own_weights(model)
-    rate = resolve_learning_rate("auto", model, AUTO_RATE_TIMES_WIDTH)
-    trainer.start(model, rate, schedule=lambda step: share_of_peak(step, steps))
-    try:
-        for _ in range(steps):
-            drawn = deck.draw(BATCH_SIZE, len(windows), trainer.generator)
-            batch = share_of([windows[place] for place in drawn], sharding.device_of(model))
-            trainer.step(partial(mean_losses, model, {"loss": batch}))
-        trainer.optimiser.zero_grad(set_to_none=True)
-        yield model.eval()
-    finally:
-        with torch.no_grad():
-            adapters.set_own_weights(model, before)
-        model.eval()
 
 
 def measured(loaded: Loaded, sets: Mapping[str, TokenizedSet], config: RunConfig) -> Scores:
@@ -103,7 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
         sets = CAUSAL_LM.measured_sets(prepared, config)
         sets = CAUSAL_LM.judged_sets(prepared, sets, config)
         print(row(Path(name).name, measured(loaded, sets, config)), flush=True)
-        with relearned(loaded.model, prepared["retain"], config.training, asked.steps):
+        plain = config.training.model_copy(update={"lora_rank": 0})
+        with relearned(plain, loaded.model, prepared["retain"], asked.steps) as steps:
+            deque(steps, maxlen=0)
             print(
                 row(
                     f"{Path(name).name}, {asked.steps} steps on kept text",

@@ -42,9 +42,11 @@ from unlearner.pipeline.pipeline import (
     write_outcome,
 )
 from unlearner.pipeline.strength import add_strength, evenly_spaced, utility_floor
+from unlearner.report.card import is_unlearned
 from unlearner.report.compare import comparison_rows, headings, not_run, write_comparison
 from unlearner.report.files import write_report
 from unlearner.report.private_text import write_texts
+from unlearner.settings import read_yaml
 from unlearner.training.log import Log, quieten
 from unlearner.training.resume import Resumable
 from unlearner.training.tracking import Listener, check_trackers, tracked
@@ -145,19 +147,36 @@ def run_evaluate(sections: Json, output: Path, *, target: str, quiet: bool) -> i
     processes.begin()
     quieten()
     check_output(output)
+    sections = _with_method(sections)
     config, family = read_config(sections)
     progress = RunProgress(quiet=quiet, num_rounds=1)
     prepared = pipeline.start(config, family, command="evaluate")
     config = pipeline.dated(config, prepared)
     limit_threads(prepared.loaded.to(resolve_device(config.training)))
     with staged(output) as work:
-        verdict, report = pipeline.evaluate(config, prepared, target=target, say=progress.say)
+        verdict, report = pipeline.evaluate(
+            config, prepared, target=target, by_method="method" in sections, say=progress.say
+        )
         if processes.is_main():
             write_report(report, work)
             (work / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
     if processes.is_main():
         print_verdict(report, output)
     return MET if verdict.status == "met" else NOT_MET
+
+
+def _with_method(sections: Json) -> Json:
+    """The sections with the method that made MODEL, where it lies in the folder of a run.
+
+    Which unseen records the method learned from depends on the seed, too.
+    """
+    model = Path(sections["model"]["name"])
+    run = model.parent / "run.yaml"
+    if "method" in sections or not is_unlearned(model) or not run.is_file():
+        return sections
+    made = read_yaml(run)
+    training = {"seed": made.get("training", {}).get("seed", 0), **sections.get("training", {})}
+    return {**sections, "method": made.get("method", {}), "training": training}
 
 
 def run_compare(  # noqa: PLR0913 - the command's options

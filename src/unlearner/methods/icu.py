@@ -175,8 +175,8 @@ class ICU(Method):
         forget_weight: w_f.
         analogous_weight: w_a.
         kl_weight: w_kl.
-        forget_bound: Where the ascent ends. "quantiles": at the losses and entropies of an unseen
-            partner under the target model, from either side. Else D(x) is -min(l(x), b), with b the
+        forget_bound: Where the ascent ends. "quantiles": at the losses and entropies that an unseen
+            partner had in the last round, from either side. Else D(x) is -min(l(x), b), with b the
             loss of holdout text, of each "token" by its own loss or of a "record" by its mean; or
             -l(x), "none", as in the paper. With fewer than two holdout records "quantiles" is
             "token"; where the level is given by hand, without any, there is no bound.
@@ -389,6 +389,8 @@ class ICU(Method):
                 epochs += 1
             count = pace.steps(state, len(epoch), pushes=bool(active))
             trainer.scale_rate(pace.rate)
+            if partners is not None:
+                partners.refresh(model)
             losses = self._take(epoch[:count], given, pushes=bool(active))
             epoch, before = epoch[count:], state
             state = refinement.evaluate_round(trainer, model, first)
@@ -420,7 +422,6 @@ class ICU(Method):
         model = trainer.start(model, rate, betas=(0.9, 0.98), path=self.path)
         if unseen is not None:
             partners = Partners(unseen, len(data.forget), trainer)
-            partners.refresh(model)
         return Given(model, data, analogous, target, trainer, partners, held)
 
     def _done(self, state: RoundState, floor: float) -> bool:

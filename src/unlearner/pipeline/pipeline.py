@@ -378,6 +378,7 @@ def evaluate(
     prepared: AnyPrepared,
     *,
     target: str = "",
+    by_method: bool = False,
     say: Say = logger.info,
 ) -> tuple[Verdict, Json]:
     """Measure a model on records that it was to forget.
@@ -387,6 +388,8 @@ def evaluate(
 
     Args:
         target: The model before unlearning, by name.
+        by_method: The configuration's method made the model: unseen records that it learned from
+            are left out.
 
     Raises:
         UserError: A model cannot be loaded, or is of another kind than the one to be measured.
@@ -402,7 +405,9 @@ def evaluate(
     }
     models["unlearned"] = loaded
     notice(target, config.model.original, say)
-    sets = family.judged_sets(prepared, family.measured_sets(prepared, config), config)
+    sets = family.measured_sets(prepared, config)
+    if by_method:
+        sets = family.judged_sets(prepared, sets, config)
     original = measure_original(config, prepared, sets, say)
     references = family.references(models["target"], sets) if target else {}
     for line in prepared.reading:

@@ -26,6 +26,7 @@ from unlearner.families.base import AnyPrepared
 from unlearner.models import adapters, sharding
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
+from unlearner.settings import TrainingSettings
 from unlearner.training import memory
 from unlearner.training.finetune import (
     ClassifierFinetuneSettings,
@@ -79,41 +80,49 @@ def measure_relearning(
         return {"skipped": f"it needs {needed / 2**30:.1f} GiB, and {room / 2**30:.1f} are free"}
     say(f"training on the retained records for {STEPS} steps, to see what comes back")
     limit, figures = max(SECONDS, SHARE_OF_RUN * seconds), []
-    with _relearned(config, loaded.model, kept) as steps:
-        started = time.perf_counter()
+    started = time.perf_counter()
+    with relearned(config.training, loaded.model, kept) as steps:
         for step in steps:
-            figures.append(prepared.family.forget_figures(loaded, sets, config))
+            if step in LOOKS:
+                figures.append(prepared.family.forget_figures(loaded, sets, config))
             taken = time.perf_counter() - started
             expected = processes.from_main(taken * STEPS / max(step, 1))
-            if step and expected > limit:
+            if 0 < step < STEPS and expected > limit:
                 return {"skipped": f"it would take {expected:.0f} s, over a tenth of the run"}
     found = {name: [one[name] for one in figures] for name in figures[0]}
     return {"steps": list(LOOKS), "figures": found, "seconds": time.perf_counter() - started}
 
 
 @contextmanager
-def _relearned(
-    config: RunConfig, model: PreTrainedModel, kept: TokenizedSet | LabelledSet
+def relearned(
+    settings: TrainingSettings,
+    model: PreTrainedModel,
+    kept: TokenizedSet | LabelledSet,
+    count: int = STEPS,
 ) -> Iterator[Iterator[int]]:
-    """Gives the numbers of `LOOKS`, when so many steps are done; then the model is as before."""
-    settings = config.training.model_copy(update={"checkpoint_every": "never"})
-    trainer = Trainer(settings, Log(None))
+    """Gives 0 and then the number of each step, once it is taken; the model is as before behind it.
+
+    Args:
+        settings: Those of the run, adapters included.
+        count: Steps in all.
+    """
+    trainer = Trainer(settings.model_copy(update={"checkpoint_every": "never"}), Log(None))
     own = FinetuneSettings() if isinstance(kept, TokenizedSet) else ClassifierFinetuneSettings()
     records = kept if isinstance(kept, TokenizedSet) else kept.examples
     before = {} if settings.lora_rank else adapters.own_weights(model)
 
     def steps() -> Iterator[int]:
         _, batches = batches_of(records)
-        begin(model, own, trainer, records, STEPS)
-        done = 0
-        while True:
+        begin(model, own, trainer, records, count)
+        yield 0
+        while trainer.steps < count:
             for batch, _ in batches(model, own.batch_size, trainer.generator):
-                if done in LOOKS:
-                    yield done
-                if done == STEPS:
-                    return
                 trainer.step(partial(mean_losses, model, {"loss": batch}))
-                done += 1
+                trainer.optimiser.zero_grad(set_to_none=True)
+                model.eval()
+                yield trainer.steps
+                if trainer.steps == count:
+                    return
 
     try:
         yield steps()
