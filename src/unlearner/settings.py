@@ -481,7 +481,7 @@ def build(kind: type[Model], values: Mapping[str, Any], *, where: str) -> Model:
     try:
         built = kind(**values)
     except ValidationError as error:
-        raise UserError(_in_words(error.errors(), kind, where)) from None
+        raise UserError(_first_error(error.errors(), kind, where)) from None
     for name, value in values.items():
         number = getattr(built, name)
         if isinstance(value, bool) and not isinstance(number, bool):
@@ -514,7 +514,7 @@ def _range(kind: type[BaseModel], name: str) -> str:
     return f"; allowed is {least} {most}"
 
 
-def _in_words(errors: Sequence[ErrorDetails], kind: type[BaseModel], where: str) -> str:
+def _first_error(errors: Sequence[ErrorDetails], kind: type[BaseModel], where: str) -> str:
     """The first error; a value that may be of several kinds has one error for each of them."""
     first = errors[0]
     place, value = first["loc"], first["input"]

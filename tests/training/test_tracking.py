@@ -209,10 +209,10 @@ def test_a_service_does_not_see_the_command_line(fake, tmp_path, monkeypatch):
 def test_services_are_told_where_to_write_and_not_to_look_at_a_git_folder(tmp_path):
     """Changed files of a git folder may be the records."""
     for name in ("wandb", "dvclive", "swanlab"):
-        options = tracking._options(name, tmp_path)
+        options = tracking._service_options(name, tmp_path)
         assert str(tmp_path) in options.values(), name
-    assert tracking._options("wandb", tmp_path)["settings"]["disable_git"] is True
-    assert tracking._options("dvclive", tmp_path)["save_dvc_exp"] is False
+    assert tracking._service_options("wandb", tmp_path)["settings"]["disable_git"] is True
+    assert tracking._service_options("dvclive", tmp_path)["save_dvc_exp"] is False
 
 
 # Ways to end

@@ -29,7 +29,7 @@ from unlearner.pipeline.compare import (
     SKIPPED_FILE,
     Plan,
     check_plan,
-    gather,
+    gather_runs,
     make_plan,
     run_all,
 )
@@ -189,7 +189,7 @@ def run_compare(  # noqa: PLR0913 - the command's options
     progress = RunProgress(quiet=quiet, num_rounds=None)
     with _opened(plan, output, resume=resume):
         run_all(plan, output, jobs=jobs, say=progress.say)
-        comparison = gather(plan, output)
+        comparison = gather_runs(plan, output)
     write_comparison(comparison, output)
     _print_table(comparison, output)
     return MET

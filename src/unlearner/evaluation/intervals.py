@@ -95,7 +95,7 @@ def evaluate_set(
         if metric.versus:
             samples.append(_Sample.of(versus or (), metric, versus_groups))
         if all(len(sample.values) for sample in samples):
-            values[name] = _value(metric, samples, generator, resamples)
+            values[name] = _value_of_set(metric, samples, generator, resamples)
     unknown = [name for name, value in values.items() if math.isnan(value.low)]
     if unknown and resamples:
         logger.warning("no interval for %s: one subject, or no finite value", ", ".join(unknown))
@@ -215,7 +215,7 @@ class _Sample:
         )
 
 
-def _value(
+def _value_of_set(
     metric: Metric, samples: list[_Sample], generator: np.random.Generator, resamples: int
 ) -> Value:
     """The set's value with its interval, transformed."""

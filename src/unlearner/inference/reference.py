@@ -207,7 +207,7 @@ class TargetDistribution:
             batch: None where this process has no share; nothing calls the function then.
         """
         if batch is None:
-            return _nothing
+            return _no_logits
         device = batch["input_ids"].device
         if self.head is None:
             assert self.model is not None
@@ -309,5 +309,5 @@ def asked_of(reference: PreTrainedModel | Reference, batch: Batch) -> Reference:
     return Reference(log_probs, lambda name: frozen.logits((), batch[name]))
 
 
-def _nothing(rows: slice) -> Tensor:
+def _no_logits(rows: slice) -> Tensor:
     raise AssertionError(f"this process has no windows, so nothing needs logits of {rows}")

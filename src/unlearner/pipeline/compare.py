@@ -285,7 +285,7 @@ class Work:
         if not path.exists():
             _write_json(path, inputs)
             return
-        begun = _read(path)
+        begun = _read_result(path)
         if begun == inputs:
             return
         roles = [
@@ -507,7 +507,7 @@ def _all_methods(family: str) -> list[str]:
     ]
 
 
-def gather(plan: Plan, folder: Path) -> dict[str, Any]:
+def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
     """The comparison as `compare.json` holds it, from the files of its runs.
 
     Raises:
@@ -517,10 +517,10 @@ def gather(plan: Plan, folder: Path) -> dict[str, Any]:
     for method in plan.methods:
         own = method_folder(folder, method)
         if (own / SKIPPED_FILE).exists():
-            skipped[method] = _read(own / SKIPPED_FILE)
+            skipped[method] = _read_result(own / SKIPPED_FILE)
             continue
         diverged = {
-            seed: _read(diverged_file(own, seed))
+            seed: _read_result(diverged_file(own, seed))
             for seed in plan.seeds
             if diverged_file(own, seed).exists()
         }
@@ -528,9 +528,11 @@ def gather(plan: Plan, folder: Path) -> dict[str, Any]:
         if not places:
             skipped[method] = f"no seed gave a model: {diverged[plan.seeds[0]]}"
             continue
-        reports = {seed: _read(place / "report.json") for seed, place in places.items()}
+        reports = {seed: _read_result(place / "report.json") for seed, place in places.items()}
         strength = next(
-            _read(file) for place in places.values() if (file := place / STRENGTH_FILE).exists()
+            _read_result(file)
+            for place in places.values()
+            if (file := place / STRENGTH_FILE).exists()
         )
         entries[method] = _entry(method, reports, strength, diverged)
         first = first or next(iter(reports.values()))
@@ -538,7 +540,7 @@ def gather(plan: Plan, folder: Path) -> dict[str, Any]:
         raise UserError(f"--methods: none could be run: {'; '.join(skipped.values())}")
     results = {"target": first["results"]["target"]}
     if (folder / RETRAINED_FILE).exists():
-        results["retrained"] = _read(folder / RETRAINED_FILE)
+        results["retrained"] = _read_result(folder / RETRAINED_FILE)
     comparison = {
         "schema": SCHEMA,
         **{name: first[name] for name in ("created", "request", "model", "data", "criteria")},
@@ -604,7 +606,7 @@ def _mark_front(comparison: dict[str, Any]) -> None:
         entry["on_front"] = name in best
 
 
-def _read(path: Path) -> Any:
+def _read_result(path: Path) -> Any:
     try:
         return read_json(path, LARGE)
     except (OSError, ValueError) as error:

@@ -141,7 +141,7 @@ def check(config: RunConfig, prepared: AnyPrepared, *, say: Say = logger.info) -
     scores = {"target": family.score("target", {"target": answers}, sets, config)}
     level = family.level(answers, config, under="the target model")
     measured = Measured(sets, {"target": answers}, scores, level, ())
-    checked = _checked(config, prepared, measured, cost)
+    checked = _check_result(config, prepared, measured, cost)
     metric = family.quality_metric(prepared.loaded)
     beside = already_lost(scores | original, metric)
     return replace(checked, sentence=f"{checked.sentence}; {beside}") if beside else checked
@@ -159,7 +159,7 @@ def _load_like(config: RunConfig, prepared: AnyPrepared, role: str, name: str) -
     return prepared.family.load_like(name, role, prepared, config.model.base)
 
 
-def _checked(
+def _check_result(
     config: RunConfig, prepared: AnyPrepared, measured: AnyMeasured, cost: Cost
 ) -> CheckResult:
     family = prepared.family
@@ -221,7 +221,7 @@ def measure_baseline(
         say(beside)
     level = family.level(target, config, under="the target model")
     measured = Measured(sets, answers, scores, level, ())
-    checked = _checked(config, prepared, measured, cost)
+    checked = _check_result(config, prepared, measured, cost)
     if not checked.memorised and not force:
         raise NothingToUnlearn(checked)
     tell(checked.plan)

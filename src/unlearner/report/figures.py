@@ -168,7 +168,7 @@ def _recall(report: Report) -> Iterator[Figure]:
 
 
 def _levels(report: Report, metric: str, words: str) -> Iterator[Figure]:
-    rows = (_row(report, label, name, metric) for name, label in names.sets(report).items())
+    rows = (_row(report, label, name, metric) for name, label in names.set_names(report).items())
     drawing = _dots(report, f"levels-{metric}", rows)
     if drawing:
         yield _figure(drawing, words, label=measure(metric).label)
@@ -227,7 +227,7 @@ def _scores(report: Report) -> Iterator[Figure]:
     for metric in dict.fromkeys((facts.score_metric(report), "f1_macro")):
         rows = (
             _row(report, label, name, metric)
-            for name, label in names.sets(report).items()
+            for name, label in names.set_names(report).items()
             if metric == "accuracy" or not facts.is_one_class(report, name)
         )
         drawing = _dots(report, f"levels-{metric}", rows)

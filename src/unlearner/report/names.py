@@ -62,7 +62,7 @@ STATUS_WORDS = {
 }
 
 
-def sets(report: Report) -> dict[str, str]:
+def set_names(report: Report) -> dict[str, str]:
     """What each set is called, in the order in which sets are shown."""
     if not is_classifier(report):
         return SETS
@@ -101,7 +101,7 @@ def criterion_words(report: Report, criterion: Report) -> str:
     """What is required, such as `EL₁₀ of records to be forgotten`."""
     metric, set_name = criterion["metric"], criterion["set"]
     label = metric_label(report, metric, set_name)
-    named = {**SETS, **sets(report)}[set_name].lower()
+    named = {**SETS, **set_names(report)}[set_name].lower()
     if label == RECALL_OF_CLASS:
         return label if set_name == "forget" else f"{label} on unseen records"
     return f"{label} of {named}"

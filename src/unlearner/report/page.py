@@ -35,7 +35,7 @@ def context(report: Report) -> dict[str, object]:
         "notes": verdict.get("notes", []),
         "not_measured": verdict.get("not_measured", []),
         "claims": tables.claims(report),
-        "sets": names.sets(report),
+        "sets": names.set_names(report),
         "models": [labels[model] for model in facts.models_of(report)],
         "results": tables.results(report),
         "records": tables.record_rows(report),

@@ -141,7 +141,7 @@ def results(report: Report) -> list[tuple[str, list[ResultRow]]]:
     """Every figure of the run: by set, then by metric in the order of `measures`."""
     models = facts.models_of(report)
     tables = []
-    for set_name, label in names.sets(report).items():
+    for set_name, label in names.set_names(report).items():
         known = {m for model in models for m in report["results"][model].get(set_name, {})}
         rows = [
             ResultRow(
@@ -151,7 +151,7 @@ def results(report: Report) -> list[tuple[str, list[ResultRow]]]:
                     for model in models
                 ],
             )
-            for metric in _in_order(report, known)
+            for metric in _metrics_in_order(report, known)
         ]
         if rows:
             tables.append((label, rows))
@@ -169,7 +169,7 @@ def _measures(report: Report) -> Mapping[str, Measure]:
     return measures(of_labels=facts.is_classifier(report))
 
 
-def _in_order(report: Report, known: set[str]) -> list[str]:
+def _metrics_in_order(report: Report, known: set[str]) -> list[str]:
     """Metrics in the order of `measures`, then the rest."""
     listed = _measures(report)
     return [m for m in listed if m in known] + sorted(known - set(listed))
@@ -180,7 +180,7 @@ def glossary(report: Report) -> list[Measure]:
     known = {m for sets in report["results"].values() for scores in sets.values() for m in scores}
     known |= {criterion["metric"] for criterion in report["criteria"]}
     listed = _measures(report)
-    return [listed.get(metric, measure(metric)) for metric in _in_order(report, known)]
+    return [listed.get(metric, measure(metric)) for metric in _metrics_in_order(report, known)]
 
 
 # Records
@@ -322,10 +322,10 @@ def distance_rows(report: Report) -> list[Reading]:
     models = [model for model in facts.models_of(report) if model != "retrained"]
     distances = [facts.to_retrained(report, model) for model in models]
     rows = [_reading(DISTANCE["tug_of_war"], [found.get("tug_of_war") for found in distances])]
-    for name, label in names.sets(report).items():
+    for name, label in names.set_names(report).items():
         values = [facts.value_of(report, model, name, "js_to_retrained") for model in models]
         rows.append(_reading(measure("js_to_retrained"), values, label))
-    for name, label in names.sets(report).items():
+    for name, label in names.set_names(report).items():
         gaps = [(found.get("f1_gap") or {}).get(name) for found in distances]
         rows.append(_reading(DISTANCE["f1_gap"], gaps, label, signed=True))
     gaps = [found.get("mia_auc_gap") for found in distances]

@@ -99,7 +99,7 @@ def _start_tracker(trackers: Trackers, name: str, values: Json, folder: Path) ->
     arguments = sys.argv
     try:
         sys.argv = arguments[:1]  # services collect the arguments, which name files of records
-        tracker = kind(PROJECT, *place, **_options(name, folder))
+        tracker = kind(PROJECT, *place, **_service_options(name, folder))
         tracker.start()
         trackers[name] = tracker
         tracker.store_init_configuration(values)
@@ -151,7 +151,7 @@ def hyper_parameters(sections: Mapping[str, Json]) -> dict[str, bool | int | flo
     }
 
 
-def _options(name: str, folder: Path) -> Json:
+def _service_options(name: str, folder: Path) -> Json:
     """Where a service keeps its files, and what it is not to collect by itself.
 
     Changes in a git folder may be the records themselves; dvclive would even commit them.
