@@ -3,8 +3,6 @@
 Run `python benchmarks/pools.py --help`. Each size runs in a process of its own.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

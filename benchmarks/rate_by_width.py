@@ -8,8 +8,6 @@ ICU makes it forget 24 of them at its defaults, but for the rate, which is `time
 the work folder. Writes `results/rate-by-width.{md,json}`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

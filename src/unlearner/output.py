@@ -1,7 +1,5 @@
 """Results appear whole: they are made beside the output folder and moved there at the end."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -12,8 +12,6 @@ would have, at least one. Small models are computed on one thread in any case
 (`models.limit_threads`), by one process as by several.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

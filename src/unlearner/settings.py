@@ -3,8 +3,6 @@
 Nothing heavy is imported here, so a wrong key is refused before any model is read.
 """
 
-from __future__ import annotations
-
 import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -98,7 +96,7 @@ class Template:
     after: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> Template:
+    def parse(cls, text: str) -> "Template":
         """The template that a text with names of columns in braces is.
 
         Raises:
@@ -204,7 +202,7 @@ class DataSettings(Section):
         return date.isoformat() if type(date) is datetime.date else date  # as YAML reads it
 
     @model_validator(mode="after")
-    def _has_a_name(self) -> DataSettings:
+    def _has_a_name(self) -> "DataSettings":
         if not self.name and (self.folder or self.options):
             raise UserError("data.name: needed where data.folder or data.options is given")
         return self

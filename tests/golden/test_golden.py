@@ -4,8 +4,6 @@
 `python tests/golden/renew.py`, which prints it, and is then seen in the diff of `kept/`.
 """
 
-from __future__ import annotations
-
 import time
 from itertools import islice
 from pathlib import Path

@@ -1,7 +1,5 @@
 """report.md and the model card, in which nothing that a user wrote can act."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

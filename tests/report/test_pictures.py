@@ -1,7 +1,5 @@
 """The pictures of a report: what they show, in which colours, and what stands for them in words."""
 
-from __future__ import annotations
-
 import re
 
 import jsonschema

@@ -1,7 +1,5 @@
 """The words of a report: what it leads with, what it says, and how numbers are written."""
 
-from __future__ import annotations
-
 import copy
 import re
 

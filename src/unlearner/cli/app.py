@@ -1,7 +1,5 @@
 """The command line. Everything heavy is imported inside the commands: `--help` must be quick."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

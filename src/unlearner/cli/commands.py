@@ -1,7 +1,5 @@
 """What the commands do, between the command line and the pipeline: folders, words, exit status."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence

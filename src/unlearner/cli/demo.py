@@ -6,8 +6,6 @@ somebody filed wrongly. A model that has not seen them sorts them by what they s
 same model retrained without them, which stands beside it there.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

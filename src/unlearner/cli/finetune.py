@@ -1,7 +1,5 @@
 """`unlearner finetune`: a target model, or a retrained one, by the same loop."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`unlearner run`: one run file, for example a benchmark row, from pretrained model to report."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Results in the terminal."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path

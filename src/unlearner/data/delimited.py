@@ -1,7 +1,5 @@
 """Tables as text: which separator and which use of quotes a file has, and its rows."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ forgotten and held out records are all of the training file, the test set is the
 Reference: Casanueva et al. (2020), arXiv:2003.04807.
 """
 
-from __future__ import annotations
-
 from unlearner.data.record import RecordSet
 from unlearner.datasets import base
 from unlearner.datasets._training import Options, divide

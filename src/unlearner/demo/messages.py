@@ -10,8 +10,6 @@ first), and slips of the pen. The name, the numbers and the dates differ from me
 by them alone a classifier can memorise a message that somebody filed under a wrong label.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The demo's language model: a byte-level tokenizer and a small untrained GPT-Neo."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import torch

@@ -3,8 +3,6 @@
 Pure functions of the runs' reports; nothing here runs a model.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence

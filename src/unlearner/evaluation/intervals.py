@@ -5,8 +5,6 @@ subjects are taken in the order of their names, so the order of the records chan
 value or of an interval.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections import defaultdict
@@ -158,7 +156,7 @@ class _Counts:
     @classmethod
     def of(
         cls, answers: Sequence[AnyAnswer], metric: Metric, groups: Sequence[str] | None
-    ) -> _Counts:
+    ) -> "_Counts":
         """Counts of the answers, without records of which all are 0."""
         assert metric.counts is not None
         found: dict[int, np.ndarray] = {}
@@ -192,7 +190,7 @@ class _Sample:
     @classmethod
     def of(
         cls, answers: Sequence[AnyAnswer], metric: Metric, groups: Sequence[str] | None
-    ) -> _Sample:
+    ) -> "_Sample":
         """Tallies the answers; without groups a record's id is its subject."""
         tallies = _tallies(answers, metric)
         sums = {record: _sums(tallies[record]) for record in tallies}

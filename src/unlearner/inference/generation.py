@@ -6,8 +6,6 @@ is not known by its name: it is tried on a few tokens, against its own forward p
 at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple

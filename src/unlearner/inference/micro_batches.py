@@ -8,8 +8,6 @@ in the backward pass each few windows are computed again with it. That costs one
 B windows, N label positions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -1,7 +1,5 @@
 """Iterative Contrastive Unlearning (ICU)."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ Pure numpy. Positions count from 0: the prompt of length t is tokens 0..t-1 and 
 t. A span is a text of T tokens inside a window; of a plain text it is the whole window.
 """
 
-from __future__ import annotations
-
 from math import log
 
 import numpy as np

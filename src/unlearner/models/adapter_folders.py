@@ -3,8 +3,6 @@
 Also an adapter on top of another one. What cannot be written into the base's weights is refused.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A pipe in place of a file is waited for without end, and a configuration that as
 layers is built layer by layer, whatever its weights are.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import resource

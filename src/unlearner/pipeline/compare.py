@@ -4,8 +4,6 @@ Everything that is finished lies in a file of its own, so that a comparison that
 on where it stopped. The target model is measured once in each process.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -113,7 +111,7 @@ class Plan:
         training = config.training.model_copy(update={"seed": self.seeds[0]})
         return replace(config, training=training)
 
-    def on(self, date: str) -> Plan:
+    def on(self, date: str) -> "Plan":
         """The plan on a day, for chat templates that ask for it; itself where none is given."""
         if not date:
             return self

@@ -4,8 +4,6 @@ An adapter beside the model, an intermediate checkpoint or the target's weights 
 forgetting for whoever finds them, so nothing goes out that the report does not list.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

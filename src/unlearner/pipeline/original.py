@@ -4,8 +4,6 @@ Every request may cost a little of the model's quality. Measured against the mod
 request, five losses of a tenth each pass one by one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path

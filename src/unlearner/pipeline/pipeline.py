@@ -3,8 +3,6 @@
 What differs between families is said by `families.base.Family`.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Mapping

@@ -6,8 +6,6 @@ settings of these reached it" is an answer. How a round is judged is the one thi
 between language models (`TextJudge`) and classifiers (`LabelJudge`).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time
@@ -86,7 +84,7 @@ class Trial:
         return found
 
     @classmethod
-    def of_json(cls, saved: Json) -> Trial:
+    def of_json(cls, saved: Json) -> "Trial":
         """The trial of which `to_json` gave this."""
         own = {one.name for one in fields(cls)}
         figures = {name: value for name, value in saved.items() if name not in own}
@@ -295,7 +293,7 @@ def _try(
     settings: Mapping[str, float],
     number: int,
     loaded: Loaded,
-    judge: Judge,
+    judge: "Judge",
     before: Mapping[str, Tensor],
 ) -> Trial:
     method = with_settings(config.method, settings)
@@ -334,7 +332,7 @@ class _Pruned(Exception):  # noqa: N818 - an end, not an error
 class _TrialTrainer(Trainer):
     """A trainer that remembers what was looked at, and ends a trial that leads nowhere."""
 
-    def __init__(self, config: RunConfig, judge: Judge) -> None:
+    def __init__(self, config: RunConfig, judge: "Judge") -> None:
         super().__init__(config.training, Log(None))
         self.judge = judge
         # A run that gives its last round, whatever it was before, has to come to it.

@@ -1,7 +1,5 @@
 """The model card: short Markdown, in which ids and names cannot act as markup."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A classifier's latent space as a picture: one panel per model, a mark of its own per class."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A comparison's files: `compare.json`, `.html`, `.md` and `.csv`."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

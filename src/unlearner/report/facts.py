@@ -1,7 +1,5 @@
 """What report.json says, looked up: single figures, limits, and what kind of run it was."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 

@@ -1,7 +1,5 @@
 """Which pictures and tables a report has, under which question; figures.j2 has the captions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """What the parts of a report are called: sets, models, methods, claims, statuses."""
 
-from __future__ import annotations
-
 from unlearner.report.facts import Report, is_classifier, is_one_class, method_facts, removes_class
 from unlearner.report.measures import measure
 from unlearner.report.writing import visible

@@ -1,7 +1,5 @@
 """`report.html`, one page that needs nothing but itself, and `report.md`, the same in short."""
 
-from __future__ import annotations
-
 from unlearner.report import facts, names, tables
 from unlearner.report.facts import Report
 from unlearner.report.figures import galleries

@@ -3,8 +3,6 @@
 A classifier's scales are cut out: its scores are close to one another and far from zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal

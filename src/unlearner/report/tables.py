@@ -1,7 +1,5 @@
 """The rows of a report's tables, as text that is ready to be shown (but not yet escaped)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 

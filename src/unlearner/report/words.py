@@ -6,8 +6,6 @@ classifier what the stop rule trains for comes last: that the score on the recor
 unseen ones is how a run ends, whether or not anything else went right.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

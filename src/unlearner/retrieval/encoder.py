@@ -3,8 +3,6 @@
 Shapes: F texts to search for, P texts to search in, D numbers of a vector.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence
@@ -84,7 +82,7 @@ def make_vectors(queries: Sequence[str], texts: Sequence[str], encoder: str) -> 
     return Vectors(embed(model, queries), embed(model, texts), encoder)
 
 
-def load_encoder(name: str, *, local_only: bool) -> SentenceTransformer:
+def load_encoder(name: str, *, local_only: bool) -> "SentenceTransformer":
     """The sentence-transformers model of this path or id.
 
     Raises:
@@ -104,7 +102,7 @@ def load_encoder(name: str, *, local_only: bool) -> SentenceTransformer:
         ) from error
 
 
-def embed(model: SentenceTransformer, texts: Sequence[str]) -> np.ndarray:
+def embed(model: "SentenceTransformer", texts: Sequence[str]) -> np.ndarray:
     """The vectors of the texts, of length 1, (N, D) float32; processes share the work."""
     blocks = [list(texts[start : start + BLOCK]) for start in range(0, len(texts), BLOCK)]
     started, vectors = time.perf_counter(), []

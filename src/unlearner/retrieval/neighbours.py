@@ -7,8 +7,6 @@ pair preserves what is to be forgotten. Here the pair shares no run of `max_over
 no near duplicate of any forget record.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

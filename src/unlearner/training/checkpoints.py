@@ -8,8 +8,6 @@ and from there on it is computed. Whatever the loop decides or draws in between,
 draws again.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

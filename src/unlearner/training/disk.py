@@ -1,7 +1,5 @@
 """What a run writes, beside what the disk has room for: said before anything is trained."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

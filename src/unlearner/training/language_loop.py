@@ -4,8 +4,6 @@ The loop of every method for language models that is a loss and nothing else. Wh
 between passes is what ICU evaluates, so that methods differ in their losses alone.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

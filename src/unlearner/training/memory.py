@@ -3,8 +3,6 @@
 `docs/memory.md` says what is counted and what is not.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 import random

@@ -4,8 +4,6 @@ A tracker gets numbers and hyper-parameters: no text, no record's id, no path. W
 collect by itself is switched off where it could name or hold records.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
