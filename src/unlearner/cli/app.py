@@ -440,7 +440,7 @@ def run_file(
     path, settings = _model_and_settings(arguments)
     if not path:
         raise UserError("run needs a run file; see benchmarks/ for examples")
-    from unlearner.cli.row import run_run
+    from unlearner.cli.commands import run_run
 
     return run_run(Path(path), settings, output, quiet=quiet)
 

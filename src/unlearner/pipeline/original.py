@@ -12,7 +12,7 @@ from unlearner.config import RunConfig
 from unlearner.errors import UserError
 from unlearner.evaluation.measure import Scores
 from unlearner.families.base import AnyMeasured, AnyPrepared
-from unlearner.report.card import is_unlearned
+from unlearner.report.page import is_unlearned
 
 ORIGINAL = "original"
 

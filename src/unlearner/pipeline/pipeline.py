@@ -38,12 +38,11 @@ from unlearner.pipeline.hub import file_digests
 from unlearner.pipeline.original import already_lost, measure_original, notice, utility_notes
 from unlearner.pipeline.relearning import measure_relearning
 from unlearner.pipeline.search import Searched, check_search, search
-from unlearner.report.card import model_card
 from unlearner.report.files import write_report
-from unlearner.training.disk import check_disk
+from unlearner.report.page import model_card
 from unlearner.training.finetune import RECIPE_FILE
 from unlearner.training.log import Log
-from unlearner.training.memory import Cost, ResourcePlan, announce, measuring, plan_run
+from unlearner.training.memory import Cost, ResourcePlan, announce, check_disk, measuring, plan_run
 from unlearner.training.resume import Resumable, resuming
 from unlearner.training.trainer import Trainer
 

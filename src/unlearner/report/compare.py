@@ -13,9 +13,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from unlearner.evaluation.comparison import COLUMNS, label_columns
 from unlearner.report import svg
-from unlearner.report.facts import Report
+from unlearner.report.facts import SETS, Report
 from unlearner.report.measures import DISTANCE, measure
-from unlearner.report.names import SETS
 from unlearner.report.plots import number
 from unlearner.report.tables import settings_text, trial_figures, trial_rows
 from unlearner.report.writing import (
