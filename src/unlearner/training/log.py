@@ -25,7 +25,6 @@ from unlearner.errors import UserError, printable
 from unlearner.output import Json
 from unlearner.settings import TrainingSettings, check_names, without_paths
 
-
 logger = logging.getLogger(__name__)
 
 Listener = Callable[[Json], None]
