@@ -150,7 +150,8 @@ def write_sets(books: Path, work: Path, tokenizer: PreTrainedTokenizerBase) -> N
         fitting = [
             part
             for part in parts
-            if LEAST_TOKENS <= len(tokenizer(part, truncation=False)["input_ids"]) <= MOST_TOKENS
+            if len(part.split()) <= MOST_TOKENS  # a word is a token at least
+            and LEAST_TOKENS <= len(tokenizer(part, truncation=False)["input_ids"]) <= MOST_TOKENS
         ]
         found += [fitting[i] for i in rng.choice(len(fitting), NUM_OF_BOOK, replace=False)]
     order = iter(rng.permutation(len(found)))
