@@ -26,18 +26,14 @@ from unlearner.errors import TrainingError, UserError
 from unlearner.evaluation.comparison import (
     SCHEMA,
     cost_over_seeds,
-    front,
     is_met,
-    label_picture,
-    label_place,
+    mark_front,
     over_seeds,
-    place,
     retrained_distance,
-    text_picture,
 )
 from unlearner.families import FAMILIES
 from unlearner.families.base import Baseline
-from unlearner.files import LARGE, read_json
+from unlearner.files import LARGE, read_json, write_whole
 from unlearner.methods.base import Method, load_method
 from unlearner.models.folders import family_named
 from unlearner.models.loading import limit_threads
@@ -441,10 +437,7 @@ def is_finished(plan: Plan, folder: Path, method: str) -> bool:
 
 def _write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of this process alone: several may write the same at a time.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
 def make_plan(
@@ -553,7 +546,7 @@ def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
     if plan.family != "causal-lm" and "retrained" in results:
         for entry in entries.values():
             entry["tug_of_war"] = retrained_distance(entry["summary"], results["retrained"])
-    _mark_front(comparison)
+    mark_front(comparison)
     return comparison
 
 
@@ -583,25 +576,6 @@ def _entry(
         ],
         "diverged": [{"seed": seed, "reason": reason} for seed, reason in diverged.items()],
     }
-
-
-def _mark_front(comparison: dict[str, Any]) -> None:
-    """Note of each method whether another is at least as good in both numbers of the picture.
-
-    One of which a seed gave no model is never on the front: its mean leaves out the worst.
-    """
-    texts = comparison["model"]["family"] == "causal-lm"
-    picture = text_picture(comparison) if texts else label_picture(comparison)
-    comparison["picture"] = picture
-    where = place if texts else label_place
-    places = {
-        name: where(entry, picture)
-        for name, entry in comparison["methods"].items()
-        if not entry["diverged"]
-    }
-    best = front(places)
-    for name, entry in comparison["methods"].items():
-        entry["on_front"] = name in best
 
 
 def _read_result(path: Path) -> Any:
