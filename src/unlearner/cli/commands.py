@@ -14,7 +14,14 @@ from rich.table import Table
 
 from unlearner import processes
 from unlearner.cli.finetune import run_finetune
-from unlearner.cli.terminal import RunProgress, print_check, print_strength, print_verdict
+from unlearner.cli.terminal import (
+    MET,
+    NOT_MET,
+    RunProgress,
+    print_check,
+    print_strength,
+    print_verdict,
+)
 from unlearner.config import RunConfig
 from unlearner.data.record import Record
 from unlearner.datasets.base import named_sets
@@ -55,8 +62,6 @@ from unlearner.settings import load_yaml, read_yaml
 from unlearner.training.log import Listener, Log, check_trackers, quieten, tracked
 from unlearner.training.resume import Resumable
 from unlearner.training.trainer import resolve_device
-
-MET, NOT_MET = 0, 3
 
 ROW = "row.yaml"  # in the output folder: what its contents were made from
 

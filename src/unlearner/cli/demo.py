@@ -18,9 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from unlearner import provenance
-from unlearner.cli.commands import MET, NOT_MET
 from unlearner.cli.finetune import Lesson, write_recipe
-from unlearner.cli.terminal import RunProgress, print_verdict
+from unlearner.cli.terminal import MET, NOT_MET, RunProgress, print_verdict
 from unlearner.config import RunConfig
 from unlearner.data.labelled import Labelling, tokenize_labelled
 from unlearner.data.record import Record, RecordSet
