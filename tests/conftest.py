@@ -295,7 +295,7 @@ def no_network(monkeypatch):
 
 # What draws the plots of a page. The same values give the same drawing, which `report/` tests.
 DRAWING = {
-    plots: ("dots", "by_round", "loss_terms", "active_records", "by_record", "by_share"),
+    plots: ("dots", "by_round", "loss_terms", "active_records", "by_record", "by_share", "by_step"),
     classifier_plots: ("draw_latent_space",),
 }
 DRAWN = {}
