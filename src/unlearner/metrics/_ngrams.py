@@ -80,7 +80,7 @@ def _matches_by_end(answer: Answer, n: int, start: int, breaks: np.ndarray) -> n
     text = answer.input_ids[:stop]
     firsts = np.append(start, breaks[:-1] + 1)  # shortest prompt of each break
     runs = [
-        np.concatenate([text[first:end], _continuation(answer, end, stop)])
+        np.concatenate([text[first:end], _decoded_tokens(answer, end, stop)])
         for first, end in zip(firsts.tolist(), breaks.tolist(), strict=True)
     ]
     lengths = np.array([len(run) for run in runs])
@@ -95,7 +95,7 @@ def _matches_by_end(answer: Answer, n: int, start: int, breaks: np.ndarray) -> n
     return np.bincount(counted, minlength=len(text) + 1)
 
 
-def _continuation(answer: Answer, prompt_length: int, stop: int) -> np.ndarray:
+def _decoded_tokens(answer: Answer, prompt_length: int, stop: int) -> np.ndarray:
     """What the model decoded after a break; nothing at the end of the span."""
     if prompt_length == stop:
         return answer.input_ids[:0]

@@ -71,7 +71,7 @@ def _language_model_galleries(report: Report) -> Iterator[Gallery]:
     yield Gallery("Record by record", [*_records(report)])
     yield Gallery("Can the records be told from unseen ones?", [*_membership_figures(report)])
     yield Gallery("Does it come back?", [*_relearning(report)])
-    yield Gallery("Does the rest of the model still work?", [*_perplexity(report)])
+    yield Gallery("Does the rest of the model still work?", [*_perplexity_by_round(report)])
     yield Gallery("How the training went", [*_training(report)])
     yield Gallery("Part of the change", [*_strength(report)])
 
@@ -182,7 +182,7 @@ def _records(report: Report) -> Iterator[Figure]:
             yield _figure(drawing, "recall_by_record", label=measure(metric).label)
 
 
-def _perplexity(report: Report) -> Iterator[Figure]:
+def _perplexity_by_round(report: Report) -> Iterator[Figure]:
     yield from _levels(report, "perplexity", "perplexity_by_set")
     curves = _curves(report, {"": "retain_perplexity"})
     if curves:

@@ -180,17 +180,17 @@ def _for_each(trackers: Trackers, action: Callable[[GeneralTracker], object]) ->
 def scalars(line: Json) -> dict[str, float]:
     """The finite numbers of a line by name: `loss/forget` of a step, `round/el_10` of a round."""
     if "step" in line:
-        return dict(_finite(line["loss"], "loss/"))
+        return dict(_finite_numbers(line["loss"], "loss/"))
     if "round" not in line:
         return {}
     named = {"number" if key == "round" else key: value for key, value in line.items()}
-    return dict(_finite(named, "round/"))
+    return dict(_finite_numbers(named, "round/"))
 
 
-def _finite(values: Json, prefix: str) -> Iterator[tuple[str, float]]:
+def _finite_numbers(values: Json, prefix: str) -> Iterator[tuple[str, float]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _finite(dict(value), f"{prefix}{name}/")
+            yield from _finite_numbers(dict(value), f"{prefix}{name}/")
         elif isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
             yield f"{prefix}{name}", value
 
