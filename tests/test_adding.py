@@ -363,15 +363,18 @@ def test_the_family_judges_the_test_set_too_once_it_is_registered(call, tmp_path
     status, _, said, _ = call(RUN + f"data.test=test.jsonl --method {METHOD}" + SHORT, files)
     assert status in (MET, NOT_MET), said
     report = json.loads((tmp_path / "out/run/report.json").read_text())
-    kept = {
-        one["set"]: one["at_most"] / report["results"]["target"][one["set"]]["perplexity"]["value"]
+    before, after = (
+        report["results"][one]["test"]["perplexity"]["value"] for one in ("target", "unlearned")
+    )
+    limits = {
+        one["set"]: one["at_most"]
         for one in report["criteria"]
         if (one["claim"], one["metric"]) == ("utility", "perplexity")
     }
-    assert kept == {"retain": pytest.approx(1.1), "test": pytest.approx(1.1)}
+    assert {"retain", "test"} <= set(limits)
+    assert limits["test"] == pytest.approx(1.1 * before)
     claim = next(one for one in report["verdict"]["claims"] if one["claim"] == "utility")
-    after = report["results"]["unlearned"]["test"]["perplexity"]["value"]
-    assert claim["status"] == "not met" or after <= report["criteria"][-1]["at_most"]
+    assert claim["status"] == "not met" or after <= limits["test"]
 
 
 def test_the_page_names_all_that_a_family_has_to_define():
