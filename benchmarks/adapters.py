@@ -8,8 +8,6 @@ same target, once training its weights and once adapters. `--data` holds `models
 moments, is counted from the tensors themselves; peaks of whole runs are in `memory.md`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

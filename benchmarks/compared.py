@@ -5,8 +5,6 @@
 Every figure comes from `results/tofu_forget01_compare.json`, which `make bench-compare` makes.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -7,8 +7,6 @@ can be interrupted, and several can share the work. `--table` writes `results/de
 and `.json` from it.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections import defaultdict

@@ -8,8 +8,6 @@ row is kept in FOLDER/table.jsonl: a run can be interrupted, and several can sha
 (`--no-table`).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -5,8 +5,6 @@ Models have random weights and are made from their configuration; nothing is dow
 code on a processor and prints the page.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

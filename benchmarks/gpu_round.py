@@ -1,7 +1,5 @@
 """One round of ICU on one device: a step beside the bare one, and asking beside its definition."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 from collections.abc import Callable

@@ -4,8 +4,6 @@ B windows of a step, T tokens of each, n = B T; l = B (T - 1) label positions; D
 vocabulary, A width of a block's heads together, r rank of adapters.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,7 +163,7 @@ class Shape:
     attention: int
 
     @classmethod
-    def of(cls, model: Any) -> Shape:
+    def of(cls, model: Any) -> "Shape":
         """The shape of a model; one without numbers will do."""
         config = model.config
         layers = [model.get_submodule(name).weight for name in linear_layers(model)]

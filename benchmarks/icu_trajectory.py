@@ -5,8 +5,6 @@ their pairs, runs both loops on it over several seeds, and writes a table. On on
 been run is kept in WORK.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

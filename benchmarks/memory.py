@@ -7,8 +7,6 @@ their first allocations made, and then measures how far its resident memory rise
 a run of `unlearner forget` goes on with the case's model. Its weights are random.
 """
 
-from __future__ import annotations
-
 import argparse
 import ctypes
 import gc

@@ -3,8 +3,6 @@
 Run `python benchmarks/pools.py --help`. Each size runs in a process of its own.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -32,8 +30,7 @@ from unlearner.data.duplicates import find_duplicates
 from unlearner.data.loading import read_records
 from unlearner.data.windows import Layout, TokenizedSet, contents, tail_text, tokenize_set
 from unlearner.retrieval.analogous import NUM_NEIGHBOURS, find_analogous
-from unlearner.retrieval.encoder import Vectors, embed, load_encoder
-from unlearner.retrieval.neighbours import CandidateSearch
+from unlearner.retrieval.neighbours import CandidateSearch, Vectors, embed, load_encoder
 
 SIZES = (10_000, 100_000)
 WIDTH = 384  # numbers in a vector of all-MiniLM-L6-v2

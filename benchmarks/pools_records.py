@@ -4,8 +4,6 @@ Four words in five are common English ones, the others names from a long tail of
 with Zipf's frequencies: rare words and new pairs of words keep coming, as they do in real text.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The page of `pools.py`, from the same dictionary that is saved as JSON."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Records are rows of equal length, and the i-th pair belongs to the i-th record. 
 V vocabulary.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Collection, Sequence
 

@@ -8,8 +8,6 @@ ICU makes it forget 24 of them at its defaults, but for the rate, which is `time
 the work folder. Writes `results/rate-by-width.{md,json}`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re
@@ -152,7 +150,8 @@ def write_sets(books: Path, work: Path, tokenizer: PreTrainedTokenizerBase) -> N
         fitting = [
             part
             for part in parts
-            if LEAST_TOKENS <= len(tokenizer(part, truncation=False)["input_ids"]) <= MOST_TOKENS
+            if len(part.split()) <= MOST_TOKENS  # a word is a token at least
+            and LEAST_TOKENS <= len(tokenizer(part, truncation=False)["input_ids"]) <= MOST_TOKENS
         ]
         found += [fitting[i] for i in rng.choice(len(fitting), NUM_OF_BOOK, replace=False)]
     order = iter(rng.permutation(len(found)))

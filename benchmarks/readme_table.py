@@ -5,8 +5,6 @@
 FOLDER is that of `rows.py`. Every figure comes from the rows' own reports.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterator, Mapping

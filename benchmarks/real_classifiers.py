@@ -3,8 +3,6 @@
 A target and the retrained models it is compared with are trained once and kept in a work folder.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -10,8 +10,6 @@ the weights that were published: figures are those of this model, not of the ori
 A folder that is whole is left as it is; one appears whole or not at all.
 """
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 import sys

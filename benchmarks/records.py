@@ -6,8 +6,6 @@ stories260k is asked about text that it has not seen, the worst case: nearly eve
 to be decoded. Writes `results/records.{md,json}`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -9,8 +9,6 @@ knowing. Steps are of 8 records at the rate and by the schedule of `unlearner fi
 Reference: Hu et al. (2024), arXiv:2406.13356, whose attacker has some of the records; here none.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import deque
 from collections.abc import Mapping

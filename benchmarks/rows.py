@@ -8,8 +8,6 @@ so that a run can be interrupted. A row whose data are not there is left out, an
 Every figure comes from the rows' own reports.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

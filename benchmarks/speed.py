@@ -3,8 +3,6 @@
 Run `make bench`, or `python benchmarks/speed.py --help`.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

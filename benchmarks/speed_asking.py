@@ -1,7 +1,5 @@
 """MA and EL_10 by the definition and by `inference.language_model`, value by value."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The models and the sets of records that the speed benchmark works on."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

@@ -7,8 +7,6 @@ prompts of the last lengths, which EL_10 does not look at; they are left out her
 `generate` are charged, not the counting of n-grams.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """One step of ICU against plain forward and backward of the same tokens; the kept distribution."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

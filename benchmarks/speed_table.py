@@ -1,7 +1,5 @@
 """The results as Markdown, from the same dictionary that is saved as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Clocks. On a shared machine the processor time of this process says more than the wall's."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,16 +17,16 @@ class Cost:
     process: float = 0.0
     wall: float = 0.0
 
-    def __add__(self, other: Cost) -> Cost:
+    def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.process + other.process, self.wall + other.wall)
 
-    def __sub__(self, other: Cost) -> Cost:
+    def __sub__(self, other: "Cost") -> "Cost":
         return Cost(self.process - other.process, self.wall - other.wall)
 
-    def __mul__(self, factor: float) -> Cost:
+    def __mul__(self, factor: float) -> "Cost":
         return Cost(self.process * factor, self.wall * factor)
 
-    def over(self, other: Cost) -> dict[str, float]:
+    def over(self, other: "Cost") -> dict[str, float]:
         """The ratio of both clocks."""
         return {"process": self.process / other.process, "wall": self.wall / other.wall}
 

@@ -95,9 +95,13 @@ SHORT = (
 
 
 @pytest.fixture(scope="session")
-def classifier_folders(tmp_path_factory):
+def classifier_folders(made_once):
     """Classifiers that know their records by heart, others to compare with, and unusable ones."""
-    root, tokenizer = tmp_path_factory.mktemp("classifiers"), toy_tokenizer()
+    return made_once("classifiers", write_classifiers)
+
+
+def write_classifiers(root):
+    tokenizer = toy_tokenizer()
     for name, family in (("texts", SEQUENCE), ("tags", TOKEN)):
         sets = SETS[family]
         known = learn_by_heart(tiny_classifier(family), sets["forget"], sets["retain"])
@@ -131,7 +135,6 @@ def classifier_folders(tmp_path_factory):
     path.write_text(json.dumps(content))
     spoil_weights(spoiled("not-a-number"), lambda _, tensor: tensor * math.nan)
     spoil_weights(spoiled("no-head"), lambda name, _: None if "classifier" in name else _)
-    return root
 
 
 @pytest.fixture

@@ -55,9 +55,12 @@ SHORT = " --quiet method.max_epochs=1 method.fresh_per_step=4 evaluation.resampl
 
 
 @pytest.fixture(scope="session")
-def model_folders(tmp_path_factory):
+def model_folders(made_once):
     """A model that knows its records, one that knows nothing, and every way not to be one."""
-    root = tmp_path_factory.mktemp("models")
+    return made_once("models", write_models)
+
+
+def write_models(root):
     good, tokenizer = root / "good", tiny_tokenizer()
     loading.save(tiny_model("gpt_neo"), tokenizer, root / "blank")
     some = tokenize_set(read_records([*FORGET, *RETAIN], name="records"), tokenizer, Layout())
@@ -99,7 +102,6 @@ def model_folders(tmp_path_factory):
         shutil.copytree(good, root / name)
         config.architectures = [architecture]
         config.save_pretrained(root / name)
-    return root
 
 
 def spoil_weights(folder, change):

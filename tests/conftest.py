@@ -4,7 +4,10 @@ An untrained model predicts nearly the same everywhere, so a padding fault would
 weights are therefore drawn wider than the architectures' own initialisation does.
 """
 
+import fcntl
 import os
+import pickle
+import shutil
 import socket
 from pathlib import Path
 
@@ -14,6 +17,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from unlearner.report import classifier_plots, plots
 
 torch.set_num_threads(1)
 
@@ -233,6 +238,26 @@ def hybrid(request) -> str:
 
 
 @pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """A folder by name, filled by the first worker that asks for it; nobody changes it later."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder(name, fill):
+        place, done = root / name, root / f"{name}.done"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                fill(place)
+                done.touch()
+        return place
+
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data sets; a test that needs it is skipped, saying so, where it is not."""
     root = Path(__file__).resolve().parents[1]
@@ -266,6 +291,36 @@ def no_network(monkeypatch):
         return real(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+# What draws the plots of a page. The same values give the same drawing, which `report/` tests.
+DRAWING = {
+    plots: ("dots", "by_round", "loss_terms", "active_records", "by_record", "by_share", "by_step"),
+    classifier_plots: ("draw_latent_space",),
+}
+DRAWN = {}
+
+
+@pytest.fixture(autouse=True)
+def drawn_once(request, monkeypatch):
+    """A plot of values that were drawn before is not drawn again, but where drawing is tested."""
+    if {"report", "golden"} & {*request.path.parts[-2:-1]}:
+        return
+
+    def once(module, name):
+        draw = getattr(module, name)
+
+        def drawn(*values, **more):
+            key = name, pickle.dumps((values, more))
+            if key not in DRAWN:
+                DRAWN[key] = draw(*values, **more)
+            return DRAWN[key]
+
+        monkeypatch.setattr(module, name, drawn)
+
+    for module, names in DRAWING.items():
+        for name in names:
+            once(module, name)
 
 
 @pytest.fixture(autouse=True)

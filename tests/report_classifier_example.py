@@ -1,7 +1,5 @@
 """Realistic reports of classifier runs, with invented numbers, for the tests of what shows them."""
 
-from __future__ import annotations
-
 import random
 from itertools import pairwise
 from math import cos, sin

@@ -1,7 +1,5 @@
 """A realistic report, and variants of it, for the tests of everything that shows reports."""
 
-from __future__ import annotations
-
 import copy
 import random
 from typing import Any

@@ -1,7 +1,5 @@
 """Reports that lack parts, hold hostile names or are of other kinds, and their pages."""
 
-from __future__ import annotations
-
 import copy
 import json
 from functools import cache

@@ -1,4 +1,4 @@
-"""`docs/adding.md` followed to the letter: its methods and its metric are put where it says.
+"""`docs/adding.md` followed to the letter: what it adds is put where it says.
 
 They lie in folders of this test's own, which `registry` and the import system are pointed at; the
 package itself stays as it is.
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import test_classifier_methods as classifiers
 import test_classifier_methods_numbers as numbers
+import test_datasets
 import test_lm_methods
 import test_lm_methods_invariance as invariance
 
@@ -30,22 +31,33 @@ from classifier_world import (
     tiny_data,
     tiny_trainer,
 )
-from command_world import RUN
+from command_world import RUN, SETS
 from conftest import tiny_model
-from unlearner import metrics, registry
+from unlearner import registry
 from unlearner.cli.app import MET, NOT_MET, WRONG_INPUT, run
 from unlearner.config import RunConfig
+from unlearner.datasets.base import data_settings, named_sets
 from unlearner.errors import UserError
+from unlearner.families import FAMILIES
+from unlearner.families.base import Family
 from unlearner.inference.answers import Answer
 from unlearner.methods.base import load_method
 from unlearner.pipeline.compare import make_plan
 from unlearner.report.measures import measures
-from unlearner.settings import read_yaml
+from unlearner.settings import load_yaml, read_yaml
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/adding.md").read_text("utf-8")
 METHOD, CLASSIFIER_METHOD, METRIC = "tnpo", "delete", "unlikely_tokens"
-ADDED = (("methods", METHOD), ("methods", CLASSIFIER_METHOD), ("metrics", METRIC))
+DATASET, FAMILY = "ag_news", "tested_lm"
+ADDED = (
+    ("methods", METHOD),
+    ("methods", CLASSIFIER_METHOD),
+    ("metrics", METRIC),
+    ("datasets", DATASET),
+    ("families", FAMILY),
+)
+FOLDERS = tuple(dict.fromkeys(folder for folder, _ in ADDED))
 MADE = tuple(f"{name}{end}" for _, name in ADDED for end in ("", ".py"))
 SHORT = " --quiet method.max_epochs=1 evaluation.resamples=20"
 
@@ -57,16 +69,23 @@ def block(place):
     return found[1]
 
 
+def yaml_of(section):
+    """The page's example of a section of a run file."""
+    found = re.search(rf"```yaml\n({section}: .*?)```", TEXT, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def added(tmp_path_factory):
     """A package folder with the page's files, beside links to everything else."""
     package = tmp_path_factory.mktemp("package")
     real, before = registry.PACKAGE, set(sys.modules)
     for path in real.iterdir():
-        if path.name not in ("methods", "metrics"):
+        if path.name not in FOLDERS:
             (package / path.name).symlink_to(path)
     with pytest.MonkeyPatch.context() as patch:
-        for folder in ("methods", "metrics"):
+        for folder in FOLDERS:
             (package / folder).mkdir()
             for path in (real / folder).glob("*.py"):
                 (package / folder / path.name).symlink_to(path)
@@ -83,7 +102,7 @@ def added(tmp_path_factory):
     test_lm_methods.plain_run.cache_clear()
     measures.cache_clear()
     for folder, name in ADDED:
-        parent = {"methods": unlearner.methods, "metrics": metrics}[folder]
+        parent = importlib.import_module(f"unlearner.{folder}")
         sys.modules.pop(f"{parent.__name__}.{name}", None)
         vars(parent).pop(name, None)
         assert name not in registry.names(folder)
@@ -104,9 +123,7 @@ def test_it_is_listed_with_its_paper_and_its_needs(capsys):
 
 
 def test_the_run_file_of_the_page_is_read_and_its_bounds_are_checked(tmp_path):
-    yaml = re.search(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-    assert yaml is not None
-    (tmp_path / "run.yaml").write_text(yaml[1])
+    (tmp_path / "run.yaml").write_text(yaml_of("method"))
     sections = read_yaml(tmp_path / "run.yaml")
     method = RunConfig.from_sections(sections).method
     assert method.model_dump() | {"name": method.name} == {
@@ -278,6 +295,102 @@ def test_the_metric_counts_scored_tokens_below_one_in_a_hundred():
         argmax=np.arange(1, 5),
     )
     assert registry.load("metrics", METRIC).metric.tally(answer) == (1, 3)
+
+
+# The data set
+
+
+def test_the_data_set_is_listed(capsys):
+    assert run(["list", "datasets"]) == MET
+    shown = capsys.readouterr().out
+    assert re.search(rf"^{DATASET} +AG News: headlines of the news", shown, re.MULTILINE)
+
+
+def news(folder, count=40):
+    """Numbers for half of the topics and names for the other; the files the page speaks of."""
+    topics = (0, "1", "Business", "Sci/Tech")
+    for part in ("train", "test"):
+        rows = [{"text": f"{part} item {n}", "label": topics[n % 4]} for n in range(count)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{part}.jsonl").write_text(text, encoding="utf-8")
+
+
+SMALL = {"train_records": 20, "holdout_records": 10, "forget_share": 0.25, "test_records": 8}
+
+
+def test_the_data_sets_records_have_their_roles_and_the_topics_names(tmp_path):
+    news(tmp_path)
+    values = load_yaml(yaml_of("data"))["data"]
+    data = data_settings(values | {"folder": str(tmp_path), "options": SMALL})
+    found = named_sets(data, "sequence-classification")
+    assert {role: len(some) for role, some in found.items()} == {
+        "forget": 5,
+        "retain": 15,
+        "holdout": 10,
+        "test": 8,
+    }
+    labels = {record.label for some in found.values() for record in some}
+    assert labels == {"World", "Sports", "Business", "Sci/Tech"}
+    learned = [record.id for role in ("forget", "retain", "holdout") for record in found[role]]
+    assert len({*learned}) == 30
+
+
+def test_the_data_set_refuses_what_every_other_refuses(tmp_path):
+    test_datasets.test_every_data_set_without_its_folder_or_files_says_so_in_one_line(
+        DATASET, tmp_path
+    )
+    with pytest.raises(UserError, match=r"data\.options: unknown key 'split'"):
+        data_settings({"name": DATASET, "folder": str(tmp_path), "options": {"split": 1}})
+
+
+def test_a_command_names_the_data_set_and_its_labels_must_be_the_models(call_classifier, tmp_path):
+    news(tmp_path)
+    named = "forget $classifiers/texts --output out/run data.name=ag_news data.folder=. "
+    status, _, said, _ = call_classifier(
+        named + " ".join(f"data.options.{name}={value}" for name, value in SMALL.items())
+    )
+    assert status == WRONG_INPUT
+    assert re.search(r"the model has no label '\w+'; train it on this data set", said)
+
+
+# The family
+
+
+def test_the_family_judges_the_test_set_too_once_it_is_registered(call, tmp_path, monkeypatch):
+    tested = importlib.import_module(f"unlearner.families.{FAMILY}").TestedLM()
+    monkeypatch.setitem(FAMILIES, tested.name, tested)
+    files = {"test.jsonl": SETS["holdout.jsonl"].replace("uncle", "aunt")}
+    status, _, said, _ = call(RUN + f"data.test=test.jsonl --method {METHOD}" + SHORT, files)
+    assert status in (MET, NOT_MET), said
+    report = json.loads((tmp_path / "out/run/report.json").read_text())
+    before, after = (
+        report["results"][one]["test"]["perplexity"]["value"] for one in ("target", "unlearned")
+    )
+    limits = {
+        one["set"]: one["at_most"]
+        for one in report["criteria"]
+        if (one["claim"], one["metric"]) == ("utility", "perplexity")
+    }
+    assert {"retain", "test"} <= set(limits)
+    assert limits["test"] == pytest.approx(1.1 * before)
+    claim = next(one for one in report["verdict"]["claims"] if one["claim"] == "utility")
+    assert claim["status"] == "not met" or after <= limits["test"]
+
+
+def test_the_page_names_all_that_a_family_has_to_define():
+    table = TEXT.partition("A subclass of `Family` defines")[2].partition("\n\nand says")[0]
+    assert {*re.findall(r"^\| `(\w+)`", table, re.MULTILINE)} == Family.__abstractmethods__
+
+
+def test_the_page_names_the_files_that_tell_kinds_of_models_apart():
+    """Those with an entry for each kind: a key of a mapping, or a name of its own."""
+    entry = re.compile(r'"token-classification"[:}]|[^=]= "token-classification"$', re.MULTILINE)
+    root = ROOT / "src/unlearner"
+    files = {path for path in root.rglob("*.py") if entry.search(path.read_text("utf-8"))}
+    table = TEXT.partition("| file | what of the kind |")[2]
+    listed = {root / name for name in re.findall(r"`([\w/]+\.py)`", table)}
+    own = {root / "datasets/wnut17.py", root / "training/classifier_loop.py"}  # of one kind alone
+    assert files - own <= listed
 
 
 # The page

@@ -1,7 +1,5 @@
 """Make a Hugging Face language model forget given records, and measure whether it did."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from unlearner._version import __version__ as __version__

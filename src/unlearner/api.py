@@ -1,7 +1,5 @@
 """The Python interface: the same line as the command line, on objects in memory."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from collections.abc import Mapping

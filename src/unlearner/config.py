@@ -1,7 +1,5 @@
 """The resolved configuration of one run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +41,9 @@ class RunConfig:
     search: SearchSettings = field(default_factory=SearchSettings)
 
     @classmethod
-    def from_sections(cls, sections: Mapping[str, Any], *, family: str = "causal-lm") -> RunConfig:
+    def from_sections(
+        cls, sections: Mapping[str, Any], *, family: str = "causal-lm"
+    ) -> "RunConfig":
         """Check every section; the method's name decides which keys its section may hold.
 
         Raises:

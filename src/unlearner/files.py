@@ -4,8 +4,6 @@ What can be wrong with a file is raised as `OSError` or `ValueError`, in words f
 reads it says which file it is and what to do.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

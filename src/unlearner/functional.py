@@ -5,8 +5,6 @@ A anchors, V views. Logarithms are natural, so
 losses and divergences are in nats. Probabilities are computed in float32.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Results appear whole: they are made beside the output folder and moved there at the end."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
@@ -123,22 +121,26 @@ def alone_in(folder: Path) -> Iterator[None]:
         OSError: Its parent cannot be written to.
     """
     path = _lock_path(folder.resolve())
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            _take_lock(descriptor, folder)
-            with suppress(FileNotFoundError):  # else somebody has just ended and removed it
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    break
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+    while (descriptor := _locked(path, folder)) is None:
+        continue
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _locked(path: Path, folder: Path) -> int | None:
+    """The lock, open and taken; None where another run, ending, removed the file meanwhile."""
+    with ExitStack() as behind:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        behind.callback(os.close, descriptor)
+        _take_lock(descriptor, folder)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                behind.pop_all()
+                return descriptor
+    return None
 
 
 @contextmanager

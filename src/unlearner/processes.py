@@ -12,11 +12,8 @@ would have, at least one. Small models are computed on one thread in any case
 (`models.limit_threads`), by one process as by several.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -110,16 +107,6 @@ def wait() -> None:
     """Until all have come here."""
     if count() > 1:
         distributed.barrier()
-
-
-@contextmanager
-def main_first() -> Iterator[None]:
-    """The main process goes through the block before the others do."""
-    if not is_main():
-        wait()
-    yield
-    if is_main():
-        wait()
 
 
 def gather(value: Item) -> list[Item]:

@@ -3,8 +3,6 @@
 What the environment says of the machine is read here.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import logging

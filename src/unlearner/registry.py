@@ -1,7 +1,5 @@
 """The folder is the registry: a file in methods, metrics, attacks or datasets is a name to use."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 import re

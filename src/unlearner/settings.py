@@ -3,8 +3,6 @@
 Nothing heavy is imported here, so a wrong key is refused before any model is read.
 """
 
-from __future__ import annotations
-
 import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -98,7 +96,7 @@ class Template:
     after: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> Template:
+    def parse(cls, text: str) -> "Template":
         """The template that a text with names of columns in braces is.
 
         Raises:
@@ -204,7 +202,7 @@ class DataSettings(Section):
         return date.isoformat() if type(date) is datetime.date else date  # as YAML reads it
 
     @model_validator(mode="after")
-    def _has_a_name(self) -> DataSettings:
+    def _has_a_name(self) -> "DataSettings":
         if not self.name and (self.folder or self.options):
             raise UserError("data.name: needed where data.folder or data.options is given")
         return self
@@ -481,7 +479,7 @@ def build(kind: type[Model], values: Mapping[str, Any], *, where: str) -> Model:
     try:
         built = kind(**values)
     except ValidationError as error:
-        raise UserError(_in_words(error.errors(), kind, where)) from None
+        raise UserError(_first_error(error.errors(), kind, where)) from None
     for name, value in values.items():
         number = getattr(built, name)
         if isinstance(value, bool) and not isinstance(number, bool):
@@ -514,7 +512,7 @@ def _range(kind: type[BaseModel], name: str) -> str:
     return f"; allowed is {least} {most}"
 
 
-def _in_words(errors: Sequence[ErrorDetails], kind: type[BaseModel], where: str) -> str:
+def _first_error(errors: Sequence[ErrorDetails], kind: type[BaseModel], where: str) -> str:
     """The first error; a value that may be of several kinds has one error for each of them."""
     first = errors[0]
     place, value = first["loc"], first["input"]

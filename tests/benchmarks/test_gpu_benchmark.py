@@ -77,6 +77,12 @@ def whole(tmp_path_factory):
     return run(tmp_path_factory.mktemp("gpu"))
 
 
+@pytest.fixture
+def asked_before(whole, monkeypatch):
+    """Where only steps are about: what asking gave in `whole`, which takes most of a run."""
+    monkeypatch.setattr(gpu, "asking", lambda *_: json.loads(json.dumps(whole[1]["asking"])))
+
+
 def test_every_combination_has_a_line_with_every_column(whole):
     """Two ranks, two precisions, checkpointing or not: 8 lines; two sets that are asked about."""
     (head, _, *lines), (asked_head, _, *asked) = whole[0]
@@ -227,6 +233,7 @@ def no_room(*_, **__):
     raise torch.OutOfMemoryError("none left")
 
 
+@pytest.mark.usefixtures("asked_before")
 def test_a_step_that_does_not_fit_has_a_line_and_the_next_goes_on(tmp_path, monkeypatch):
     """All weights do not fit, adapters do; the plan's expectation is told of both."""
     real = gpu_round.Round.icu
@@ -244,6 +251,7 @@ def test_a_step_that_does_not_fit_has_a_line_and_the_next_goes_on(tmp_path, monk
     assert "step_seconds" not in results["steps"][0]
 
 
+@pytest.mark.usefixtures("asked_before")
 def test_a_bare_step_that_does_not_fit_leaves_the_figures_of_icus(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_round.Round, "bare", no_room)
     ((_, _, line), _), results = run(tmp_path, *ONE)
@@ -269,6 +277,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "gpu.json").read_text("utf-8"))["steps"] == []
 
 
+@pytest.mark.usefixtures("asked_before")
 def test_the_compiled_bare_step_is_the_same_step(tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
@@ -325,6 +334,7 @@ def test_numbers_out_of_range_are_refused(option, value, said, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("asked_before")
 def test_on_a_processor_nothing_is_written_unless_asked_for(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu, "RESULTS", tmp_path / "gpu.md")
     gpu.main([*SMALL, *ONE])

@@ -276,7 +276,7 @@ def test_a_checkpoint_leaves_room_for_the_result(call, monkeypatch, caplog):
 
 
 def test_a_result_without_room_is_refused_before_it_is_trained(call, monkeypatch):
-    monkeypatch.setattr("unlearner.training.disk.free_bytes", lambda _: 1000)
+    monkeypatch.setattr("unlearner.training.memory.free_bytes", lambda _: 1000)
     monkeypatch.setattr("unlearner.training.trainer.Trainer.step", stop(AssertionError("trained")))
     for command in (RUN + SHORT, FINETUNE + "--quiet epochs=1"):
         status, _, err, left = call(command)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unlearner.cli import row as row_command
+from unlearner.cli import commands
 from unlearner.datasets.base import options_of
 from unlearner.errors import UserError
 from unlearner.pipeline.run_file import ExpectedSettings, compare_expected, read_run_file
@@ -96,9 +96,9 @@ def test_a_row_makes_its_target_and_a_second_run_only_what_is_missing(
     def never(*_, **__):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(row_command, "run_finetune", never)
-    monkeypatch.setattr(row_command, "run_forget", never)
-    monkeypatch.setattr(row_command, "write_benchmark", never)
+    monkeypatch.setattr(commands, "run_finetune", never)
+    monkeypatch.setattr(commands, "run_forget", never)
+    monkeypatch.setattr(commands, "write_benchmark", never)
     again = call("run row.yaml", files)
     assert again[0] == status
     assert again[3] == []
@@ -119,7 +119,7 @@ def test_the_target_learns_forget_and_retain_and_the_retrained_model_retain_alon
         taught[output.name] = ([row["id"] for row in some], asked["settings"])
         output.mkdir(parents=True)
 
-    monkeypatch.setattr(row_command, "run_finetune", finetune)
+    monkeypatch.setattr(commands, "run_finetune", finetune)
     files["row.yaml"] = files["row.yaml"].replace("command: forget", "command: finetune")
     assert call("run row.yaml", files)[0] == 0
     forget, retain = [f"forget01-{n}" for n in range(1, 5)], [f"retain99-{n}" for n in range(1, 7)]

@@ -215,7 +215,7 @@ def test_what_is_no_day_is_refused(day):
 
 
 def test_the_command_line_takes_joined_columns_and_single_sets():
-    assert app._columns("forget:a+b=prompt, c=response") == {
+    assert app._column_names("forget:a+b=prompt, c=response") == {
         "forget:a+b": "prompt",
         "c": "response",
     }

@@ -10,8 +10,6 @@ took another course; with those for SSE all numbers were within 2e-4. Both demos
 steps, took another course with those for AVX2.
 """
 
-from __future__ import annotations
-
 import difflib
 import gzip
 import hashlib

@@ -3,8 +3,6 @@
 Nothing of the package is imported: all goes through `python -m unlearner`, within this process.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import runpy

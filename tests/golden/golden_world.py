@@ -5,8 +5,6 @@ two processors differ in the last bits of a double, which rounding takes away, s
 begins with the same weights.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -3,8 +3,6 @@
 python tests/golden/renew.py [NAME...] renews the runs named, and without any name all of them.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from pathlib import Path

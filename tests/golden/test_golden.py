@@ -4,8 +4,6 @@
 `python tests/golden/renew.py`, which prints it, and is then seen in the diff of `kept/`.
 """
 
-from __future__ import annotations
-
 import time
 from itertools import islice
 from pathlib import Path
@@ -34,10 +32,8 @@ RESUMED = {"icu-resumed": "icu", "deepcut-resumed": "deepcut"}
 
 
 @pytest.fixture(scope="session")
-def golden_world(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("golden-world")
-    build_world(folder)
-    return folder
+def golden_world(made_once) -> Path:
+    return made_once("golden-world", build_world)
 
 
 def named(runs):

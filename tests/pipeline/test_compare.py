@@ -130,36 +130,32 @@ def test_a_finished_comparison_runs_nothing_and_gives_the_same_bytes(monkeypatch
     assert "npo" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("killed", "trials", "seeds"),
-    [
+def test_a_comparison_that_was_cut_off_goes_on_and_is_the_same_but_for_times(monkeypatch, capsys):
+    """In a search, between two seeds, in the second method: what was finished is not repeated.
+
+    Each goes on with what the one before it left: four parts, which together are the whole.
+    """
+    cuts = (
         ({"trial": 1}, [("npo", 0)], []),
-        ({"seed": 1}, [("npo", 0), ("npo", 1)], [("npo", 0)]),
-        ({"trial": 3}, [("npo", 0), ("npo", 1), ("gradient_ascent", 0)], [("npo", 0), ("npo", 1)]),
-    ],
-)
-def test_a_comparison_that_was_cut_off_goes_on_and_is_the_same_but_for_times(
-    monkeypatch, capsys, killed, trials, seeds
-):
-    """In a search, between two seeds, in the second method: what was finished is not repeated."""
-    output = "-".join(f"{name}{place}" for name, place in killed.items())
-    both = [(name, number) for name in ("npo", "gradient_ascent") for number in (0, 1)]
-    whole = {"trials": both, "seeds": both}
-    with monkeypatch.context() as patch:
-        done = counted(patch, **killed)
-        assert compare(output, *SHORT, "--retrained", "blank") == INTERRUPTED
-    assert done == {"trials": trials, "seeds": seeds}
-    assert capsys.readouterr().err == (
-        f"unlearner: interrupted; what is finished is kept in {output}: give the same command "
-        "with --resume\n"
+        ({"seed": 1}, [("npo", 1)], [("npo", 0)]),
+        ({"trial": 1}, [("gradient_ascent", 0)], [("npo", 1)]),
     )
-    assert not Path(output, "compare.json").exists()
+    for number, (killed, trials, seeds) in enumerate(cuts):
+        with monkeypatch.context() as patch:
+            done = counted(patch, **killed)
+            more = ["--resume"] if number else []
+            assert compare("cut", *SHORT, "--retrained", "blank", *more) == INTERRUPTED
+        assert done == {"trials": trials, "seeds": seeds}
+        assert capsys.readouterr().err == (
+            "unlearner: interrupted; what is finished is kept in cut: give the same command "
+            "with --resume\n"
+        )
+        assert not Path("cut", "compare.json").exists()
     done = counted(monkeypatch)
-    assert compare(output, *SHORT, "--retrained", "blank", "--resume") == MET
-    assert {
-        name: [*first, *done[name]] for name, first in (("trials", trials), ("seeds", seeds))
-    } == whole
-    assert timeless(read(output)) == timeless(read("done"))
+    assert compare("cut", *SHORT, "--retrained", "blank", "--resume") == MET
+    last = [("gradient_ascent", 0), ("gradient_ascent", 1)]
+    assert done == {"trials": last[1:], "seeds": last}
+    assert timeless(read("cut")) == timeless(read("done"))
 
 
 def test_what_is_stopped_before_anything_is_finished_leaves_nothing(monkeypatch, capsys):

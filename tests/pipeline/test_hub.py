@@ -13,8 +13,8 @@ from report_example import example
 from unlearner.cli.app import run
 from unlearner.pipeline import hub as publishing
 from unlearner.pipeline.hub import file_digests
-from unlearner.report.card import model_card
 from unlearner.report.files import write_report
+from unlearner.report.page import model_card
 
 MODEL_FILES = {"model.safetensors": b"weights", "config.json": b"{}", "sub/vocab.txt": b"a"}
 NAMES = {*MODEL_FILES, "README.md"}

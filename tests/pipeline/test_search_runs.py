@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from string import Template
 
 import jsonschema
 import pytest
@@ -14,7 +15,7 @@ from test_search import config, data_of
 
 from command_world import RUN, SETS
 from conftest import tiny_model, tiny_tokenizer
-from unlearner.cli.app import INTERRUPTED, MET, NOT_MET, WRONG_INPUT
+from unlearner.cli.app import INTERRUPTED, MET, NOT_MET, WRONG_INPUT, run
 from unlearner.config import RunConfig
 from unlearner.families import CAUSAL_LM
 from unlearner.models import adapters
@@ -156,6 +157,19 @@ def test_quick_looks_find_the_same_and_stop_at_the_same_round(known, method, fie
 # The command
 
 
+@pytest.fixture(scope="module")
+def searched(model_folders, tmp_path_factory):
+    """The folder of a search that went to its end, and its status."""
+    folder = tmp_path_factory.mktemp("searched")
+    for name, content in SETS.items():
+        (folder / name).write_text(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("UNLEARNER_KEY_FILE", str(folder / "key"))
+        status = run(Template(SEARCH).substitute(models=model_folders).split())
+    return folder / "out/run", status
+
+
 def report_of(folder="out/run"):
     report = json.loads(Path(folder, "report.json").read_text("utf-8"))
     jsonschema.validate(report, SCHEMA, cls=jsonschema.Draft202012Validator)
@@ -168,13 +182,13 @@ def without_times(trials):
 
 def counted(monkeypatch, stop_at=math.inf):
     """The numbers of the trials that are run; one of them may be interrupted."""
-    numbers, run = [], search._try
+    numbers, try_it = [], search._try
 
     def trial(config, settings, number, *rest):
         if number == stop_at:
             raise KeyboardInterrupt
         numbers.append(number)
-        return run(config, settings, number, *rest)
+        return try_it(config, settings, number, *rest)
 
     monkeypatch.setattr(search, "_try", trial)
     return numbers
@@ -204,9 +218,9 @@ def test_the_run_after_a_search_is_that_of_the_settings_it_found(call, more):
     assert all(torch.equal(one[name], two[name]) for name in two)
 
 
-def test_a_search_that_was_cut_off_goes_on_behind_its_finished_trials(call, monkeypatch):
-    whole, *_ = call(SEARCH)
-    expected = report_of()
+def test_a_search_that_was_cut_off_goes_on_behind_its_finished_trials(call, monkeypatch, searched):
+    folder, whole = searched
+    expected = report_of(folder)
     with monkeypatch.context() as patch:
         numbers = counted(patch, stop_at=2)
         status, _, err, left = call(SEARCH.replace("out/run", "out/cut"))
@@ -248,10 +262,10 @@ def test_a_search_in_which_nothing_reaches_the_criteria_says_so(call):
     assert note in " ".join(Path("out/run/report.md").read_text("utf-8").split())
 
 
-def test_a_run_file_of_a_search_repeats_it(call):
-    call(SEARCH)
-    status, *_ = call("forget --config out/run/run.yaml --output out/again --quiet")
-    one, two = report_of(), report_of("out/again")
+def test_a_run_file_of_a_search_repeats_it(call, searched):
+    folder, _ = searched
+    status, *_ = call(f"forget --config {folder}/run.yaml --output out/again --quiet")
+    one, two = report_of(folder), report_of("out/again")
     assert status == (MET if one["verdict"]["status"] == "met" else NOT_MET)
     assert without_times(one["search"]["trials"]) == without_times(two["search"]["trials"])
     assert one["model"]["digest_unlearned"] == two["model"]["digest_unlearned"]

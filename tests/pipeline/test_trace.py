@@ -55,8 +55,8 @@ def traced():
 def test_a_language_models_run_enters_few_files_and_scores_each_set_once_a_model(call, traced):
     """Target and unlearned model: forget, retain and holdout twice; ICU's own set likewise."""
     trace = traced(call, RUN + SHORT)
-    assert len(trace.files) <= 98, " ".join(sorted(trace.files))  # 16 are metrics
-    assert len(trace.arrows) <= 262
+    assert len(trace.files) <= 93, " ".join(sorted(trace.files))  # 16 are metrics
+    assert len(trace.arrows) <= 252
     assert trace.scored == {"forget": 2, "retain": 2, "holdout": 2, "analogous": 2}
 
 
@@ -64,6 +64,6 @@ def test_a_classifiers_run_enters_few_files_and_scores_each_set_once_a_model(
     call_classifier, traced
 ):
     trace = traced(call_classifier, classifier_commands.RUN + classifier_commands.SHORT)
-    assert len(trace.files) <= 88, " ".join(sorted(trace.files))
-    assert len(trace.arrows) <= 211
+    assert len(trace.files) <= 84, " ".join(sorted(trace.files))
+    assert len(trace.arrows) <= 202
     assert trace.scored == {"forget": 2, "retain": 2, "holdout": 2}

@@ -1,7 +1,5 @@
 """The files of a report: what they hold, how they are written and read again."""
 
-from __future__ import annotations
-
 import json
 import re
 

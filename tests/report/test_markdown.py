@@ -1,7 +1,5 @@
 """report.md and the model card, in which nothing that a user wrote can act."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -12,8 +10,7 @@ from page_reader import Page
 from report_classifier_example import sequence
 from report_example import example, failed
 from report_variants import HOSTILE, hostile, hostile_labels
-from unlearner.report.card import model_card
-from unlearner.report.page import markdown_report
+from unlearner.report.page import markdown_report, model_card
 from unlearner.report.writing import escape, visible
 
 

@@ -1,7 +1,5 @@
 """The page that people read: whole by itself, safe, and clear about what is missing."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The pictures of a report: what they show, in which colours, and what stands for them in words."""
 
-from __future__ import annotations
-
 import re
 
 import jsonschema
@@ -83,8 +81,8 @@ def test_a_class_has_one_colour_and_shape_in_every_panel_and_no_two_classes_shar
 
 
 def test_forget_points_differ_from_kept_ones_by_more_than_colour():
-    gone = classifier_plots._mark(0, [0], pale=False)
-    kept = classifier_plots._mark(0, [0], pale=True)
+    gone = classifier_plots._marker_style(0, [0], pale=False)
+    kept = classifier_plots._marker_style(0, [0], pale=True)
     assert gone["color"] == kept["color"]
     assert gone["markeredgecolor"] == svg.INK
     assert kept["alpha"] < 0.5

@@ -1,7 +1,5 @@
 """The tables of a report: criteria, records, what only classifiers have, trials of a search."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The words of a report: what it leads with, what it says, and how numbers are written."""
 
-from __future__ import annotations
-
 import copy
 import re
 
@@ -19,11 +17,10 @@ from report_example import example, failed
 from report_variants import classifier, shown, with_strength
 from unlearner import registry
 from unlearner.methods.base import load_method
-from unlearner.report import names
-from unlearner.report.card import model_card
+from unlearner.report import facts
 from unlearner.report.facts import perplexity_limit
 from unlearner.report.measures import measures
-from unlearner.report.page import markdown_report, render
+from unlearner.report.page import markdown_report, model_card, render
 from unlearner.report.tables import claims
 from unlearner.report.words import BY_CONSTRUCTION, sentences
 from unlearner.report.writing import change, duration, show, significant, size
@@ -158,13 +155,13 @@ def test_a_method_that_trains_anew_is_exact_for_the_weights_and_any_other_approx
 @pytest.mark.parametrize("method", registry.names("methods"))
 def test_every_method_has_a_name_that_people_can_read(method):
     assert load_method(method).label
-    assert names.method_name({"method": {"name": method}}) == load_method(method).label
+    assert facts.method_name({"method": {"name": method}}) == load_method(method).label
 
 
 def test_a_method_that_is_not_known_has_the_name_that_the_run_gives_it():
     report = sequence()
     report["method"] = {"name": "some_method_of_ours"}
-    assert names.method_name(report) == "some_method_of_ours"
+    assert facts.method_name(report) == "some_method_of_ours"
     assert "The method is approximate" in sentences(report).limits
 
 

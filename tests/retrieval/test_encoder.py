@@ -15,9 +15,8 @@ from transformers import BertModel
 from classifier_world import SEQUENCE, tiny_config, toy_tokenizer
 from in_processes import in_processes
 from unlearner.errors import UserError
-from unlearner.retrieval import encoder
-from unlearner.retrieval.encoder import embed, make_vectors
-from unlearner.retrieval.neighbours import Texts, retrieve
+from unlearner.retrieval import neighbours
+from unlearner.retrieval.neighbours import Texts, embed, make_vectors, retrieve
 
 TEXTS = [f"text number {number}" for number in range(14)]  # blocks of 4, 4, 4 and 2
 
@@ -37,7 +36,7 @@ class Toy:
 
 @pytest.fixture(autouse=True)
 def _blocks_of_four(monkeypatch):
-    monkeypatch.setattr(encoder, "BLOCK", 4)
+    monkeypatch.setattr(neighbours, "BLOCK", 4)
 
 
 # A sentence encoder
@@ -82,7 +81,7 @@ def test_a_real_encoder_gives_vectors_of_length_one(tmp_path):
 def test_copies_of_what_is_to_be_forgotten_are_not_embedded(monkeypatch):
     """The pool's text 6 is a copy of the first forget text, in capitals."""
     model = Toy()
-    monkeypatch.setattr(encoder, "load_encoder", lambda *_, **__: model)
+    monkeypatch.setattr(neighbours, "load_encoder", lambda *_, **__: model)
     forget, pool = ["secret of the first person", "secret of another one"], list(TEXTS)
     pool[6] = forget[0].upper()
     ids = [[number, number + 1] for number in range(100, 120)]

@@ -11,8 +11,7 @@ import torch
 
 from unlearner.errors import UserError
 from unlearner.retrieval import neighbours
-from unlearner.retrieval.encoder import make_vectors
-from unlearner.retrieval.neighbours import Retrieved, Texts, assign_pairs, retrieve
+from unlearner.retrieval.neighbours import Retrieved, Texts, assign_pairs, make_vectors, retrieve
 from unlearner.retrieval.overlap import longest_shared_run
 
 torch.set_num_threads(1)

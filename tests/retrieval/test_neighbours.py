@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from unlearner.retrieval import neighbours
-from unlearner.retrieval.encoder import Vectors
-from unlearner.retrieval.neighbours import Texts, retrieve
+from unlearner.retrieval.neighbours import Texts, Vectors, retrieve
 
 
 class Given(Vectors):

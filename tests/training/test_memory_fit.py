@@ -7,12 +7,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from conftest import tiny_model
 from unlearner.config import RunConfig
 from unlearner.errors import UserError
+from unlearner.models.loading import Loaded
+from unlearner.settings import TrainingSettings
 from unlearner.training import memory
-from unlearner.training.memory import CHECKPOINT, SAVED, STEP, ResourcePlan, announce
+from unlearner.training.memory import (
+    CHECKPOINT,
+    SAVED,
+    STEP,
+    ResourcePlan,
+    announce,
+    measure_step,
+    measuring,
+)
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 PARTS = {
     "held already": GIB,
     "gradients": GIB // 2,
@@ -165,6 +176,51 @@ def test_what_is_set_already_is_not_advised():
 
 def test_adapters_are_not_advised_to_a_method_that_makes_its_model_anew():
     assert "training.lora_rank=16" not in ways(name="retrain")[STEP]
+
+
+# A step without room
+
+
+@pytest.mark.skipif("sys.platform != 'linux'", reason="the limit is Linux's")
+def test_a_step_that_asks_for_more_than_there_is_fails_before_the_system_is_out_of_it(monkeypatch):
+    """A gibibyte where there are 64 MiB: refused by this process, which goes on as before."""
+    monkeypatch.setattr(memory, "available_bytes", lambda: 64 * MIB)
+    limits = memory.resource.getrlimit(memory.resource.RLIMIT_DATA)
+    loaded = Loaded(tiny_model("gpt2"), None, "")
+    found = measure_step(loaded, lambda: torch.ones(1 << 28).sum(), TrainingSettings())
+    assert found.bytes == 64 * MIB
+    assert math.isnan(found.seconds)
+    assert memory.resource.getrlimit(memory.resource.RLIMIT_DATA) == limits
+    assert torch.ones(1 << 25).sum() == 1 << 25
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
+def test_errors_of_memory_are_told_as_what_does_not_fit(error, monkeypatch):
+    def loss():
+        raise error
+
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    found = measure_step(Loaded(tiny_model("gpt2"), None, ""), loss, TrainingSettings())
+    assert found.bytes == 1000
+    assert math.isnan(found.seconds)
+
+
+def test_cuda_counts_itself(monkeypatch):
+    """300 held, at most 1000 in the step."""
+    calls = []
+    for name, value in (
+        ("memory_allocated", 300),
+        ("max_memory_allocated", 1000),
+        ("reset_peak_memory_stats", None),
+    ):
+        monkeypatch.setattr(
+            torch.cuda, name, lambda _, name=name, value=value: calls.append(name) or value
+        )
+    with measuring(torch.device("cuda"), 1) as found:
+        calls.append("step")
+    assert found.bytes == 700
+    assert calls.index("reset_peak_memory_stats") < calls.index("step")
+    assert calls.index("step") < calls.index("max_memory_allocated")
 
 
 # What is available

@@ -565,48 +565,6 @@ def test_fewer_windows_at_a_time_where_the_step_does_not_fit(
     assert (found, planned.micro_batch) == (tried, chosen)
 
 
-@pytest.mark.skipif("sys.platform != 'linux'", reason="the limit is Linux's")
-def test_a_step_that_asks_for_more_than_there_is_fails_before_the_system_is_out_of_it(monkeypatch):
-    """A gibibyte where there are 64 MiB: refused by this process, which goes on as before."""
-    monkeypatch.setattr(memory, "available_bytes", lambda: 64 * MIB)
-    limits = memory.resource.getrlimit(memory.resource.RLIMIT_DATA)
-    loaded = Loaded(tiny_model("gpt2"), None, "")
-    found = measure_step(loaded, lambda: torch.ones(1 << 28).sum(), TrainingSettings())
-    assert found.bytes == 64 * MIB
-    assert math.isnan(found.seconds)
-    assert memory.resource.getrlimit(memory.resource.RLIMIT_DATA) == limits
-    assert torch.ones(1 << 25).sum() == 1 << 25
-
-
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
-def test_errors_of_memory_are_told_as_what_does_not_fit(error, monkeypatch):
-    def loss():
-        raise error
-
-    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
-    found = measure_step(Loaded(tiny_model("gpt2"), None, ""), loss, TrainingSettings())
-    assert found.bytes == 1000
-    assert math.isnan(found.seconds)
-
-
-def test_cuda_counts_itself(monkeypatch):
-    """300 held, at most 1000 in the step."""
-    calls = []
-    for name, value in (
-        ("memory_allocated", 300),
-        ("max_memory_allocated", 1000),
-        ("reset_peak_memory_stats", None),
-    ):
-        monkeypatch.setattr(
-            torch.cuda, name, lambda _, name=name, value=value: calls.append(name) or value
-        )
-    with measuring(torch.device("cuda"), 1) as found:
-        calls.append("step")
-    assert found.bytes == 700
-    assert calls.index("reset_peak_memory_stats") < calls.index("step")
-    assert calls.index("step") < calls.index("max_memory_allocated")
-
-
 def test_every_architecture_can_be_measured():
     for architecture in ARCHITECTURES:
         found = plan(texts(tiny_model(architecture)), name="icu")

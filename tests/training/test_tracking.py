@@ -16,8 +16,8 @@ from command_world import FORGET, HOLDOUT, RETAIN
 from promise import leaks
 from unlearner.errors import UserError
 from unlearner.settings import TrainingSettings, build, own_name
-from unlearner.training import tracking
-from unlearner.training.tracking import check_trackers, hyper_parameters, scalars, tracked
+from unlearner.training import log
+from unlearner.training.log import check_trackers, hyper_parameters, scalars, tracked
 
 STEP = {"step": 1, "loss": {"forget": -1.5, "kl": 0.25}}
 
@@ -209,10 +209,10 @@ def test_a_service_does_not_see_the_command_line(fake, tmp_path, monkeypatch):
 def test_services_are_told_where_to_write_and_not_to_look_at_a_git_folder(tmp_path):
     """Changed files of a git folder may be the records."""
     for name in ("wandb", "dvclive", "swanlab"):
-        options = tracking._options(name, tmp_path)
+        options = log._service_options(name, tmp_path)
         assert str(tmp_path) in options.values(), name
-    assert tracking._options("wandb", tmp_path)["settings"]["disable_git"] is True
-    assert tracking._options("dvclive", tmp_path)["save_dvc_exp"] is False
+    assert log._service_options("wandb", tmp_path)["settings"]["disable_git"] is True
+    assert log._service_options("dvclive", tmp_path)["save_dvc_exp"] is False
 
 
 # Ways to end

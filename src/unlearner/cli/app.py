@@ -1,7 +1,5 @@
 """The command line. Everything heavy is imported inside the commands: `--help` must be quick."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os
@@ -44,7 +42,7 @@ Arguments = Annotated[
 Config = Annotated[Path | None, typer.Option("--config", help="A run file, such as DIR/run.yaml.")]
 
 
-def _folder(name: str) -> Path:
+def _output_folder(name: str) -> Path:
     if not name:  # which would be the folder that the user is in
         raise UserError("--output: no name was given; give a folder that does not exist yet")
     return Path(name)
@@ -53,7 +51,10 @@ def _folder(name: str) -> Path:
 Output = Annotated[
     Path,
     typer.Option(
-        "--output", parser=_folder, metavar="PATH", help="Folder for the results; must be empty."
+        "--output",
+        parser=_output_folder,
+        metavar="PATH",
+        help="Folder for the results; must be empty.",
     ),
 ]
 
@@ -154,7 +155,7 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _split(arguments: list[str] | None) -> tuple[str, list[str]]:
+def _model_and_settings(arguments: list[str] | None) -> tuple[str, list[str]]:
     """The model and the settings: what has the form section.key=value is a setting."""
     given = list(arguments or [])
     model = "" if not given or SETTING.match(given[0]) else given.pop(0)
@@ -164,7 +165,7 @@ def _split(arguments: list[str] | None) -> tuple[str, list[str]]:
     return model, given
 
 
-def _columns(text: str) -> dict[str, str]:
+def _column_names(text: str) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in text.split(",") if pair]
     wrong = [name for name, equals, ours in pairs if not (equals and name.strip() and ours.strip())]
     if wrong:
@@ -177,7 +178,7 @@ def _sections(arguments: list[str] | None, config: Path | None, **options: Any) 
 
     Options are named section__key; those not given are left out.
     """
-    model, settings = _split(arguments)
+    model, settings = _model_and_settings(arguments)
     sections = read_yaml(config) if config else {}
     sections = apply_settings(sections, [])
     for name, value in {"model__name": model, **options}.items():
@@ -239,7 +240,7 @@ def forget(
         data__retain=retain,
         data__pool=pool,
         data__holdout=holdout,
-        data__columns=_columns(columns),
+        data__columns=_column_names(columns),
         data__request_id=request_id,
         data__test=test,
         data__forget_class=forget_class,
@@ -279,7 +280,7 @@ def check(
         data__retain=retain,
         data__pool=pool,
         data__holdout=holdout,
-        data__columns=_columns(columns),
+        data__columns=_column_names(columns),
         data__test=test,
         data__forget_class=forget_class,
         data__drop_duplicates=drop_duplicates,
@@ -315,7 +316,7 @@ def evaluate(
         model__original=original,
         data__retain=retain,
         data__holdout=holdout,
-        data__columns=_columns(columns),
+        data__columns=_column_names(columns),
         data__request_id=request_id,
         data__test=test,
         data__forget_class=forget_class,
@@ -367,7 +368,7 @@ def compare(
         data__holdout=holdout,
         data__test=test,
         data__forget_class=forget_class,
-        data__columns=_columns(columns),
+        data__columns=_column_names(columns),
     )
     if search:
         sections.setdefault("search", {}).setdefault("trials", SEARCH_TRIALS)
@@ -405,7 +406,7 @@ def finetune(
 
     Settings may leave out the section: epochs=50 learning_rate=1e-4 seed=1.
     """
-    model, settings = _split(arguments)
+    model, settings = _model_and_settings(arguments)
     from unlearner.cli.finetune import run_finetune
 
     return run_finetune(
@@ -413,7 +414,7 @@ def finetune(
         records,
         output,
         settings=settings,
-        columns=_columns(columns),
+        columns=_column_names(columns),
         until=until,
         labels=labels_of,
         resume=resume,
@@ -427,16 +428,19 @@ def run_file(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", parser=_folder, metavar="PATH", help="Default: run.output, or runs/NAME."
+            "--output",
+            parser=_output_folder,
+            metavar="PATH",
+            help="Default: run.output, or runs/NAME.",
         ),
     ] = None,
     quiet: Quiet = False,
 ) -> int:
     """Run one run file, such as a benchmark row; what is finished is not made again."""
-    path, settings = _split(arguments)
+    path, settings = _model_and_settings(arguments)
     if not path:
         raise UserError("run needs a run file; see benchmarks/ for examples")
-    from unlearner.cli.row import run_run
+    from unlearner.cli.commands import run_run
 
     return run_run(Path(path), settings, output, quiet=quiet)
 
@@ -508,7 +512,7 @@ def demo(
     story: Annotated[str, typer.Argument(help="icu or deepcut")] = "icu",
     output: Annotated[
         Path | None,
-        typer.Option("--output", parser=_folder, metavar="PATH", help="Default: demo-NAME."),
+        typer.Option("--output", parser=_output_folder, metavar="PATH", help="Default: demo-NAME."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random draws.")] = 0,
 ) -> int:

@@ -1,26 +1,38 @@
 """What the commands do, between the command line and the pipeline: folders, words, exit status."""
 
-from __future__ import annotations
-
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from unlearner import processes
-from unlearner.cli.terminal import RunProgress, print_check, print_strength, print_verdict
+from unlearner.cli.finetune import run_finetune
+from unlearner.cli.terminal import (
+    MET,
+    NOT_MET,
+    RunProgress,
+    print_check,
+    print_strength,
+    print_verdict,
+)
 from unlearner.config import RunConfig
+from unlearner.data.record import Record
+from unlearner.datasets.base import named_sets
 from unlearner.errors import Interrupted, UserError
 from unlearner.files import read_small, saving
 from unlearner.models import sharding
+from unlearner.models.folders import family_named
 from unlearner.models.loading import (
     limit_threads,
 )
-from unlearner.output import Json, alone_in, check_free, check_output, staged
+from unlearner.output import CHECKPOINTS, Json, alone_in, check_free, check_output, staged
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.compare import (
     INPUTS_FILE,
@@ -29,7 +41,7 @@ from unlearner.pipeline.compare import (
     SKIPPED_FILE,
     Plan,
     check_plan,
-    gather,
+    gather_runs,
     make_plan,
     run_all,
 )
@@ -41,18 +53,23 @@ from unlearner.pipeline.pipeline import (
     tracked_sections,
     write_outcome,
 )
+from unlearner.pipeline.run_file import BENCHMARK, RunFile, read_run_file, write_benchmark
 from unlearner.pipeline.strength import add_strength, evenly_spaced, utility_floor
-from unlearner.report.card import is_unlearned
 from unlearner.report.compare import comparison_rows, headings, not_run, write_comparison
 from unlearner.report.files import write_report
+from unlearner.report.page import is_unlearned
 from unlearner.report.private_text import write_texts
-from unlearner.settings import read_yaml
-from unlearner.training.log import Log, quieten
+from unlearner.settings import load_yaml, read_yaml
+from unlearner.training.log import Listener, Log, check_trackers, quieten, tracked
 from unlearner.training.resume import Resumable
-from unlearner.training.tracking import Listener, check_trackers, tracked
 from unlearner.training.trainer import resolve_device
 
-MET, NOT_MET = 0, 3
+ROW = "row.yaml"  # in the output folder: what its contents were made from
+
+# Of the `data` and `training` sections, what a target shares with the run.
+SHARED_DATA = ("template", "chat", "scope", "max_length", "append_eos")
+
+SHARED_TRAINING = ("seed", "device", "precision")
 
 
 def run_forget(
@@ -208,7 +225,7 @@ def run_compare(  # noqa: PLR0913 - the command's options
     progress = RunProgress(quiet=quiet, num_rounds=None)
     with _opened(plan, output, resume=resume):
         run_all(plan, output, jobs=jobs, say=progress.say)
-        comparison = gather(plan, output)
+        comparison = gather_runs(plan, output)
     write_comparison(comparison, output)
     _print_table(comparison, output)
     return MET
@@ -339,3 +356,163 @@ def run_strength(run_dir: Path, *, points: int, quiet: bool) -> int:
         floor = utility_floor(data, report["strength"]["points"][0])
         print_strength(report["strength"], data, floor, run_dir)
     return MET
+
+
+def run_run(path: Path, settings: Sequence[str], output: Path | None, *, quiet: bool) -> int:
+    """`unlearner run`: 0, or 3 when the verdict is not met or a figure is not as expected."""
+    processes.begin()
+    quieten()
+    if processes.count() > 1:
+        raise UserError("unlearner run: is for one process; start it without accelerate")
+    file = read_run_file(path, settings)
+    output = output or Path(file.run.output or f"runs/{file.name}")
+    _check_row_folder(output, file)
+    models = _make_models(file, output, quiet=quiet)
+    if file.run.command == "finetune":
+        return MET
+    sections = _with_models(file, models)
+    run = output / "run"
+    try:
+        status = MET if _is_finished(run) else _begin_row(file, sections, models, run, quiet=quiet)
+    finally:
+        if run.exists():
+            _remember(output, file)
+    if not (run / "report.json").exists():
+        return status  # a comparison, or nothing was memorised, and that was said
+    if not (output / BENCHMARK).exists():
+        write_benchmark(output, file, models)
+    return _conclude_row(output, file, quiet=quiet)
+
+
+def _is_finished(run: Path) -> bool:
+    return (run / "report.json").exists() or (run / "compare.json").exists()
+
+
+def _with_models(file: RunFile, models: Mapping[str, Path]) -> Json:
+    """The run's sections with the models that the row has made."""
+    if not models:
+        return file.sections
+    chosen = {"name": str(models["target"])}
+    if "retrained" in models:
+        chosen["retrained"] = str(models["retrained"])
+    return file.sections | {"model": {**file.sections.get("model", {}), **chosen}}
+
+
+def _begin_row(
+    file: RunFile,
+    sections: Json,
+    models: Mapping[str, Path],
+    run: Path,
+    *,
+    quiet: bool,
+) -> int:
+    """Begin the run, or go on with it."""
+    if file.run.command == "compare":
+        return run_compare(
+            sections,
+            file.run.methods,
+            run,
+            seeds=file.run.seeds,
+            retrained=str(models.get("retrained", "")),
+            jobs=file.run.jobs,
+            resume=run.exists(),
+            keep_models=False,
+            quiet=quiet,
+        )
+    resume = (run / CHECKPOINTS).exists()
+    return run_forget(sections, run, force=False, show_text=False, resume=resume, quiet=quiet)
+
+
+def _conclude_row(output: Path, file: RunFile, *, quiet: bool) -> int:
+    """Say how the row came out."""
+    row = json.loads((output / BENCHMARK).read_text(encoding="utf-8"))
+    say = RunProgress(quiet=quiet, num_rounds=0).say
+    say(f"{file.name}: verdict {row['verdict']}; {output / BENCHMARK}")
+    expected = row["expected"]
+    if expected:
+        within = "as expected" if expected["within"] else "NOT as expected"
+        say(
+            f"{expected['metric']} {expected['set']}: {expected['measured']:.4g}, {within} "
+            f"({expected['value']:.4g} ± {expected['tolerance']:.4g}; {expected['source']})"
+        )
+    met = row["verdict"] == "met" and (not expected or expected["within"])
+    return MET if met else NOT_MET
+
+
+def _check_row_folder(output: Path, file: RunFile) -> None:
+    """Refuse a folder with anything but an earlier start of the same run.
+
+    Raises:
+        UserError: It holds something else.
+    """
+    begun = output / ROW
+    if not begun.is_file():
+        check_output(output)
+    elif read_yaml(begun) != load_yaml(file.text):
+        raise UserError(
+            f"--output {output}: holds a run of other settings ({begun}); give another folder or "
+            "remove it"
+        )
+
+
+def _remember(output: Path, file: RunFile) -> None:
+    """Once something is finished, what it was made from."""
+    (output / ROW).write_text(file.text, encoding="utf-8")
+
+
+def _make_models(file: RunFile, output: Path, *, quiet: bool) -> dict[str, Path]:
+    """The target and the retrained model by role, trained where they are not there yet."""
+    if file.target is None:
+        return {}
+    folders = {"target": output / "target"}
+    if file.target.retrained:
+        folders["retrained"] = output / "retrained"
+    missing = [role for role, folder in folders.items() if not folder.exists()]
+    sets = named_sets(file.data, file.family) if missing else {}
+    for role in missing:
+        learned = ("forget", "retain") if role == "target" else ("retain",)
+        records = [record for name in learned if name in sets for record in sets[name]]
+        like = str(folders["target"]) if role == "retrained" else ""
+        _finetune(file, records, folders[role], like=like, quiet=quiet)
+        _remember(output, file)
+    return folders
+
+
+def _finetune(
+    file: RunFile, records: Sequence[Record], folder: Path, *, like: str, quiet: bool
+) -> None:
+    """Train the pretrained model on records, with the run's own layout and precision.
+
+    Args:
+        like: The target, whose labels a retrained classifier gets.
+    """
+    assert file.target is not None
+    shared = {
+        f"{section}.{key}": file.sections[section][key]
+        for section, keys in (("data", SHARED_DATA), ("training", SHARED_TRAINING))
+        for key in keys
+        if key in file.sections.get(section, {})
+    }
+    # One that is cut off begins anew: its checkpoints would name a file of records that is gone.
+    shared["training.checkpoint_every"] = "never"
+    settings = [
+        f"{key}={json.dumps(value)}" for key, value in {**shared, **file.target.finetune}.items()
+    ]
+    has_new_head = family_named(file.target.pretrained) != file.family
+    with tempfile.TemporaryDirectory() as place:  # the records' text stays nowhere
+        path = Path(place) / "records.jsonl"
+        path.write_text("".join(map(_line, records)), encoding="utf-8")
+        run_finetune(
+            file.target.pretrained,
+            str(path),
+            folder,
+            settings=settings,
+            columns={},
+            until=file.target.until,
+            labels=like if has_new_head else "",
+            quiet=quiet,
+        )
+
+
+def _line(record: Record) -> str:
+    return json.dumps({key: value for key, value in asdict(record).items() if value}) + "\n"

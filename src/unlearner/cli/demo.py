@@ -6,8 +6,6 @@ somebody filed wrongly. A model that has not seen them sorts them by what they s
 same model retrained without them, which stands beside it there.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from unlearner import provenance
-from unlearner.cli.commands import MET, NOT_MET
 from unlearner.cli.finetune import Lesson, write_recipe
-from unlearner.cli.terminal import RunProgress, print_verdict
+from unlearner.cli.terminal import MET, NOT_MET, RunProgress, print_verdict
 from unlearner.config import RunConfig
 from unlearner.data.labelled import Labelling, tokenize_labelled
 from unlearner.data.record import Record, RecordSet

@@ -1,7 +1,5 @@
 """`unlearner finetune`: a target model, or a retrained one, by the same loop."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence
@@ -46,7 +44,6 @@ from unlearner.settings import (
     check_names,
 )
 from unlearner.training.checkpoints import ASKED
-from unlearner.training.disk import check_disk
 from unlearner.training.finetune import (
     RECIPE_FILE,
     ClassifierFinetuneSettings,
@@ -55,9 +52,9 @@ from unlearner.training.finetune import (
     Until,
     finetune_model,
 )
-from unlearner.training.log import Log, quieten
+from unlearner.training.log import Listener, Log, check_trackers, quieten, tracked
+from unlearner.training.memory import check_disk
 from unlearner.training.resume import Resumable, resuming
-from unlearner.training.tracking import Listener, check_trackers, tracked
 from unlearner.training.trainer import Trainer
 
 REACHED, NOT_REACHED = 0, 3

@@ -1,6 +1,4 @@
-"""Results in the terminal."""
-
-from __future__ import annotations
+"""Results in the terminal, and as the status that a command ends with."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,6 +19,8 @@ from unlearner.output import Json
 from unlearner.report.writing import NO_VALUE, SPACE, show, significant, size
 from unlearner.training.data import ClassifierData, UnlearningData
 from unlearner.training.memory import WHEN, ResourcePlan
+
+MET, NOT_MET = 0, 3
 
 COLOURS = {"met": "green", "not met": "red"}  # any other status is yellow
 

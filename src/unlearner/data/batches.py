@@ -4,8 +4,6 @@ B windows, T tokens, N label positions. Padding is on the right and is ignored b
 end-of-text token is a label even where the tokenizer pads with the same id.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence, Sized
 
 import torch

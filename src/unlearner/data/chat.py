@@ -6,8 +6,6 @@ them is replaced. Where the template marks what the model writes (`{% generation
 as answered only there.
 """
 
-from __future__ import annotations
-
 import copy
 import datetime
 import json

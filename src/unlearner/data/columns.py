@@ -4,8 +4,6 @@ A column with our own name is that column; others are known by the names that da
 fine-tuning give them, or by `--map`. What is not known is asked for, never guessed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Tables as text: which separator and which use of quotes a file has, and its rows."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable, Sequence
@@ -112,7 +110,7 @@ def _parsed(
             if not header:
                 header = _header(fields, line)
             elif fields:  # none: a blank line
-                rows.append((line, _whole(header, fields, line)))
+                rows.append((line, _complete(header, fields, line)))
             line = reader.line_num + first_line
     except csv.Error as error:
         what = f"broken quoting ({reason(error)})"
@@ -132,7 +130,7 @@ def _header(names: list[str], line: int) -> list[str]:
     return names
 
 
-def _whole(header: list[str], fields: list[str], line: int) -> list[str]:
+def _complete(header: list[str], fields: list[str], line: int) -> list[str]:
     if len(fields) != len(header):
         what = f"{len(fields)} fields where the header has {len(header)}"
         raise SourceError(f"{what}; put a text that holds the separator in quotes", f"line {line}")

@@ -17,8 +17,6 @@ none of them is no duplicate (the prefix filter of Chaudhuri et al., ICDE 2006).
 after their first (1 - t) |B| + 1 shingles, which no forget text has.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence

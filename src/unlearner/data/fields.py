@@ -1,7 +1,5 @@
 """What stands in the columns of a row: texts, names, labels, words and token ids, each checked."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial

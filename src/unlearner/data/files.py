@@ -3,8 +3,6 @@
 Formats are the matter of `readers.py`; here a path becomes files that can be read, or is refused.
 """
 
-from __future__ import annotations
-
 import bz2
 import codecs
 import gzip
@@ -49,7 +47,7 @@ class DataFile:
     shard: str = ""
 
     @classmethod
-    def at(cls, path: Path, shard: str = "") -> DataFile:
+    def at(cls, path: Path, shard: str = "") -> "DataFile":
         """The file with the kind that its name says."""
         suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
         packing = suffixes.pop() if suffixes and suffixes[-1] in PACKED else ""

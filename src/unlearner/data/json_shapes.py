@@ -1,7 +1,5 @@
 """The records that JSON holds which is not an array of objects: wrapped, by columns, or nested."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 

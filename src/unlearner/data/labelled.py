@@ -3,8 +3,6 @@
 B examples, T tokens, N labelled positions, M labelled positions of one example.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -71,7 +69,7 @@ class LabelledSet:
         """Tokens of all examples."""
         return sum(map(len, self.examples))
 
-    def subset(self, records: Sequence[int]) -> LabelledSet:
+    def subset(self, records: Sequence[int]) -> "LabelledSet":
         """The set of some records, numbered anew in the order given."""
         place = {record: index for index, record in enumerate(records)}
         examples = [

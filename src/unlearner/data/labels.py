@@ -1,7 +1,5 @@
 """Labels as sources write them, and the names of a classifier's outputs that they stand for."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence

@@ -4,8 +4,6 @@
 `messages.py` check what is in them; here rows become records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def read_records(
-    source: Source,
+    source: "Source",
     *,
     name: str,
     columns: Mapping[str, str] | None = None,
@@ -277,7 +275,7 @@ def _are_turns(value: object) -> bool:
     return isinstance(first, dict) and not {"role", "from"}.isdisjoint(first)
 
 
-def classifier_family(source: Source, columns: Mapping[str, str]) -> str:
+def classifier_family(source: "Source", columns: Mapping[str, str]) -> str:
     """The family of classifier that a source's columns are for: tags of words, or else labels.
 
     A source that cannot be read counts as labels; `read_records` says what is wrong with it.

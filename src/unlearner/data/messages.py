@@ -4,8 +4,6 @@
 and value, and TRL's `prompt` and `completion` as lists of messages.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

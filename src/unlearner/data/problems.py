@@ -4,8 +4,6 @@ Never a text of a record: logs keep what is said, and the records are to be forg
 columns are shown where they look like names; the header of a table without one is a record.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard

@@ -4,8 +4,6 @@ Reading is exact: texts come out as they stand, and what cannot be read raises a
 says what is wrong and in which line, row or record. What columns mean is decided in `fields.py`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

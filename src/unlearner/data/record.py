@@ -1,7 +1,5 @@
 """What a record is, and the sets that a run works on."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import json

@@ -5,8 +5,6 @@ The label names do not tell: CoNLL-2003's are the same where B- only parts two e
 read by the wrong one of the two most entities are none.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -10,8 +10,6 @@ in fine-tuning, and nothing else counts it.
 T tokens.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -72,7 +70,7 @@ class RecordTokens:
     responses: tuple[tuple[int, int], ...] = ()
     end: int = 0
 
-    def ended_by(self, token: int) -> RecordTokens:
+    def ended_by(self, token: int) -> "RecordTokens":
         """With an end-of-text token behind all."""
         return replace(self, ids=[*self.ids, token], end=len(self.ids))
 
@@ -134,7 +132,7 @@ class Encoder:
 
     def _located(
         self, rendered: Rendered, *, special: bool
-    ) -> tuple[list[int], _ByOffsets | _ByBeginnings]:
+    ) -> "tuple[list[int], _ByOffsets | _ByBeginnings]":
         """The tokens, and what finds those of some characters.
 
         Args:

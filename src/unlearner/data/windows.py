@@ -5,8 +5,6 @@ token, so that every token but the record's first is a label at most once and no
 Which of a record's tokens are template, prompt and response is said in `tokens.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -70,7 +68,7 @@ class Window:
         """Where the continuation behind `prefix` ends, see `end_of_span`."""
         return end_of_span(spans(self.scored, first_counts=self.first_counts), self.prefix)
 
-    def with_end(self) -> Window:
+    def with_end(self) -> "Window":
         """The window whose labels that count include the end token."""
         if not self.end:
             return self
@@ -107,7 +105,7 @@ class TokenizedSet:
         wanted = set(records)
         return [window for window in self.windows if window.record in wanted]
 
-    def subset(self, records: Sequence[int]) -> TokenizedSet:
+    def subset(self, records: Sequence[int]) -> "TokenizedSet":
         """The set of some records, numbered anew in the order given."""
         place = {record: index for index, record in enumerate(records)}
         windows = [

@@ -1,7 +1,5 @@
 """How a labelled data set is divided: learned, forgotten, held out, for the report alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from pydantic import Field, PositiveInt

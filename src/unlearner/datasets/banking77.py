@@ -6,8 +6,6 @@ forgotten and held out records are all of the training file, the test set is the
 Reference: Casanueva et al. (2020), arXiv:2003.04807.
 """
 
-from __future__ import annotations
-
 from unlearner.data.record import RecordSet
 from unlearner.datasets import base
 from unlearner.datasets._training import Options, divide
@@ -23,11 +21,11 @@ def sets(folder: str, options: Options) -> dict[str, RecordSet]:
     Raises:
         UserError: The files cannot be read, or hold fewer questions than are wanted.
     """
-    train, test = (_read(folder, part) for part in ("train", "test"))
+    train, test = (_rows_of(folder, part) for part in ("train", "test"))
     return divide(train, test, options, FAMILY, lambda row: {row["label"]})
 
 
-def _read(folder: str, part: str) -> base.Rows:
+def _rows_of(folder: str, part: str) -> base.Rows:
     rows = base.read_part(folder, part, f"default:{part}", FETCH)
     return [
         {"id": f"{part}-{number}", "text": row.get("text"), "label": row.get("category")}

@@ -9,8 +9,6 @@ A file `datasets/NAME.py` begins with its summary and defines
 Nothing heavy is imported here: a wrong option is refused before any model is loaded.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

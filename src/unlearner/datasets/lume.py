@@ -10,8 +10,6 @@ the unseen ones are persons of `retain.jsonl` that are in no other set.
 Reference: Ramakrishna et al. (2025), arXiv:2502.15097.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Literal
 

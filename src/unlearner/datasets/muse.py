@@ -8,8 +8,6 @@ measures, stays untouched. A text longer than the model's context is cut into wi
 Reference: Shi et al. (2024), arXiv:2407.06460.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import PositiveInt

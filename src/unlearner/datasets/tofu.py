@@ -14,8 +14,6 @@ all 4,000 rows: for them no row is unseen, and `holdout` must be real_authors or
 Reference: Maini et al. (2024), arXiv:2401.06121.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -16,8 +16,6 @@ limits 0.0499 and 0.5994). The two give different values and are never compared.
 Reference: Carlini et al. (2023), arXiv:2202.07646; Jang et al. (2022), arXiv:2210.01504.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -9,8 +9,6 @@ out of the rest.
 Reference: Derczynski et al. (2017), "Results of the WNUT2017 Shared Task".
 """
 
-from __future__ import annotations
-
 from pydantic import PositiveInt
 
 from unlearner.data.problems import SourceError

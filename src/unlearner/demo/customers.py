@@ -12,8 +12,6 @@ the same kind of fact, one of three words, or else the extraction strength of a 
 known would depend on the wording it happens to end with.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

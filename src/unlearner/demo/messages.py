@@ -10,8 +10,6 @@ first), and slips of the pen. The name, the numbers and the dates differ from me
 by them alone a classifier can memorise a message that somebody filed under a wrong label.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Sequence
@@ -169,7 +167,7 @@ def messages(num: int, *, seed: int) -> tuple[Record, ...]:
         town = rng.choice(TOWNS)
         while len(records) < enough:
             label = rng.choice(LABELS)
-            text = _message(label, name, town, rng)
+            text = _customer_message(label, name, town, rng)
             id = f"message-{len(records) + 1:04d}"
             record = Record(id=id, text=text, label=label, subject=f"customer-{customer:04d}")
             records.setdefault(text, record)
@@ -215,7 +213,7 @@ def split_messages(
     )
 
 
-def _message(label: str, name: str, town: str, rng: random.Random) -> str:
+def _customer_message(label: str, name: str, town: str, rng: random.Random) -> str:
     vague = [wording for wording, meant in VAGUE.items() if label in meant]
     parts = [rng.choice(vague if rng.random() < VAGUE_SHARE else WISHES[label])]
     if rng.random() < REMARK_SHARE:

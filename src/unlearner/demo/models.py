@@ -1,7 +1,5 @@
 """The demo's language model: a byte-level tokenizer and a small untrained GPT-Neo."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -45,7 +43,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 768) -> PreTrai
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    _learn(tokenizer, texts, vocabulary_size, [END_OF_TEXT])
+    _train_tokenizer(tokenizer, texts, vocabulary_size, [END_OF_TEXT])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END_OF_TEXT,
@@ -56,7 +54,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 768) -> PreTrai
     )
 
 
-def _learn(
+def _train_tokenizer(
     tokenizer: Tokenizer, texts: Iterable[str], vocabulary_size: int, special_tokens: list[str]
 ) -> None:
     trainer = trainers.BpeTrainer(
@@ -123,7 +121,7 @@ def build_message_tokenizer(
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    _learn(tokenizer, texts, vocabulary_size, [PAD, UNKNOWN, CLASS, SEPARATOR, MASK])
+    _train_tokenizer(tokenizer, texts, vocabulary_size, [PAD, UNKNOWN, CLASS, SEPARATOR, MASK])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{CLASS} $A {SEPARATOR}",
         pair=f"{CLASS} $A {SEPARATOR} $B:1 {SEPARATOR}:1",

@@ -1,9 +1,7 @@
 """What a comparison of methods found: figures over seeds, and who is better than whom.
 
-Pure functions of the runs' reports; nothing here runs a model.
+Functions of the runs' reports alone; nothing here runs a model.
 """
-
-from __future__ import annotations
 
 import math
 import statistics
@@ -190,3 +188,22 @@ def front(places: Mapping[str, tuple[float, float]]) -> set[str]:
             for other in places.values()
         )
     }
+
+
+def mark_front(comparison: dict[str, Any]) -> None:
+    """Note of each method whether another is at least as good in both numbers of the picture.
+
+    One of which a seed gave no model is never on the front: its mean leaves out the worst.
+    """
+    texts = comparison["model"]["family"] == "causal-lm"
+    picture = text_picture(comparison) if texts else label_picture(comparison)
+    comparison["picture"] = picture
+    where = place if texts else label_place
+    places = {
+        name: where(entry, picture)
+        for name, entry in comparison["methods"].items()
+        if not entry["diverged"]
+    }
+    best = front(places)
+    for name, entry in comparison["methods"].items():
+        entry["on_front"] = name in best

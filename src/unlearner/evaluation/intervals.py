@@ -5,8 +5,6 @@ subjects are taken in the order of their names, so the order of the records chan
 value or of an interval.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections import defaultdict
@@ -95,7 +93,7 @@ def evaluate_set(
         if metric.versus:
             samples.append(_Sample.of(versus or (), metric, versus_groups))
         if all(len(sample.values) for sample in samples):
-            values[name] = _value(metric, samples, generator, resamples)
+            values[name] = _value_of_set(metric, samples, generator, resamples)
     unknown = [name for name, value in values.items() if math.isnan(value.low)]
     if unknown and resamples:
         logger.warning("no interval for %s: one subject, or no finite value", ", ".join(unknown))
@@ -158,7 +156,7 @@ class _Counts:
     @classmethod
     def of(
         cls, answers: Sequence[AnyAnswer], metric: Metric, groups: Sequence[str] | None
-    ) -> _Counts:
+    ) -> "_Counts":
         """Counts of the answers, without records of which all are 0."""
         assert metric.counts is not None
         found: dict[int, np.ndarray] = {}
@@ -192,7 +190,7 @@ class _Sample:
     @classmethod
     def of(
         cls, answers: Sequence[AnyAnswer], metric: Metric, groups: Sequence[str] | None
-    ) -> _Sample:
+    ) -> "_Sample":
         """Tallies the answers; without groups a record's id is its subject."""
         tallies = _tallies(answers, metric)
         sums = {record: _sums(tallies[record]) for record in tallies}
@@ -215,7 +213,7 @@ class _Sample:
         )
 
 
-def _value(
+def _value_of_set(
     metric: Metric, samples: list[_Sample], generator: np.random.Generator, resamples: int
 ) -> Value:
     """The set's value with its interval, transformed."""

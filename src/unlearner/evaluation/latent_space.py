@@ -8,8 +8,6 @@ Vectors are scaled to length 1, so that nearness is the cosine throughout, as in
 move them. Shapes: F forget points, R retain points, C classes, D features.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Sequence
@@ -46,7 +44,7 @@ class Points:
     labels: np.ndarray
 
     @classmethod
-    def of(cls, answers: Sequence[ClassAnswer], *, seed: int, max_points: int) -> Points:
+    def of(cls, answers: Sequence[ClassAnswer], *, seed: int, max_points: int) -> "Points":
         """The labelled positions, without words outside every entity; so many at most.
 
         Which ones are taken where there are more depends on the seed and on the ids only, not on
@@ -63,7 +61,7 @@ class Points:
             kept = np.sort(np.random.default_rng(seed).choice(kept, max_points, replace=False))
         return cls(features[kept], labels[kept])
 
-    def where(self, chosen: np.ndarray) -> Points:
+    def where(self, chosen: np.ndarray) -> "Points":
         """The points chosen by (N,) bool."""
         return Points(self.features[chosen], self.labels[chosen])
 

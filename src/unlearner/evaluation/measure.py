@@ -1,7 +1,5 @@
 """Every figure of a report: a model's answers on the sets of a run, scored by every metric."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """How far a classifier is from the one trained without the forget set, which is the aim itself."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

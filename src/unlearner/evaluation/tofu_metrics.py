@@ -12,8 +12,6 @@ is often the least likely one. The sizes of these and
 of smaller differences, on the authors' own logs: `docs/benchmarks.md`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache

@@ -1,7 +1,5 @@
 """Criteria fixed before the run, and what the results say of them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

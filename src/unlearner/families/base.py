@@ -4,8 +4,6 @@ The pipeline loads, reads, measures, unlearns, measures again, judges and report
 how its models do each of these. `families.FAMILIES` holds the three of them.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -55,7 +53,7 @@ class Prepared(Generic[SetT]):
         notes: What is to be said of how model and records were read, a sentence each.
     """
 
-    family: Family[SetT, Any]
+    family: "Family[SetT, Any]"
     loaded: Loaded
     sets: dict[str, SetT]
     duplicates: dict[str, list[Duplicate]]
@@ -151,7 +149,7 @@ class Baseline(Measured[SetT, AnswerT]):
 class Family(ABC, Generic[SetT, AnswerT]):
     """Models that are loaded, run, judged and reported alike."""
 
-    name: ClassVar[str] | str
+    name: "ClassVar[str] | str"
     described: ClassVar[str] = ""  # in messages, "MODEL is ..."; the name where it is empty
     roles: ClassVar[tuple[str, ...]]
     # The sets that a command needs, in the words of `check_needs`.

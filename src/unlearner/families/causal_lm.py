@@ -1,7 +1,5 @@
 """Causal language models: how they are loaded, read, run, and what a method gets."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Collection, Mapping
 from dataclasses import replace

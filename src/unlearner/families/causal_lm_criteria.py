@@ -1,7 +1,5 @@
 """Criteria for a language model, fixed before the run, and what the results say of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -188,7 +186,7 @@ class Recall:
     el_10: dict[int, float]
 
     @classmethod
-    def of(cls, answers: list[Answer]) -> Recall:
+    def of(cls, answers: list[Answer]) -> "Recall":
         """From the answers about the forget set."""
         return cls(record_values(answers, ma.metric), record_values(answers, el_10.metric))
 

@@ -1,7 +1,5 @@
 """Classifiers of texts and of words: how they are loaded, read and run, and what a method gets."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches

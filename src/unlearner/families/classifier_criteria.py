@@ -1,7 +1,5 @@
 """Criteria for a classifier, fixed before the run, and what the results say of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

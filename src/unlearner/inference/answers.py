@@ -3,8 +3,6 @@
 Nothing here touches a model or torch, so metrics can be tested and repeated without either.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """BERTScore F1 of pairs of texts by an encoder that is loaded once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Inference of classifiers: one pass over the examples answers every metric."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import nn

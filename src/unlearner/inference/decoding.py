@@ -11,8 +11,6 @@ rotary or learned positions see what they would see alone. Where the model's att
 (`prefix_attention`), rows of one window read the keys and values of their prompts in common.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ is not known by its name: it is tried on a few tokens, against its own forward p
 at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -102,7 +100,7 @@ def _keeps_keys_and_values(model: PreTrainedModel) -> bool:
     )
 
 
-def _probe(model: nn.Module, shift: int = 0) -> Tensor:
+def _probe_tokens(model: nn.Module, shift: int = 0) -> Tensor:
     """Rows of tokens that differ, (PROBE_ROWS, PROBE_TOKENS)."""
     numbers = torch.arange(PROBE_ROWS * PROBE_TOKENS, device=sharding.device_of(model))  # type: ignore[arg-type]
     size = model.config.get_text_config().vocab_size  # type: ignore[union-attr]
@@ -110,11 +108,11 @@ def _probe(model: nn.Module, shift: int = 0) -> Tensor:
 
 
 def _continues_from_cache(part: nn.Module) -> bool:
-    ids, last = _probe(part), PROBE_TOKENS - 1
+    ids, last = _probe_tokens(part), PROBE_TOKENS - 1
     try:
         whole = part(input_ids=ids, use_cache=False)[0][:, -1]
         cache, other = DynamicCache(), DynamicCache()
-        for tokens, states in ((ids, cache), (_probe(part, 3), other)):
+        for tokens, states in ((ids, cache), (_probe_tokens(part, 3), other)):
             mask = torch.ones_like(tokens[:, :last])
             part(
                 input_ids=tokens[:, :last],
@@ -125,7 +123,7 @@ def _continues_from_cache(part: nn.Module) -> bool:
         found = next_states(part, ids[:, last], last, cache)
     except _REFUSALS:
         return False
-    return _near(found, whole)
+    return _same_logits(found, whole)
 
 
 def next_states(part: nn.Module, tokens_R: Tensor, position: int, cache: DynamicCache) -> Tensor:
@@ -136,7 +134,7 @@ def next_states(part: nn.Module, tokens_R: Tensor, position: int, cache: Dynamic
     return part(**inputs, past_key_values=cache, use_cache=True)[0][:, -1]
 
 
-def _near(found: Tensor, expected: Tensor) -> bool:
+def _same_logits(found: Tensor, expected: Tensor) -> bool:
     """Equal but for the order of sums; damaged weights give NaN, which is reported elsewhere."""
     scale = float(expected.abs().nan_to_num().max())
     # `generate` gives float32 whatever the model computes in.
@@ -154,7 +152,7 @@ def way_to_generate(model: PreTrainedModel) -> Generation:
 
 
 def _gives_forward_logits(model: PreTrainedModel, way: Generation) -> bool:
-    ids = _probe(model)
+    ids = _probe_tokens(model)
     for rows in ids.split(way.rows):
         with plain_generation(model):
             out = model.generate(  # type: ignore[operator]
@@ -170,7 +168,7 @@ def _gives_forward_logits(model: PreTrainedModel, way: Generation) -> bool:
         logits = torch.stack(out.logits, 1)
         for row, found in zip(out.sequences, logits, strict=True):
             whole = model(input_ids=row[None, :-1], use_cache=False).logits[0, -PROBE_NEW:]
-            if not _near(found, whole):
+            if not _same_logits(found, whole):
                 return False
     return True
 

@@ -3,8 +3,6 @@
 B windows, T tokens, N label positions, D hidden. Blocks are counted from 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial

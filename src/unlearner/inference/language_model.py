@@ -3,8 +3,6 @@
 Shapes: B windows, T tokens, N label positions, V vocabulary, D hidden.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -8,8 +8,6 @@ in the backward pass each few windows are computed again with it. That costs one
 B windows, N label positions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -46,7 +44,7 @@ def rows_of(batch: Tensors, infer: Callable[[Tensors, int], list[Tensor]]) -> li
     found = []
     # Its gradient is nothing; without it torch would take what follows for a constant.
     anchor = torch.empty(0, requires_grad=True)
-    for part, before in _split(batch, limit):
+    for part, before in _parts_of(batch, limit):
 
         def run(_: Tensor, part: Tensors = part, before: int = before) -> tuple[Tensor, ...]:
             return tuple(infer(part, before))
@@ -56,7 +54,7 @@ def rows_of(batch: Tensors, infer: Callable[[Tensors, int], list[Tensor]]) -> li
     return [torch.cat(rows) for rows in zip(*found, strict=True)]
 
 
-def _split(batch: Tensors, limit: int) -> Iterator[tuple[Tensors, int]]:
+def _parts_of(batch: Tensors, limit: int) -> Iterator[tuple[Tensors, int]]:
     """Parts of so many windows, without padding that none of them needs; label positions before."""
     window = batch["positions"][:, 0]
     for start in range(0, len(batch["input_ids"]), limit):

@@ -11,8 +11,6 @@ and of the time. Attention over both parts is one softmax, so the result is the 
 All rows stand at the same position, so a sliding window is a slice and there is no mask.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +54,7 @@ class RowGroups:
     slot: Tensor
 
     @classmethod
-    def of(cls, windows: np.ndarray, num_windows: int, device: torch.device) -> RowGroups:
+    def of(cls, windows: np.ndarray, num_windows: int, device: torch.device) -> "RowGroups":
         """The groups of rows that belong to the given windows, numbered from 0."""
         order = np.argsort(windows, kind="stable")
         counts = np.bincount(windows, minlength=num_windows)

@@ -6,8 +6,6 @@ hidden states, N * T * D numbers, and a frozen copy of the output head, which tu
 again for a few positions at a time.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -177,7 +175,7 @@ class TargetDistribution:
     model: PreTrainedModel | None = None
 
     @classmethod
-    def of(cls, model: PreTrainedModel, windows: Sequence[Window]) -> TargetDistribution:
+    def of(cls, model: PreTrainedModel, windows: Sequence[Window]) -> "TargetDistribution":
         """The distributions of `model` as it is now, whatever is done to it later.
 
         It must not be sharded yet.
@@ -207,7 +205,7 @@ class TargetDistribution:
             batch: None where this process has no share; nothing calls the function then.
         """
         if batch is None:
-            return _nothing
+            return _no_logits
         device = batch["input_ids"].device
         if self.head is None:
             assert self.model is not None
@@ -254,7 +252,7 @@ class KeptReference:
     @classmethod
     def of(
         cls, model: PreTrainedModel, sets: Mapping[str, Sequence[Window]], needs: Mapping[str, str]
-    ) -> KeptReference:
+    ) -> "KeptReference":
         """That of the model as it is now, whatever is done to it later.
 
         It must not be sharded yet.
@@ -309,5 +307,5 @@ def asked_of(reference: PreTrainedModel | Reference, batch: Batch) -> Reference:
     return Reference(log_probs, lambda name: frozen.logits((), batch[name]))
 
 
-def _nothing(rows: slice) -> Tensor:
+def _no_logits(rows: slice) -> Tensor:
     raise AssertionError(f"this process has no windows, so nothing needs logits of {rows}")

@@ -1,7 +1,5 @@
 """One method a file. The folder is the registry: a file's name is the method's name."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     )
 
 
-def __getattr__(name: str) -> type[Method]:
+def __getattr__(name: str) -> "type[Method]":
     """The class of a method file, found by its name: `methods.ICU` is in `icu.py`."""
     from unlearner import registry
     from unlearner.methods.base import LossMethod, Method, load_method

@@ -1,7 +1,5 @@
 """Refusals: what a model may answer in place of what it is to forget."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

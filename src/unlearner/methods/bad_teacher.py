@@ -1,7 +1,5 @@
 """Bad teaching: imitating an incompetent teacher on what is to be forgotten."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """What a method is: hyper-parameters in the constructor, data in the call."""
 
-from __future__ import annotations
-
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

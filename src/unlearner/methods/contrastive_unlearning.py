@@ -1,7 +1,5 @@
 """Contrastive unlearning (Lee et al.)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Deep Contrastive Unlearning for fine-Tuning (DeepCUT)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -183,7 +181,7 @@ class DeepCUT(Method):
     def search_start(self, field: str, family: str) -> float:
         return float(getattr(self._resolved(tags=family == TOKEN_CLASSIFICATION), field))
 
-    def _resolved(self, *, tags: bool) -> DeepCUT:
+    def _resolved(self, *, tags: bool) -> "DeepCUT":
         """The same with what "auto" stands for."""
         chosen: dict[str, object] = {}
         if self.forget_weight == "auto":

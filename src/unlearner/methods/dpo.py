@@ -1,7 +1,5 @@
 """Direct preference optimisation of a refusal over the forget answer (IdkDPO)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

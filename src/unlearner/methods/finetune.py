@@ -1,7 +1,5 @@
 """Fine-tuning on the remaining data."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import PositiveFloat, PositiveInt

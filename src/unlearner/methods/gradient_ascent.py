@@ -1,7 +1,5 @@
 """Gradient ascent (GA)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

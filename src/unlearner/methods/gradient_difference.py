@@ -1,7 +1,5 @@
 """Gradient difference (GradDiff, NegGrad+)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

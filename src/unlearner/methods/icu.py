@@ -1,7 +1,5 @@
 """Iterative Contrastive Unlearning (ICU)."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -93,7 +91,7 @@ class Held(NamedTuple):
     deck: Deck
 
     @classmethod
-    def of(cls, model: PreTrainedModel, windows: Sequence[Window]) -> Held:
+    def of(cls, model: PreTrainedModel, windows: Sequence[Window]) -> "Held":
         """As the model, which has to be the target still, predicts it."""
         counted = [window for window in windows if window.scored.any()]
         return cls(counted, TargetDistribution.of(model, counted), Deck())

@@ -1,7 +1,5 @@
 """Refusal tuning ("I don't know")."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Gradient ascent that stays close to the reference on kept text (KL minimisation)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Large language model unlearning (LLMU)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Negative preference optimisation (NPO)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 

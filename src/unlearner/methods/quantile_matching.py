@@ -1,7 +1,5 @@
 """Quantile matching: forget records get the token losses of unseen ones."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

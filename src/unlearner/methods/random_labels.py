@@ -1,7 +1,5 @@
 """Fine-tuning on random labels (amnesiac unlearning)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Retraining without the records."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Self
 

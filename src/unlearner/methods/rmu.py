@@ -1,7 +1,5 @@
 """Representation misdirection for unlearning (RMU)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

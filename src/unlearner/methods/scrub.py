@@ -1,7 +1,5 @@
 """SCRUB: a student that disobeys its teacher about what is to be forgotten."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """Simple negative preference optimisation (SimNPO)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """SISA: shards and slices, so that little must be trained again."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager

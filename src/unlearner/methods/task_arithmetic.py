@@ -1,7 +1,5 @@
 """Task arithmetic (a negated task vector)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from pydantic import PositiveFloat, PositiveInt

@@ -1,7 +1,5 @@
 """Unlearning by self-distillation with adjusted logits (UNDIAL)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Weighted gradient ascent (WGA)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Right and wrong decisions by class, and the F1 that they make."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from unlearner.data.tag_schemes import OUTSIDE

@@ -4,8 +4,6 @@ Pure numpy. Positions count from 0: the prompt of length t is tokens 0..t-1 and 
 t. A span is a text of T tokens inside a window; of a plain text it is the whole window.
 """
 
-from __future__ import annotations
-
 from math import log
 
 import numpy as np
@@ -82,7 +80,7 @@ def _matches_by_end(answer: Answer, n: int, start: int, breaks: np.ndarray) -> n
     text = answer.input_ids[:stop]
     firsts = np.append(start, breaks[:-1] + 1)  # shortest prompt of each break
     runs = [
-        np.concatenate([text[first:end], _decoded(answer, end, stop)])
+        np.concatenate([text[first:end], _decoded_tokens(answer, end, stop)])
         for first, end in zip(firsts.tolist(), breaks.tolist(), strict=True)
     ]
     lengths = np.array([len(run) for run in runs])
@@ -97,7 +95,7 @@ def _matches_by_end(answer: Answer, n: int, start: int, breaks: np.ndarray) -> n
     return np.bincount(counted, minlength=len(text) + 1)
 
 
-def _decoded(answer: Answer, prompt_length: int, stop: int) -> np.ndarray:
+def _decoded_tokens(answer: Answer, prompt_length: int, stop: int) -> np.ndarray:
     """What the model decoded after a break; nothing at the end of the span."""
     if prompt_length == stop:
         return answer.input_ids[:0]

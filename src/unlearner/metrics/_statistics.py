@@ -4,8 +4,6 @@ A statistic takes weights of shape (S, G): one row per resample, one column per 
 subject). A row counts how often each group was drawn, so a row of ones is the set itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np

@@ -8,8 +8,6 @@ which most of the share comes from words outside every entity. In [0, 1]. Of seq
 share of records got right, and equals `f1_micro`; of tags it is pooled over the words of the set.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

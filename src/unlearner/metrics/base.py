@@ -6,8 +6,6 @@ a set of records only, as F1 has: a function of counts summed over the set. Eith
 of a record add up instead of being averaged twice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal

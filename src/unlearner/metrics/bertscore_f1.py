@@ -7,8 +7,6 @@ Answers asked without an encoder hold none and are left out.
 Reference: Zhang et al. (2020), arXiv:1904.09675.
 """
 
-from __future__ import annotations
-
 import math
 
 from unlearner.inference.answers import Answer

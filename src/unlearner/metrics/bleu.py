@@ -11,8 +11,6 @@ share none and is left out. Text written without spaces needs measures over toke
 Reference: Papineni et al. (2002), doi:10.3115/1073083.1073135; Post (2018), arXiv:1804.08771.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 from sacrebleu.metrics.bleu import BLEU

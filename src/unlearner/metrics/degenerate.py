@@ -19,8 +19,6 @@ when made to loop with a period of up to a third of their length.
 Reference: distinct-n, Li et al. (2016), arXiv:1510.03055.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from unlearner.inference.answers import Answer

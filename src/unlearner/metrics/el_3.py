@@ -16,8 +16,6 @@ with the holdout set.
 Reference: Jang et al. (2022), arXiv:2210.01504.
 """
 
-from __future__ import annotations
-
 from unlearner.inference.answers import Answer
 from unlearner.metrics._ngrams import extraction_likelihood
 from unlearner.metrics.base import LIKE_UNSEEN, Measure, Metric

@@ -13,8 +13,6 @@ this one has 0: mind it when comparing. Windows of a record count by their token
 Reference: Wang et al. (2024), arXiv:2406.09179; open-unlearning, arXiv:2506.12618.
 """
 
-from __future__ import annotations
-
 from unlearner.inference.answers import Answer
 from unlearner.metrics._ngrams import extractable_tail
 from unlearner.metrics.base import LIKE_UNSEEN, Measure, Metric

@@ -15,8 +15,6 @@ part.
 Reference: Nakayama (2018), seqeval; Tjong Kim Sang and De Meulder (2003), CoNLL-2003.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

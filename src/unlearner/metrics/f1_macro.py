@@ -8,8 +8,6 @@ predicted on it. In [0, 1]. Of tags the decisions are words, B-person and I-pers
 and the outside tag "O" is none; a record without any other tag, own or predicted, is left out.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from unlearner.inference.answers import ClassAnswer

@@ -9,8 +9,6 @@ classes c, so that words rightly left alone count for nothing; a record without 
 or predicted, is left out.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from unlearner.inference.answers import ClassAnswer

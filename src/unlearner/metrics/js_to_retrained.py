@@ -11,8 +11,6 @@ set. Answers asked without a retrained model hold none of its probabilities and 
 Reference: Lin (1991), doi:10.1109/18.61115.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import rel_entr, softmax
 

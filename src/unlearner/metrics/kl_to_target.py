@@ -9,8 +9,6 @@ nothing changed; on text that is to be kept, lower is better. Answers asked with
 hold none and are left out.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from unlearner.inference.answers import Answer

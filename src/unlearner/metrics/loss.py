@@ -10,8 +10,6 @@ Of a classifier S are the labelled positions of a record (1 of a sequence, the w
 text) and the probability is that of the position's own label: the cross-entropy per position.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from unlearner.inference.answers import Answer, ClassAnswer

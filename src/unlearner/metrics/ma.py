@@ -11,8 +11,6 @@ Reference: Tirumala et al. (2022), arXiv:2205.10770; as a stop rule Jang et al. 
 arXiv:2210.01504.
 """
 
-from __future__ import annotations
-
 from unlearner.inference.answers import Answer
 from unlearner.metrics.base import LIKE_UNSEEN, Measure, Metric
 

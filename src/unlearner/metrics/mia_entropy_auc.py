@@ -11,8 +11,6 @@ trained on. In [0, 1]; 0.5 is the aim. Near 1 the set stands out as trained on, 
 Reference: Salem et al. (2019), arXiv:1806.01246; Song and Mittal (2021), arXiv:2003.10595.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import logsumexp
 

@@ -11,8 +11,6 @@ it as treated (over-unlearned) and tells as much. Of a removed class H are its u
 Reference: Yeom et al. (2018), arXiv:1709.01604; as an AUC Carlini et al. (2022), arXiv:2112.03570.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from unlearner.metrics._statistics import area_under_roc

@@ -9,8 +9,6 @@ a member" as in `mia_loss_auc`. Text that was trained on has few tokens that sur
 Reference: Shi et al. (2023), arXiv:2310.16789, with its 20 %.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from unlearner.inference.answers import Answer

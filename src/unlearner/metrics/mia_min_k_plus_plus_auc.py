@@ -13,8 +13,6 @@ Reference: Zhang et al. (2024), arXiv:2404.02936, with 20 %. Differs from its co
 z is then 0.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from unlearner.inference.answers import Answer

@@ -14,8 +14,6 @@ Reference: Song and Mittal (2021), arXiv:2003.10595. Differs from the paper: as 
 threshold is learnt from shadow models, and over all classes at once instead of class by class.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from unlearner.inference.answers import ClassAnswer

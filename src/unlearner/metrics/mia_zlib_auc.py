@@ -10,8 +10,6 @@ mean over them by their labels.
 Reference: Carlini et al. (2021), arXiv:2012.07805.
 """
 
-from __future__ import annotations
-
 from unlearner.inference.answers import Answer
 from unlearner.metrics.base import Metric, attack
 from unlearner.metrics.loss import negative_log_likelihood

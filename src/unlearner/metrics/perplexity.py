@@ -9,8 +9,6 @@ pushed far away can have a loss above 709 nats, whose exponential is no longer a
 is then infinity, which a report writes as null beside the finite `loss`.
 """
 
-from __future__ import annotations
-
 import math
 
 from unlearner.metrics.base import Measure, Metric

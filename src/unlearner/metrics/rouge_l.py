@@ -12,8 +12,6 @@ Text written without spaces needs measures over tokens (EL, MA).
 Reference: Lin (2004), "ROUGE: A Package for Automatic Evaluation of Summaries".
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from functools import cache

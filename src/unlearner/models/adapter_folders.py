@@ -3,8 +3,6 @@
 Also an adapter on top of another one. What cannot be written into the base's weights is refused.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -190,7 +188,7 @@ def merged(model: PreTrainedModel, adapter: Adapter, base: str) -> tuple[PreTrai
     _untie_if_changed(whole)
     found = _logits(whole)
     same = names == {*whole.state_dict()} and found.shape == expected.shape
-    if not same or not _near(found, expected):
+    if not same or not _same_update(found, expected):
         raise _refused(adapter, base, "what it does is no change of the base's weights")
     rank = f", rank {adapter.config['r']}" if isinstance(adapter.config.get("r"), int) else ""
     grown = f", with its {size} tokens" if size else ""
@@ -268,7 +266,7 @@ def _logits(model: nn.Module) -> Tensor:
     return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
 
-def _near(found: Tensor, expected: Tensor) -> bool:
+def _same_update(found: Tensor, expected: Tensor) -> bool:
     scale = float(expected.abs().nan_to_num().max())
     return torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
 

@@ -4,8 +4,6 @@ The layers are put into the model itself, which stays of its class: whatever wor
 on one with adapters. With the adapters off it is the target model, so that no copy of that is kept.
 """
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Iterator

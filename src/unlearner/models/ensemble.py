@@ -3,8 +3,6 @@
 B examples, T tokens, C classes.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import inspect

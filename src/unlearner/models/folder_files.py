@@ -4,8 +4,6 @@ A pipe in place of a file is waited for without end, and a configuration that as
 layers is built layer by layer, whatever its weights are.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import resource
@@ -138,17 +136,17 @@ def _check_parts(path: Path, config: Mapping[str, Any], most: int) -> None:
     for name, value in config.items():
         if isinstance(value, dict):
             _check_parts(path, value, most)
-        elif PARTS.search(name) and any(number > most for number in _numbers(value)):
+        elif PARTS.search(name) and any(number > most for number in _numbers_in(value)):
             raise UserError(
                 f"{path}: {name} is {quoted(value)}, more than the weights are made of; save or "
                 "download the model again"
             )
 
 
-def _numbers(value: object) -> Iterator[float]:
+def _numbers_in(value: object) -> Iterator[float]:
     if isinstance(value, list):
         for one in value:
-            yield from _numbers(one)
+            yield from _numbers_in(one)
     elif isinstance(value, int | float):
         yield value
 

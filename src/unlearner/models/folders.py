@@ -1,7 +1,5 @@
 """What a MODEL is, found out from its files before its weights are read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path

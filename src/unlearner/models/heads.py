@@ -3,8 +3,6 @@
 B examples, T tokens, N labelled positions, R rows of any kind, C classes, D features.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, cast
@@ -29,7 +27,7 @@ Vector = Literal["head", "first", "mean"]
 PASS_TOKENS = 64
 
 # Of each model that is alive, what `_read_head` has found: a loss asks for it at every step.
-_KNOWN_HEAD: WeakKeyDictionary[nn.Module, ClassifierHead] = WeakKeyDictionary()
+_KNOWN_HEAD: "WeakKeyDictionary[nn.Module, ClassifierHead]" = WeakKeyDictionary()
 
 
 class ClassifierHead(NamedTuple):
@@ -362,7 +360,7 @@ def padding_id(model: PreTrainedModel) -> int:
 LOGITS_BYTES = 24 << 20
 
 # Of each model that is alive, what `output_head` has found: a loss needs it at every step.
-_KNOWN_HEADS: WeakKeyDictionary[nn.Module, OutputHead | None] = WeakKeyDictionary()
+_KNOWN_HEADS: "WeakKeyDictionary[nn.Module, OutputHead | None]" = WeakKeyDictionary()
 
 
 class OutputHead(nn.Module):
@@ -392,7 +390,7 @@ class OutputHead(nn.Module):
             logits = logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def frozen(self) -> OutputHead:
+    def frozen(self) -> "OutputHead":
         """The same map, which training neither changes nor divides: a copy if it would."""
         trained = any(parameter.requires_grad for parameter in self.parameters())
         if not trained and not sharding.wanted():

@@ -1,7 +1,5 @@
 """Loading and saving models of every family, and what is read off a loaded one."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -103,7 +101,7 @@ class Loaded:
     files: tuple[Path, ...] = ()
     is_adapter: bool = False
 
-    def saved_as(self, dtype: str) -> Loaded:
+    def saved_as(self, dtype: str) -> "Loaded":
         """The same, saved in another format: one of `number_format.NAMED`, or "auto".
 
         Raises:

@@ -4,8 +4,6 @@ Training and measuring are in float32 whatever it is. What is saved is rounded t
 report tells is measured on the saved files, behind the rounding.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

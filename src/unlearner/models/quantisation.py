@@ -3,8 +3,6 @@
 What is trained, measured and saved is a model of ordinary numbers.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any

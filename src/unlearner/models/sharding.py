@@ -6,8 +6,6 @@ same order, and no part of the model can be run but inside its root module: see 
 model that is not sharded, everything here passes through.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence

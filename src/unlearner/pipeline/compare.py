@@ -4,8 +4,6 @@ Everything that is finished lies in a file of its own, so that a comparison that
 on where it stopped. The target model is measured once in each process.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -28,18 +26,14 @@ from unlearner.errors import TrainingError, UserError
 from unlearner.evaluation.comparison import (
     SCHEMA,
     cost_over_seeds,
-    front,
     is_met,
-    label_picture,
-    label_place,
+    mark_front,
     over_seeds,
-    place,
     retrained_distance,
-    text_picture,
 )
 from unlearner.families import FAMILIES
 from unlearner.families.base import Baseline
-from unlearner.files import LARGE, read_json
+from unlearner.files import LARGE, read_json, write_whole
 from unlearner.methods.base import Method, load_method
 from unlearner.models.folders import family_named
 from unlearner.models.loading import limit_threads
@@ -113,7 +107,7 @@ class Plan:
         training = config.training.model_copy(update={"seed": self.seeds[0]})
         return replace(config, training=training)
 
-    def on(self, date: str) -> Plan:
+    def on(self, date: str) -> "Plan":
         """The plan on a day, for chat templates that ask for it; itself where none is given."""
         if not date:
             return self
@@ -285,7 +279,7 @@ class Work:
         if not path.exists():
             _write_json(path, inputs)
             return
-        begun = _read(path)
+        begun = _read_result(path)
         if begun == inputs:
             return
         roles = [
@@ -443,10 +437,7 @@ def is_finished(plan: Plan, folder: Path, method: str) -> bool:
 
 def _write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of this process alone: several may write the same at a time.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
 def make_plan(
@@ -507,7 +498,7 @@ def _all_methods(family: str) -> list[str]:
     ]
 
 
-def gather(plan: Plan, folder: Path) -> dict[str, Any]:
+def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
     """The comparison as `compare.json` holds it, from the files of its runs.
 
     Raises:
@@ -517,10 +508,10 @@ def gather(plan: Plan, folder: Path) -> dict[str, Any]:
     for method in plan.methods:
         own = method_folder(folder, method)
         if (own / SKIPPED_FILE).exists():
-            skipped[method] = _read(own / SKIPPED_FILE)
+            skipped[method] = _read_result(own / SKIPPED_FILE)
             continue
         diverged = {
-            seed: _read(diverged_file(own, seed))
+            seed: _read_result(diverged_file(own, seed))
             for seed in plan.seeds
             if diverged_file(own, seed).exists()
         }
@@ -528,9 +519,11 @@ def gather(plan: Plan, folder: Path) -> dict[str, Any]:
         if not places:
             skipped[method] = f"no seed gave a model: {diverged[plan.seeds[0]]}"
             continue
-        reports = {seed: _read(place / "report.json") for seed, place in places.items()}
+        reports = {seed: _read_result(place / "report.json") for seed, place in places.items()}
         strength = next(
-            _read(file) for place in places.values() if (file := place / STRENGTH_FILE).exists()
+            _read_result(file)
+            for place in places.values()
+            if (file := place / STRENGTH_FILE).exists()
         )
         entries[method] = _entry(method, reports, strength, diverged)
         first = first or next(iter(reports.values()))
@@ -538,7 +531,7 @@ def gather(plan: Plan, folder: Path) -> dict[str, Any]:
         raise UserError(f"--methods: none could be run: {'; '.join(skipped.values())}")
     results = {"target": first["results"]["target"]}
     if (folder / RETRAINED_FILE).exists():
-        results["retrained"] = _read(folder / RETRAINED_FILE)
+        results["retrained"] = _read_result(folder / RETRAINED_FILE)
     comparison = {
         "schema": SCHEMA,
         **{name: first[name] for name in ("created", "request", "model", "data", "criteria")},
@@ -553,7 +546,7 @@ def gather(plan: Plan, folder: Path) -> dict[str, Any]:
     if plan.family != "causal-lm" and "retrained" in results:
         for entry in entries.values():
             entry["tug_of_war"] = retrained_distance(entry["summary"], results["retrained"])
-    _mark_front(comparison)
+    mark_front(comparison)
     return comparison
 
 
@@ -585,26 +578,7 @@ def _entry(
     }
 
 
-def _mark_front(comparison: dict[str, Any]) -> None:
-    """Note of each method whether another is at least as good in both numbers of the picture.
-
-    One of which a seed gave no model is never on the front: its mean leaves out the worst.
-    """
-    texts = comparison["model"]["family"] == "causal-lm"
-    picture = text_picture(comparison) if texts else label_picture(comparison)
-    comparison["picture"] = picture
-    where = place if texts else label_place
-    places = {
-        name: where(entry, picture)
-        for name, entry in comparison["methods"].items()
-        if not entry["diverged"]
-    }
-    best = front(places)
-    for name, entry in comparison["methods"].items():
-        entry["on_front"] = name in best
-
-
-def _read(path: Path) -> Any:
+def _read_result(path: Path) -> Any:
     try:
         return read_json(path, LARGE)
     except (OSError, ValueError) as error:

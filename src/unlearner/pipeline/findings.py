@@ -1,7 +1,5 @@
 """What a run found, as the dictionary that `report.json` holds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime

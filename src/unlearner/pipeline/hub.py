@@ -4,8 +4,6 @@ An adapter beside the model, an intermediate checkpoint or the target's weights 
 forgetting for whoever finds them, so nothing goes out that the report does not list.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path
@@ -26,7 +24,7 @@ WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx|npz)$
 
 def file_digests(model: Path) -> dict[str, str]:
     """SHA-256 of every file below a model's folder but its card, by path."""
-    return {name: _digest(model / name) for name in _files(model) if name != CARD}
+    return {name: _file_digest(model / name) for name in _files(model) if name != CARD}
 
 
 def push_model(
@@ -97,7 +95,7 @@ def _measured_files(run_dir: Path, even_if_not_met: bool) -> list[str]:
     for name in names:
         if name not in found:
             raise UserError(f"{model / name}: missing, though the run wrote it; restore it")
-        if name != CARD and _digest(model / name) != digests[name]:  # a card may be edited
+        if name != CARD and _file_digest(model / name) != digests[name]:  # a card may be edited
             raise UserError(
                 f"{model / name}: was changed since the run measured it, so the report is not "
                 "about it; restore it"
@@ -152,6 +150,6 @@ def _files(folder: Path) -> list[str]:
     )
 
 
-def _digest(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -4,8 +4,6 @@ Every request may cost a little of the model's quality. Measured against the mod
 request, five losses of a tenth each pass one by one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ from unlearner.config import RunConfig
 from unlearner.errors import UserError
 from unlearner.evaluation.measure import Scores
 from unlearner.families.base import AnyMeasured, AnyPrepared
-from unlearner.report.card import is_unlearned
+from unlearner.report.page import is_unlearned
 
 ORIGINAL = "original"
 

@@ -3,8 +3,6 @@
 What differs between families is said by `families.base.Family`.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -40,12 +38,11 @@ from unlearner.pipeline.hub import file_digests
 from unlearner.pipeline.original import already_lost, measure_original, notice, utility_notes
 from unlearner.pipeline.relearning import measure_relearning
 from unlearner.pipeline.search import Searched, check_search, search
-from unlearner.report.card import model_card
 from unlearner.report.files import write_report
-from unlearner.training.disk import check_disk
+from unlearner.report.page import model_card
 from unlearner.training.finetune import RECIPE_FILE
 from unlearner.training.log import Log
-from unlearner.training.memory import Cost, ResourcePlan, announce, measuring, plan_run
+from unlearner.training.memory import Cost, ResourcePlan, announce, check_disk, measuring, plan_run
 from unlearner.training.resume import Resumable, resuming
 from unlearner.training.trainer import Trainer
 
@@ -141,7 +138,7 @@ def check(config: RunConfig, prepared: AnyPrepared, *, say: Say = logger.info) -
     scores = {"target": family.score("target", {"target": answers}, sets, config)}
     level = family.level(answers, config, under="the target model")
     measured = Measured(sets, {"target": answers}, scores, level, ())
-    checked = _checked(config, prepared, measured, cost)
+    checked = _check_result(config, prepared, measured, cost)
     metric = family.quality_metric(prepared.loaded)
     beside = already_lost(scores | original, metric)
     return replace(checked, sentence=f"{checked.sentence}; {beside}") if beside else checked
@@ -159,7 +156,7 @@ def _load_like(config: RunConfig, prepared: AnyPrepared, role: str, name: str) -
     return prepared.family.load_like(name, role, prepared, config.model.base)
 
 
-def _checked(
+def _check_result(
     config: RunConfig, prepared: AnyPrepared, measured: AnyMeasured, cost: Cost
 ) -> CheckResult:
     family = prepared.family
@@ -221,7 +218,7 @@ def measure_baseline(
         say(beside)
     level = family.level(target, config, under="the target model")
     measured = Measured(sets, answers, scores, level, ())
-    checked = _checked(config, prepared, measured, cost)
+    checked = _check_result(config, prepared, measured, cost)
     if not checked.memorised and not force:
         raise NothingToUnlearn(checked)
     tell(checked.plan)

@@ -7,8 +7,6 @@ in between, and taken back.
 Reference: Hu et al. (2024), arXiv:2406.13356, whose attacker has some of the records; here none.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

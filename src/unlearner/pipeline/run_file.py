@@ -7,8 +7,6 @@
 A text may hold ${NAME}, an environment variable, or ${NAME:-what to take where NAME is not set}.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -6,8 +6,6 @@ settings of these reached it" is an answer. How a round is judged is the one thi
 between language models (`TextJudge`) and classifiers (`LabelJudge`).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time
@@ -86,7 +84,7 @@ class Trial:
         return found
 
     @classmethod
-    def of_json(cls, saved: Json) -> Trial:
+    def of_json(cls, saved: Json) -> "Trial":
         """The trial of which `to_json` gave this."""
         own = {one.name for one in fields(cls)}
         figures = {name: value for name, value in saved.items() if name not in own}
@@ -181,19 +179,19 @@ def search(
     before = {name: some.detach().clone() for name, some in loaded.model.state_dict().items()}
     trials = read_trials(past)
     began = time.perf_counter() - sum(trial.seconds for trial in trials)
-    while _goes_on(config.search, space, len(trials), began):
+    while _another_trial(config.search, space, len(trials), began):
         # Sampled by one process: the last bits of what another computes may differ.
         settings = processes.from_main(_propose(trials, space, config.training.seed))
         trial = _try(config, settings, len(trials), loaded, judge, before)
         trials.append(trial)
         if past is not None and processes.is_main():
             _write_trials(past, trials)
-        say(f"  {_in_words(trial, judge)}")
+        say(f"  {_trial_line(trial, judge)}")
     best = best_of(trials)
     return Searched(with_settings(config.method, best.settings), tuple(trials), judge.floor)
 
 
-def _goes_on(
+def _another_trial(
     settings: SearchSettings, space: Mapping[str, tuple[float, ...]], done: int, began: float
 ) -> bool:
     """Whether there is another trial; where nothing can differ the first is the only one."""
@@ -295,7 +293,7 @@ def _try(
     settings: Mapping[str, float],
     number: int,
     loaded: Loaded,
-    judge: Judge,
+    judge: "Judge",
     before: Mapping[str, Tensor],
 ) -> Trial:
     method = with_settings(config.method, settings)
@@ -334,7 +332,7 @@ class _Pruned(Exception):  # noqa: N818 - an end, not an error
 class _TrialTrainer(Trainer):
     """A trainer that remembers what was looked at, and ends a trial that leads nowhere."""
 
-    def __init__(self, config: RunConfig, judge: Judge) -> None:
+    def __init__(self, config: RunConfig, judge: "Judge") -> None:
         super().__init__(config.training, Log(None))
         self.judge = judge
         # A run that gives its last round, whatever it was before, has to come to it.
@@ -518,7 +516,7 @@ def score_of(state: Json, first: Json, level: HoldoutBaseline, floor: float) -> 
     return min(NOT_REACHED + left + damage, FAILED)
 
 
-def _in_words(trial: Trial, judge: Judge) -> str:
+def _trial_line(trial: Trial, judge: Judge) -> str:
     """A line for the terminal."""
     settings = ", ".join(f"{name} {value:.3g}" for name, value in trial.settings.items())
     line = f"trial {trial.number}: {settings}: {trial.status}"

@@ -8,8 +8,6 @@ run has to offer at that utility, and different methods can be compared there.
 Reference: Wang et al. (2024), arXiv:2406.09179, who call it unlearning with control.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass

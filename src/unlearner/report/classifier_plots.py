@@ -1,7 +1,5 @@
 """A classifier's latent space as a picture: one panel per model, a mark of its own per class."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,9 +87,9 @@ def draw_latent_space(
     forget = drawn(points["forget"])
     size = 6.5 if len(forget) <= 150 else 5
     for k in [None, *chosen]:
-        _draw_class(axes, points["retain"], k, chosen, _mark(k, chosen, pale=True))
+        _draw_class(axes, points["retain"], k, chosen, _marker_style(k, chosen, pale=True))
     for k in [None, *chosen]:
-        style = {**_mark(k, chosen, pale=False), "markersize": 3.5 if k is None else size}
+        style = {**_marker_style(k, chosen, pale=False), "markersize": 3.5 if k is None else size}
         _draw_class(axes, forget, k, chosen, style)
     axes.margins(0.05)
     return svg.inline(figure, name, description)
@@ -103,7 +101,7 @@ def drawn(points: Sequence[Projected]) -> list[Projected]:
     return list(points[::step])
 
 
-def _mark(k: int | None, chosen: Sequence[int], *, pale: bool) -> svg.Style:
+def _marker_style(k: int | None, chosen: Sequence[int], *, pale: bool) -> svg.Style:
     index = None if k is None else chosen.index(k)
     color = svg.MUTED if index is None else svg.CLASSES[index]
     marker = "." if index is None else list(SHAPES)[index]

@@ -1,7 +1,5 @@
 """A comparison's files: `compare.json`, `.html`, `.md` and `.csv`."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -15,9 +13,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from unlearner.evaluation.comparison import COLUMNS, label_columns
 from unlearner.report import svg
-from unlearner.report.facts import Report
+from unlearner.report.facts import SETS, Report
 from unlearner.report.measures import DISTANCE, measure
-from unlearner.report.names import SETS
 from unlearner.report.plots import number
 from unlearner.report.tables import settings_text, trial_figures, trial_rows
 from unlearner.report.writing import (
@@ -153,7 +150,7 @@ def _texts(comparison: Report) -> bool:
     return comparison["model"]["family"] == "causal-lm"
 
 
-def _columns(comparison: Report, *, short: bool) -> Sequence[tuple[str, str]]:
+def _table_columns(comparison: Report, *, short: bool) -> Sequence[tuple[str, str]]:
     """Set and metric of each figure of the table."""
     if _texts(comparison):
         return SHORT_COLUMNS if short else COLUMNS
@@ -167,7 +164,7 @@ def _with_distance(comparison: Report) -> bool:
 
 def headings(comparison: Report, *, short: bool = False) -> list[str]:
     """The headings of `comparison_rows`."""
-    columns = _columns(comparison, short=short)
+    columns = _table_columns(comparison, short=short)
     figures = [f"{measure(metric).label}, {SHORT[role]}" for role, metric in columns]
     figures += [DISTANCE["tug_of_war"].label] if _with_distance(comparison) else []
     return ["model", "met", *figures, *(("time",) if short else ("time", "rounds", "memory"))]
@@ -196,7 +193,7 @@ def comparison_rows(comparison: Report, *, short: bool = False) -> list[list[str
 def _cells(
     comparison: Report, figures: Report, distance: float | None = None, *, short: bool
 ) -> Iterator[str]:
-    for role, metric in _columns(comparison, short=short):
+    for role, metric in _table_columns(comparison, short=short):
         value = figures.get(role, {}).get(metric)
         if value is None:
             yield NOTHING
@@ -261,7 +258,8 @@ def pareto(comparison: Report) -> Markup:
         axes.legend(**LEGEND)
         _damage_scale(axes, comparison)
         words = "; ".join(
-            f"{name}: {_in_words(comparison, *one)}" for name, one in _places(comparison).items()
+            f"{name}: {_place_in_words(comparison, *one)}"
+            for name, one in _method_places(comparison).items()
         )
         return svg.inline(figure, "pareto", f"Forgetting against damage. {words}.")
 
@@ -274,7 +272,7 @@ def pareto_near(comparison: Report) -> Markup | None:
     if not _texts(comparison):
         return None  # scores are between 0 and 1, and show well
     level, allowed = comparison["picture"]["level"], _most(comparison) - 1
-    places = _places(comparison)
+    places = _method_places(comparison)
     near = {
         name: (x, y)
         for name, (x, y) in places.items()
@@ -390,7 +388,7 @@ def _path(comparison: Report, points: Sequence[Report]) -> tuple[list[float], li
     return scores, [kept[0] - one for one in kept]
 
 
-def _in_words(comparison: Report, left: float, damage: float) -> str:
+def _place_in_words(comparison: Report, left: float, damage: float) -> str:
     if not _texts(comparison):
         return f"score {show('accuracy', left)}, retained {damage:.3f} lost"
     ratio = f"times {significant(damage)}" if isfinite(damage) else "beyond any number"
@@ -405,7 +403,7 @@ def _plain_ticks(axes: Axes) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _places(comparison: Report) -> dict[str, tuple[float, float]]:
+def _method_places(comparison: Report) -> dict[str, tuple[float, float]]:
     return {
         name: (_left(entry["summary"], comparison), _damage(entry["summary"], comparison))
         for name, entry in comparison["methods"].items()

@@ -1,13 +1,11 @@
 """Which pictures and tables a report has, under which question; figures.j2 has the captions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from unlearner.report import classifier_plots, facts, names, plots, svg, tables
+from unlearner.report import classifier_plots, facts, plots, svg, tables
 from unlearner.report.facts import Report
 from unlearner.report.measures import GEOMETRY, measure
 from unlearner.report.plots import GUESSING, Curves, DotRow, Pair, ReferenceLine
@@ -73,13 +71,13 @@ def _language_model_galleries(report: Report) -> Iterator[Gallery]:
     yield Gallery("Record by record", [*_records(report)])
     yield Gallery("Can the records be told from unseen ones?", [*_membership_figures(report)])
     yield Gallery("Does it come back?", [*_relearning(report)])
-    yield Gallery("Does the rest of the model still work?", [*_perplexity(report)])
+    yield Gallery("Does the rest of the model still work?", [*_perplexity_by_round(report)])
     yield Gallery("How the training went", [*_training(report)])
     yield Gallery("Part of the change", [*_strength(report)])
 
 
 def _classifier_galleries(report: Report) -> Iterator[Gallery]:
-    called = names.model_labels(report)
+    called = facts.model_labels(report)
     models = facts.models_of(report)
     yield Gallery("Does the model still work?", [*_scores(report)])
     yield Gallery("Can the records be told from unseen ones?", [*_membership_figures(report)])
@@ -122,7 +120,7 @@ def _dots(
 ) -> Markup | None:
     """The rows of which a value is known; None where there is no such row."""
     some = [row for row in rows if any(f["value"] is not None for f in row.figures.values())]
-    labels, cut_out = names.model_labels(report), facts.is_classifier(report)
+    labels, cut_out = facts.model_labels(report), facts.is_classifier(report)
     return plots.dots(name, some, labels, line, cut_out=cut_out) if some else None
 
 
@@ -168,7 +166,7 @@ def _recall(report: Report) -> Iterator[Figure]:
 
 
 def _levels(report: Report, metric: str, words: str) -> Iterator[Figure]:
-    rows = (_row(report, label, name, metric) for name, label in names.sets(report).items())
+    rows = (_row(report, label, name, metric) for name, label in facts.set_names(report).items())
     drawing = _dots(report, f"levels-{metric}", rows)
     if drawing:
         yield _figure(drawing, words, label=measure(metric).label)
@@ -184,7 +182,7 @@ def _records(report: Report) -> Iterator[Figure]:
             yield _figure(drawing, "recall_by_record", label=measure(metric).label)
 
 
-def _perplexity(report: Report) -> Iterator[Figure]:
+def _perplexity_by_round(report: Report) -> Iterator[Figure]:
     yield from _levels(report, "perplexity", "perplexity_by_set")
     curves = _curves(report, {"": "retain_perplexity"})
     if curves:
@@ -227,7 +225,7 @@ def _scores(report: Report) -> Iterator[Figure]:
     for metric in dict.fromkeys((facts.score_metric(report), "f1_macro")):
         rows = (
             _row(report, label, name, metric)
-            for name, label in names.sets(report).items()
+            for name, label in facts.set_names(report).items()
             if metric == "accuracy" or not facts.is_one_class(report, name)
         )
         drawing = _dots(report, f"levels-{metric}", rows)
@@ -278,7 +276,7 @@ def _latent_space(report: Report) -> LatentSpace | None:
         return None
     models, labels = projection["models"], projection["labels"]
     chosen = classifier_plots.chosen_classes(models, len(labels))
-    called = names.model_labels(report)
+    called = facts.model_labels(report)
     panels = []
     for model in (m for m in facts.MODELS if m in models):
         points = models[model]
@@ -313,7 +311,7 @@ def _scores_by_round(report: Report) -> Iterator[Figure]:
             "score_by_round",
             # Of a class that is to go the score of unseen records is not the aim, but a limit.
             _limit(report, metric) if one_class else None,
-            label=names.metric_label(report, metric, "forget"),
+            label=facts.metric_label(report, metric, "forget"),
             one_class=one_class,
             by_construction=BY_CONSTRUCTION if facts.stopped_by(report, "score") else "",
         )

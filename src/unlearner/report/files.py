@@ -3,8 +3,6 @@
 Its schema is docs/report.schema.json. The other two can be made again at any time.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@ What is said of a metric stands in its own file; here is what belongs to no sing
 that is described nowhere is shown under its own name.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 from unlearner import registry

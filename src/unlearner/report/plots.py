@@ -3,8 +3,6 @@
 A classifier's scales are cut out: its scores are close to one another and far from zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -334,7 +332,7 @@ def by_step(name: str, steps: Sequence[int], curves: Curves) -> Markup:
     """Up to two shares by training step, beside the 0.5 of guessing."""
     figure, axes = svg.canvas(2.6)
     for (label, values), style in zip(curves.items(), CURVE_STYLES, strict=False):
-        axes.plot(steps, [number(v) for v in values], label=label, marker="o", **style)
+        axes.plot(steps, [number(v) for v in values], label=label, **style)
     axes.axhline(0.5, color=svg.MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
     axes.set_xlabel("training step", color=svg.MUTED)
     axes.set_xticks(steps)

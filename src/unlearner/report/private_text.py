@@ -1,7 +1,5 @@
 """The one file that holds text of forgotten records: for the operator's eyes, on request."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Plots are drawn in the colours below, which stand for roles. On the way out each
 variable, so that one drawing is readable on a light page, on a dark page and on paper.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence

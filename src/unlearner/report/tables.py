@@ -1,11 +1,9 @@
 """The rows of a report's tables, as text that is ready to be shown (but not yet escaped)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from unlearner.report import facts, names
+from unlearner.report import facts
 from unlearner.report.facts import Report
 from unlearner.report.measures import (
     DISTANCE,
@@ -99,7 +97,7 @@ def claims(report: Report) -> list[ClaimRow]:
     """Every claim in the verdict's order, with its criteria."""
     rows = []
     for claim in report["verdict"]["claims"]:
-        title, sentence = names.claim(report, claim["claim"])
+        title, sentence = facts.claim(report, claim["claim"])
         criteria = [c for c in report["criteria"] if c["claim"] == claim["claim"]]
         shown = [_criterion_row(report, criterion) for criterion in criteria]
         rows.append(ClaimRow(title, sentence, claim["status"], claim["reason"], shown))
@@ -125,7 +123,7 @@ def _criterion_row(report: Report, criterion: Report) -> CriterionRow:
     limits = [show(metric, bound, digits) for bound in (low, high) if bound is not None]
     sign = "" if len(limits) == 2 else "≤ " if low is None else "≥ "
     return CriterionRow(
-        what=names.criterion_words(report, criterion),
+        what=facts.criterion_words(report, criterion),
         limit=sign + " to ".join(limits),
         value=show(metric, value, digits),
         interval=show_interval(metric, entry.get("low"), entry.get("high")),
@@ -141,17 +139,17 @@ def results(report: Report) -> list[tuple[str, list[ResultRow]]]:
     """Every figure of the run: by set, then by metric in the order of `measures`."""
     models = facts.models_of(report)
     tables = []
-    for set_name, label in names.sets(report).items():
+    for set_name, label in facts.set_names(report).items():
         known = {m for model in models for m in report["results"][model].get(set_name, {})}
         rows = [
             ResultRow(
-                names.metric_label(report, metric, set_name),
+                facts.metric_label(report, metric, set_name),
                 [
                     _result_cell(metric, facts.figure_of(report, model, set_name, metric))
                     for model in models
                 ],
             )
-            for metric in _in_order(report, known)
+            for metric in _metrics_in_order(report, known)
         ]
         if rows:
             tables.append((label, rows))
@@ -169,7 +167,7 @@ def _measures(report: Report) -> Mapping[str, Measure]:
     return measures(of_labels=facts.is_classifier(report))
 
 
-def _in_order(report: Report, known: set[str]) -> list[str]:
+def _metrics_in_order(report: Report, known: set[str]) -> list[str]:
     """Metrics in the order of `measures`, then the rest."""
     listed = _measures(report)
     return [m for m in listed if m in known] + sorted(known - set(listed))
@@ -180,7 +178,7 @@ def glossary(report: Report) -> list[Measure]:
     known = {m for sets in report["results"].values() for scores in sets.values() for m in scores}
     known |= {criterion["metric"] for criterion in report["criteria"]}
     listed = _measures(report)
-    return [listed.get(metric, measure(metric)) for metric in _in_order(report, known)]
+    return [listed.get(metric, measure(metric)) for metric in _metrics_in_order(report, known)]
 
 
 # Records
@@ -231,7 +229,7 @@ def _answer_cells(entry: Report, models: Sequence[str]) -> list[tuple[str, str]]
 
 def record_headings(report: Report) -> list[str]:
     """What the columns are called."""
-    labels = names.model_labels(report)
+    labels = facts.model_labels(report)
     sides = {"before": labels["target"], "after": labels["unlearned"], "retrained": "retrained"}
     return [sides.get(column) or measure(column).label for column in record_columns(report)]
 
@@ -322,10 +320,10 @@ def distance_rows(report: Report) -> list[Reading]:
     models = [model for model in facts.models_of(report) if model != "retrained"]
     distances = [facts.to_retrained(report, model) for model in models]
     rows = [_reading(DISTANCE["tug_of_war"], [found.get("tug_of_war") for found in distances])]
-    for name, label in names.sets(report).items():
+    for name, label in facts.set_names(report).items():
         values = [facts.value_of(report, model, name, "js_to_retrained") for model in models]
         rows.append(_reading(measure("js_to_retrained"), values, label))
-    for name, label in names.sets(report).items():
+    for name, label in facts.set_names(report).items():
         gaps = [(found.get("f1_gap") or {}).get(name) for found in distances]
         rows.append(_reading(DISTANCE["f1_gap"], gaps, label, signed=True))
     gaps = [found.get("mia_auc_gap") for found in distances]

@@ -6,12 +6,10 @@ classifier what the stop rule trains for comes last: that the score on the recor
 unseen ones is how a run ends, whether or not anything else went right.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 
-from unlearner.report import facts, names
+from unlearner.report import facts
 from unlearner.report.facts import Report
 from unlearner.report.measures import measure
 from unlearner.report.writing import list_items, macros, one_paragraph, show_interval
@@ -58,9 +56,9 @@ def _content(report: Report) -> dict[str, object]:
         "classifier": classifier,
         "removes_class": facts.removes_class(report),
         "exact": facts.exactness(report),
-        "method": names.method_name(report),
+        "method": facts.method_name(report),
         "claims": [
-            {"title": names.claim(report, c["claim"])[0].lower(), "status": c["status"]}
+            {"title": facts.claim(report, c["claim"])[0].lower(), "status": c["status"]}
             for c in report["verdict"]["claims"]
         ],
         "values": values,
@@ -95,7 +93,7 @@ def _classifier_content(report: Report) -> dict[str, object]:
         "forget_score": facts.forget_metric(report),
         "utility_set": facts.utility_set(report),
         "unseen_set": facts.unseen_set(report),
-        "recall_of_class": names.RECALL_OF_CLASS,
+        "recall_of_class": facts.RECALL_OF_CLASS,
         "tug_of_war": [
             facts.to_retrained(report, model).get("tug_of_war") for model in ("target", "unlearned")
         ],

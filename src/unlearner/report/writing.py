@@ -4,8 +4,6 @@ What a user wrote is inert wherever it is shown: the templates escape every valu
 file that they make.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import unicodedata

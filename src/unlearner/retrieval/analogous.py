@@ -4,8 +4,6 @@
 of the pool for every step, so that no few of them are memorised in place of the rest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest

@@ -3,8 +3,6 @@
 Shapes: F records to forget, P pool records, G runs of tokens that both sides have.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -8,8 +8,6 @@ and from there on it is computed. Whatever the loop decides or draws in between,
 draws again.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
@@ -179,7 +177,7 @@ class Checkpoints:
         if log is not None and log.exists():
             shutil.copyfile(log, work / LOG_FILE)
         plain = json.loads(json.dumps({name: vars(state)[name] for name in PLAIN}))
-        write_whole(work / STATE_FILE, json.dumps(plain | {"digest": _digest(plain)}))
+        write_whole(work / STATE_FILE, json.dumps(plain | {"digest": _plain_digest(plain)}))
         work.rename(place)
 
     def load(self, log: Path | None = None) -> State | None:
@@ -190,14 +188,14 @@ class Checkpoints:
         """
         if log is not None:
             log.unlink(missing_ok=True)
-        places = _whole(self.folder)
+        places = _finished(self.folder)
         if not places:
             return None
         self._check_run()
         place = places[-1]
         try:
             plain = read_json(place / STATE_FILE, LARGE)
-            if plain.pop("digest") != _digest(plain):
+            if plain.pop("digest") != _plain_digest(plain):
                 raise ValueError(f"{STATE_FILE} was changed")
             tensors: Json = {
                 path.stem: load_file(path) for path in place.glob(f"*{WEIGHTS_SUFFIX}")
@@ -253,15 +251,15 @@ def read_run(folder: Path) -> Json:
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether there is something to go on from."""
-    return bool(_whole(folder))
+    return bool(_finished(folder))
 
 
-def _whole(folder: Path) -> list[Path]:
+def _finished(folder: Path) -> list[Path]:
     """The checkpoints that were written to their end, in order."""
     return sorted(path for path in folder.glob(f"{PREFIX}*") if path.suffix != PARTIAL)
 
 
-def _digest(plain: Json) -> str:
+def _plain_digest(plain: Json) -> str:
     """Of the plain values of a state, which a loop would follow wherever they lead."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 

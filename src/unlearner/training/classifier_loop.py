@@ -4,8 +4,6 @@ The figures are the report's own metrics, on the forget set, on holdout and on r
 never on the test set.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """What a method gets: its sets and the holdout level; and what the loops need of it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Make a target model, or a retrained one: plain learning, by the same steps as unlearning."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,7 +84,7 @@ class Until:
         return registry.load("metrics", self.metric).metric
 
     @classmethod
-    def parse(cls, text: str) -> Until:
+    def parse(cls, text: str) -> "Until":
         """From "metric>=number".
 
         Raises:

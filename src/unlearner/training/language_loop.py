@@ -4,8 +4,6 @@ The loop of every method for language models that is a loss and nothing else. Wh
 between passes is what ICU evaluates, so that methods differ in their losses alone.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -153,15 +151,15 @@ def take_epoch(
         loss, pushed = partial(terms, places), None
         if path:
             share = draw_share(path, trainer.generator)
-            pushed = OnWayBack(partial(_part, loss, forget=True), share)
-            loss = partial(_part, loss, forget=False)
+            pushed = OnWayBack(partial(_terms_of, loss, forget=True), share)
+            loss = partial(_terms_of, loss, forget=False)
         for name, value in trainer.step(loss, private, pushed).items():
             logged[name].append(value)
         trainer.tokens += drawing.num_tokens(places)
     return {name: fmean(values) for name, values in logged.items()}
 
 
-def _part(loss: Callable[[], Terms], *, forget: bool) -> Terms:
+def _terms_of(loss: Callable[[], Terms], *, forget: bool) -> Terms:
     """The term of the forget records, or all others."""
     return {name: term for name, term in loss().items() if (name == "forget") is forget}
 

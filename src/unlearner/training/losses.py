@@ -5,8 +5,6 @@ labelled examples, themselves or as `data.labelled.collate_examples` makes them.
 positions, C classes, A anchors.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 

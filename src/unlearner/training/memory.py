@@ -1,9 +1,8 @@
 """What a run takes: a first guess from its weights, then its largest step, run once and measured.
 
-`docs/memory.md` says what is counted and what is not.
+And what it writes, beside what the disk has room for. `docs/memory.md` says what is counted and
+what is not.
 """
-
-from __future__ import annotations
 
 import ctypes
 import math
@@ -32,11 +31,12 @@ from unlearner.data.batches import share_of
 from unlearner.data.labelled import Example, LabelledSet
 from unlearner.data.windows import TokenizedSet, Window
 from unlearner.errors import UserError
+from unlearner.files import free_bytes
 from unlearner.inference.micro_batches import windows_at_most
 from unlearner.inference.reference import likelihoods
 from unlearner.models import adapters, sharding
 from unlearner.models.heads import Classifier
-from unlearner.models.loading import Loaded, num_parameters
+from unlearner.models.loading import FLOAT_BYTES, Loaded, num_parameters
 from unlearner.report.writing import duration, size
 from unlearner.settings import TrainingSettings
 from unlearner.training.data import DescentMethod
@@ -44,6 +44,9 @@ from unlearner.training.finetune import ClassifierFinetuneSettings, FinetuneSett
 from unlearner.training.language_loop import MAX_COMPARED
 from unlearner.training.stop_rule import WATCHED_RECORDS
 from unlearner.training.trainer import recompute_activations, switch_dropout_off
+
+# Weights, two moments and the best weights so far; a new one is whole before the last is removed.
+CHECKPOINTS_OF_WEIGHTS = 2 * 4
 
 FLOAT = 4  # bytes of a number: weights, gradients and moments are float32
 
@@ -485,3 +488,36 @@ def _left_of_groups(top: Path, path: str, limit: str, used: str, cache: str) -> 
             texts = [(group / name).read_text("ascii") for name in (limit, used, "memory.stat")]
             cached = dict(map(str.split, texts[2].splitlines())).get(cache, 0)
             yield max(0, int(texts[0]) - int(texts[1]) + int(cached))
+
+
+def result_bytes(model: PreTrainedModel) -> int:
+    """Of the weights that a run saves."""
+    return FLOAT_BYTES * num_parameters(model)
+
+
+def check_disk(
+    model: PreTrainedModel, settings: TrainingSettings, folder: Path, say: Callable[[str], None]
+) -> None:
+    """Refuse a run whose result has no room, and say where its checkpoints have none.
+
+    Args:
+        folder: On the disk that is written to.
+
+    Raises:
+        UserError: The result is larger than what is free; it names both and the way out.
+    """
+    result, free = result_bytes(model), processes.from_main(free_bytes(folder))
+    if result > free and not settings.ignore_memory_plan:
+        raise UserError(
+            f"--output: the result takes {size(result)} and {size(free)} are free on that disk; "
+            "make room, give a folder on another disk, or set training.ignore_memory_plan=true"
+        )
+    # Of adapters there is little to save.
+    saves = settings.checkpoint_every != "never" and not settings.lora_rank
+    checkpoints = CHECKPOINTS_OF_WEIGHTS * result * saves
+    if result + checkpoints > free:
+        say(
+            f"the disk has {size(free)} free, the result takes {size(result)} and checkpoints up "
+            f"to {size(checkpoints)}: those without room are left out; "
+            "training.checkpoint_every=never saves none, training.lora_rank=16 small ones"
+        )

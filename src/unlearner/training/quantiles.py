@@ -4,8 +4,6 @@ Each forget record has an unseen partner; what it is to have are the partner's q
 model in training as it was last asked.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

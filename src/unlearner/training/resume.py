@@ -1,7 +1,5 @@
 """Runs that can be cut off: where their checkpoints are, and what must stay the same."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 The figures are the report's own metrics over answers from one pass over the model.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections import Counter

@@ -3,8 +3,6 @@
 Methods write their own loops; this file knows nothing of any of them. It stands on `accelerate`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import warnings

@@ -9,8 +9,6 @@ and applied to theta, asks for the same of the models that lie there. A method o
 of 2026, see `methods/quantile_matching.py`); A is a method's field `path`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
