@@ -30,7 +30,7 @@ from unlearner.models import sharding
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.training.data import UnlearningData
-from unlearner.training.quantiles import Partners, Quantiles, distance
+from unlearner.training.quantiles import Partners, Quantiles, distance, divide
 from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, Rules, is_better
 from unlearner.training.trainer import Terms, Trainer, resolve_learning_rate
 from unlearner.training.way_back import OnWayBack, draw_share
@@ -416,7 +416,7 @@ class ICU(Method):
         target = TargetDistribution.of(model, analogous.windows)
         held = partners = None
         if unseen is not None and self.unseen_per_step:
-            held = Held.of(model, unseen.windows)
+            held = Held.of(model, divide(unseen)[1].windows)
         model = trainer.start(model, rate, betas=(0.9, 0.98), path=self.path)
         if unseen is not None:
             partners = Partners(unseen, len(data.forget), trainer)

@@ -19,6 +19,7 @@ from unlearner.data.windows import TokenizedSet, Window
 from unlearner.inference.reference import KeptReference
 from unlearner.models import sharding
 from unlearner.training.data import DescentMethod, UnlearningData
+from unlearner.training.quantiles import divide
 from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, Rules, is_better
 from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Terms, Trainer, resolve_learning_rate
 from unlearner.training.way_back import OnWayBack, draw_share
@@ -64,7 +65,7 @@ class Drawing:
         self.unseen_per_step = method.model_dump().get("unseen_per_step", 0)
         if self.unseen_per_step:
             assert data.partners is not None  # the family divides the unseen records
-            self.windows["holdout"] = data.partners.windows
+            self.windows["holdout"] = divide(data.partners)[1].windows
 
     def _retained(self, method: DescentMethod, data: UnlearningData) -> Sequence[Window]:
         assert data.pool is not None  # the pipeline refuses a run without

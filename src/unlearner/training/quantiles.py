@@ -64,13 +64,32 @@ def quantiles(found: Likelihoods) -> list[Quantiles]:
     ]
 
 
-class Partners:
-    """The unseen partner of each forget record, and its quantiles as last taken."""
+# One in so many unseen records for the method is held still, and no partner.
+HELD = 4
 
-    def __init__(self, partners: TokenizedSet, num_forget: int, trainer: Trainer) -> None:
-        self.partners, self.trainer = partners, trainer
-        trainer.details["unseen_set_aside"] = len(partners)
-        trainer.details["partners_are_shared"] = num_forget > len(partners)
+
+def divide(unseen: TokenizedSet) -> tuple[TokenizedSet, TokenizedSet]:
+    """Unseen records to be partners, and others to be held still; of one alone it is both.
+
+    A record that is held still keeps its losses, while other unseen text may grow likelier with the
+    text that is learned: as a partner it would give goals that unseen text has left behind.
+    """
+    held = [place for place in range(len(unseen)) if place % HELD == 0]
+    others = [place for place in range(len(unseen)) if place % HELD]
+    return unseen.subset(others or held), unseen.subset(held)
+
+
+class Partners:
+    """The unseen partner of each forget record, and its quantiles as last taken.
+
+    Args:
+        unseen: The unseen records for the method, see `divide`.
+    """
+
+    def __init__(self, unseen: TokenizedSet, num_forget: int, trainer: Trainer) -> None:
+        self.partners, self.trainer = divide(unseen)[0], trainer
+        trainer.details["unseen_set_aside"] = len(unseen)
+        trainer.details["partners_are_shared"] = num_forget > len(self.partners)
         self.order = torch.randperm(len(self.partners), generator=trainer.generator).tolist()
         self.known: list[Quantiles] = []
 
