@@ -41,6 +41,7 @@ from unlearner.settings import (
     TrainingSettings,
     apply_settings,
     build,
+    check_bits,
     check_names,
 )
 from unlearner.training.checkpoints import ASKED
@@ -119,6 +120,7 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
     sharding.check_family(family)
     kind = FinetuneSettings if family == FAMILIES[0] else ClassifierFinetuneSettings
     lesson = Lesson(records, *_settings(settings, columns, kind), goal, chosen)
+    check_bits(chosen, lesson.training)
     set_seeds(lesson.training.seed)  # a new head is drawn at random
     progress = RunProgress(quiet=quiet, num_rounds=lesson.learning.epochs)
     try:
@@ -281,7 +283,7 @@ def _learn(
     Args:
         reading: What is to be said of how the records were read.
     """
-    trainer = Trainer(lesson.training, Log(None, course.listen))
+    trainer = Trainer(lesson.training, Log(None, course.listen), lesson.model.bits)
     check_disk(loaded.model, lesson.training, course.resumable.output, course.progress.say)
     goal = _for_family(lesson.goal, loaded.family)
     for line in reading:
@@ -348,7 +350,7 @@ def _settings(
 
 
 # Keys of [model] that a fine-tuning takes; its model is MODEL, and there is no other beside it.
-MODEL_NAMES = ("base", "dtype", "revision", "trust_remote_code")
+MODEL_NAMES = ("base", "dtype", "load_in_4bit", "load_in_8bit", "revision", "trust_remote_code")
 
 
 def _options(model: ModelSettings) -> dict[str, Any]:

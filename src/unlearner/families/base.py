@@ -26,6 +26,7 @@ from unlearner.evaluation.verdict import Criterion, Verdict
 from unlearner.inference.answers import Answer, ClassAnswer
 from unlearner.inference.reference import TargetDistribution
 from unlearner.models.loading import Loaded
+from unlearner.models.quantised_training import KINDS
 from unlearner.output import Json
 from unlearner.settings import DataSettings, EvaluationSettings, ModelSettings
 from unlearner.training.data import ClassifierData, HoldoutBaseline, UnlearningData
@@ -435,6 +436,12 @@ def with_model_settings(loaded: Loaded, settings: ModelSettings) -> Loaded:
         UserError: The format cannot hold its numbers.
     """
     loaded = loaded.saved_as(settings.dtype)
+    if settings.bits:
+        note = (
+            f"while adapters are trained its layers are quantised ({KINDS[settings.bits]}); what "
+            "is measured and saved is not"
+        )
+        loaded = replace(loaded, bits=settings.bits, notes=(*loaded.notes, note))
     if settings.base and not loaded.is_adapter:  # a model that it is compared with may be one
         note = "is no adapter, model.base is not used for it"
         loaded = replace(loaded, notes=(*loaded.notes, note))
