@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,12 @@ class Lesson:
     goal: Until | None
     model: ModelSettings = field(default_factory=ModelSettings)
 
+    def on_day(self, date: str) -> Lesson:
+        """The same with a chat template's today, where there is one and none was asked for."""
+        if not date or self.data.date:
+            return self
+        return replace(self, data=self.data.model_copy(update={"date": date}))
+
 
 def run_finetune(  # noqa: PLR0913 - what the command line has to say
     model: str,
@@ -120,7 +126,7 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
     sharding.check_family(family)
     kind = FinetuneSettings if family == FAMILIES[0] else ClassifierFinetuneSettings
     lesson = Lesson(records, *_settings(settings, columns, kind), goal, chosen)
-    check_bits(chosen, lesson.training)
+    lesson = lesson.on_day(_day_before(resumable))
     set_seeds(lesson.training.seed)  # a new head is drawn at random
     progress = RunProgress(quiet=quiet, num_rounds=lesson.learning.epochs)
     try:
@@ -164,6 +170,16 @@ def _asked_before(resumable: Resumable) -> Json:
             f"--resume: {resumable.checkpoints} is damaged; remove it and begin again in a new run"
         )
     return before
+
+
+def _day_before(resumable: Resumable) -> str:
+    """The day that the run which goes on began with, where its chat template asks for it.
+
+    Raises:
+        UserError: See `_asked_before`.
+    """
+    data = resumable.begun("finetune").get("settings", {}).get("data", {})
+    return str(data.get("date", ""))
 
 
 Taught = tuple[FinetuneResult, Loaded, int, Trainer]
@@ -219,8 +235,8 @@ def _teach_text(model: str, _: str, lesson: Lesson, labels: str, course: Course)
     )
     limit_threads(loaded.model)
     prepared = prepare_text(CAUSAL_LM, loaded, {"records": given}, lesson.data)
-    some = prepared["records"]
-    return _learn(loaded, given, some, lesson, course, prepared.reading)
+    some, dated = prepared["records"], lesson.on_day(prepared.layout.date)
+    return _learn(loaded, given, some, dated, course, prepared.reading)
 
 
 def _teach_classifier(
@@ -342,6 +358,7 @@ def _settings(
     check_names(sections, [*kinds, "model"], what="section", where="finetune")
     training = build(TrainingSettings, sections.get("training", {}), where="training")
     check_trackers(training.trackers)
+    check_bits(_model_settings(settings), training)
     return (
         build(learning, sections.get("finetune", {}), where="finetune"),
         training,

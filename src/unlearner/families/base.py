@@ -50,6 +50,7 @@ class Prepared(Generic[SetT]):
         layout: How a language model's records became tokens.
         forget_class: Index of the label that is to go, where a class is removed.
         reading: What was read of each set and what was not, a line each.
+        columns: The columns of each set from a file or from Python that were read and were not.
         tags: How the records of a tagger use their tags.
         notes: What is to be said of how model and records were read, a sentence each.
     """
@@ -61,6 +62,7 @@ class Prepared(Generic[SetT]):
     layout: Layout = field(default_factory=Layout)
     forget_class: int | None = None
     reading: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
     tags: TagUse | None = None
     notes: tuple[str, ...] = ()
 
@@ -427,6 +429,11 @@ def reading_of(sets: Mapping[str, RecordSet]) -> tuple[str, ...]:
     return tuple(
         f"{role} {some.source}: {some.reading}" for role, some in sets.items() if some.reading
     )
+
+
+def columns_of(sets: Mapping[str, RecordSet]) -> dict[str, str]:
+    """The same for a report, by role and without what says where a set was."""
+    return {role: some.reading.partition("; ")[2] for role, some in sets.items() if some.reading}
 
 
 def with_model_settings(loaded: Loaded, settings: ModelSettings) -> Loaded:
