@@ -87,7 +87,7 @@ def read_continued(
     row: Row, earlier: Sequence[dict[str, object]], prompt: str, response: str
 ) -> tuple[str, ...]:
     """The messages of earlier turns with a prompt and its response behind them."""
-    asked = {"role": "user", "content": prompt}
+    asked: dict[str, object] = {"role": "user", "content": prompt}
     return _checked(row, [*earlier, asked, {"role": "assistant", "content": response}])
 
 
