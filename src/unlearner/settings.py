@@ -84,7 +84,7 @@ class ModelSettings(Section):
         return 4 if self.load_in_4bit else 8 if self.load_in_8bit else 0
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> ModelSettings:
+    def _one_of_two(self) -> "ModelSettings":
         if self.load_in_4bit and self.load_in_8bit:
             raise UserError("model: load_in_4bit and load_in_8bit are both set; leave one out")
         return self

@@ -86,7 +86,7 @@ class Lesson:
     goal: Until | None
     model: ModelSettings = field(default_factory=ModelSettings)
 
-    def on_day(self, date: str) -> Lesson:
+    def on_day(self, date: str) -> "Lesson":
         """The same with a chat template's today, where there is one and none was asked for."""
         if not date or self.data.date:
             return self

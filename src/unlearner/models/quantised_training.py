@@ -8,8 +8,6 @@ blocks are not quantised a second time, what is no linear layer stays float32, a
 the run's own, whose moments are those of adapters alone.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from typing import Any, cast
