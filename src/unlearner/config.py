@@ -18,6 +18,7 @@ from unlearner.settings import (
     SearchSettings,
     TrainingSettings,
     build,
+    check_bits,
     check_names,
 )
 
@@ -66,11 +67,14 @@ class RunConfig:
                 f"training.lora_rank: method {name} makes the model anew from the pretrained one; "
                 "leave it out"
             )
+        check_bits(built["model"], built["training"])
         return cls(method=method, **built)
 
     def sections(self) -> dict[str, Any]:
         """Plain values, as a run file holds them."""
-        absent = set() if self.model.original else {"original"}  # for a second request alone
+        # For a second request, and for adapters, alone.
+        asked = ("original", "load_in_4bit", "load_in_8bit")
+        absent = {name for name in asked if not getattr(self.model, name)}
         return {
             "model": self.model.model_dump(exclude=absent),
             "data": self.data.model_dump(),

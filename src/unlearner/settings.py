@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -58,6 +59,9 @@ class ModelSettings(Section):
         trust_remote_code: Run code that comes with the model.
         dtype: Format of the numbers of the model that is saved; "auto" is that of MODEL. What is
             computed is float32 all the same, and what is measured is what was saved.
+        load_in_4bit: Train adapters on layers quantised to NF4 (QLoRA); needs training.lora_rank.
+            What is measured and saved is not quantised.
+        load_in_8bit: The same with layers of int8.
         retrained: A model trained without the forget set, by name: measured beside the others, and
             what a classifier is held to.
         original: The model from before the first request, by name, where this one was unlearned
@@ -69,8 +73,21 @@ class ModelSettings(Section):
     base: str = ""
     trust_remote_code: bool = False
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
     retrained: str = ""
     original: str = ""
+
+    @property
+    def bits(self) -> int:
+        """Of a quantised layer's numbers in training; 0 where the layers stay as they are."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else 0
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "ModelSettings":
+        if self.load_in_4bit and self.load_in_8bit:
+            raise UserError("model: load_in_4bit and load_in_8bit are both set; leave one out")
+        return self
 
 
 # Names of columns that are the response where they stand last in a template.
@@ -252,6 +269,27 @@ class TrainingSettings(Section):
     def _one_or_several(cls, trackers: object) -> object:
         """A single one may stand without brackets: training.trackers=tensorboard."""
         return (trackers,) if isinstance(trackers, str) else trackers
+
+
+def check_bits(model: ModelSettings, training: TrainingSettings) -> None:
+    """Refuse quantised layers where no adapter is trained on them, or nothing can make them.
+
+    Raises:
+        UserError: One of both.
+    """
+    if not model.bits:
+        return
+    name = f"model.load_in_{model.bits}bit"
+    if not training.lora_rank:
+        raise UserError(
+            f"{name}: quantised weights are not trained, only adapters on them are; set "
+            "training.lora_rank, such as training.lora_rank=16, or leave it out"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"{name}: needs the package bitsandbytes; pip install 'unlearner[quantised]', or leave "
+            "it out"
+        )
 
 
 class EvaluationSettings(Section):

@@ -1,8 +1,10 @@
 """Commands that were cut off: killed by the machine, stopped by the user, and given again."""
 
+import datetime
 import json
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 from string import Template
@@ -12,6 +14,7 @@ from test_resume import lines
 
 from command_world import FINETUNE, FORGET_RUN, SETS
 from unlearner.cli.app import INTERRUPTED, NOT_MET, WRONG_INPUT, run
+from unlearner.families import causal_lm
 from unlearner.training.log import Log
 
 # 50 take a minute and a half.
@@ -127,3 +130,33 @@ def test_ctrl_c_saves_and_says_how_to_go_on(world, monkeypatch, capsys):
     assert told.endswith("interrupted after 2 steps; go on with --output out/run --resume")
     monkeypatch.setattr(Log, "write", write)
     assert run(world("forget --resume --quiet --output out/run")) == NOT_MET
+
+
+def test_a_fine_tuning_that_goes_on_another_day_keeps_its_day(world, monkeypatch, model_folders):
+    """The template writes the day into every record, so that other tokens would be trained on."""
+
+    class Clock(datetime.datetime):
+        day = datetime.datetime(2026, 11, 26, 23, 59)
+
+        @classmethod
+        def now(cls):
+            return cls.day
+
+    monkeypatch.setattr(causal_lm.datetime, "datetime", Clock)
+    shutil.copytree(model_folders / "good", "dated")
+    template = "{{ strftime_now('%d') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    Path("dated/chat_template.jinja").write_text(template)
+    chats = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": t}]}
+             for t in ("york", "bath")]  # fmt: skip
+    Path("chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    line = "finetune dated --records chats.jsonl --output $out --quiet epochs=3 batch_size=1 "
+    line += "checkpoint_every=1"
+    assert run(world(line, out="whole")) == 0
+    assert killed(world(line, out="cut"), 3) == -signal.SIGKILL
+    monkeypatch.setattr(Clock, "day", datetime.datetime(2026, 11, 27, 0, 1))
+    assert run(world("finetune --output cut --resume --quiet")) == 0
+    assert run(world(line, out="later")) == 0
+    whole, cut, later = (
+        Path(out, "model.safetensors").read_bytes() for out in ("whole", "cut", "later")
+    )
+    assert whole == cut != later

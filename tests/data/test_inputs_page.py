@@ -13,7 +13,14 @@ FILES = {name: (content, read) for name, content, read in SHOWN.findall(PAGE)}
 
 
 def test_the_page_shows_every_kind_of_file():
-    assert {Path(name).suffix for name in FILES} >= {".txt", ".jsonl", ".json", ".csv", ".conll"}
+    assert {Path(name).suffix for name in FILES} >= {
+        ".txt",
+        ".md",
+        ".jsonl",
+        ".json",
+        ".csv",
+        ".conll",
+    }
     assert len(FILES) == PAGE.count("\nread: ")
 
 

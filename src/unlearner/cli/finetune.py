@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from unlearner.settings import (
     TrainingSettings,
     apply_settings,
     build,
+    check_bits,
     check_names,
 )
 from unlearner.training.checkpoints import ASKED
@@ -85,6 +86,12 @@ class Lesson:
     goal: Until | None
     model: ModelSettings = field(default_factory=ModelSettings)
 
+    def on_day(self, date: str) -> "Lesson":
+        """The same with a chat template's today, where there is one and none was asked for."""
+        if not date or self.data.date:
+            return self
+        return replace(self, data=self.data.model_copy(update={"date": date}))
+
 
 def run_finetune(  # noqa: PLR0913 - what the command line has to say
     model: str,
@@ -119,6 +126,7 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
     sharding.check_family(family)
     kind = FinetuneSettings if family == FAMILIES[0] else ClassifierFinetuneSettings
     lesson = Lesson(records, *_settings(settings, columns, kind), goal, chosen)
+    lesson = lesson.on_day(_day_before(resumable))
     set_seeds(lesson.training.seed)  # a new head is drawn at random
     progress = RunProgress(quiet=quiet, num_rounds=lesson.learning.epochs)
     try:
@@ -162,6 +170,16 @@ def _asked_before(resumable: Resumable) -> Json:
             f"--resume: {resumable.checkpoints} is damaged; remove it and begin again in a new run"
         )
     return before
+
+
+def _day_before(resumable: Resumable) -> str:
+    """The day that the run which goes on began with, where its chat template asks for it.
+
+    Raises:
+        UserError: See `_asked_before`.
+    """
+    data = resumable.begun("finetune").get("settings", {}).get("data", {})
+    return str(data.get("date", ""))
 
 
 Taught = tuple[FinetuneResult, Loaded, int, Trainer]
@@ -217,8 +235,8 @@ def _teach_text(model: str, _: str, lesson: Lesson, labels: str, course: Course)
     )
     limit_threads(loaded.model)
     prepared = prepare_text(CAUSAL_LM, loaded, {"records": given}, lesson.data)
-    some = prepared["records"]
-    return _learn(loaded, given, some, lesson, course, prepared.reading)
+    some, dated = prepared["records"], lesson.on_day(prepared.layout.date)
+    return _learn(loaded, given, some, dated, course, prepared.reading)
 
 
 def _teach_classifier(
@@ -281,7 +299,7 @@ def _learn(
     Args:
         reading: What is to be said of how the records were read.
     """
-    trainer = Trainer(lesson.training, Log(None, course.listen))
+    trainer = Trainer(lesson.training, Log(None, course.listen), lesson.model.bits)
     check_disk(loaded.model, lesson.training, course.resumable.output, course.progress.say)
     goal = _for_family(lesson.goal, loaded.family)
     for line in reading:
@@ -340,6 +358,7 @@ def _settings(
     check_names(sections, [*kinds, "model"], what="section", where="finetune")
     training = build(TrainingSettings, sections.get("training", {}), where="training")
     check_trackers(training.trackers)
+    check_bits(_model_settings(settings), training)
     return (
         build(learning, sections.get("finetune", {}), where="finetune"),
         training,
@@ -348,7 +367,7 @@ def _settings(
 
 
 # Keys of [model] that a fine-tuning takes; its model is MODEL, and there is no other beside it.
-MODEL_NAMES = ("base", "dtype", "revision", "trust_remote_code")
+MODEL_NAMES = ("base", "dtype", "load_in_4bit", "load_in_8bit", "revision", "trust_remote_code")
 
 
 def _options(model: ModelSettings) -> dict[str, Any]:

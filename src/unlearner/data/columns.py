@@ -66,13 +66,15 @@ KNOWN_PAIRS = (
     ("question", "passage"),
 )
 
-MESSAGES = ("messages",)
-WITH_MESSAGES = ("system", "tools")  # read beside a conversation only
+EXCHANGE, MESSAGES = ("prompt", "response"), ("messages",)
+
+# What is read beside some forms of record only.
+BESIDE = {"system": (MESSAGES, EXCHANGE), "tools": (MESSAGES,), "history": (EXCHANGE,)}
 
 RECORD_KINDS = {
     "causal-lm": RecordKind(
-        forms=(("text",), ("prompt", "response"), ("input_ids",), MESSAGES),
-        optional=("id", "subject", *WITH_MESSAGES),
+        forms=(("text",), EXCHANGE, ("input_ids",), MESSAGES),
+        optional=("id", "subject", *BESIDE),
         suffixes=SUFFIXES,
         needed="a causal LM needs text, or prompt and response, or messages, or input_ids",
     ),
@@ -184,7 +186,7 @@ class ColumnRules:
             raise SourceError(
                 f"no column {missing[0]}; found {shown_names(names)}; {self.kind.needed}{hint}"
             )
-        optional = [c for c in self.kind.optional if form == MESSAGES or c not in WITH_MESSAGES]
+        optional = [c for c in self.kind.optional if form in BESIDE.get(c, (form,))]
         return Chosen({c: ours[c] for c in (*form, *optional) if c in ours}, befores)
 
     def _mapped(self, theirs: str, names: Sequence[str]) -> tuple[str, ...]:

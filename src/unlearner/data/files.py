@@ -192,7 +192,7 @@ def _allowed(suffixes: Sequence[str]) -> str:
 
 
 def _misfit(file: DataFile) -> str:
-    if file.suffix in (".txt", ".npy"):
+    if file.suffix in (".txt", ".npy", ".md"):
         return f"a {file.suffix} file cannot hold labels"
     if file.suffix == ".conll":
         return f"a {file.suffix} file holds tagged words, which are for a token classifier only"
@@ -207,6 +207,10 @@ def _shards(folder: Path, split: str, suffixes: Sequence[str]) -> list[DataFile]
     names = [n for n in names if not n.startswith((".", "_")) and n not in NO_RECORDS]
     files = [DataFile.at(folder / name, name) for name in names]
     files = [file for file in files if file.suffix in suffixes]
+    # Beside records a page is about them, and a README always is.
+    pages = {file.shard for file in files if file.suffix == ".md"}
+    if len(pages) < len(files) or all(name.upper().startswith("README") for name in pages):
+        files = [file for file in files if file.shard not in pages]
     splits = {_split_of(file.shard) for file in files}
     if split:
         files = [file for file in files if _split_of(file.shard) == split]

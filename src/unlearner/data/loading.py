@@ -23,7 +23,13 @@ from unlearner.data.fields import (
     read_tokens,
 )
 from unlearner.data.labels import LabelReader
-from unlearner.data.messages import read_exchange, read_messages, read_tools
+from unlearner.data.messages import (
+    read_continued,
+    read_earlier,
+    read_exchange,
+    read_messages,
+    read_tools,
+)
 from unlearner.data.problems import SourceError, one_line, shown_names, shown_value
 from unlearner.data.readers import Row, read_rows
 from unlearner.data.record import Record, RecordSet
@@ -58,13 +64,13 @@ def read_records(
     the name. Numbers whose names a data set declares (`ClassLabel`) become those names.
 
     Args:
-        source: A path ending in .jsonl .ndjson .json .csv .tsv .parquet .txt .npy, also packed as
-            .gz .bz2 .xz .zst; a folder of such files, or one that `save_to_disk` wrote, with
+        source: A path ending in .jsonl .ndjson .json .csv .tsv .parquet .txt .npy .md, also packed
+            as .gz .bz2 .xz .zst; a folder of such files, or one that `save_to_disk` wrote, with
             `folder:split` where it has several; `hf:owner/name[:config][:split]` (split `train`
             unless given; a lone `train`, `validation` or `test` is a split, and
             `hf:owner/name::split` names any other split without a configuration); a list of texts
-            or of dicts; a data set. Labels cannot be in .txt and .npy; tokens and tags can also be
-            in .conll.
+            or of dicts; a data set. Labels cannot be in .txt, .md and .npy; tokens and tags can
+            also be in .conll.
         name: The role that messages name: forget, retain, pool, holdout, records.
         columns: The file's column names to ours, `{"question": "prompt"}`, of which
             `{"forget:question": "prompt"}` is for one role alone. A mapped column goes before one
@@ -239,17 +245,23 @@ class _Reading:
     ) -> Record:
         """A record of prompt and response: two texts, or lists of the turns of a conversation."""
         prompt, response = values["prompt"], values["response"]
+        earlier = read_earlier(row, values.get("history"), values.get("system"))
         if isinstance(prompt, list) or _are_turns(response):
+            if earlier:
+                raise row.problem(
+                    "history or system beside a prompt that is a list of turns; put them into the "
+                    "list, or leave the column out"
+                )
             messages = read_exchange(row, prompt, response)
             return Record(identifier, messages=messages, subject=subject)
         if num_answers(response) > 1:
             self.notes["of several answers the first"] = None
-        return Record(
-            identifier,
-            prompt=read_joined(row, "prompt", chosen.parts("prompt")),
-            response=read_answer(row, "response", response),
-            subject=subject,
-        )
+        asked = read_joined(row, "prompt", chosen.parts("prompt"))
+        answer = read_answer(row, "response", response)
+        if earlier:
+            messages = read_continued(row, earlier, asked, answer)
+            return Record(identifier, messages=messages, subject=subject)
+        return Record(identifier, prompt=asked, response=answer, subject=subject)
 
     def in_words(self, number: int) -> str:
         """Which columns were read and which were not, for people."""
@@ -261,7 +273,7 @@ class _Reading:
 
 def _alike(one: Chosen, other: Chosen) -> bool:
     """Whether two records have the same columns, but for those that may be missing."""
-    optional = {"prompt", "system", "tools", "text_pair"}
+    optional = {"prompt", "system", "tools", "history", "text_pair"}
     mine, others = (
         {ours: theirs for ours, theirs in some.columns.items() if ours not in optional}
         for some in (one, other)

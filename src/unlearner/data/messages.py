@@ -1,7 +1,8 @@
 """Conversations as data sets write them, read as the messages that chat templates take.
 
 `messages` of role and content with whatever stands beside them, ShareGPT's `conversations` of from
-and value, and TRL's `prompt` and `completion` as lists of messages.
+and value, TRL's `prompt` and `completion` as lists of messages, and a prompt and its response with
+earlier turns or a system prompt in columns of their own.
 """
 
 import json
@@ -25,6 +26,7 @@ SPEAKERS = {
     "function_response": "tool",
 }
 ROLE = re.compile(r"[A-Za-z][A-Za-z_\-]{0,29}")
+PAIRS = '["what was asked", "what was answered"]'
 EXAMPLE = 'such as {"role": "user", "content": "..."}'
 
 
@@ -52,6 +54,43 @@ def read_exchange(row: Row, prompt: object, completion: object) -> tuple[str, ..
     return _checked(row, [*asked, *answered])
 
 
+def read_earlier(row: Row, history: object, system: object) -> list[dict[str, object]]:
+    """The turns before a prompt, from columns of their own; empty where those are.
+
+    Args:
+        history: Pairs of what was asked and what was answered, as LLaMA-Factory has them, or turns.
+        system: The system prompt.
+    """
+    earlier: list[dict[str, object]] = []
+    if system is not None and not (isinstance(system, str) and not system.strip()):
+        earlier.append({"role": "system", "content": read_text(row, "system", system)})
+    if isinstance(history, str):
+        history = parse_json(history, row.number) if history.strip() else None
+    if history is None or history in ([], ()):
+        return earlier
+    if not isinstance(history, list | tuple):
+        raise row.problem(f"history must be a list of pairs {PAIRS}, got {kind(history)}")
+    for number, one in enumerate(history, 1):
+        if isinstance(one, dict):
+            earlier.append(_message(row, number, one, "history"))
+            continue
+        pair = list(one) if isinstance(one, list | tuple) else []
+        if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise row.problem(f"entry {number} of history is no pair of texts; write it {PAIRS}")
+        for speaker, text in zip(("user", "assistant"), pair, strict=True):
+            check_unicode(row, "history", text)
+            earlier.append({"role": speaker, "content": text})
+    return earlier
+
+
+def read_continued(
+    row: Row, earlier: Sequence[dict[str, object]], prompt: str, response: str
+) -> tuple[str, ...]:
+    """The messages of earlier turns with a prompt and its response behind them."""
+    asked: dict[str, object] = {"role": "user", "content": prompt}
+    return _checked(row, [*earlier, asked, {"role": "assistant", "content": response}])
+
+
 def read_tools(row: Row, value: object) -> str:
     """The tools that a conversation may use, as JSON; empty for none."""
     if isinstance(value, str) and value.strip():
@@ -76,8 +115,8 @@ def _turns(row: Row, value: object, speaker: str = "") -> Sequence[object]:
     return value
 
 
-def _message(row: Row, number: int, turn: object) -> dict[str, object]:
-    where = f"turn {number} of messages"
+def _message(row: Row, number: int, turn: object, column: str = "messages") -> dict[str, object]:
+    where = f"turn {number} of {column}"
     if not isinstance(turn, dict):
         raise row.problem(f"{where} must be an object {EXAMPLE}, got {kind(turn)}")
     given = {name: value for name, value in turn.items() if value is not None}

@@ -60,7 +60,7 @@ class Row:
         return self.problem(f"{noun} at position {position} {what}")
 
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt", ".npy")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt", ".npy", ".md")
 LABELLED_SUFFIXES = SUFFIXES[:6]  # those with room for labels
 TAGGED_SUFFIXES = (*LABELLED_SUFFIXES, ".conll")
 SPLITS = ("train", "validation", "test")
@@ -116,7 +116,7 @@ def _file_rows(file: DataFile, choose: Choose, *, document: bool) -> Iterable[Ro
         return _delimited_rows(text, "," if file.suffix == ".csv" else "\t", choose)
     if file.suffix == ".json":
         return _json_rows(text, choose)
-    if file.suffix == ".txt" and document:
+    if file.suffix == ".md" or (file.suffix == ".txt" and document):
         return [Row("document", 1, {"text": text})] if text.strip() else []
     readers = {".jsonl": _json_line_rows, ".ndjson": _json_line_rows, ".conll": conll_rows}
     return readers.get(file.suffix, _plain_rows)(text)

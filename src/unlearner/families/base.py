@@ -26,6 +26,7 @@ from unlearner.evaluation.verdict import Criterion, Verdict
 from unlearner.inference.answers import Answer, ClassAnswer
 from unlearner.inference.reference import TargetDistribution
 from unlearner.models.loading import Loaded
+from unlearner.models.quantised_training import KINDS
 from unlearner.output import Json
 from unlearner.settings import DataSettings, EvaluationSettings, ModelSettings
 from unlearner.training.data import ClassifierData, HoldoutBaseline, UnlearningData
@@ -49,6 +50,7 @@ class Prepared(Generic[SetT]):
         layout: How a language model's records became tokens.
         forget_class: Index of the label that is to go, where a class is removed.
         reading: What was read of each set and what was not, a line each.
+        columns: The columns of each set from a file or from Python that were read and were not.
         tags: How the records of a tagger use their tags.
         notes: What is to be said of how model and records were read, a sentence each.
     """
@@ -60,6 +62,7 @@ class Prepared(Generic[SetT]):
     layout: Layout = field(default_factory=Layout)
     forget_class: int | None = None
     reading: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
     tags: TagUse | None = None
     notes: tuple[str, ...] = ()
 
@@ -428,6 +431,11 @@ def reading_of(sets: Mapping[str, RecordSet]) -> tuple[str, ...]:
     )
 
 
+def columns_of(sets: Mapping[str, RecordSet]) -> dict[str, str]:
+    """The same for a report, by role and without what says where a set was."""
+    return {role: some.reading.partition("; ")[2] for role, some in sets.items() if some.reading}
+
+
 def with_model_settings(loaded: Loaded, settings: ModelSettings) -> Loaded:
     """The loaded model, to be saved as the settings say.
 
@@ -435,6 +443,12 @@ def with_model_settings(loaded: Loaded, settings: ModelSettings) -> Loaded:
         UserError: The format cannot hold its numbers.
     """
     loaded = loaded.saved_as(settings.dtype)
+    if settings.bits:
+        note = (
+            f"while adapters are trained its layers are quantised ({KINDS[settings.bits]}); what "
+            "is measured and saved is not"
+        )
+        loaded = replace(loaded, bits=settings.bits, notes=(*loaded.notes, note))
     if settings.base and not loaded.is_adapter:  # a model that it is compared with may be one
         note = "is no adapter, model.base is not used for it"
         loaded = replace(loaded, notes=(*loaded.notes, note))

@@ -25,6 +25,7 @@ from unlearner.families.base import (
     References,
     check_finite,
     check_tokens_known,
+    columns_of,
     reading_of,
     refuse_or_drop_copies,
     sample,
@@ -401,7 +402,13 @@ def prepare_text(
         f"{role} {some.source}: {note}" for role, some in tokenized.items() for note in some.notes
     )
     return Prepared(
-        family, loaded, tokenized, duplicates, layout, reading=(*reading_of(sets), *notes)
+        family,
+        loaded,
+        tokenized,
+        duplicates,
+        layout,
+        reading=(*reading_of(sets), *notes),
+        columns=columns_of(sets),
     )
 
 

@@ -32,6 +32,7 @@ from unlearner.families.base import (
     References,
     check_finite,
     check_tokens_known,
+    columns_of,
     reading_of,
     refuse_or_drop_copies,
     sample,
@@ -138,7 +139,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         if data.pool or given.get("pool") is not None:
             raise UserError("--pool: for causal language models; a classifier learns on --retain")
         records = self.read_sets(data, given, loaded.labels)
-        reading = reading_of(records)
+        reading, columns = reading_of(records), columns_of(records)
         forget_class = None
         if data.forget_class:
             forget_class = _label(data.forget_class, loaded)
@@ -168,6 +169,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             duplicates,
             forget_class=forget_class,
             reading=reading,
+            columns=columns,
             tags=tags,
             notes=notes,
         )

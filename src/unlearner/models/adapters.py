@@ -30,7 +30,9 @@ ADAPTER = "default"
 CONFIG_FILE, WEIGHTS_FILE, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model"
 
 
-def attach(model: nn.Module, rank: int, alpha: float | None) -> LoraModel:
+def attach(
+    model: nn.Module, rank: int, alpha: float | None, layers: list[str] | None = None
+) -> LoraModel:
     r"""Put adapters on every linear layer and every expert, freeze the rest; returns their handle.
 
     .. math:: W x \to W x + \frac{\alpha}{r} B A x
@@ -43,18 +45,23 @@ def attach(model: nn.Module, rank: int, alpha: float | None) -> LoraModel:
     Args:
         rank: r, at least 1.
         alpha: None takes twice the rank.
+        layers: The linear layers' names, where they are quantised already; see `linear_layers`.
     """
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]
-        target_modules=linear_layers(model),
+        target_modules=linear_layers(model) if layers is None else layers,
         target_parameters=expert_weights(model) or None,
         init_lora_weights=True,
     )
     with warnings.catch_warnings():
         # GPT-2's layers hold their weights transposed; peft says so of each and does what is right.
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
-        return LoraModel(model, config, ADAPTER)
+        handle = LoraModel(model, config, ADAPTER)
+    for weight in handle.parameters():  # peft takes the arithmetic of a quantised layer's products
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return handle
 
 
 def linear_layers(model: nn.Module) -> list[str]:

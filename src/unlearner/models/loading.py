@@ -91,6 +91,7 @@ class Loaded:
         notes: What was done to it on loading, in sentences.
         files: Files that belong to it and are saved with it as they are.
         is_adapter: It was an adapter, merged into its base.
+        bits: What its layers are quantised to while adapters are trained; 0 for not at all.
     """
 
     model: PreTrainedModel
@@ -100,6 +101,7 @@ class Loaded:
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     is_adapter: bool = False
+    bits: int = 0
 
     def saved_as(self, dtype: str) -> "Loaded":
         """The same, saved in another format: one of `number_format.NAMED`, or "auto".

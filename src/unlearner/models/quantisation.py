@@ -78,8 +78,9 @@ def dequantise(model: PreTrainedModel) -> PreTrainedModel:
     """The model with ordinary numbers, put into float32.
 
     Raises:
-        ValueError: Some of its weights are still quantised.
+        ValueError: Some of its weights are still quantised, or would be read wrongly.
     """
+    _check_blocks(model)
     if getattr(model, "hf_quantizer", None) is not None:
         model.dequantize()
     if hasattr(model, "_weight_conversions"):  # or saving would turn them back
@@ -93,6 +94,19 @@ def dequantise(model: PreTrainedModel) -> PreTrainedModel:
     if left or getattr(model, "is_quantized", False):
         raise ValueError(f"{len(left)} weights are still quantised")
     return model
+
+
+def _check_blocks(model: PreTrainedModel) -> None:
+    """Refuse 4 bits in blocks that run over the end of a row: some backends read them wrongly."""
+    for name, module in model.named_modules():
+        size = getattr(
+            getattr(getattr(module, "weight", None), "quant_state", None), "blocksize", 1
+        )
+        if size > 1 and module.in_features % size:  # type: ignore[operator]
+            raise ValueError(
+                f"{name} has rows of {module.in_features} numbers in blocks of {size}, which "
+                "bitsandbytes does not read alike on every device"
+            )
 
 
 def refusal(name: str, kind: str, reason: str) -> UserError:

@@ -364,7 +364,7 @@ class Work:
         provenance.set_seeds(config.training.seed)
         provenance.forget_peak(self.model.device)
         with staged(place) as work:
-            trainer = Trainer(config.training, Log(work / "log.jsonl"))
+            trainer = Trainer(config.training, Log(work / "log.jsonl"), config.model.bits)
             unlearn = partial(config.method.unlearn, self.model, target.data, trainer)
             try:
                 outcome = pipeline.carry_out(
@@ -382,6 +382,7 @@ class Work:
                 )
             finally:
                 put_back(self.model, trainer, self.before)
+                self.prepared.loaded.to(trainer.device)
             if searched is not None:
                 outcome.report["search"] = searched.to_json()
             write_outcome(outcome, config, work)

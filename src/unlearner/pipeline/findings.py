@@ -113,6 +113,7 @@ def _data(found: Findings, key: bytes) -> Json:
             "tokens": some.num_tokens,
             "digest": digest_records(some.records, key),
             "overlap_with_forget": copies.get(role, 0),
+            **({"columns": prepared.columns[role]} if role in prepared.columns else {}),
         }
         for role, some in sets.items()
     }

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from unlearner import processes, provenance
@@ -113,6 +114,11 @@ def start(
     if config.training.micro_batch != "auto" and not family.writes_text:
         raise UserError(
             "training.micro_batch: is for language models; leave it out for a classifier"
+        )
+    if config.model.bits and not family.writes_text:
+        raise UserError(
+            f"model.load_in_{config.model.bits}bit: is for language models; leave it out for a "
+            "classifier"
         )
     return family.prepare(config, given or {}, loaded, family.needs[command])
 
@@ -268,7 +274,7 @@ def forget(
     """
     started = time.perf_counter()
     key, family = provenance.read_key(), prepared.family
-    trainer = Trainer(config.training, log or Log(work / "log.jsonl"))
+    trainer = Trainer(config.training, log or Log(work / "log.jsonl"), config.model.bits)
     prepared.loaded.to(trainer.device)
     check_disk(prepared.loaded.model, config.training, work, say)
     remarks = config.method.remarks(prepared.loaded.model)
@@ -336,6 +342,8 @@ def carry_out(
     spent = trainer.details
     seconds_unlearning -= spent.get("seconds_preparation", 0.0)
 
+    if prepared.loaded.bits:  # a device with no room for two models is what it is for
+        prepared.loaded.to(torch.device("cpu"))
     say("measuring the saved model")
     unlearned = family.load(str(work / "model"))
     unlearned.to(trainer.device)

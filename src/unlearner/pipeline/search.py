@@ -22,7 +22,7 @@ from unlearner.config import RunConfig
 from unlearner.errors import TrainingError, UserError
 from unlearner.files import LARGE, read_small, write_whole
 from unlearner.methods.base import Method
-from unlearner.models import adapters, sharding
+from unlearner.models import sharding
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
 from unlearner.settings import SearchSettings
@@ -317,10 +317,7 @@ def _try(
 
 def put_back(model: Any, trainer: Trainer, before: Mapping[str, Tensor]) -> None:
     """Make it the target model again, without adapters, every weight to be trained."""
-    if trainer.adapter is not None and adapters.has_adapters(model):
-        trainer.adapter.unload()
-        if hasattr(model, "peft_config"):
-            del model.peft_config
+    trainer.detach(model)
     model.load_state_dict(before)
     model.requires_grad_(True).eval()
 
@@ -333,7 +330,7 @@ class _TrialTrainer(Trainer):
     """A trainer that remembers what was looked at, and ends a trial that leads nowhere."""
 
     def __init__(self, config: RunConfig, judge: "Judge") -> None:
-        super().__init__(config.training, Log(None))
+        super().__init__(config.training, Log(None), config.model.bits)
         self.judge = judge
         # A run that gives its last round, whatever it was before, has to come to it.
         fields = config.method.model_dump()

@@ -24,9 +24,9 @@ ORDER = (
     "holdout_class id name hub_id family parameters digest_target digest_unlearned claim metric "
     "set at_most at_least source status reason claims round active el_10 ma retain_perplexity loss "
     "forget_score holdout_score retain_score forget_loss holdout_loss value low high records "
-    "subjects tokens digest overlap_with_forget notes not_measured role prompt truth before after "
-    "seconds seconds_unlearning seconds_retraining seconds_evaluation peak_memory_bytes steps "
-    "versions hardware processes seed"
+    "subjects tokens digest overlap_with_forget columns notes not_measured role prompt truth "
+    "before after seconds seconds_unlearning seconds_retraining seconds_evaluation "
+    "peak_memory_bytes steps versions hardware processes seed"
 )
 
 REQUIRED = (

@@ -37,6 +37,7 @@ from unlearner.inference.reference import likelihoods
 from unlearner.models import adapters, sharding
 from unlearner.models.heads import Classifier
 from unlearner.models.loading import FLOAT_BYTES, Loaded, num_parameters
+from unlearner.models.quantised_training import quantise, restore_layers
 from unlearner.report.writing import duration, size
 from unlearner.settings import TrainingSettings
 from unlearner.training.data import DescentMethod
@@ -265,7 +266,8 @@ def _first_guess(
         "further models": further * whole,
         STEP: 0,
         CHECKPOINT: here * saves * 3 * trained,
-        SAVED: fields.get("num_shards", 1) * whole,
+        # The target leaves a device whose memory was to be spared; see `pipeline.carry_out`.
+        SAVED: fields.get("num_shards", 1) * whole * (here or not loaded.bits),
     }
 
 
@@ -311,12 +313,18 @@ def measure_step(loaded: Loaded, loss: Callable[[], Tensor], settings: TrainingS
     The model is as in training; afterwards it and all generators are as before.
     """
     model, device, lower = loaded.model, loaded.model.device, settings.precision == "bfloat16"
+    before = held_bytes(device) if loaded.bits else 0
     dropout, checkpointing = loaded.family != "causal-lm", settings.gradient_checkpointing
     room = room_on(device)
     try:
         with _undisturbed(model) as behind:
+            names = adapters.linear_layers(model)
+            if loaded.bits:
+                layers = quantise(model, names, loaded.bits, device)
+                behind.callback(restore_layers, model, layers)
+                before = held_bytes(device) - before  # less than none where layers left the device
             if settings.lora_rank:
-                adapters.attach(model, settings.lora_rank, settings.lora_alpha)
+                adapters.attach(model, settings.lora_rank, settings.lora_alpha, names)
             if checkpointing:
                 recompute_activations(model)
             if checkpointing and not dropout:
@@ -330,7 +338,7 @@ def measure_step(loaded: Loaded, loss: Callable[[], Tensor], settings: TrainingS
             with measuring(device, room) as cost, arithmetic:
                 loss().backward()
             held = sum(weight.grad.nbytes for weight in trained if weight.grad is not None)
-            return Cost(max(0, cost.bytes - held), cost.seconds)
+            return Cost(max(0, before + cost.bytes - held), cost.seconds)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
             raise

@@ -26,6 +26,7 @@ from unlearner.errors import TrainingError, UserError
 from unlearner.inference.micro_batches import windows_at_most
 from unlearner.models import adapters, sharding
 from unlearner.models.loading import FLOAT_BYTES, SMALL_MODEL, num_parameters
+from unlearner.models.quantised_training import merge_into, quantise, restore_layers
 from unlearner.output import Json
 from unlearner.settings import TrainingSettings
 from unlearner.training.checkpoints import (
@@ -64,9 +65,22 @@ class Trainer:
         journal: What can be repeated when the run goes on; None where it cannot be cut off.
     """
 
-    def __init__(self, settings: TrainingSettings, log: Log) -> None:
-        self.settings, self.log = settings, log
+    def __init__(self, settings: TrainingSettings, log: Log, bits: int = 0) -> None:
+        """Begin a run.
+
+        Args:
+            bits: What linear layers are quantised to under adapters; 0 for not at all.
+
+        Raises:
+            UserError: The machine lacks the device, or a quantised model was to be divided.
+        """
+        self.settings, self.log, self.bits = settings, log, bits
         self.device = resolve_device(settings)
+        if bits and sharding.wanted():
+            raise UserError(
+                f"model.load_in_{bits}bit: a model divided by --use_fsdp is not quantised; leave "
+                "one of them out"
+            )
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.draws = torch.Generator()
         self.steps = self.tokens = 0
@@ -76,6 +90,7 @@ class Trainer:
         self.learning_rate: float  # likewise
         self.model: PreTrainedModel | None = None
         self.adapter: LoraModel | None = None
+        self.layers: dict[str, nn.Module] = {}  # what quantised ones stand in for
         self.dropout = False
         self.max_gradient_norm = settings.max_gradient_norm
         self.journal: Journal | None = None
@@ -100,8 +115,10 @@ class Trainer:
         The target model can be run here: it is not sharded yet.
         """
         if self.settings.lora_rank and not adapters.has_adapters(model):
-            settings = self.settings
-            self.adapter = adapters.attach(model, settings.lora_rank, settings.lora_alpha)
+            settings, names = self.settings, adapters.linear_layers(model)
+            if self.bits:
+                self.layers = quantise(model, names, self.bits, self.device)
+            self.adapter = adapters.attach(model, settings.lora_rank, settings.lora_alpha, names)
         return model.eval().to(self.device)  # type: ignore[arg-type]
 
     def start(
@@ -311,7 +328,15 @@ class Trainer:
             return whole
         if self.settings.keep_adapter and self.log.path is not None:
             adapters.save_adapter(adapter, target, self.log.path.parent / "adapter")
-        return adapters.merge(adapter)
+        return merge_into(adapter, self.layers) if self.layers else adapters.merge(adapter)
+
+    def detach(self, model: PreTrainedModel) -> None:
+        """Take the adapters off again, where there are some: it is then the target model."""
+        if self.adapter is not None and adapters.has_adapters(model):
+            self.adapter.unload()
+            if hasattr(model, "peft_config"):
+                del model.peft_config
+            restore_layers(model, self.layers)
 
     def resume(self) -> int:
         """Go on from the last checkpoint; returns its steps, 0 where there is none.
