@@ -270,7 +270,7 @@ def test_a_search_and_a_comparison_begin_each_run_with_the_target(commands):
     status, _, said, _ = commands(f"{FORGETTING}{LOW} model.load_in_4bit=true search.trials=2")
     assert status in (MET, NOT_MET), said
     comparing = FORGETTING.replace("forget ", "compare ", 1).replace(
-        "method.max_epochs=2 method.fresh_per_step=4 ", "--methods npo,simnpo --seeds 1 "
+        "method.max_epochs=4 method.fresh_per_step=4 ", "--methods npo,simnpo --seeds 1 "
     )
     low = f"training.lora_rank={RANK} model.load_in_4bit=true"
     status, _, said, _ = commands(comparing + low, "many")

@@ -311,8 +311,10 @@ class CausalLM(Family[TokenizedSet, Answer]):
             }
             for model, own in baseline.answers.items()
         }
-        scores = {model: self.score(model, answers, sets, config) for model in answers}
-        scores = {**baseline.scores, **scores}
+        scores = dict(baseline.scores)
+        for model, some in answers.items():  # what is compared with unseen text changes too
+            changed = {model: {role: some[role] for role in ("forget", "holdout")}}
+            scores[model] = scores[model] | self.score(model, changed, sets, config)
         own = self.references(prepared.loaded, {"holdout": unseen})
         return replace(
             baseline,

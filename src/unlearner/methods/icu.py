@@ -58,9 +58,12 @@ PAPER: Json = {
 FIRST_ROUND = 0.25
 SMALLEST_RATE = 1 / 8
 
-# What each further round takes off the rate once the level was reached: records go on to the other
-# side of it, and come back, by less each time.
-SLOWER = 0.8
+# With partners: what a step has of the rate of the one before, once the level was reached;
+# steps of an epoch at least, or few records would be looked at after each; and the share of steps
+# that are not taken on the way back, so that it is the model itself which ends at the level.
+FADING = 0.984
+SHORTEST_EPOCH = 8
+NOT_ON_WAY_BACK = 0.5
 
 # Of "auto": 1.5e-3 for 64 hidden units.
 RATE_TIMES_WIDTH = 0.096
@@ -375,7 +378,7 @@ class ICU(Method):
         refinement, best = Refinement(rules, data, quick=quick, two_sided=two_sided), None
         first = state = refinement.evaluate_round(trainer, model)
         trainer.log_round(state.line({}) | {"steps": 0})
-        pace = _Pace(self.steps_per_round, data.level.ma)
+        pace = (_Fading if partners else _Pace)(self.steps_per_round, data.level.ma)
         epochs, epoch = 0, []  # what is left of the running one
         while not self._done(state, data.utility_floor):
             active = () if self.recover and _is_down(state) else state.active
@@ -383,7 +386,8 @@ class ICU(Method):
             if not epoch:
                 if epochs == self.max_epochs:
                     break
-                epoch = self._batches(active, len(data.forget), trainer.generator)
+                least = SHORTEST_EPOCH if partners else 1
+                epoch = self._batches(active, len(data.forget), trainer.generator, least)
                 epochs += 1
             count = pace.steps(state, len(epoch), pushes=bool(active))
             trainer.scale_rate(pace.rate)
@@ -465,7 +469,7 @@ class ICU(Method):
         on_way_back, beside, held = None, forget, given.held
         if self.path and forget:
             pushed = partial(self._step, model, (), forget, logits, ascent)
-            on_way_back = OnWayBack(pushed, draw_share(self.path, trainer.generator))
+            on_way_back = OnWayBack(pushed, self._share(given, trainer.generator))
             beside = []
         places = held.draw(self.unseen_per_step, trainer.generator) if held else []
 
@@ -481,12 +485,34 @@ class ICU(Method):
         private = ("forget",) if len(records) == 1 else ()
         return trainer.step(terms, private, on_way_back)
 
+    def _share(self, given: Given, generator: torch.Generator) -> float:
+        """How far on the way back a step's forget term is taken."""
+        share = draw_share(self.path, generator)
+        here = bool(given.partners) and float(torch.rand((), generator=generator)) < NOT_ON_WAY_BACK
+        return 0.0 if here else share
+
     def _batches(
+        self,
+        active: Sequence[int],
+        num_records: int,
+        generator: torch.Generator,
+        least: int = 1,
+    ) -> list[list[int]]:
+        """One pass over the active records, or as many steps of learning alone.
+
+        Args:
+            least: Batches at least; there are as many passes as that takes.
+        """
+        if not active:  # nothing to forget: as many steps as an epoch of all records has
+            return [[] for _ in range(max(least, math.ceil(num_records / self.batch_size)))]
+        found: list[list[int]] = []
+        while len(found) < least:
+            found += self._one_pass(active, num_records, generator)
+        return found
+
+    def _one_pass(
         self, active: Sequence[int], num_records: int, generator: torch.Generator
     ) -> list[list[int]]:
-        """One pass over the active records, or as many steps of learning alone."""
-        if not active:  # nothing to forget: as many steps as an epoch of all records has
-            return [[] for _ in range(math.ceil(num_records / self.batch_size))]
         records = active if self.batches == "regrouped" else range(num_records)
         order = torch.randperm(len(records), generator=generator).tolist()
         shuffled = [records[place] for place in order]
@@ -526,23 +552,20 @@ class _Pace:
     def __init__(self, steps_per_round: int | str, level: float) -> None:
         self.steps_per_round, self.level = steps_per_round, level
         self.rate, self.fall = 1.0, math.nan  # MA that one step takes off at the whole rate
-        self.most = 1.0  # the share that the rate may have; it falls once the level was reached
 
     def steps(self, state: RoundState, left: int, *, pushes: bool) -> int:
         """Steps up to the next round, of those left in the epoch; all where none pushes."""
         if isinstance(self.steps_per_round, int):
             return min(self.steps_per_round, left)
         way = state.values["ma"] - self.level
-        if self.steps_per_round == "epoch":
+        if self.steps_per_round == "epoch" or not pushes:
+            self.rate = 1.0
             return left
-        if way <= 0 or self.most < 1:
-            self.most = max(self.most * SLOWER, SMALLEST_RATE)
-        if way <= 0 or not pushes:  # from below, or single records are left, or EL and ES
-            self.rate = self.most if not pushes else min(self.rate, self.most)
+        if way <= 0:  # single records are left, or EL and ES: as slowly as the last steps
             return left
         if math.isnan(self.fall):
             return max(1, round(FIRST_ROUND * left))
-        self.rate = min(self.most, max(way / self.fall, SMALLEST_RATE))
+        self.rate = min(1.0, max(way / self.fall, SMALLEST_RATE))
         return min(left, max(1, int(way / (self.fall * self.rate) / 2)))  # half of the way
 
     def learn(self, before: RoundState, after: RoundState, count: int) -> None:
@@ -550,6 +573,25 @@ class _Pace:
         fall = (before.values["ma"] - after.values["ma"]) / (count * self.rate)
         if fall > 0:
             self.fall = fall
+
+
+class _Fading(_Pace):
+    """The pace of a run with partners, which ends at the level from either side.
+
+    Rounds come with each epoch. Once the level was reached, records go on to the other side of it
+    and come back: by less each time, since the rate falls with every step.
+    """
+
+    since: int | None = None  # steps since then
+
+    def steps(self, state: RoundState, left: int, *, pushes: bool) -> int:
+        count = min(self.steps_per_round, left) if isinstance(self.steps_per_round, int) else left
+        if self.since is None and state.values["ma"] <= self.level:
+            self.since = 0
+        if self.since is not None:
+            self.rate = max(SMALLEST_RATE, FADING**self.since)
+            self.since += count
+        return count
 
 
 def _target_logits(
