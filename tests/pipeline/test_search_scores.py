@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,8 @@ def look(ma=0.9, ratio=1.0, suppressed=False, **values):
 
 
 def score(some, first=FIRST, level=LEVEL):
-    return score_of(some, first, level, FLOOR)
+    data = SimpleNamespace(level=level, utility_floor=FLOOR, unseen_floor=1.2)
+    return score_of(some, first, data)
 
 
 def test_a_round_that_reached_it_has_its_damage_as_score():
@@ -28,6 +30,14 @@ def test_a_round_that_reached_it_has_its_damage_as_score():
 
 def test_kept_text_known_better_than_the_target_knows_it_is_no_less_damage():
     assert score(look(0.3, 0.7, suppressed=True, el_10=0.0, es=0.1)) == 1.0
+
+
+def test_of_those_that_reached_it_the_mark_counts_before_the_damage():
+    """10 * 0.02 is more than the floor's 0.1; unseen text over its floor is not reached."""
+    plain = look(0.3, 1.05, suppressed=True, el_10=0.0, es=0.1)
+    assert score(plain | {"mark": 0.02}) == pytest.approx(1.25)
+    assert score(plain | {"unseen_ratio": 1.2}) == 1.05
+    assert score(plain | {"unseen_ratio": 1.2 * math.e}) == pytest.approx(101.0)
 
 
 def test_of_others_the_shares_of_the_way_that_are_left_are_added_up():

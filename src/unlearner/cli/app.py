@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import re
 import signal
@@ -91,6 +92,8 @@ Resume = Annotated[
 
 def main() -> None:
     """Run a command; every way it can end has its exit status and, when it fails, one line."""
+    # It says at every import what it would be faster with.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # A job that is told to stop cleans up as at Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):  # an id may hold what a terminal cannot show

@@ -59,8 +59,8 @@ NUM_OTHER_PEOPLE, NUM_OTHER_MESSAGES, OTHER_SEED = 400, 600, 1000
 LEARNING = FinetuneSettings(epochs=20)
 CLASSIFIER_LEARNING = ClassifierFinetuneSettings(epochs=20)
 
-# Six in seven of the people who stay are recited word for word at the usual 1.05.
-ICU_SETTINGS = {"recovered_at": 1.01}
+# At the usual 1.05 fewer of the people who stay are recited word for word.
+ICU_SETTINGS = {"recovered_at": 1.02}
 # The automatic rate, 4e-4, suits a pretrained encoder; this model learned at 2e-3 from scratch. At
 # seed 1 the attack had an AUC of 0.60 after 20 epochs at that rate, and of 0.60 after 30 at
 # temperature 1; here it has 0.52 after 10, and F1 on unseen messages is as before.

@@ -174,8 +174,23 @@ def place(method: Report, picture: Report) -> tuple[float, float]:
     return remembered, statistics.fmean(ratios)
 
 
-def front(places: Mapping[str, tuple[float, float]]) -> set[str]:
-    """The names that no other is at least as good as in both numbers, and better in one.
+def membership_left(method: Report, criteria: Sequence[Report]) -> float:
+    """How far the AUC of membership by loss is outside of the criterion's range, on either side.
+
+    The mean over the seeds; 0 where there is no such criterion.
+    """
+    wanted = [c for c in criteria if (c["claim"], c["metric"]) == ("membership", "mia_loss_auc")]
+    if not wanted:
+        return 0.0
+    low, high = wanted[0]["at_least"], wanted[0]["at_most"]
+    aucs = (_value(run["results"], "forget", "mia_loss_auc") for run in method["seeds"])
+    return statistics.fmean(
+        math.inf if auc is None else max(low - auc, auc - high, 0.0) for auc in aucs
+    )
+
+
+def front(places: Mapping[str, tuple[float, ...]]) -> set[str]:
+    """The names that no other is at least as good as in all numbers, and better in one.
 
     One whose damage is infinite has no model to offer, and is not among them.
     """
@@ -184,23 +199,24 @@ def front(places: Mapping[str, tuple[float, float]]) -> set[str]:
         for name, mine in places.items()
         if math.isfinite(mine[1])
         and not any(
-            other[0] <= mine[0] and other[1] <= mine[1] and other != mine
+            other != mine and all(theirs <= own for theirs, own in zip(other, mine, strict=True))
             for other in places.values()
         )
     }
 
 
 def mark_front(comparison: dict[str, Any]) -> None:
-    """Note of each method whether another is at least as good in both numbers of the picture.
+    """Note of each method whether another is at least as good in all that counts.
 
-    One of which a seed gave no model is never on the front: its mean leaves out the worst.
+    That are both numbers of the picture, and what membership by loss still finds. One of which a
+    seed gave no model is never on the front: its mean leaves out the worst.
     """
     texts = comparison["model"]["family"] == "causal-lm"
     picture = text_picture(comparison) if texts else label_picture(comparison)
     comparison["picture"] = picture
     where = place if texts else label_place
     places = {
-        name: where(entry, picture)
+        name: (*where(entry, picture), membership_left(entry, comparison["criteria"]))
         for name, entry in comparison["methods"].items()
         if not entry["diverged"]
     }

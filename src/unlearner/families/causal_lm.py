@@ -1,6 +1,7 @@
 """Causal language models: how they are loaded, read, run, and what a method gets."""
 
 import datetime
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, cast
@@ -233,6 +234,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
             level=level,
             questions=questions_of(config.evaluation),
             utility_floor=floor,
+            unseen_floor=_unseen_floor(scores, config),
             layout=prepared.layout,
             unseen=sets.get("holdout"),
         )
@@ -412,6 +414,19 @@ def prepare_text(
         reading=(*reading_of(sets), *notes),
         columns=columns_of(sets),
     )
+
+
+def _unseen_floor(scores: Mapping[str, Scores], config: RunConfig) -> float:
+    """Perplexity of unseen text at most, as a multiple of the target's, that the criteria allow."""
+    figures = {
+        model: some["holdout"]["perplexity"].value
+        for model, some in scores.items()
+        if "perplexity" in some.get("holdout", {})
+    }
+    if "target" not in figures:
+        return math.inf
+    limit = figures.get("original", figures["target"]) * config.criteria.unseen_perplexity_ratio
+    return max(limit, figures.get("retrained", 0.0)) / figures["target"]
 
 
 DEFAULT_TEMPLATE = DataSettings.model_fields["template"].default

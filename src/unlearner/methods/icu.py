@@ -31,7 +31,14 @@ from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.training.data import UnlearningData
 from unlearner.training.quantiles import Partners, Quantiles, distance, divide
-from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, Rules, is_better
+from unlearner.training.stop_rule import (
+    RECOVERED_AT,
+    Refinement,
+    RoundState,
+    Rules,
+    is_better,
+    keeps_the_rest,
+)
 from unlearner.training.trainer import Terms, Trainer, resolve_learning_rate
 from unlearner.training.way_back import OnWayBack, draw_share
 
@@ -380,8 +387,8 @@ class ICU(Method):
         trainer.log_round(state.line({}) | {"steps": 0})
         pace = (_Fading if partners else _Pace)(self.steps_per_round, data.level.ma)
         epochs, epoch = 0, []  # what is left of the running one
-        while not self._done(state, data.utility_floor):
-            active = () if self.recover and _is_down(state) else state.active
+        while not self._done(state, given):
+            active = () if self.recover and self._is_down(state, given) else state.active
             epoch = _still_active(epoch, active)
             if not epoch:
                 if epochs == self.max_epochs:
@@ -401,7 +408,7 @@ class ICU(Method):
             trainer.log_round(state.line(losses) | {"steps": trainer.steps})
             if self.keep == "last":
                 continue
-            if state.kept_ratio <= data.utility_floor and is_better(state, best):
+            if keeps_the_rest(state, data) and is_better(state, best):
                 best = state
                 trainer.keep(model)
         else:
@@ -426,10 +433,21 @@ class ICU(Method):
             partners = Partners(unseen, len(data.forget), trainer)
         return Given(model, data, analogous, target, trainer, partners, held)
 
-    def _done(self, state: RoundState, floor: float) -> bool:
+    def _is_down(self, state: RoundState, given: Given) -> bool:
+        """Whether nothing is to be pushed: set and records are within the verdict's limits.
+
+        The set is at the level of unseen text, too, or with partners no further from it, on either
+        side, than chance allows.
+        """
+        at_level = state.mark == 0 if given.partners else state.at_level
+        return state.suppressed and at_level
+
+    def _done(self, state: RoundState, given: Given) -> bool:
         """At the level of unseen text, for the paper on average, or else in every record too."""
         if self.recover:
-            return _is_down(state) and state.kept_ratio <= min(self.recovered_at, floor)
+            limit = min(self.recovered_at, given.data.utility_floor)
+            kept = state.kept_ratio <= limit and state.unseen_ratio <= given.data.unseen_floor
+            return self._is_down(state, given) and kept
         return state.at_level or not state.active
 
     def _take(
@@ -521,14 +539,6 @@ class ICU(Method):
             [record for record in shuffled[start : start + self.batch_size] if record in left]
             for start in range(0, len(shuffled), self.batch_size)
         ]
-
-
-def _is_down(state: RoundState) -> bool:
-    """The set is at the level of unseen text, and every record within what chance allows one.
-
-    With quantiles it is not below it either.
-    """
-    return state.suppressed and state.at_level and state.mark == 0
 
 
 def _still_active(batches: Sequence[Sequence[int]], active: Sequence[int]) -> list[list[int]]:

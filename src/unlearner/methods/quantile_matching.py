@@ -24,7 +24,7 @@ from unlearner.training.data import UnlearningData
 from unlearner.training.finetune import share_of_peak
 from unlearner.training.language_loop import Drawing, Places
 from unlearner.training.quantiles import Partners, Quantiles, distance, quantiles
-from unlearner.training.stop_rule import Refinement, RoundState, Rules, is_better
+from unlearner.training.stop_rule import Refinement, RoundState, Rules, is_better, keeps_the_rest
 from unlearner.training.trainer import Terms, Trainer, resolve_learning_rate
 from unlearner.training.way_back import OnWayBack, draw_share
 
@@ -184,7 +184,7 @@ class QuantileMatching(Method):
             logged.clear()
             if self._done(state):
                 return model
-            if state.kept_ratio <= data.utility_floor and is_better(state, best):
+            if keeps_the_rest(state, data) and is_better(state, best):
                 best = state
                 trainer.keep(model)
         if self.stop != "never" and best is not None and best.round != state.round:

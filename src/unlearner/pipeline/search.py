@@ -27,7 +27,7 @@ from unlearner.models.loading import Loaded
 from unlearner.output import Json
 from unlearner.settings import SearchSettings
 from unlearner.training.classifier_loop import ClassifierRound, Watch
-from unlearner.training.data import ClassifierData, HoldoutBaseline, UnlearningData
+from unlearner.training.data import ClassifierData, UnlearningData
 from unlearner.training.log import Log
 from unlearner.training.trainer import (
     AUTO_RATE_TIMES_WIDTH,
@@ -429,10 +429,10 @@ class TextJudge:
         self.data = replace(data, quick_looks=True)
 
     def reached(self, state: Json, first: Json) -> bool:  # noqa: ARG002 - of the other judge
-        return state["suppressed"] and state["kept_ratio"] <= self.data.utility_floor
+        return state["suppressed"] and all(over <= 0 for over in _damage(state, self.data))
 
     def score(self, state: Json, first: Json) -> float:
-        return score_of(state, first, self.data.level, self.data.utility_floor)
+        return score_of(state, first, self.data)
 
     def figures(self, state: Json) -> dict[str, float | None]:
         ratio = state["kept_ratio"]
@@ -486,20 +486,25 @@ class LabelJudge:
         )
 
 
-def score_of(state: Json, first: Json, level: HoldoutBaseline, floor: float) -> float:
+# How much the mark counts in a score, beside the perplexity's ratio, which the floor keeps small.
+MARK_WEIGHT = 10.0
+
+
+def score_of(state: Json, first: Json, data: UnlearningData) -> float:
     """How good a round's model is; lower is better.
 
-    One that is suppressed and whose retained text is under the floor has that text's perplexity as
-    a multiple of the target model's, 1 at least: retained text is also learned, and to know it
-    better than the target does is no less damage. Any other has 100, and on top what is left to
-    forget, as the sum over MA, EL_10 and ES of the share of the first distance to the level that
-    remains, and the logarithm of the perplexity ratio over the floor. An EL_10 that was left out
-    counts as far from its level as MA is; where the first round left it out, it is taken to have
-    been 1.
+    One that is suppressed and whose retained and unseen text is under the floors has the retained
+    text's perplexity as a multiple of the target model's, 1 at least: retained text is also
+    learned, and to know it better than the target does is no less damage. Before that counts how
+    far the AUC of membership is off 0.5 beyond chance. Any other has 100, and on top what is left
+    to forget, as the sum over MA, EL_10 and ES of the share of the first distance to the level that
+    remains, and the logarithms of the perplexity ratios over their floors. An EL_10 that was left
+    out counts as far from its level as MA is; where the first round left it out, it is taken to
+    have been 1.
     """
-    ratio = state["kept_ratio"]
-    if state["suppressed"] and ratio <= floor:
-        return max(ratio, 1.0)
+    level, damage = data.level, _damage(state, data)
+    if state["suppressed"] and all(over <= 0 for over in damage):
+        return max(state["kept_ratio"], 1.0) + MARK_WEIGHT * state.get("mark", 0.0)
     limits = {"ma": level.ma, "el_10": level.el_10, "es": level.es}
     left = 0.0
     for name, limit in limits.items():
@@ -509,8 +514,14 @@ def score_of(state: Json, first: Json, level: HoldoutBaseline, floor: float) -> 
         start, end = first["values"].get(known, 1.0), limits[known]
         if end is not None and start > end:
             left += max(state["values"][known] - end, 0.0) / (start - end)
-    damage = max(0.0, math.log(ratio / floor)) if math.isfinite(ratio) else math.inf
-    return min(NOT_REACHED + left + damage, FAILED)
+    return min(NOT_REACHED + left + sum(max(over, 0.0) for over in damage), FAILED)
+
+
+def _damage(state: Json, data: UnlearningData) -> list[float]:
+    """By how much the perplexities of retained and unseen text are over their floors, as logs."""
+    floors = {"kept_ratio": data.utility_floor, "unseen_ratio": data.unseen_floor}
+    ratios = (state.get(name, 1.0) / floor for name, floor in floors.items())
+    return [math.log(max(some, 1e-9)) if math.isfinite(some) else math.inf for some in ratios]
 
 
 def _trial_line(trial: Trial, judge: Judge) -> str:

@@ -77,6 +77,7 @@ class UnlearningData:
         level: Measured on the holdout set under the target model, before unlearning.
         questions: What to ask of every model of the run; its `prompt_start` is the level's.
         utility_floor: Perplexity of retained text at most, as a multiple of the target's.
+        unseen_floor: Perplexity of unseen text at most, likewise.
         quick_looks: Between epochs EL_10 may be left out where it decides nothing; see
             `Refinement`.
         layout: How the records of the run became tokens, for those that a method makes itself.
@@ -93,6 +94,7 @@ class UnlearningData:
     level: HoldoutBaseline
     questions: Questions
     utility_floor: float
+    unseen_floor: float = math.inf
     quick_looks: bool = False
     layout: Layout = field(default_factory=Layout)
     partners: TokenizedSet | None = None

@@ -20,7 +20,14 @@ from unlearner.inference.reference import KeptReference
 from unlearner.models import sharding
 from unlearner.training.data import DescentMethod, UnlearningData
 from unlearner.training.quantiles import divide
-from unlearner.training.stop_rule import RECOVERED_AT, Refinement, RoundState, Rules, is_better
+from unlearner.training.stop_rule import (
+    RECOVERED_AT,
+    Refinement,
+    RoundState,
+    Rules,
+    is_better,
+    keeps_the_rest,
+)
 from unlearner.training.trainer import AUTO_RATE_TIMES_WIDTH, Terms, Trainer, resolve_learning_rate
 from unlearner.training.way_back import OnWayBack, draw_share
 
@@ -195,7 +202,7 @@ def train_to_level(
         losses = epoch()
         state = refinement.evaluate_round(trainer, model, first)
         trainer.log_round(state.line(losses))
-        if state.kept_ratio <= data.utility_floor and is_better(state, best):
+        if keeps_the_rest(state, data) and is_better(state, best):
             best = state
             trainer.keep(model)
     else:

@@ -89,7 +89,7 @@ class Partners:
     def __init__(self, unseen: TokenizedSet, num_forget: int, trainer: Trainer) -> None:
         self.partners, self.trainer = divide(unseen)[0], trainer
         trainer.details["unseen_set_aside"] = len(unseen)
-        trainer.details["partners_are_shared"] = num_forget > len(self.partners)
+        trainer.details["partners_are_shared"] = num_forget > len(unseen)
         self.order = torch.randperm(len(self.partners), generator=trainer.generator).tolist()
         self.known: list[Quantiles] = []
 

@@ -107,6 +107,11 @@ def _finite(value: float) -> float | None:
     return value if isfinite(value) else None
 
 
+def keeps_the_rest(state: RoundState, data: UnlearningData) -> bool:
+    """Whether retained and unseen text are as likely as the verdict asks for."""
+    return state.kept_ratio <= data.utility_floor and state.unseen_ratio <= data.unseen_floor
+
+
 def is_better(state: RoundState, best: RoundState | None) -> bool:
     """Whether a round's model is worth more than the best: forgetting first, then retained text."""
     return best is None or _rank(state) < _rank(best)
