@@ -306,6 +306,12 @@ class Family(ABC, Generic[SetT, AnswerT]):
         """Of the measured sets what a model may be judged by that the run's method has made."""
         return dict(sets)
 
+    def judged_answers(
+        self, sets: Mapping[str, SetT], answers: Mapping[str, dict[str, list[AnswerT]]]
+    ) -> dict[str, dict[str, list[AnswerT]]]:
+        """The answers of all models about the records of `judged_sets`."""
+        return dict(answers)
+
     # Running models and scoring what they answered
 
     @abstractmethod

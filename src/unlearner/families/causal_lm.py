@@ -285,6 +285,25 @@ class CausalLM(Family[TokenizedSet, Answer]):
         others = [i for i, record in enumerate(measured.records) if record.id not in learned]
         return {**sets, "holdout": measured.subset(others)}
 
+    def judged_answers(
+        self, sets: Mapping[str, TokenizedSet], answers: Mapping[str, dict[str, list[Answer]]]
+    ) -> dict[str, dict[str, list[Answer]]]:
+        """The answers about the unseen records that are left, by their places among those."""
+        if "holdout" not in sets:
+            return dict(answers)
+        place = {record.id: index for index, record in enumerate(sets["holdout"].records)}
+        return {
+            model: {
+                **own,
+                "holdout": [
+                    replace(answer, record=place[answer.id])
+                    for answer in own["holdout"]
+                    if answer.id in place
+                ],
+            }
+            for model, own in answers.items()
+        }
+
     def _without_partners(
         self,
         config: RunConfig,
@@ -300,19 +319,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
             return baseline
         assert isinstance(baseline.data, UnlearningData)
         sets = self.judged_sets(prepared, baseline.sets, config)
-        unseen = sets["holdout"]
-        place = {record.id: index for index, record in enumerate(unseen.records)}
-        answers = {
-            model: {
-                **own,
-                "holdout": [
-                    replace(answer, record=place[answer.id])
-                    for answer in own["holdout"]
-                    if answer.id in place
-                ],
-            }
-            for model, own in baseline.answers.items()
-        }
+        unseen, answers = sets["holdout"], self.judged_answers(sets, baseline.answers)
         scores = dict(baseline.scores)
         for model, some in answers.items():  # what is compared with unseen text changes too
             changed = {model: {role: some[role] for role in ("forget", "holdout")}}

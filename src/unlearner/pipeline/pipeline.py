@@ -411,8 +411,6 @@ def evaluate(
     models["unlearned"] = loaded
     notice(target, config.model.original, say)
     sets = family.measured_sets(prepared, config)
-    if by_method:
-        sets = family.judged_sets(prepared, sets, config)
     original = measure_original(config, prepared, sets, say)
     references = family.references(models["target"], sets) if target else {}
     for line in prepared.reading:
@@ -421,10 +419,13 @@ def evaluate(
     for role, one in models.items():
         say(f"measuring the {role} model")
         answers[role] = family.infer(one, sets, evaluation, {} if role == "target" else references)
-    scores = {model: family.score(model, answers, sets, config) for model in answers}
-    scores |= original
     before, under = ("target", "the target model") if target else ("unlearned", "the model itself")
     level = family.level(answers[before], config, under=under)
+    if by_method:
+        sets = family.judged_sets(prepared, sets, config)
+        answers = family.judged_answers(sets, answers)
+    scores = {model: family.score(model, answers, sets, config) for model in answers}
+    scores |= original
     criteria = family.criteria(prepared, scores, level, config)
     measured = Measured(sets, answers, scores, level, criteria)
     digests = {role: provenance.digest_model(one.model) for role, one in models.items()}
