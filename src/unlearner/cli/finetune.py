@@ -111,10 +111,7 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
     check_output(output, resume=resume)
     resumable = Resumable(output, resume)
     asked = {"model": model, "records": records, "settings": settings, "columns": columns}
-    asked |= {"until": until, "labels": labels}
-    before = _asked_before(resumable)
-    asked = {name: value or before.get(name, value) for name, value in asked.items()}
-    asked["settings"] = [*before.get("settings", []), *settings]  # the later over the earlier
+    asked = _with_before(asked | {"until": until, "labels": labels}, _asked_before(resumable))
     model, records, settings, columns, until, labels = asked.values()
     goal = Until.parse(until) if until else None
     if not model or not records:
@@ -170,6 +167,13 @@ def _asked_before(resumable: Resumable) -> Json:
             f"--resume: {resumable.checkpoints} is damaged; remove it and begin again in a new run"
         )
     return before
+
+
+def _with_before(asked: Json, before: Json) -> Json:
+    """The command with what it leaves out, from the run that goes on."""
+    merged = {name: value or before.get(name, value) for name, value in asked.items()}
+    merged["settings"] = [*before.get("settings", []), *asked["settings"]]  # later over earlier
+    return merged
 
 
 def _day_before(resumable: Resumable) -> str:
