@@ -108,7 +108,8 @@ def test_load_method_refuses_a_file_with_two_methods(monkeypatch):
 def test_every_method_file_holds_one_described_method(name):
     method = load_method(name)
     assert registry.first_line(method).endswith(".")
-    assert registry.paper(method).startswith("arXiv:") or name in ("retrain", "quantile_matching")
+    ours = ("retrain", "quantile_matching", "counterfactual")
+    assert registry.paper(method).startswith("arXiv:") or name in ours
 
 
 # What a method says of itself
@@ -173,8 +174,15 @@ def test_the_paper_is_taken_from_the_reference_alone(reference, paper):
 )
 def test_needs_are_listed_by_the_kind_of_model(families, needs, words):
     body = {"__doc__": "Reference: arXiv:2404.05868.", "families": families, "needs": needs}
-    kind = type("Some", (), body | {"begins_anew": False, "model_fields": {}})
+    rest = {"begins_anew": False, "companion_models": (), "model_fields": {}}
+    kind = type("Some", (), body | rest)
     assert method_words(kind) == f"paper {FIRST}; {words}"
+
+
+def test_a_method_that_makes_a_proxy_says_what_of():
+    words = method_words(load_method("counterfactual"))
+    assert words.startswith("no paper; for language models; needs forget, retain or pool, holdout")
+    assert words.endswith("; and the pretrained model that the target was made of")
 
 
 def test_a_method_that_begins_anew_says_so():

@@ -247,6 +247,22 @@ def tempered_kl(teacher_NC: Tensor, logits_NC: Tensor, temperature: float = 1.0)
     return temperature**2 * scaled
 
 
+def sharpened_log_probs(logits_NV: Tensor, sharpness: float, share: float) -> Tensor:
+    r"""The logarithm of a sharpened distribution with some of the plain one in it, (N, V) in nats.
+
+    .. math:: \log(\pi \, softmax(\beta z) + (1 - \pi) \, softmax(z))
+
+    No token is less likely than 1 - pi of what it was, however sharp the first is.
+
+    Args:
+        sharpness: beta, > 0.
+        share: pi, above 0 and below 1.
+    """
+    wide = _wide(logits_NV)
+    sharp, plain = (sharpness * wide).log_softmax(-1), wide.log_softmax(-1)
+    return torch.logaddexp(sharp + math.log(share), plain + math.log1p(-share))
+
+
 def average_predictions(logits_SNC: Tensor) -> Tensor:
     """The log of the mean of S models' probabilities, (N, C): log-probabilities, so logits too."""
     log_probs_SNC = logits_SNC.float().log_softmax(-1)

@@ -6,6 +6,7 @@ ICU, which has sets and a loop of its own, is in `test_icu.py`.
 import functools
 import json
 import re
+import tempfile
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from unlearner.data.windows import Layout, tokenize_set
 from unlearner.inference.language_model import Questions
 from unlearner.methods.base import Method, load_method
 from unlearner.settings import TrainingSettings
-from unlearner.training.data import HoldoutBaseline, UnlearningData
+from unlearner.training.data import HoldoutBaseline, Recipe, UnlearningData
 from unlearner.training.language_loop import Drawing
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
@@ -69,9 +70,19 @@ class NotToBeRead:
 def made(name, **fields):
     """The method with few, large and cheap steps: two passes over three records."""
     batch_size = fields.get("batch_size", 2)
-    by_steps = {"min_steps": 1, "steps_per_round": -(-3 // batch_size)}
+    by_steps = {"min_steps": 1, "steps": 1, "finishing_steps": 0}
+    by_steps["steps_per_round"] = -(-3 // batch_size)
     few = {key: value for key, value in by_steps.items() if key in CLASSES[name].model_fields}
     return CLASSES[name](learning_rate=1e-3, max_epochs=2, **{"batch_size": 2, **few, **fields})
+
+
+@functools.cache
+def pretrained():
+    """The folder of the model that the target was made of, for methods that begin with it."""
+    folder = tempfile.mkdtemp()
+    tiny_model("llama", seed=5).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def run(name, *, seed=0, pool=POOL, watched=POOL, log=None, **fields):
@@ -89,6 +100,7 @@ def run(name, *, seed=0, pool=POOL, watched=POOL, log=None, **fields):
         1e9,
         layout=LAYOUT,
         partners=tokenized("holdout", OTHER[:2]) if "holdout" in method.needs else NotToBeRead(),
+        recipe=Recipe(pretrained(), {}),
     )  # type: ignore[arg-type]
     trainer = Trainer(TrainingSettings(device="cpu", seed=seed), Log(log))
     return trainer, method.unlearn(tiny_model("llama"), data, trainer)

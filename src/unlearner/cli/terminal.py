@@ -285,5 +285,7 @@ def method_words(method: type[Method]) -> str:
         "; for classifiers also holdout" if classifiers and len(needs) < len(method.needs) else ""
     )
     anew = "; begins anew from a pretrained model" if method.begins_anew else ""
+    if "proxy" in method.companion_models:
+        anew = "; and the pretrained model that the target was made of"
     published = "no paper" if source == "none" else f"paper {source}"
     return f"{published}; for {' and '.join(kinds)}; needs {sets}{also}{anew}"

@@ -45,12 +45,20 @@ from unlearner.inference.generation import shares_cache, way_to_generate
 from unlearner.inference.language_model import Questions, infer
 from unlearner.inference.reference import TargetDistribution
 from unlearner.metrics import ma
+from unlearner.models.adapter_folders import find_adapters
 from unlearner.models.heads import output_head
 from unlearner.models.loading import Loaded, load_causal_lm
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSettings, find_analogous
-from unlearner.settings import DataSettings, EvaluationSettings, Template, own_name
-from unlearner.training.data import HoldoutBaseline, UnlearningData
+from unlearner.settings import (
+    DataSettings,
+    EvaluationSettings,
+    ModelSettings,
+    Template,
+    own_name,
+)
+from unlearner.training.data import HoldoutBaseline, Recipe, UnlearningData
+from unlearner.training.finetune import read_recipe
 
 
 class CausalLM(Family[TokenizedSet, Answer]):
@@ -114,6 +122,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         prepared = prepare_text(self, loaded or self.load_named(config), records, config.data)
         config.method.check_sets(prepared.sets)
         if "pool" in needs:
+            config.method.check_target(recipe_of(prepared.loaded, config.model))
             pool_of(config, prepared)  # refused here too
         return prepared
 
@@ -237,6 +246,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
             unseen_floor=_unseen_floor(scores, config),
             layout=prepared.layout,
             unseen=sets.get("holdout"),
+            recipe=recipe_of(prepared.loaded, config.model),
         )
 
     def for_method(
@@ -434,6 +444,14 @@ def _unseen_floor(scores: Mapping[str, Scores], config: RunConfig) -> float:
         return math.inf
     limit = figures.get("original", figures["target"]) * config.criteria.unseen_perplexity_ratio
     return max(limit, figures.get("retrained", 0.0)) / figures["target"]
+
+
+def recipe_of(loaded: Loaded, settings: ModelSettings) -> Recipe | None:
+    """How the target was made: by `unlearner finetune`, or as an adapter of some base."""
+    known = read_recipe(loaded.name) if loaded.name else None
+    if known is None and loaded.is_adapter:
+        return Recipe(find_adapters(loaded.name, settings.revision, settings.base)[0], {})
+    return known
 
 
 DEFAULT_TEMPLATE = DataSettings.model_fields["template"].default

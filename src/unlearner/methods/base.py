@@ -13,7 +13,7 @@ from unlearner import registry
 from unlearner.errors import UserError
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS
 from unlearner.training import classifier_loop, language_loop
-from unlearner.training.data import ClassifierData, UnlearningData
+from unlearner.training.data import ClassifierData, Recipe, UnlearningData
 from unlearner.training.trainer import LearningRate, Terms, Trainer
 
 # The rules to stop by of both families.
@@ -135,6 +135,16 @@ class Method(BaseModel, ABC):
 
         Raises:
             UserError: It cannot work on them.
+        """
+
+    def check_target(self, recipe: Recipe | None) -> None:
+        """Refuse a language model of which too little is known, before anything slow is done.
+
+        Args:
+            recipe: How it was made; None where that is not known.
+
+        Raises:
+            UserError: The method cannot work on it.
         """
 
     def remarks(self, model: PreTrainedModel) -> tuple[str, ...]:

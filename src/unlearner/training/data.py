@@ -84,6 +84,7 @@ class UnlearningData:
         partners: Unseen records for a method that learns from some, which no figure of
             the run is measured on.
         unseen: The holdout records on which it is; None where there are none.
+        recipe: How the target was made; None where that is not known.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -99,6 +100,7 @@ class UnlearningData:
     layout: Layout = field(default_factory=Layout)
     partners: TokenizedSet | None = None
     unseen: TokenizedSet | None = None
+    recipe: "Recipe | None" = None
 
     @property
     def kept(self) -> TokenizedSet:
@@ -113,7 +115,7 @@ class Recipe:
     """How the target model was made, so that it can be made again without the records.
 
     Attributes:
-        pretrained: The encoder that training started from, by name.
+        pretrained: The model that training started from, by name.
         finetune: The settings of its training.
     """
 
