@@ -98,7 +98,8 @@ class Counterfactual(Method):
     Args:
         pretrained: The model that the proxy begins as, by folder or hub id; where empty, the one
             that the target was made of, as its `finetune.json` tells or the adapter that it is.
-        proxy: A finished proxy, by folder or hub id; then none is trained.
+        proxy: A finished proxy, by folder or hub id; then none is trained, as else by every trial
+            of a search.
         proxy_epochs: Passes over the retained text; its other settings are those that the target
             was made with, or the defaults of `finetune`.
         batch_size: Forget records of a step.
@@ -256,7 +257,7 @@ class Counterfactual(Method):
             losses = {name: fmean(some) for name, some in logged.items()}
             trainer.log_round(state.line(losses) | {"steps": trainer.steps - before})
             logged.clear()
-            if self._done(state):
+            if self._done(state, data):
                 return model
             if keeps_the_rest(state, data) and is_better(state, best):
                 best = state
@@ -332,10 +333,11 @@ class Counterfactual(Method):
             on_way_back=OnWayBack(forget, draw_share(weights.path, trainer.generator)),
         )
 
-    def _done(self, state: RoundState) -> bool:
-        """At the level from both sides, and kept text as likely as before."""
+    def _done(self, state: RoundState, data: UnlearningData) -> bool:
+        """At the level from both sides, and other text as likely as before."""
         reached = state.suppressed and state.mark == 0
-        return self.stop == "level" and reached and state.kept_ratio <= self.recovered_at
+        recovered = state.kept_ratio <= self.recovered_at and keeps_the_rest(state, data)
+        return self.stop == "level" and reached and recovered
 
 
 class Teacher:
