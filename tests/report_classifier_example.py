@@ -199,6 +199,7 @@ def _distance(sets: list[str]) -> dict[str, Any]:
         model: {
             "tug_of_war": score,
             "f1_gap": {name: gap[name] for name in sets if name in gap},
+            "margin_kl": {name: round(abs(gap[name]), 3) for name in sets if name in gap},
             "mia_auc_gap": auc,
         }
         for model, score, gap, auc in rows

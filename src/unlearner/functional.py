@@ -263,6 +263,16 @@ def sharpened_log_probs(logits_NV: Tensor, sharpness: float, share: float) -> Te
     return torch.logaddexp(sharp + math.log(share), plain + math.log1p(-share))
 
 
+def label_margins(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
+    """The margin log p(label) / (1 - p(label)) of each position, (N,) in nats.
+
+    From the logits: of a label that is nearly certain 1 - p would be all rounding.
+    """
+    logits_NC = _wide(logits_NC)
+    own_N = logits_NC.gather(-1, labels_N[:, None])[:, 0]
+    return own_N - logits_NC.scatter(-1, labels_N[:, None], -torch.inf).logsumexp(-1)
+
+
 def average_predictions(logits_SNC: Tensor) -> Tensor:
     """The log of the mean of S models' probabilities, (N, C): log-probabilities, so logits too."""
     log_probs_SNC = logits_SNC.float().log_softmax(-1)

@@ -233,6 +233,8 @@ def test_the_retrained_model_is_the_yardstick_and_its_cost_is_known(forgotten, w
     report = read(forgotten[0])
     assert set(report["results"]) == {"target", "unlearned", "retrained"}
     assert set(report["distance_to_retrained"]) == {"target", "unlearned"}
+    for found in report["distance_to_retrained"].values():
+        assert {"forget", "retain", "test"} <= set(found["margin_kl"])
     recipe = read(world / "retrained", "finetune.json")
     assert report["cost"]["seconds_retraining"] == recipe["seconds"]
     assert [set(one) for one in report["per_record"]] == [

@@ -48,6 +48,9 @@ CLASSIFIED = (
     "bad_teacher",
     "scrub",
     "contrastive_unlearning",
+    "salun",
+    "l1_sparse",
+    "calibrated_distillation",
 )
 
 

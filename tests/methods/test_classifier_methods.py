@@ -25,12 +25,15 @@ from unlearner import registry
 from unlearner.errors import UserError
 from unlearner.methods.bad_teacher import BadTeacher, random_model
 from unlearner.methods.base import Method, load_method
+from unlearner.methods.calibrated_distillation import CalibratedDistillation
 from unlearner.methods.contrastive_unlearning import ContrastiveUnlearning
 from unlearner.methods.finetune import FineTune
 from unlearner.methods.gradient_ascent import GradientAscent
 from unlearner.methods.gradient_difference import GradientDifference
+from unlearner.methods.l1_sparse import L1Sparse
 from unlearner.methods.random_labels import RandomLabels
 from unlearner.methods.retrain import Retrain
+from unlearner.methods.salun import SalUn
 from unlearner.methods.scrub import SCRUB
 from unlearner.metrics.base import CLASSIFIERS
 from unlearner.models.heads import Classifier
@@ -49,8 +52,14 @@ FORGETTING = [
     BadTeacher(**FAST, batch_size=4, max_epochs=6),
     SCRUB(**FAST, batch_size=2, retain_batch_size=24, max_epochs=5, num_forget_epochs=5),
     ContrastiveUnlearning(**FAST, batch_size=3, retain_batch_size=6, max_epochs=3),
+    SalUn(**FAST, batch_size=3, retain_batch_size=6, max_epochs=8),
+    CalibratedDistillation(**FAST, batch_size=3, retain_batch_size=6, max_epochs=6),
 ]
-APPROXIMATE = [*FORGETTING, FineTune(**FAST, batch_size=6, max_epochs=2)]
+APPROXIMATE = [
+    *FORGETTING,
+    FineTune(**FAST, batch_size=6, max_epochs=2),
+    L1Sparse(**FAST, batch_size=6, max_epochs=2),
+]
 # Numbers of optimiser steps by the sizes above: passes x batches, and so on.
 STEPS = {
     "gradient_ascent": 4 * 2,
@@ -59,6 +68,8 @@ STEPS = {
     "bad_teacher": 6 * math.ceil((6 + 0.3 * 24) / 4),
     "scrub": 5 * (3 + 1),
     "contrastive_unlearning": 3 * 2 * 4,
+    "salun": 8 * 2,
+    "calibrated_distillation": 6 * 2,
     "finetune": 2 * 4,
 }
 ROUND = {

@@ -19,11 +19,18 @@ from classifier_world import SEQUENCE, TOKEN, labelled, tiny_classifier
 from unlearner import functional
 from unlearner.data.labelled import Example, collate_examples
 from unlearner.methods.bad_teacher import BadTeacher
+from unlearner.methods.calibrated_distillation import (
+    CalibratedDistillation,
+    CalibratedTeacher,
+    QuantileMap,
+)
 from unlearner.methods.contrastive_unlearning import ContrastiveUnlearning
 from unlearner.methods.finetune import FineTune
 from unlearner.methods.gradient_ascent import GradientAscent
 from unlearner.methods.gradient_difference import GradientDifference
+from unlearner.methods.l1_sparse import L1Sparse
 from unlearner.methods.random_labels import RandomLabels, relabel
+from unlearner.methods.salun import SalUn
 from unlearner.methods.scrub import SCRUB
 from unlearner.models.heads import Encoded
 from unlearner.training.losses import compared
@@ -138,6 +145,43 @@ def test_scrub_takes_each_part_alone():
         assert set(SCRUB().loss(Table(QUARTER), {role: part((0, 0))}, Table(EVEN))) == names
 
 
+def test_salun_learns_the_labels_it_is_given_and_weighs_the_rest():
+    """Label 1 of the forget position has 3/4, label 0 of the remaining one 1/4, which counts 3."""
+    parts = {"forget": part((0, 1)), "retain": part((0, 0))}
+    terms = SalUn(retain_weight=3.0).loss(Table(QUARTER), parts)
+    assert close(terms, forget=math.log(4 / 3), retain=3 * math.log(4))
+
+
+def test_margins_by_hand():
+    """Of 1/4 and 3/4: ln(1/4 / 3/4) and ln(3/4 / 1/4); of three equal logits ln(1/3 / 2/3)."""
+    two = functional.label_margins(torch.tensor([QUARTER, QUARTER]), torch.tensor([0, 1]))
+    assert two.tolist() == pytest.approx([-math.log(3), math.log(3)])
+    three = functional.label_margins(torch.zeros(1, 3), torch.tensor([2]))
+    assert three.tolist() == pytest.approx([-math.log(2)])
+
+
+def test_a_margin_of_a_label_that_is_nearly_certain_is_exact():
+    """1 - p is 2e-40, of which float32 knows nothing; the margin is 100 - ln(e^0 + e^8)."""
+    found = functional.label_margins(torch.tensor([[100.0, 0.0, 8.0]]), torch.tensor([0]))
+    assert found.item() == pytest.approx(100 - math.log(1 + math.exp(8)), abs=1e-4)
+
+
+def test_calibrated_distillation_by_hand():
+    """The target gives 1/2, 1/4, 1/4 to a record of class 0: a margin of 0, which becomes ln(1/3).
+
+    So c = 1/4 and q = (1/4, 3/8, 3/8). The model says 1/4, 1/4, 1/2:
+    KL(q || p) = 3/8 ln(3/8 / 1/4) + 3/8 ln(3/8 / 1/2) = 3/8 ln(9/8). The remaining record of class
+    2 has 1/2.
+    """
+    target, model = Table([math.log(2), 0.0, 0.0]), Table([0.0, 0.0, math.log(2)])
+    becomes = QuantileMap(np.array([0.0]), np.array([-math.log(3)]))
+    teacher = CalibratedTeacher(target, {False: becomes}, None)
+    batch = {"forget": part((0, 0)), "retain": part((0, 2))}
+    terms = CalibratedDistillation(forget_weight=2.0).loss(model, batch, teacher)
+    assert terms["forget"].item() == pytest.approx(2 * 3 / 8 * math.log(9 / 8), rel=1e-5)
+    assert terms["retain"].item() == pytest.approx(math.log(2))
+
+
 def test_contrastive_unlearning_by_hand():
     """tau = 1/2. Anchor (1, 0) of class 0 meets (1, 0) and (0, 1) of class 0, (-1, 0) of class 1.
 
@@ -240,14 +284,23 @@ METHODS = [
     GradientAscent(),
     GradientDifference(),
     RandomLabels(),
+    SalUn(),
+    L1Sparse(),
     BadTeacher(),
     SCRUB(),
     ContrastiveUnlearning(),
+    CalibratedDistillation(),
 ]
+
+
+# Margins between -3 and 3 become ones between -2 and 0.
+LOWERED = QuantileMap(np.array([-3.0, 3.0]), np.array([-2.0, 0.0]))
 
 
 def reference_of(method, model, other):
     """What the method's loss compares with: `other` as a random model, `model` as the target."""
+    if method.name == "calibrated_distillation":
+        return CalibratedTeacher(other, {False: LOWERED}, None)
     return {"forget": other, "retain": model} if method.name == "bad_teacher" else other
 
 
@@ -273,7 +326,7 @@ def test_padding_changes_no_loss(method, family):
         torch.testing.assert_close(padded[name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS[:4], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", METHODS[:6], ids=lambda method: method.name)
 @pytest.mark.parametrize("family", [SEQUENCE, TOKEN])
 def test_a_loss_is_the_mean_over_positions_of_the_losses_of_its_examples(method, family):
     """The term of a batch is the mean of its single examples' terms, each counted per position."""
@@ -294,14 +347,16 @@ def test_a_loss_is_the_mean_over_positions_of_the_losses_of_its_examples(method,
         assert value.item() == pytest.approx(sums[name] / positions[name], rel=1e-4)
 
 
-@pytest.mark.parametrize("method", [BadTeacher(), SCRUB()], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method", [BadTeacher(), SCRUB(), CalibratedDistillation()], ids=lambda method: method.name
+)
 def test_no_gradient_flows_into_a_teacher(method):
     model, other = tiny_classifier(), tiny_classifier(seed=1)
     batch = {
         role: collate_examples(labelled(4, name=role).examples) for role in ("forget", "retain")
     }
     teacher = tiny_classifier(seed=2)
-    reference = {"forget": other, "retain": teacher} if method.name == "bad_teacher" else other
+    reference = reference_of(method, teacher, other)
     sum(method.loss(model, batch, reference).values()).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     for some in (other, teacher):

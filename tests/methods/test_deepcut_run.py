@@ -21,6 +21,7 @@ from unlearner.errors import UserError
 from unlearner.methods import deepcut
 from unlearner.methods.deepcut import DeepCUT
 from unlearner.models.heads import Classifier
+from unlearner.training.classifier_loop import ClassifierRound, Watch
 from unlearner.training.data import Remaining
 
 torch.set_num_threads(1)
@@ -136,12 +137,15 @@ def test_nothing_is_trained_where_the_rule_is_met_from_the_start(world):
 def test_repairs_of_an_earlier_round_give_another_model_than_that_round_had(
     world, monkeypatch, repair_steps, told
 ):
+    real = deepcut.train_in_rounds
+
     def gone_back(model, _, trainer, *__):
+        real(model, _, trainer, *__)
         trainer.details["restored_round"] = 1
         return model
 
     monkeypatch.setattr(deepcut, "train_in_rounds", gone_back)
-    _, trainer = run(world, repair_steps=repair_steps)
+    _, trainer = run(world, repair_steps=repair_steps, max_epochs=1, max_repair_rounds=1)
     assert trainer.details == {told: 1}
 
 
@@ -149,6 +153,7 @@ def test_repairs_learn_the_rest_alone_and_have_a_round_of_their_own(world, monke
     """One epoch of 12 steps, 5 more on 2 x 6 remaining records: the loss of the rest falls."""
     data, _ = world
     settings = {"stop": "never", "max_epochs": 1, "steps_per_round": "epoch"}
+    settings["max_repair_rounds"] = 1
     before, _ = run(world, **settings)
     shown, real = [], Classifier.encode
 
@@ -163,6 +168,70 @@ def test_repairs_learn_the_rest_alone_and_have_a_round_of_their_own(world, monke
     assert shown[12:] == [[True] * 12] * 5
     assert set(trainer.rounds[-1]["loss"]) == {"retain"}
     assert mean_loss(after, data.retain) < mean_loss(before, data.retain)
+
+
+def scored(monkeypatch, *scores):
+    """Rounds that have these scores of retained and of unseen records, one behind the other."""
+    left = iter(scores)
+
+    def examine(_, __, number, steps):
+        retain, holdout, *auc = next(left)
+        auc = auc[0] if auc else 0.5
+        return ClassifierRound(number, steps, 0.0, holdout, retain, 1.0, 1.0, auc, 0.0, 9)
+
+    monkeypatch.setattr(Watch, "examine", examine)
+
+
+LOW, HIGH, MIDDLE = (0.9, 0.5), (0.9, 0.69), (0.9, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("behind", "rounds", "restored"),
+    [
+        ([HIGH], 1, None),  # 0.02 may be lost of 0.7
+        ([(0.85, 0.7), LOW, HIGH, LOW], 3, None),  # of 0.9 too
+        ([LOW, MIDDLE, LOW, LOW], 4, 2),
+        ([LOW, LOW, LOW, MIDDLE], 4, None),
+        ([(*MIDDLE, 0.54), (*HIGH, 0.56)], 2, 1),  # the verdict allows 0.05
+        ([(*LOW, 0.56)], 1, None),
+    ],
+)
+def test_repairs_go_on_until_what_is_kept_is_known_as_well_as_it_has_to_be(
+    behind, rounds, restored, world, monkeypatch
+):
+    """The target scores 0.9 on retained and 0.7 on unseen records, the AUC is 1/2 from the start.
+
+    There are 4 rounds at most; where none is enough, or the forget records come back, the nearest
+    counts.
+    """
+    scored(monkeypatch, (0.9, 0.7), *behind)
+    model, trainer = run(world, repair_steps=2, max_repair_rounds=4, stop="auc")
+    assert [line["steps"] for line in trainer.rounds] == [0, *range(2, 2 * rounds + 1, 2)]
+    told = {"restored_round", "nearest_repair"} if restored else set()
+    assert trainer.details == dict.fromkeys(told, restored)
+    if restored:
+        scored(monkeypatch, (0.9, 0.7), *behind)
+        again, _ = run(world, repair_steps=2, max_repair_rounds=restored, stop="auc")
+        assert all(map(torch.equal, model.parameters(), again.parameters()))
+
+
+def test_unseen_records_do_not_count_where_a_class_is_removed(class_world, monkeypatch):
+    scored(monkeypatch, (0.9, 0.7), (0.9, 0.1))
+    _, trainer = run(class_world, repair_steps=2, stop="auc")
+    assert len(trainer.rounds) == 2
+
+
+def test_a_model_that_lost_too_much_is_repaired_by_default():
+    """Driven past the rule at a rate ten times as high, it knows the rest again in the end."""
+    data = tiny_data(sizes=(9, 24, 30))
+    target = learn_by_heart(tiny_classifier(), data.forget, data.retain)
+    settings = {"learning_rate": 1e-2, "repair_steps": 5, "stop": "never", "max_epochs": 1}
+    one, many = (
+        run((data, target), **settings, max_repair_rounds=number)[1].rounds for number in (1, 20)
+    )
+    floor = one[0]["retain_score"] - 0.02
+    assert one[-1]["retain_score"] < floor
+    assert many[-1]["retain_score"] >= floor
 
 
 def test_each_forget_batch_meets_several_remaining_batches():

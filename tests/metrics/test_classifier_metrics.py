@@ -26,7 +26,12 @@ from class_answers import (
 from unlearner import registry
 from unlearner.data.tag_schemes import tag_use
 from unlearner.evaluation.intervals import Value, evaluate_set, record_values
-from unlearner.evaluation.retrained_gap import distance_to_retrained, tug_of_war
+from unlearner.evaluation.retrained_gap import (
+    distance_to_retrained,
+    margin_kl,
+    margin_kls,
+    tug_of_war,
+)
 from unlearner.inference.answers import Answer, ClassAnswer
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS, TOKEN_CLASSIFICATION, Metric
 from unlearner.metrics.f1_entity import entities
@@ -422,3 +427,44 @@ def test_distances_that_are_not_known_are_left_out():
     assert distance_to_retrained(forget, forget, "f1_micro") == {"f1_gap": {"forget": 0}}
     assert distance_to_retrained(forget, broken, "f1_micro") == {}
     assert distance_to_retrained(forget, forget, "f1_entity") == {}
+
+
+def of_margins(own, other):
+    """Two-class answers whose label has these margins, a record each: p = 1 / (1 + e^-margin)."""
+
+    def rows(margin):
+        return [[1 / (1 + math.exp(-margin)), 1 / (1 + math.exp(margin))]]
+
+    pairs = enumerate(zip(own, other, strict=True))
+    return [
+        answer([0], rows(a), record=record, names="ab", retrained=rows(b))
+        for record, (a, b) in pairs
+    ]
+
+
+def test_kl_of_margins_by_hand():
+    """Means 0 and 2, deviations 1 and 1: (1 + 4) / 2 - 1/2 = 2. Twice the spread: 4/2 - 1/2 - ln 2.
+
+    The order of the records does not matter.
+    """
+    assert margin_kl(of_margins([-1, 1], [1, 3])) == pytest.approx(2, rel=1e-5)
+    twice = margin_kl(of_margins([-2, 2], [1, -1]))
+    assert twice == pytest.approx(1.5 - math.log(2), rel=1e-5)
+    assert margin_kl(of_margins([3, 0.5, -1], [-1, 3, 0.5])) == pytest.approx(0, abs=1e-6)
+
+
+def test_kl_of_margins_takes_labels_that_are_certain():
+    """Probabilities of 1 and 0 are margins of 100 and -100: the same in both models is 0."""
+    sure = [answer([0], [[p, 1 - p]], names="ab", retrained=[[p, 1 - p]]) for p in (1, 0)]
+    assert margin_kl(sure) == pytest.approx(0)
+
+
+def test_kl_of_margins_is_left_out_where_it_is_not_known():
+    """Of one position, of equal margins, and without a retrained model."""
+    both = of_margins([-1, 1], [1, 3])
+    assert margin_kl(both[:1]) is None
+    assert margin_kl(of_margins([1, 1], [1, 3])) is None
+    assert margin_kl([said([0], [0]), said([0], [1], record=1)]) is None
+    found = margin_kls({"forget": both, "test": both[:1]})
+    assert found == {"margin_kl": {"forget": pytest.approx(2, rel=1e-5)}}
+    assert margin_kls({"test": both[:1]}) == {}

@@ -81,14 +81,14 @@ def test_every_methods_gradient_is_that_of_the_whole_step(monkeypatch, name, siz
 @pytest.mark.parametrize("size", [1, 2, 99])
 @pytest.mark.parametrize("fields", [{}, {"pairs": "fixed", "mean_over": "tokens"}])
 def test_icus_gradient_is_that_of_the_whole_step(monkeypatch, tokenizer, fields, size):
-    """Kept and forget records go forward together: a micro-batch may be of both."""
+    """Kept and forget records go forward together, off the way back: a part may be of both."""
     runs = {}
 
     def run():
         forget = test_icu.tokenized("f", (14, 9, 20, 8), 3, records=[0, 1, 1, 2])
         pool = test_icu.tokenized("p", (10, 16, 12, 8, 7), 4)
         data = test_icu.unlearning_data(tokenizer, forget, pool, test_icu.LOW)
-        method = ICU(learning_rate=1e-3, batch_size=3, fresh_per_step=4, **fields)
+        method = ICU(learning_rate=1e-3, batch_size=3, fresh_per_step=4, path=0, **fields)
         method.unlearn(test_icu.tiny_model("gpt_neo"), data, test_icu.trainer())
 
     for limit in (size, "auto"):

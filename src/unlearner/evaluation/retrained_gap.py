@@ -1,11 +1,19 @@
 """How far a classifier is from the one trained without the forget set, which is the aim itself."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
 
 from unlearner.evaluation.intervals import Value
+from unlearner.functional import label_margins
+from unlearner.inference.answers import ClassAnswer
 
 Scores = Mapping[str, Mapping[str, Value]]
+
+# Margins are cut off here, in nats: a probability of 0 or 1 would make them infinite.
+MOST_MARGIN = 100.0
 
 
 def tug_of_war(gap_forget: float, gap_retain: float, gap_test: float) -> float:
@@ -54,3 +62,49 @@ def _gap(model: Scores, retrained: Scores, name: str, metric: str) -> float | No
     values = [scores.get(name, {}).get(metric) for scores in (model, retrained)]
     known = [value.value for value in values if value and math.isfinite(value.value)]
     return known[0] - known[1] if len(known) == 2 else None
+
+
+def margin_kl(answers: Sequence[ClassAnswer]) -> float | None:
+    r"""KL of the model's margins of a set from the retrained model's, both taken to be Gaussian.
+
+    .. math::
+        KL = \ln \frac{s_r}{s} + \frac{s^2 + (m - m_r)^2}{2 s_r^2} - \frac{1}{2}, \quad
+        margin = \log \frac{p_y}{1 - p_y}
+
+    with m and s the mean and the standard deviation over the set's labelled positions of the margin
+    of the own label y, of the retrained model m_r and s_r. In nats, >= 0; lower is better: 0 where
+    the two distributions have the same mean and spread.
+
+    Reference: after KLoM of Georgiev et al. (2024), arXiv:2410.23232.
+    Differs from the paper: there the two distributions are of one record over many unlearned and
+    many retrained models, and the mean over records counts. Here there is one model of each, so the
+    distributions are over the records, and a record that is known too well can be made up for by
+    one that is known too badly; and Gaussians stand for histograms.
+
+    Returns:
+        None where fewer than two positions have a retrained model's answer, or where all margins of
+        a model are equal.
+    """
+    known = [answer for answer in answers if answer.retrained is not None]
+    if sum(len(answer.labels) for answer in known) < 2:
+        return None
+    labels = np.concatenate([answer.labels for answer in known])
+    own = _margins([answer.class_log_probs for answer in known], labels)
+    other = _margins([answer.retrained for answer in known if answer.retrained is not None], labels)
+    spread, wanted = float(own.std()), float(other.std())
+    if spread == 0 or wanted == 0:
+        return None
+    apart = float(own.mean() - other.mean())
+    return math.log(wanted / spread) + (spread**2 + apart**2) / (2 * wanted**2) - 0.5
+
+
+def margin_kls(answers: Mapping[str, Sequence[ClassAnswer]]) -> dict[str, object]:
+    """`margin_kl` of every set that it is known of, as a report holds it; empty where of none."""
+    every = {name: margin_kl(some) for name, some in answers.items()}
+    found = {name: value for name, value in every.items() if value is not None}
+    return {"margin_kl": found} if found else {}
+
+
+def _margins(log_probs: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+    given = torch.from_numpy(np.concatenate(log_probs)), torch.from_numpy(labels)
+    return label_margins(*given).numpy().astype(float).clip(-MOST_MARGIN, MOST_MARGIN)

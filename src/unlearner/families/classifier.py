@@ -23,7 +23,7 @@ from unlearner.evaluation.measure import (
     shares_right,
     with_retrained,
 )
-from unlearner.evaluation.retrained_gap import distance_to_retrained
+from unlearner.evaluation.retrained_gap import distance_to_retrained, margin_kls
 from unlearner.evaluation.verdict import Criterion, Verdict
 from unlearner.families.base import (
     Family,
@@ -344,6 +344,7 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
                 model: distance_to_retrained(
                     scores[model], scores["retrained"], kept_score(self.name, labels)
                 )
+                | margin_kls(self.beside_retrained(model, measured.answers))
                 for model in ("target", "unlearned")
                 if model in scores
             }

@@ -6,6 +6,9 @@ if TYPE_CHECKING:
     from unlearner.methods.bad_teacher import BadTeacher as BadTeacher
     from unlearner.methods.base import LossMethod as LossMethod
     from unlearner.methods.base import Method as Method
+    from unlearner.methods.calibrated_distillation import (
+        CalibratedDistillation as CalibratedDistillation,
+    )
     from unlearner.methods.contrastive_unlearning import (
         ContrastiveUnlearning as ContrastiveUnlearning,
     )
@@ -17,11 +20,13 @@ if TYPE_CHECKING:
     from unlearner.methods.icu import ICU as ICU
     from unlearner.methods.idk import IDK as IDK
     from unlearner.methods.kl_minimization import KLMinimization as KLMinimization
+    from unlearner.methods.l1_sparse import L1Sparse as L1Sparse
     from unlearner.methods.llmu import LLMU as LLMU
     from unlearner.methods.npo import NPO as NPO
     from unlearner.methods.random_labels import RandomLabels as RandomLabels
     from unlearner.methods.retrain import Retrain as Retrain
     from unlearner.methods.rmu import RMU as RMU
+    from unlearner.methods.salun import SalUn as SalUn
     from unlearner.methods.scrub import SCRUB as SCRUB
     from unlearner.methods.simnpo import SimNPO as SimNPO
     from unlearner.methods.sisa import SISA as SISA

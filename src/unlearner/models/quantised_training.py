@@ -84,23 +84,23 @@ def _columns(layer: nn.Module) -> int:
 def _quantised(layer: nn.Module, bits: int, device: torch.device) -> nn.Module:
     import bitsandbytes  # type: ignore[import-not-found] - an extra, and slow to import
 
+    made: Any
+    layers: Any = bitsandbytes.nn  # whose stubs leave most of it out
     weight = cast("Tensor", layer.weight).detach()
     weight = weight.T.contiguous() if isinstance(layer, Conv1D) else weight.clone()  # (out, in)
     columns, rows = weight.shape[1], weight.shape[0]
     if bits == 4:
-        made: Any = bitsandbytes.nn.Linear4bit(
+        made = layers.Linear4bit(
             columns, rows, False, torch.bfloat16, compress_statistics=False, quant_type="nf4"
         )
-        made.weight = bitsandbytes.nn.Params4bit(
+        made.weight = layers.Params4bit(
             weight, False, blocksize=BLOCK, compress_statistics=False, quant_type="nf4", module=made
         )
         # Else some processors run what has no gradient through other numbers than the steps.
         made.support_avx512bf16_for_cpu = False
     else:
-        made = bitsandbytes.nn.Linear8bitLt(
-            columns, rows, False, has_fp16_weights=False, threshold=OUTLIER
-        )
-        made.weight = bitsandbytes.nn.Int8Params(weight, False, has_fp16_weights=False)
+        made = layers.Linear8bitLt(columns, rows, False, has_fp16_weights=False, threshold=OUTLIER)
+        made.weight = layers.Int8Params(weight, False, has_fp16_weights=False)
     if layer.bias is not None:
         bias = cast("Tensor", layer.bias).detach().clone()
         made.bias = nn.Parameter(bias, requires_grad=False)

@@ -458,7 +458,12 @@ def training_notes(trainer: Trainer, *, writes_text: bool) -> tuple[str, ...]:
         notes.append(note)
     kept = "quality of the other text" if writes_text else "score of the records to be kept"
     why = f"of the rounds that kept the {kept} it had forgotten most; the last round was not better"
-    if "restored_round" in details:
+    if "nearest_repair" in details:
+        notes.append(
+            f"The saved model is that of round {details['nearest_repair']}: of the repairs it came "
+            "nearest to the target's score on other records; none came near enough."
+        )
+    elif "restored_round" in details:
         notes.append(f"The saved model is that of round {details['restored_round']}: {why}.")
     elif "repaired_round" in details:  # by steps that come behind the last round
         number = details["repaired_round"]

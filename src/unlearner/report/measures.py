@@ -52,6 +52,13 @@ DISTANCE = {
         "1 means the same scores as the retrained model on all of them; higher is better.",
         percent=False,
     ),
+    "margin_kl": Measure(
+        "KL of margins to the retrained model’s",
+        "How far the spread of the model’s certainty about the own labels of all records is from "
+        "that of the retrained one.",
+        "In nats: 0 means the same mean and spread; lower is better.",
+        percent=False,
+    ),
     "f1_gap": Measure(
         "F1 minus the retrained model’s",
         "By how much the model scores better or worse than the retrained one.",

@@ -324,6 +324,9 @@ def distance_rows(report: Report) -> list[Reading]:
         values = [facts.value_of(report, model, name, "js_to_retrained") for model in models]
         rows.append(_reading(measure("js_to_retrained"), values, label))
     for name, label in facts.set_names(report).items():
+        values = [(found.get("margin_kl") or {}).get(name) for found in distances]
+        rows.append(_reading(DISTANCE["margin_kl"], values, label))
+    for name, label in facts.set_names(report).items():
         gaps = [(found.get("f1_gap") or {}).get(name) for found in distances]
         rows.append(_reading(DISTANCE["f1_gap"], gaps, label, signed=True))
     gaps = [found.get("mia_auc_gap") for found in distances]

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Generator
 from transformers import PreTrainedModel
@@ -161,6 +161,20 @@ class Watch:
     def floor(self, first: ClassifierRound) -> float:
         """The least score of retained records, from that of the target model."""
         return first.retain_score - self.data.score_drop
+
+    def shortfall(self, first: Mapping[str, Any], state: ClassifierRound) -> float:
+        """How far retained or unseen records score below what they may; 0 where both do not.
+
+        A removed class is missed among unseen records too, so that only retained ones count then.
+
+        Args:
+            first: The target model's line, as `ClassifierRound.line` makes it.
+        """
+        names = ["retain_score"]
+        if self.data.forget_class is None:
+            names.append("holdout_score")
+        now = asdict(state)
+        return max(0.0, *(first[name] - self.data.score_drop - now[name] for name in names))
 
     def _figures(self, answers: list[ClassAnswer], groups: list[str]) -> dict[str, float]:
         score = f1_entity.metric if self.data.has_entities else accuracy.metric
