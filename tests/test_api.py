@@ -327,9 +327,10 @@ def test_every_architecture_goes_the_whole_way(architecture, tokenizer):
     report = result.report
     assert report["results"]["target"]["forget"]["ma"]["value"] > 0.9
     assert report["model"]["digest_target"] != report["model"]["digest_unlearned"]
-    assert [line["round"] for line in report["rounds"]] == [0, 1, 2]
-    for role in ("forget", "retain", "analogous", "holdout"):
-        assert report["results"]["unlearned"][role]["ma"]["records"] == 4
+    assert [line["round"] for line in report["rounds"]] == [0, 1]
+    records = {"forget": 4, "retain": 4, "analogous": 4, "holdout": 2}  # two are set aside
+    for role, count in records.items():
+        assert report["results"]["unlearned"][role]["ma"]["records"] == count
     assert report["results"]["unlearned"]["retain"]["kl_to_target"]["value"] > 0
 
 

@@ -332,8 +332,8 @@ def test_forget_and_evaluate_give_one_result_equal_to_that_of_one_process(world,
     assert one["results"]["target"] == two["results"]["target"]
     assert one["cost"]["tokens"] == two["cost"]["tokens"]
     logs = [Path(name, "log.jsonl").read_text().splitlines() for name in ("one", "two")]
-    for a, b in zip(*logs, strict=True):
-        assert json.loads(b)["loss"] == pytest.approx(json.loads(a)["loss"], abs=ROUNDING)
+    for a, b in zip(*logs, strict=True):  # of eight steps, each with the rounding of those before
+        assert json.loads(b)["loss"] == pytest.approx(json.loads(a)["loss"], abs=4 * ROUNDING)
     command = world(
         "evaluate two/model --forget forget.jsonl --holdout holdout.jsonl --quiet "
         "--target $models/good evaluation.resamples=20 --output "

@@ -121,12 +121,12 @@ def test_kept_bytes_are_those_of_the_hidden_states():
 def test_both_kinds_of_step_see_the_same_tokens():
     """At the target the divergence is 0, and the two losses average to the plain one.
 
-    The analogous term is 0.5 times its loss, the forget term minus its loss.
+    The analogous term is twice its loss, the forget term minus its loss.
     """
     steps = Steps(tiny_model("gpt_neo"), random_ids(4), "cpu")
     terms = steps.icu()
     assert terms["kl"] == pytest.approx(0, abs=1e-6)
-    mean = (2 * terms["analogous"] - terms["forget"]) / 2
+    mean = (terms["analogous"] / 2 - terms["forget"]) / 2
     assert mean == pytest.approx(steps.plain(), rel=1e-5)
 
 

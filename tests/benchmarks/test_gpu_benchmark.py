@@ -288,11 +288,11 @@ def test_the_compiled_bare_step_is_the_same_step(tmp_path, monkeypatch):
 
 
 def test_bare_step_is_the_mean_loss_of_icus_terms():
-    """At the target: analogous 0.5 * mean loss of 2 windows, forget minus that of 1, no KL."""
+    """At the target: analogous twice the mean loss of 2 windows, forget minus that of 1, no KL."""
     one_round = gpu_round.Round(Combination("tiny"), LOAD, "cpu")
     terms = one_round.icu()
     assert terms["kl"] == pytest.approx(0, abs=1e-6)
-    mean = (2 * 2 * terms["analogous"] - terms["forget"]) / 3
+    mean = (2 * terms["analogous"] / 2 - terms["forget"]) / 3
     assert mean == pytest.approx(one_round.bare(), rel=1e-5)
 
 

@@ -23,8 +23,8 @@ def test_forget_gives_the_result_of_one_process(world):  # noqa: F811
     assert one["results"]["target"] == two["results"]["target"]
     assert one["cost"]["tokens"] == two["cost"]["tokens"]
     logs = [Path(name, "log.jsonl").read_text().splitlines() for name in ("one", "two")]
-    for a, b in zip(*logs, strict=True):
-        assert json.loads(b)["loss"] == pytest.approx(json.loads(a)["loss"], abs=ROUNDING)
+    for a, b in zip(*logs, strict=True):  # of eight steps, each with the rounding of those before
+        assert json.loads(b)["loss"] == pytest.approx(json.loads(a)["loss"], abs=4 * ROUNDING)
 
 
 def test_finetune_writes_an_ordinary_model(world):  # noqa: F811

@@ -47,7 +47,8 @@ def test_the_floor_is_measured_against_the_original(second):
     assert utility(report)["at_most"] == pytest.approx(1.1 * values["original"])
     assert utility(report)["source"] == "1.1 times the original model's"
     both = [f"{values['unlearned'] / values[one]:.4g} times" for one in ("target", "original")]
-    assert all(ratio in note for note in report["verdict"]["notes"][-1:] for ratio in both)
+    notes = report["verdict"]["notes"]
+    assert any(all(ratio in note for ratio in both) for note in notes)
     assert "the floor is measured against the original model" in out
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 import torch
 from pydantic import NonNegativeFloat
-from test_lm_methods import POOL, QUESTIONS, tokenized
+from test_lm_methods import POOL, QUESTIONS, pretrained, tokenized
 from test_search_scores import FLOOR, LEVEL, look
 from torch import nn
 
@@ -30,7 +30,7 @@ from unlearner.settings import (
     TrainingSettings,
 )
 from unlearner.training.checkpoints import TrainingError
-from unlearner.training.data import UnlearningData
+from unlearner.training.data import Recipe, UnlearningData
 
 # A method whose rounds are written down
 
@@ -96,6 +96,7 @@ def data_of(level=LEVEL, floor=FLOOR):
         Questions(prompt_start=0.75),
         floor,
         partners=tokenized("holdout", POOL),
+        recipe=Recipe(pretrained(), {}),
     )
 
 

@@ -43,7 +43,8 @@ def state(model):
 def test_after_a_search_the_model_is_the_target_bit_by_bit(name, rank):
     """Two trials of an epoch each, whatever a method freezes, scales or puts into the model."""
     model = tiny_model("llama")
-    few = {"min_steps": 2} if "min_steps" in CLASSES[name].model_fields else {}
+    by_steps = {"min_steps": 2, "steps": 2, "finishing_steps": 0}
+    few = {key: value for key, value in by_steps.items() if key in CLASSES[name].model_fields}
     method = CLASSES[name](max_epochs=1, batch_size=2, **few).for_family("causal-lm")
     before = state(model)
     training = TrainingSettings(device="cpu", lora_rank=rank)
