@@ -187,7 +187,7 @@ def _with_method(sections: Json) -> Json:
 
     Which unseen records the method learned from depends on the seed, too.
     """
-    model = Path(sections["model"]["name"])
+    model = Path(str(sections.get("model", {}).get("name", "")))  # not checked yet
     run = model.parent / "run.yaml"
     if "method" in sections or not is_unlearned(model) or not run.is_file():
         return sections
