@@ -7,6 +7,7 @@ import torch
 from conftest import VOCAB, tiny_model
 from oracle import continuations, extraction_likelihood, greedy, log_probs, memorization_accuracy
 from unlearner.data.windows import Window
+from unlearner.errors import UserError
 from unlearner.inference.generation import eos_ids
 from unlearner.inference.language_model import Questions, decoding_room, infer
 from unlearner.metrics._ngrams import extraction_likelihood as fast_el
@@ -139,3 +140,11 @@ def test_end_of_text_tokens_are_those_of_generation():
     assert eos_ids(model) == {1, 7}
     model.generation_config.eos_token_id = None
     assert eos_ids(model) == {1}  # the configuration's
+
+
+@pytest.mark.parametrize("tokens", [1.5, "a", [1, 2.5], {"a": 1}])
+def test_what_is_no_end_of_text_token_is_refused(tokens):
+    model = tiny_model("llama")
+    model.generation_config.eos_token_id = tokens
+    with pytest.raises(UserError, match="eos_token_id .* is no token"):
+        eos_ids(model)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
+from unlearner.errors import UserError
 from unlearner.models import sharding
 from unlearner.models.ensemble import takes
 from unlearner.models.heads import OutputHead
@@ -218,8 +219,18 @@ def generate(
 
 
 def eos_ids(model: PreTrainedModel) -> frozenset[int]:
-    """The tokens at which generation stops."""
+    """The tokens at which generation stops.
+
+    Raises:
+        UserError: The model's files name something else.
+    """
     generation = getattr(model, "generation_config", None)
     value = generation.eos_token_id if generation else None
     value = model.config.get_text_config().eos_token_id if value is None else value
-    return frozenset([] if value is None else [value] if isinstance(value, int) else value)
+    tokens = [] if value is None else value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(token, int) for token in tokens):
+        raise UserError(
+            "the model's eos_token_id (config.json, generation_config.json) is no token: give a "
+            "whole number, or a list of some"
+        )
+    return frozenset(tokens)
