@@ -146,5 +146,5 @@ def test_end_of_text_tokens_are_those_of_generation():
 def test_what_is_no_end_of_text_token_is_refused(tokens):
     model = tiny_model("llama")
     model.generation_config.eos_token_id = tokens
-    with pytest.raises(UserError, match="eos_token_id .* is no token"):
+    with pytest.raises(UserError, match=r"eos_token_id .* is no token"):
         eos_ids(model)
