@@ -146,8 +146,10 @@ def test_a_fine_tuning_that_goes_on_another_day_keeps_its_day(world, monkeypatch
     shutil.copytree(model_folders / "good", "dated")
     template = "{{ strftime_now('%d') }}{% for m in messages %}{{ m.content }}{% endfor %}"
     Path("dated/chat_template.jinja").write_text(template)
-    chats = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": t}]}
-             for t in ("york", "bath")]  # fmt: skip
+    chats = [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": t}]}
+        for t in ("york", "bath")
+    ]
     Path("chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
     line = "finetune dated --records chats.jsonl --output $out --quiet epochs=3 batch_size=1 "
     line += "checkpoint_every=1"

@@ -15,6 +15,7 @@ from unlearner.evaluation.comparison import (
     is_met,
     label_picture,
     label_place,
+    membership_left,
     over_seeds,
     place,
     retrained_distance,
@@ -384,3 +385,11 @@ def test_csv_has_a_line_for_each_seed_and_for_all():
     assert ma["npo", "all"] == "0.4"
     infinite = [row for row in rows if row["model"] == "gradient_ascent" and row["set"] == "retain"]
     assert {(row["seed"], row["value"]) for row in infinite} == {("0", ""), ("1", "")}
+
+
+def test_what_membership_finds_counts_beyond_its_range_by_hand():
+    """Range 0.4 to 0.6: 0.7 is 0.1 beyond, 0.3 likewise, 0.5 within; their mean is 0.2 / 3."""
+    seeds = [{"results": {"forget": {"mia_loss_auc": {"value": auc}}}} for auc in (0.7, 0.3, 0.5)]
+    limit = {"claim": "membership", "metric": "mia_loss_auc", "at_least": 0.4, "at_most": 0.6}
+    assert membership_left({"seeds": seeds}, [limit]) == pytest.approx(0.2 / 3)
+    assert membership_left({"seeds": seeds}, []) == 0.0

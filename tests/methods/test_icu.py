@@ -15,7 +15,7 @@ from unlearner.data.record import Record
 from unlearner.data.windows import TokenizedSet, Window
 from unlearner.inference.language_model import Questions
 from unlearner.inference.reference import TargetDistribution
-from unlearner.methods.icu import ICU, PAPER, _Pace, _still_active
+from unlearner.methods.icu import ICU, PAPER, Held, _Fading, _Pace, _still_active
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.retrieval.neighbours import Retrieved
 from unlearner.settings import TrainingSettings
@@ -331,3 +331,29 @@ def test_the_preset_is_the_paper_and_what_is_given_goes_before_it():
 def test_hyper_parameters_out_of_range_are_refused(wrong):
     with pytest.raises(ValidationError):
         ICU(**wrong)
+
+
+def test_with_partners_the_rate_fades_with_each_step_from_the_level_on():
+    """Level 0.4, 10 steps a round: whole before it, then 0.984^0, ^10, ^20, at last an eighth."""
+    pace = _Fading("auto", 0.4)
+    rates = []
+    for ma in (0.9, 0.4, 0.5, 0.3):
+        assert pace.steps(state(ma), 10, pushes=True) == 10
+        rates.append(pace.rate)
+    assert rates == pytest.approx([1.0, 1.0, 0.984**10, 0.984**20])
+    for _ in range(20):
+        pace.steps(state(0.4), 10, pushes=True)
+    assert pace.rate == 1 / 8
+
+
+def test_unseen_text_s_divergence_is_a_mean_over_records():
+    """Of two records of other lengths: 0 at the target, else each record's own mean counts once."""
+    model, windows = tiny_model("gpt2"), tokenized("u", (5, 14), 7).windows
+    held = Held.of(model, windows)
+    assert float(held.divergence(model, [0, 1])) == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.3)
+    each = [float(held.divergence(model, [place])) for place in (0, 1)]
+    assert min(each) > 1e-4
+    assert float(held.divergence(model, [0, 1])) == pytest.approx(sum(each) / 2, rel=1e-5)

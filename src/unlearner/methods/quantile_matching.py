@@ -50,7 +50,8 @@ class QuantileMatching(Method):
     the way back to the target model, see `training/way_back.py`; the others are means over all
     labels of a step. The ranks are the model's own, so that no token is told which loss it must
     have; a token's gradient is bounded and turns round at its level. Partners are drawn once,
-    without repetition while there are enough, from the unseen records; their quantiles are taken
+    without repetition while there are enough, from the unseen records, of which one in four is held
+    still by the last term and no partner (`training.quantiles.divide`); their quantiles are taken
     anew under the model in training every few steps. They are measured in no figure of the run.
     The learning rate warms up and falls as that of `finetune`.
 
