@@ -52,7 +52,7 @@ def in_micro_batches(monkeypatch, module, size):
     """Trainers of a module have these micro-batches, and models are in double precision."""
     settings = lambda **given: TrainingSettings(micro_batch=size, **given)  # noqa: E731
     monkeypatch.setattr(module, "TrainingSettings", settings)
-    double = lambda *given: tiny_model(*given).double()  # noqa: E731
+    double = lambda *given, **named: tiny_model(*given, **named).double()  # noqa: E731
     monkeypatch.setattr(module, "tiny_model", double)
 
 
