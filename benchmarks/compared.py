@@ -26,6 +26,8 @@ HEADING = (
     "kept perplexity, times the target's",
     "unseen perplexity, times",
     "drift (KL), kept",
+    "MA relearnt",
+    "AUC relearnt",
     "seconds",
     "search",
 )
@@ -59,7 +61,8 @@ def rows(comparison: Mapping[str, Any]) -> Iterator[list[str]]:
     """The cells of each line: means over the seeds."""
     target = comparison["results"]["target"]
     for name, figures in comparison["results"].items():
-        yield [name, "", "", *_figures(figures, target), "", ""]
+        again = _relearnt(comparison.get(f"relearnt_{name}"))
+        yield [name, "", "", *_figures(figures, target), *again, "", ""]
     seeds = len(comparison["seeds"])
     entries = sorted(comparison["methods"].values(), key=lambda entry: _order(entry, target))
     for entry in entries:
@@ -70,6 +73,7 @@ def rows(comparison: Mapping[str, Any]) -> Iterator[list[str]]:
             _settings(entry),
             f"{entry['met']} of {seeds}",
             *_figures(entry["summary"], target),
+            *_relearnt(entry.get("relearnt")),
             cost,
             _search(entry),
         ]
@@ -106,6 +110,11 @@ def _figures(figures: Mapping[str, Any], target: Mapping[str, Any]) -> Iterator[
         before = target.get(role, {}).get("perplexity", {}).get("value", 1.0)
         yield _number(figures.get(role, {}).get("perplexity"), before)
     yield _number(figures.get("retain", {}).get("kl_to_target"))
+
+
+def _relearnt(found: Mapping[str, Any] | None) -> Iterator[str]:
+    for name in ("ma", "mia_loss_auc"):
+        yield f"{found['figures'][name]:.3f}" if found else "-"
 
 
 def _number(found: Mapping[str, Any] | None, divisor: float = 1.0) -> str:

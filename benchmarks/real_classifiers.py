@@ -215,6 +215,7 @@ class Request:
             forget=self.sets["forget"],
             retain=self.sets["retain"],
             holdout=sample(self.sets["holdout"], WATCHED, 0),
+            watched=sample(self.sets["retain"], WATCHED, 0),
             forget_class=int(first.labels[0]) if removes else None,
             recipe=Recipe(str(ENCODER), self.world.task.finetune.model_dump()),
         )

@@ -40,7 +40,7 @@ class Family:
         return {"ma": loss, "mia_loss_auc": 0.5}
 
 
-def measured(kept, *, method="icu", retain=True, seconds=1e6, training=None):
+def measured(kept, *, method="icu", retain=True, limit=1e6, training=None):
     """What is found, the family that looked, and the model before and after."""
     config = RunConfig.from_sections(
         {
@@ -55,7 +55,7 @@ def measured(kept, *, method="icu", retain=True, seconds=1e6, training=None):
     prepared = SimpleNamespace(family=family, get=sets.get)
     said = []
     found = relearning.measure_relearning(
-        config, prepared, Loaded(model, None, "x"), sets, seconds, said.append
+        config, prepared, Loaded(model, None, "x"), sets, limit, said.append
     )
     return found, family, before, model
 
@@ -78,12 +78,12 @@ def test_it_is_left_out_where_it_would_take_over_a_tenth_of_the_run(kept, monkey
     """A clock by which every glance takes a second: 50 steps would take 100, or more."""
     clock = iter(range(10**6))
     monkeypatch.setattr(relearning, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    found, family, before, model = measured(kept, seconds=400)
+    found, family, before, model = measured(kept, limit=relearning.seconds_for(400))
     assert found == {"skipped": "it would take 100 s, over a tenth of the run"}
     assert len(family.seen) == 1
     assert torch.equal(weights(model), before)
     clock = iter(range(10**6))
-    assert "figures" in measured(kept, seconds=1000)[0]
+    assert "figures" in measured(kept, limit=relearning.seconds_for(1000))[0]
 
 
 def test_it_is_left_out_where_memory_is_short_but_not_with_adapters(kept, monkeypatch):

@@ -72,6 +72,18 @@ def cost_over_seeds(reports: Sequence[Report]) -> dict[str, float]:
     }
 
 
+def last_relearnt(found: Sequence[Report]) -> dict[str, Any] | None:
+    """What is known of the forget set after the last step of relearning: "steps" and "figures".
+
+    The figures are means over runs, by metric; None where it was not measured in all of them.
+    """
+    if not found or any("figures" not in one for one in found):
+        return None
+    figures = [one["figures"] for one in found]
+    means = {name: statistics.fmean(some[name][-1] for some in figures) for name in figures[0]}
+    return {"steps": found[0]["steps"][-1], "figures": means}
+
+
 def is_met(reports: Iterable[Report]) -> int:
     """For how many seeds the verdict is met."""
     return sum(report["verdict"]["status"] == "met" for report in reports)

@@ -1,7 +1,7 @@
 """Deep Contrastive Unlearning for fine-Tuning (DeepCUT)."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import ClassVar, Literal
@@ -27,6 +27,7 @@ from unlearner.metrics.base import CLASSIFIERS, TOKEN_CLASSIFICATION
 from unlearner.models.heads import Classifier, Encoded, Vector, has_dropout
 from unlearner.output import Json
 from unlearner.training.classifier_loop import (
+    ClassifierRound,
     Rounds,
     Stop,
     Watch,
@@ -49,6 +50,7 @@ PAPER: Json = {
     "retain_batch_size": 16,
     "retain_views": 2,
     "related_share": 0.0,
+    "per_record": False,
     "repair_steps": 0,
 }
 
@@ -85,7 +87,7 @@ class DeepCUT(Method):
     class and pulled towards others, L = L_CE + gamma L_f. Reconstructed: the exact form of L_f, the
     batches, tau, gamma and the rule to stop. No number of the paper is at hand to compare with.
     Differs from the reconstruction (preset "paper"): `temperature`, `forget_weight`,
-    `learning_rate`, `retain_batch_size`, `retain_views`, `related_share`, `stop`, `steps_per_round`
+    `learning_rate`, `retain_batch_size`, `retain_views`, `per_record`, `stop`, `steps_per_round`
     and `repair_steps`, chosen by measurement (`benchmarks/results/deepcut-defaults.md`, with one
     round of repairs), and `max_repair_rounds`.
 
@@ -109,6 +111,9 @@ class DeepCUT(Method):
             removed once its recall is at chance.
         steps_per_round: Steps between two evaluations, or "epoch"; "auto" is the number of
             forget batches and at most 5: of few records, few steps make much of a difference.
+        per_record: Push those records only that were likelier at the last evaluation than unseen
+            ones of their rank, see `classifier_loop.likelier_than_unseen`; the others sit out.
+            "auto" does so for texts, unless a class is removed.
         repair_steps: Steps on the rest alone after that, of twice `retain_batch_size` samples.
         max_repair_rounds: So many times at most they are taken: as long as retained or, unless a
             class is removed, unseen records score further below the target model than
@@ -147,9 +152,10 @@ class DeepCUT(Method):
     max_gradient_norm: PositiveFloat | None = 1.0
     stop: Stop = "auto"
     steps_per_round: PositiveInt | Literal["auto", "epoch"] = "auto"
-    repair_steps: NonNegativeInt = 5
+    per_record: bool | Literal["auto"] = "auto"
+    repair_steps: NonNegativeInt = 20
     max_repair_rounds: PositiveInt = 20
-    related_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    related_share: float = Field(default=0.0, ge=0.0, le=1.0)
     balanced: bool = False
     vector: Vector = "head"
     own_view: bool = True
@@ -197,6 +203,8 @@ class DeepCUT(Method):
             chosen["forget_weight"] = 0.3 if tags else 2.0
         if self.stop_gradient == "auto":
             chosen["stop_gradient"] = tags
+        if self.per_record == "auto":
+            chosen["per_record"] = not tags
         return self.model_copy(update=chosen)
 
     def unlearn(
@@ -218,14 +226,25 @@ class DeepCUT(Method):
         resolved = self._resolved(tags=Classifier(model).tags)
 
         def terms(views: Examples) -> Terms:
+            if not views["forget"]:
+                return mean_losses(model, {"retain": views["retain"]})
             encoded = encode_parts(model, views, self.vector)
             return resolved._terms(**encoded, outside=data.outside, generator=trainer.draws)
 
         num_batches = math.ceil(len(data.forget.examples) / self.batch_size)
         epoch = num_batches * self.remaining_per_forget
         rounds = Rounds(self.stop, self._round_length(num_batches), epoch * self.max_epochs)
-        steps = loss_steps(trainer, self._batches(data, remaining, trainer.generator), terms)
-        model = train_in_rounds(model, data, trainer, steps, rounds)
+        by_record = resolved.per_record is True and data.forget_class is None
+        known = set(range(len(data.forget)))
+
+        def seen(state: ClassifierRound) -> None:
+            if by_record and state.likelier:
+                known.clear()
+                known.update(state.likelier)
+
+        batches = self._batches(data, remaining, trainer.generator, known)
+        steps = loss_steps(trainer, batches, terms)
+        model = train_in_rounds(model, data, trainer, steps, rounds, seen)
         if self.repair_steps:
             if "restored_round" in trainer.details:  # the saved model is not that round's any more
                 trainer.details["repaired_round"] = trainer.details.pop("restored_round")
@@ -237,6 +256,8 @@ class DeepCUT(Method):
     ) -> None:
         """Learn the rest alone, in rounds, until it is known well enough; see `max_repair_rounds`.
 
+        The rate falls in each of them, as at the end of a fine-tuning: a last step at the whole
+        rate leaves more of its own batch in the model than of all others.
         Where it never is, the weights are those of the round that came nearest without learning the
         forget records again.
         """
@@ -245,7 +266,7 @@ class DeepCUT(Method):
         watch, target = Watch(self.stop, data), trainer.rounds[0]
         best, nearest = -1, (True, math.inf, math.inf)
         for _ in range(self.max_repair_rounds):
-            losses = take_steps(repairs, self.repair_steps, trainer)
+            losses = take_steps(repairs, self.repair_steps, trainer, falls=True)
             state = watch.evaluate_round(trainer, model, len(trainer.rounds), trainer.steps)
             trainer.log_round(state.line(losses))
             lacking, excess = watch.shortfall(target, state), watch.excess(state)
@@ -268,13 +289,22 @@ class DeepCUT(Method):
         return self.steps_per_round
 
     def _batches(
-        self, data: ClassifierData, remaining: Remaining, generator: Generator
+        self,
+        data: ClassifierData,
+        remaining: Remaining,
+        generator: Generator,
+        known: Collection[int],
     ) -> Iterator[Examples]:
-        """For ever: the views of a forget batch and of a remaining batch."""
+        """For ever: the views of a forget batch and of a remaining batch.
+
+        Args:
+            known: The records that are pushed away at that time; the others of a batch sit out.
+        """
         for forget in passes(data.forget.examples, self.batch_size, generator):
             for _ in range(self.remaining_per_forget):
                 retain = remaining.draw(self.retain_batch_size, forget)
-                yield self._views(forget, retain)
+                pushed = [example for example in forget if example.record in known]
+                yield self._views(pushed, retain)
 
     def _views(self, forget: Sequence[Example], retain: Sequence[Example]) -> Examples:
         return {"forget": [*forget] * self.num_views, "retain": [*retain] * self.retain_views}

@@ -5,6 +5,7 @@ on where it stopped. The target model is measured once in each process.
 """
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -27,6 +28,7 @@ from unlearner.evaluation.comparison import (
     SCHEMA,
     cost_over_seeds,
     is_met,
+    last_relearnt,
     mark_front,
     over_seeds,
     retrained_distance,
@@ -40,6 +42,7 @@ from unlearner.models.loading import limit_threads
 from unlearner.output import staged
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.pipeline import measure_baseline, write_outcome
+from unlearner.pipeline.relearning import measure_relearning
 from unlearner.pipeline.search import Searched, put_back, search
 from unlearner.pipeline.strength import strength_of
 from unlearner.settings import SECTIONS, TrainingSettings, build
@@ -67,6 +70,7 @@ STRENGTH_FILE, SKIPPED_FILE = "strength.json", "not-run.json"
 
 # What is done beside the methods, and its result.
 RETRAINED, RETRAINED_FILE = "(retrained)", "retrained.json"
+RETRAINED_RELEARNING_FILE = "retrained-relearning.json"
 
 
 @dataclass(frozen=True)
@@ -313,7 +317,7 @@ class Work:
         _write_json(method_folder(self.folder, method) / SKIPPED_FILE, str(error))
 
     def _measure_retrained(self) -> None:
-        """The figures of a model that was trained without the forget set."""
+        """The figures of a model trained without the forget set, and what it would relearn."""
         self.say("measuring the retrained model")
         config = self.plan.config(self.plan.methods[0])
         family = self.prepared.family
@@ -328,6 +332,8 @@ class Work:
                 for role, values in scores.items()
             },
         )
+        again = measure_relearning(config, self.prepared, one, base.sets, math.inf, _silent)
+        _write_json(self.folder / RETRAINED_RELEARNING_FILE, again)
 
     def _run(self, config: RunConfig) -> None:
         name = config.method.name
@@ -385,6 +391,10 @@ class Work:
                 self.prepared.loaded.to(trainer.device)
             if searched is not None:
                 outcome.report["search"] = searched.to_json()
+            if "figures" not in outcome.report["relearning"]:  # here for all, whatever it takes
+                outcome.report["relearning"] = measure_relearning(
+                    config, self.prepared, outcome.unlearned, target.sets, math.inf, _silent
+                )
             write_outcome(outcome, config, work)
             if not any(place.parent.glob(f"seed-*/{STRENGTH_FILE}")):  # once for each method
                 self._write_strength(config.method, outcome.unlearned.model, target, work)
@@ -533,6 +543,7 @@ def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
     results = {"target": first["results"]["target"]}
     if (folder / RETRAINED_FILE).exists():
         results["retrained"] = _read_result(folder / RETRAINED_FILE)
+    again = folder / RETRAINED_RELEARNING_FILE
     comparison = {
         "schema": SCHEMA,
         **{name: first[name] for name in ("created", "request", "model", "data", "criteria")},
@@ -540,6 +551,7 @@ def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
         "evaluation": first["evaluation"],
         "seeds": list(plan.seeds),
         "results": results,
+        "relearnt_retrained": last_relearnt([_read_result(again)] if again.exists() else []),
         "methods": entries,
         "not_run": skipped,
         "environment": first["environment"],
@@ -565,6 +577,7 @@ def _entry(
         "met": is_met(runs),
         "summary": over_seeds(runs),
         "cost": cost_over_seeds(runs),
+        "relearnt": last_relearnt([run.get("relearning", {}) for run in runs]),
         "strength": strength,
         "seeds": [
             {

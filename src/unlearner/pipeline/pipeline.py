@@ -37,7 +37,7 @@ from unlearner.output import Json
 from unlearner.pipeline.findings import Findings, build_report
 from unlearner.pipeline.hub import file_digests
 from unlearner.pipeline.original import already_lost, measure_original, notice, utility_notes
-from unlearner.pipeline.relearning import measure_relearning
+from unlearner.pipeline.relearning import measure_relearning, seconds_for
 from unlearner.pipeline.search import Searched, check_search, search
 from unlearner.report.files import write_report
 from unlearner.report.page import model_card
@@ -353,7 +353,8 @@ def carry_out(
         "unlearned": family.score("unlearned", answers, baseline.sets, config)
     }
     so_far = time.perf_counter() - started + trainer.seconds_before
-    relearning = measure_relearning(config, prepared, unlearned, baseline.sets, so_far, say)
+    limit = seconds_for(so_far)
+    relearning = measure_relearning(config, prepared, unlearned, baseline.sets, limit, say)
     measured = Measured(baseline.sets, answers, scores, baseline.level, baseline.criteria)
     digests = {"target": baseline.digest, "unlearned": provenance.digest_model(unlearned.model)}
     findings = Findings("forget", config, prepared, measured, digests, baseline.data)

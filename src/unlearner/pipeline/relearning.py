@@ -50,7 +50,7 @@ def measure_relearning(
     prepared: AnyPrepared,
     loaded: Loaded,
     sets: Mapping[str, Any],
-    seconds: float,
+    limit: float,
     say: Callable[[str], None],
 ) -> Json:
     """The forget set's figures after some steps on retained text; or why there are none.
@@ -60,7 +60,7 @@ def measure_relearning(
     Args:
         loaded: The unlearned model.
         sets: The measured sets.
-        seconds: What the run has taken so far.
+        limit: Seconds that it may take, see `seconds_for`.
 
     Returns:
         "steps" and "figures", a list by metric; or "skipped", the reason.
@@ -77,7 +77,7 @@ def measure_relearning(
     if not config.training.lora_rank and processes.from_main(needed > room):
         return {"skipped": f"it needs {needed / 2**30:.1f} GiB, and {room / 2**30:.1f} are free"}
     say(f"training on the retained records for {STEPS} steps, to see what comes back")
-    limit, figures = max(SECONDS, SHARE_OF_RUN * seconds), []
+    figures: list[dict[str, float]] = []
     started = time.perf_counter()
     with relearned(config.training, loaded.model, kept) as steps:
         for step in steps:
@@ -89,6 +89,11 @@ def measure_relearning(
                 return {"skipped": f"it would take {expected:.0f} s, over a tenth of the run"}
     found = {name: [one[name] for one in figures] for name in figures[0]}
     return {"steps": list(LOOKS), "figures": found, "seconds": time.perf_counter() - started}
+
+
+def seconds_for(seconds: float) -> float:
+    """What relearning may take in a run that has taken so many seconds."""
+    return max(SECONDS, SHARE_OF_RUN * seconds)
 
 
 @contextmanager

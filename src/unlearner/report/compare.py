@@ -131,6 +131,7 @@ def paragraphs(comparison: Report) -> list[str]:
         "compare.j2",
         comparison=comparison,
         texts=_texts(comparison),
+        relearnt=next(filter(None, _relearnings(comparison)), None),
         on_front=[name for name, entry in methods.items() if entry["on_front"]],
         met=[name for name, entry in methods.items() if entry["met"] == len(seeds)],
     )
@@ -167,6 +168,7 @@ def headings(comparison: Report, *, short: bool = False) -> list[str]:
     columns = _table_columns(comparison, short=short)
     figures = [f"{measure(metric).label}, {SHORT[role]}" for role, metric in columns]
     figures += [DISTANCE["tug_of_war"].label] if _with_distance(comparison) else []
+    figures += [f"{measure(name).label}, relearnt" for name in _relearnt(comparison)]
     return ["model", "met", *figures, *(("time",) if short else ("time", "rounds", "memory"))]
 
 
@@ -174,7 +176,13 @@ def comparison_rows(comparison: Report, *, short: bool = False) -> list[list[str
     """A row for each model, as text; `short` ones for a terminal, without intervals."""
     costs = 1 if short else 3
     rows = [
-        [NAMES[name], NOTHING, *_cells(comparison, figures, short=short), *([NOTHING] * costs)]
+        [
+            NAMES[name],
+            NOTHING,
+            *_cells(comparison, figures, short=short),
+            *_relearnt_cells(comparison, comparison.get(f"relearnt_{name}")),
+            *([NOTHING] * costs),
+        ]
         for name, figures in comparison["results"].items()
     ]
     for name, entry in comparison["methods"].items():
@@ -186,8 +194,25 @@ def comparison_rows(comparison: Report, *, short: bool = False) -> list[list[str
         ]
         met = f"{entry['met']} of {len(comparison['seeds'])}"
         figures = _cells(comparison, entry["summary"], entry.get("tug_of_war"), short=short)
-        rows.append([_starred(name, entry), met, *figures, *cost[:costs]])
+        again = _relearnt_cells(comparison, entry.get("relearnt"))
+        rows.append([_starred(name, entry), met, *figures, *again, *cost[:costs]])
     return rows
+
+
+def _relearnt(comparison: Report) -> list[str]:
+    """The metrics of which there are figures after relearning."""
+    found = filter(None, _relearnings(comparison))
+    return list(dict.fromkeys(name for one in found for name in one["figures"]))
+
+
+def _relearnings(comparison: Report) -> Iterator[Report | None]:
+    return (entry.get("relearnt") for entry in comparison["methods"].values())
+
+
+def _relearnt_cells(comparison: Report, found: Report | None) -> Iterator[str]:
+    for name in _relearnt(comparison):
+        value = found["figures"].get(name) if found else None
+        yield NOTHING if value is None else show(name, value)
 
 
 def _cells(

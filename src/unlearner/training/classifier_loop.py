@@ -7,21 +7,23 @@ never on the test set.
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 from torch import Generator
 from transformers import PreTrainedModel
 
-from unlearner.evaluation.intervals import evaluate_set
+from unlearner.evaluation.intervals import evaluate_set, record_values
 from unlearner.inference.answers import ClassAnswer
 from unlearner.inference.classifier import classify
 from unlearner.metrics import accuracy, f1_entity, loss, mia_loss_auc
 from unlearner.output import Json
 from unlearner.training.data import ClassifierData, DescentMethod, Remaining, passes
 from unlearner.training.losses import Examples, frozen_copy
+from unlearner.training.quantiles import quantiles_at
 from unlearner.training.trainer import (
     CLASSIFIER_RATE_TIMES_WIDTH,
     Terms,
@@ -69,6 +71,7 @@ class ClassifierRound:
         mia_loss_auc: How well a low loss distinguishes forget from holdout records.
         seconds: Time of this evaluation.
         records: Records of the forget set.
+        likelier: Those of them that are likelier than unseen ones, see `likelier_than_unseen`.
     """
 
     round: int
@@ -81,11 +84,12 @@ class ClassifierRound:
     mia_loss_auc: float
     seconds: float
     records: int
+    likelier: Sequence[int] = ()
 
     def line(self, losses: Mapping[str, float]) -> Json:
         """The round as the report holds it; the loss of a lone record is reported to no one."""
         fields = asdict(self) | ({"forget_loss": None} if self.records == 1 else {})
-        del fields["records"]
+        del fields["records"], fields["likelier"]
         return {**fields, "loss": dict(losses)}
 
 
@@ -127,6 +131,9 @@ class Watch:
             mia_loss_auc=against["auc"].value,
             seconds=time.perf_counter() - started,
             records=len(data.forget),
+            likelier=likelier_than_unseen(
+                record_values(forget, loss.metric), record_values(holdout, loss.metric).values()
+            ),
         )
 
     def evaluate_round(
@@ -182,6 +189,23 @@ class Watch:
         values = evaluate_set(answers, metrics, groups, resamples=0)
         # Sentences without any entity, neither tagged nor found, have none wrong.
         return {name: values[name].value if name in values else 1.0 for name in metrics}
+
+
+def likelier_than_unseen(losses: Mapping[int, float], unseen: Collection[float]) -> tuple[int, ...]:
+    """The records whose loss is below that of unseen records at the same rank.
+
+    The k-th lowest of m losses is compared with the quantile (k - 1/2) / m of the unseen ones; see
+    `training.quantiles.Quantiles.at`.
+
+    Args:
+        losses: Of each forget record in nats, by its index.
+        unseen: Of unseen records.
+    """
+    order = sorted(losses, key=lambda record: losses[record])
+    goals = quantiles_at(np.sort(list(unseen)), len(order))
+    return tuple(
+        sorted(record for record, goal in zip(order, goals, strict=True) if losses[record] < goal)
+    )
 
 
 def descend_classifier(
@@ -259,7 +283,12 @@ def loss_steps(
 
 
 def train_in_rounds(
-    model: PreTrainedModel, data: ClassifierData, trainer: Trainer, steps: Steps, rounds: Rounds
+    model: PreTrainedModel,
+    data: ClassifierData,
+    trainer: Trainer,
+    steps: Steps,
+    rounds: Rounds,
+    seen: Callable[[ClassifierRound], None] = lambda _: None,
 ) -> PreTrainedModel:
     """Take steps until the rule says stop, or all of them; returns the model.
 
@@ -269,6 +298,7 @@ def train_in_rounds(
 
     Args:
         steps: Each a function that gives the weighted terms of one step.
+        seen: Is told of every evaluation, before the steps behind it.
     """
     watch = Watch(rounds.stop, data)
     # The term of a lone record would be its own loss, which no file of a run may hold.
@@ -276,11 +306,13 @@ def train_in_rounds(
     state = watch.evaluate_round(trainer, model, 0, 0)
     floor, best, least = watch.floor(state), state, (math.inf, math.inf)
     trainer.log_round(state.line({}))
+    seen(state)
     while not watch.done(state) and state.steps < rounds.num_steps:
         count = min(rounds.steps_per_round, rounds.num_steps - state.steps)
         losses = take_steps(steps, count, trainer, private)
         state = watch.evaluate_round(trainer, model, state.round + 1, state.steps + count)
         trainer.log_round(state.line(losses))
+        seen(state)
         rank = (watch.excess(state), -state.retain_score)
         if rounds.stop != "never" and state.retain_score >= floor and rank < least:
             best, least = state, rank
@@ -292,11 +324,22 @@ def train_in_rounds(
 
 
 def take_steps(
-    steps: Steps, count: int, trainer: Trainer, private: Collection[str] = ()
+    steps: Steps,
+    count: int,
+    trainer: Trainer,
+    private: Collection[str] = (),
+    *,
+    falls: bool = False,
 ) -> dict[str, float]:
-    """Take so many steps; returns the mean of each term that is not private."""
+    """Take so many steps; returns the mean of each term that is not private.
+
+    Args:
+        falls: The learning rate falls in a straight line, to zero behind the last step.
+    """
     sums: dict[str, float] = defaultdict(float)
-    for _ in range(count):
+    for place in range(count):
+        if falls:
+            trainer.scale_rate(1 - place / count)
         for name, value in trainer.step(next(steps), private).items():
             sums[name] += value / count
     return dict(sums)

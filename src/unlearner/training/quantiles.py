@@ -28,14 +28,18 @@ class Quantiles:
     entropies: np.ndarray
 
     def at(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Losses and entropies at the levels (k - 1/2) / count, k = 1, ..., count.
+        """Losses and entropies at the levels (k - 1/2) / count, k = 1, ..., count."""
+        return quantiles_at(self.losses, count), quantiles_at(self.entropies, count)
 
-        Between the n values, which stand at (j - 1/2) / n, it is a straight line; outside of them
-        the first and the last.
-        """
-        own = (np.arange(len(self.losses)) + 0.5) / len(self.losses)
-        asked = (np.arange(count) + 0.5) / count
-        return np.interp(asked, own, self.losses), np.interp(asked, own, self.entropies)
+
+def quantiles_at(values: np.ndarray, count: int) -> np.ndarray:
+    """Quantiles of sorted values (n,) at the levels (k - 1/2) / count, k = 1, ..., count.
+
+    Between the n values, which stand at (j - 1/2) / n, it is a straight line; outside of them the
+    first and the last.
+    """
+    own = (np.arange(len(values)) + 0.5) / len(values)
+    return np.interp((np.arange(count) + 0.5) / count, own, values)
 
 
 def distance(found: Likelihoods, place: int, partner: Quantiles, entropy_weight: float) -> Tensor:
