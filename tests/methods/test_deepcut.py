@@ -288,7 +288,9 @@ def test_tokens_are_counted_once_for_every_view():
     once = DeepCUT(
         max_epochs=1, remaining_per_forget=1, repair_steps=0, related_share=0.0, stop="never"
     )
-    method = once.model_copy(update={"num_views": 3, "retain_views": 2, "retain_batch_size": 3})
+    method = once.model_copy(
+        update={"num_views": 3, "retain_views": 2, "retain_batch_size": 3, "per_record": False}
+    )
     method.unlearn(tiny_classifier(), data, trainer)
     assert trainer.steps == 1
     assert trainer.tokens == 3 * data.forget.num_tokens + 2 * data.retain.num_tokens

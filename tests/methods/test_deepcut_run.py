@@ -239,7 +239,7 @@ def test_each_forget_batch_meets_several_remaining_batches():
     data, trainer = tiny_data(sizes=(8, 15, 4)), tiny_trainer()
     method = DeepCUT(batch_size=4, retain_batch_size=5, remaining_per_forget=3)
     remaining = Remaining(data.retain.examples, trainer.generator)
-    batches = method._batches(data, remaining, trainer.generator)
+    batches = method._batches(data, remaining, trainer.generator, range(8))
     drawn = [(views["forget"][:4], views["retain"]) for views in islice(batches, 6)]
     forget = [[example.record for example in some] for some, _ in drawn]
     assert forget[0] == forget[1] == forget[2]
@@ -265,9 +265,49 @@ def test_half_of_the_remaining_samples_are_of_the_classes_of_the_forget_samples(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DeepCUT, "_views", views)
-        run(world, stop="never", max_epochs=1)
+        run(world, stop="never", max_epochs=1, per_record=False)
     assert len(seen) == 12
     assert min(seen) >= 3
+
+
+@pytest.mark.parametrize("per_record", [True, False, "auto"])
+def test_records_that_are_no_likelier_than_unseen_ones_sit_out(world, monkeypatch, per_record):
+    """The looks, an epoch of 3 batches each, say that 0 and 5 are, then that 2 is, then that none
+    is, and the rule says go on: 2 again. Of tags only where asked for.
+    """
+    data, _ = world
+    pushed, looks = [], iter([(0, 5), (2,), (), (1,)])
+    real, examine = DeepCUT._views, Watch.examine
+
+    def views(self, forget, retain):
+        pushed.append({example.record for example in forget})
+        return real(self, forget, retain)
+
+    def look(self, *given):
+        return replace(examine(self, *given), likelier=next(looks))
+
+    monkeypatch.setattr(DeepCUT, "_views", views)
+    monkeypatch.setattr(Watch, "examine", look)
+    settings = {"stop": "never", "max_epochs": 3, "steps_per_round": 3, "remaining_per_forget": 1}
+    run(world, **settings, per_record=per_record)
+    assert len(pushed) == 9
+    if per_record is True or (per_record == "auto" and data.family == SEQUENCE):
+        assert set().union(*pushed[:3]) == {0, 5}
+        assert set().union(*pushed[3:6]) == set().union(*pushed[6:]) == {2}
+    else:
+        assert set().union(*pushed) == set(range(9))
+
+
+def test_all_records_of_a_class_are_pushed(class_world, monkeypatch):
+    pushed, real = [], DeepCUT._views
+
+    def views(self, forget, retain):
+        pushed.append({example.record for example in forget})
+        return real(self, forget, retain)
+
+    monkeypatch.setattr(DeepCUT, "_views", views)
+    run(class_world, stop="never", max_epochs=1, steps_per_round=1)
+    assert all(len(some) == 3 for some in pushed)
 
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(world):

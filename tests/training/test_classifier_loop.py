@@ -14,6 +14,7 @@ from unlearner.training.classifier_loop import (
     ClassifierRound,
     Rounds,
     Watch,
+    likelier_than_unseen,
     take_steps,
     train_in_rounds,
 )
@@ -54,6 +55,32 @@ def sure(label, probability, record):
 
 
 # A look
+
+
+def test_records_are_compared_with_unseen_ones_of_their_rank_by_hand():
+    """Three losses against the quantiles 1/6, 1/2 and 5/6 of (1, 2, 3, 4, 5): of these the places
+    are .1, .3, .5, .7 and .9, so 1.333, 3 and 4.667. Of (1, 3, 5) the first is below its own.
+    """
+    unseen = [5.0, 3.0, 1.0, 4.0, 2.0]
+    assert likelier_than_unseen({0: 5.0, 1: 1.0, 2: 3.0}, unseen) == (1,)
+    assert likelier_than_unseen({0: 4.6, 1: 1.4, 2: 2.9}, unseen) == (0, 2)
+    assert likelier_than_unseen({7: 2.9}, unseen) == (7,)  # against the median
+    assert likelier_than_unseen({7: 3.0}, unseen) == ()
+
+
+def test_a_falling_rate_ends_in_a_step_of_its_last_share():
+    """Four steps at 1, 3/4, 1/2 and 1/4 of it."""
+    model, trainer = tiny_classifier(), tiny_trainer()
+    trainer.start(model, 1e-3)
+    rates = []
+
+    def steps():
+        for step in counted_steps(model):
+            rates.append(trainer.optimiser.param_groups[0]["lr"])
+            yield step
+
+    take_steps(steps(), 4, trainer, falls=True)
+    assert rates == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
 
 
 def test_a_look_is_accuracy_loss_and_auc_by_hand(answering):
