@@ -2,6 +2,7 @@
 
     python benchmarks/deepcut_table.py --task banking77 --work FOLDER
     python benchmarks/deepcut_table.py --task wnut17 --work FOLDER
+    python benchmarks/deepcut_table.py --task noisy4 --work FOLDER
 
 trains what is missing, runs what is missing and writes `results/deepcut-TASK.md` and `.json`. Every
 row is kept in FOLDER/table.jsonl: a run can be interrupted, and several can share the work
@@ -26,7 +27,12 @@ from unlearner.methods.base import load_method
 from unlearner.methods.deepcut import MOST_STEPS_PER_ROUND, DeepCUT
 
 RESULTS = Path(__file__).parent / "results"
-REMOVALS = {"banking77": ("1%", "5%", "10%", "class"), "wnut17": ("5%",)}
+REMOVALS = {
+    "banking77": ("1%", "5%", "10%", "class"),
+    "wnut17": ("5%",),
+    "noisy4": ("6%",),
+    "sms": ("6%",),
+}
 # Five shards of three slices cost as much to make as a target, so one seed has to do.
 ONE_SEED = ("sisa",)
 # What a method may take that goes by forget batches; SCRUB and fine-tuning go by passes over the

@@ -156,14 +156,17 @@ class Watch:
 
         A class is gone once its recall is at chance. What is not finite stays NaN.
         """
-        above = {
+        return max(self.above(state), 0.0)  # of a NaN and 0 the first
+
+    def above(self, state: ClassifierRound) -> float:
+        """The same, and negative where the records are less known than unseen ones."""
+        if self.data.forget_class is not None:
+            return state.forget_score - 1 / len(self.data.labels)
+        return {
             "score": state.forget_score - state.holdout_score,
             "loss": state.holdout_loss - state.forget_loss,
             "auc": state.mia_loss_auc - EVEN_AUC,
         }[self.rule]
-        if self.data.forget_class is not None:
-            above = state.forget_score - 1 / len(self.data.labels)
-        return max(above, 0.0)  # of a NaN and 0 the first
 
     def floor(self, first: ClassifierRound) -> float:
         """The least score of retained records, from that of the target model."""
