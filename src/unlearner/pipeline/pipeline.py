@@ -353,7 +353,7 @@ def carry_out(
         "unlearned": family.score("unlearned", answers, baseline.sets, config)
     }
     so_far = time.perf_counter() - started + trainer.seconds_before
-    relearning = measure_relearning(config, prepared, unlearned, baseline.sets, so_far, say)
+    relearning = measure_relearning(config, prepared, unlearned, baseline.sets, after, so_far, say)
     measured = Measured(baseline.sets, answers, scores, baseline.level, baseline.criteria)
     digests = {"target": baseline.digest, "unlearned": provenance.digest_model(unlearned.model)}
     findings = Findings("forget", config, prepared, measured, digests, baseline.data)
