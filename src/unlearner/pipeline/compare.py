@@ -39,6 +39,7 @@ from unlearner.models.folders import family_named
 from unlearner.models.loading import limit_threads
 from unlearner.output import staged
 from unlearner.pipeline import pipeline
+from unlearner.pipeline.original import ORIGINAL
 from unlearner.pipeline.pipeline import measure_baseline, write_outcome
 from unlearner.pipeline.search import Searched, put_back, search
 from unlearner.pipeline.strength import strength_of
@@ -530,7 +531,8 @@ def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
         first = first or next(iter(reports.values()))
     if first is None:
         raise UserError(f"--methods: none could be run: {'; '.join(skipped.values())}")
-    results = {"target": first["results"]["target"]}
+    before = (ORIGINAL, "target")
+    results = {one: first["results"][one] for one in before if one in first["results"]}
     if (folder / RETRAINED_FILE).exists():
         results["retrained"] = _read_result(folder / RETRAINED_FILE)
     comparison = {
