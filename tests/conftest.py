@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from unlearner.report import classifier_plots, plots
+from unlearner.report import classifier_plots, plots, strength_plots
 
 torch.set_num_threads(1)
 
@@ -295,7 +295,8 @@ def no_network(monkeypatch):
 
 # What draws the plots of a page. The same values give the same drawing, which `report/` tests.
 DRAWING = {
-    plots: ("dots", "by_round", "loss_terms", "active_records", "by_record", "by_share", "by_step"),
+    plots: ("dots", "by_round", "loss_terms", "active_records", "by_record", "by_step"),
+    strength_plots: ("by_share",),
     classifier_plots: ("draw_latent_space",),
 }
 DRAWN = {}

@@ -19,7 +19,7 @@ from unlearner.config import RunConfig
 from unlearner.data.record import Record, RecordSet
 from unlearner.errors import UserError
 from unlearner.families import CAUSAL_LM, FAMILIES
-from unlearner.families.causal_lm import prepare_text
+from unlearner.families.causal_lm_sets import prepare_text
 from unlearner.inference import micro_batches
 from unlearner.methods.icu import ICU
 from unlearner.models.loading import Loaded, save

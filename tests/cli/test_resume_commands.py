@@ -14,7 +14,7 @@ from test_resume import lines
 
 from command_world import FINETUNE, FORGET_RUN, SETS
 from unlearner.cli.app import INTERRUPTED, NOT_MET, WRONG_INPUT, run
-from unlearner.families import causal_lm
+from unlearner.families import causal_lm_sets
 from unlearner.training.log import Log
 
 # 50 take a minute and a half.
@@ -142,7 +142,7 @@ def test_a_fine_tuning_that_goes_on_another_day_keeps_its_day(world, monkeypatch
         def now(cls):
             return cls.day
 
-    monkeypatch.setattr(causal_lm.datetime, "datetime", Clock)
+    monkeypatch.setattr(causal_lm_sets.datetime, "datetime", Clock)
     shutil.copytree(model_folders / "good", "dated")
     template = "{{ strftime_now('%d') }}{% for m in messages %}{{ m.content }}{% endfor %}"
     Path("dated/chat_template.jinja").write_text(template)

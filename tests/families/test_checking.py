@@ -7,7 +7,7 @@ from conftest import tiny_model, tiny_tokenizer
 from unlearner.config import RunConfig
 from unlearner.data.record import Record, RecordSet
 from unlearner.families import CAUSAL_LM, causal_lm
-from unlearner.families.causal_lm import prepare_text
+from unlearner.families.causal_lm_sets import prepare_text
 from unlearner.inference.answers import Answer
 from unlearner.models.loading import Loaded
 from unlearner.pipeline import pipeline

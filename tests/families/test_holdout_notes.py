@@ -5,7 +5,7 @@ import pytest
 from conftest import tiny_model, tiny_tokenizer
 from unlearner.data.record import Record, RecordSet
 from unlearner.families import CAUSAL_LM
-from unlearner.families.causal_lm import _notes_on_holdout, prepare_text
+from unlearner.families.causal_lm_sets import notes_on_holdout, prepare_text
 from unlearner.models.loading import Loaded
 from unlearner.settings import DataSettings
 
@@ -15,7 +15,7 @@ LONG = "the person in the town has a phone and the number of the phone is {}"
 def notes(**sets):
     made = {role: RecordSet(role, tuple(some), "memory") for role, some in sets.items()}
     loaded = Loaded(tiny_model("gpt2"), tiny_tokenizer(), "tiny")
-    return _notes_on_holdout(prepare_text(CAUSAL_LM, loaded, made, DataSettings()))
+    return notes_on_holdout(prepare_text(CAUSAL_LM, loaded, made, DataSettings()))
 
 
 def texts(pattern, name, count=3):

@@ -8,7 +8,7 @@ from unlearner.data.windows import Layout, contents, tokenize_set
 from unlearner.errors import UserError
 from unlearner.families import CAUSAL_LM
 from unlearner.families.base import sample
-from unlearner.families.causal_lm import prepare_text
+from unlearner.families.causal_lm_sets import prepare_text
 from unlearner.models.loading import Loaded
 from unlearner.settings import DataSettings
 

@@ -23,6 +23,7 @@ from unlearner.methods import counterfactual
 from unlearner.methods.counterfactual import BETAS, Counterfactual, Teacher, level_beta
 from unlearner.models.loading import Loaded
 from unlearner.settings import ModelSettings, TrainingSettings
+from unlearner.training import level_loop
 from unlearner.training.data import Recipe
 from unlearner.training.finetune import FinetuneSettings, learn_all
 from unlearner.training.log import Log
@@ -343,13 +344,13 @@ def test_a_run_moves_the_records_to_what_unseen_text_has(tmp_path):
 def test_the_second_part_pushes_less_and_learns_more(pretrained, monkeypatch):
     """The first part is two epochs of two steps, and the second in proportion: half of it."""
     seen = []
-    take = Counterfactual._take
+    take = level_loop.take
 
-    def watched(method, places, model, drawing, reference, teacher, weights, trainer):
-        seen.append(tuple(weights))
-        return take(method, places, model, drawing, reference, teacher, weights, trainer)
+    def watched(step, places, model, course, trainer):
+        seen.append(tuple(course.weights(step)))
+        return take(step, places, model, course, trainer)
 
-    monkeypatch.setattr(Counterfactual, "_take", watched)
+    monkeypatch.setattr(level_loop, "take", watched)
     few(proxy=pretrained, max_epochs=2).unlearn(tiny_model("llama"), data(), tiny_trainer())
     assert seen == [(1.0, 2.0, 0.6)] * 4 + [(0.4, 3.0, 0.4)] * 2
 

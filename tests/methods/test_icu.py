@@ -15,12 +15,13 @@ from unlearner.data.record import Record
 from unlearner.data.windows import TokenizedSet, Window
 from unlearner.inference.language_model import Questions
 from unlearner.inference.reference import TargetDistribution
-from unlearner.methods.icu import ICU, PAPER, Held, _Fading, _Pace, _still_active
+from unlearner.methods.icu import ICU, PAPER, Held, _still_active
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.retrieval.neighbours import Retrieved
 from unlearner.settings import TrainingSettings
 from unlearner.training.data import HoldoutBaseline, UnlearningData
 from unlearner.training.log import Log
+from unlearner.training.pace import Fading, Pace
 from unlearner.training.stop_rule import RoundState
 from unlearner.training.trainer import Trainer
 
@@ -242,7 +243,7 @@ def test_rounds_come_sooner_the_nearer_the_level_is():
     of them are 2. To 0.46, 0.04 a step: 0.06 are 1.5 steps, so one. From 0.42 one step would go
     beyond the level: it is taken at half the rate.
     """
-    pace, way = _Pace("auto", 0.4), [1.0, 0.9, 0.54, 0.46, 0.42]
+    pace, way = Pace("auto", 0.4), [1.0, 0.9, 0.54, 0.46, 0.42]
     taken = []
     for before, after in pairwise([*way, 0.4]):
         count = pace.steps(state(before), 20, pushes=True)
@@ -252,7 +253,7 @@ def test_rounds_come_sooner_the_nearer_the_level_is():
 
 
 def test_the_rate_comes_back_where_nothing_is_pushed_and_falls_no_further_than_an_eighth():
-    pace = _Pace("auto", 0.4)
+    pace = Pace("auto", 0.4)
     pace.learn(state(0.9), state(0.5), 1)
     assert pace.steps(state(0.41), 20, pushes=True) == 1
     assert pace.rate == 1 / 8  # 0.01 of 0.4 would be a fortieth
@@ -262,7 +263,7 @@ def test_the_rate_comes_back_where_nothing_is_pushed_and_falls_no_further_than_a
 
 def test_steps_that_went_nowhere_do_not_hurry_the_next():
     """0.2 a step until nothing is pushed; MA is back at 0.5 then: half of the way is no step."""
-    pace = _Pace("auto", 0.4)
+    pace = Pace("auto", 0.4)
     assert pace.steps(state(1.0), 8, pushes=True) == 2
     pace.learn(state(1.0), state(1.0), 2)
     assert pace.steps(state(1.0), 8, pushes=True) == 2
@@ -273,9 +274,9 @@ def test_steps_that_went_nowhere_do_not_hurry_the_next():
 
 
 def test_rounds_at_a_distance_of_ones_own():
-    assert _Pace("epoch", 0.4).steps(state(0.41), 20, pushes=True) == 20
-    assert _Pace(3, 0.4).steps(state(0.41), 20, pushes=True) == 3
-    assert _Pace(3, 0.4).steps(state(0.41), 2, pushes=True) == 2
+    assert Pace("epoch", 0.4).steps(state(0.41), 20, pushes=True) == 20
+    assert Pace(3, 0.4).steps(state(0.41), 20, pushes=True) == 3
+    assert Pace(3, 0.4).steps(state(0.41), 2, pushes=True) == 2
 
 
 def test_forgotten_records_leave_the_epoch_and_learning_alone_ends_when_one_returns():
@@ -335,7 +336,7 @@ def test_hyper_parameters_out_of_range_are_refused(wrong):
 
 def test_with_partners_the_rate_fades_with_each_step_from_the_level_on():
     """Level 0.4, 10 steps a round: whole before it, then 0.984^0, ^10, ^20, at last an eighth."""
-    pace = _Fading("auto", 0.4)
+    pace = Fading("auto", 0.4)
     rates = []
     for ma in (0.9, 0.4, 0.5, 0.3):
         assert pace.steps(state(ma), 10, pushes=True) == 10

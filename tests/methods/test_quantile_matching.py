@@ -15,7 +15,8 @@ from unlearner.config import RunConfig
 from unlearner.data.batches import collate
 from unlearner.errors import UserError
 from unlearner.families.base import Baseline, Prepared
-from unlearner.families.causal_lm import CausalLM, check_unseen, partners_of
+from unlearner.families.causal_lm import CausalLM
+from unlearner.families.causal_lm_sets import check_unseen, partners_of
 from unlearner.inference.language_model import Questions
 from unlearner.inference.reference import Likelihoods, likelihoods
 from unlearner.methods.icu import ICU, Ascent

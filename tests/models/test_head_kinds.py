@@ -14,7 +14,7 @@ from transformers import (
 from classifier_world import SEQUENCE, TOKEN
 from unlearner.data.labelled import Example, collate_examples
 from unlearner.errors import UserError
-from unlearner.models.heads import Classifier, end_token, has_dropout, padding_id
+from unlearner.models.heads import Classifier, end_token, has_dropout, hidden_size, padding_id
 
 VOCAB, LABELS, END = 60, 3, 2
 # Sizes by all the names that architectures have for them; each takes those that it knows.
@@ -32,6 +32,10 @@ SIZES = {
     **dict.fromkeys(("d_inner", "hidden_dim", "ffn_dim"), 64),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 64),
     **dict.fromkeys(("d_kv", "d_head", "head_dim"), 8),
+    **dict.fromkeys(("num_self_attention_heads", "num_cross_attention_heads"), 4),
+    **dict.fromkeys(("num_latents", "entity_vocab_size", "entity_emb_size"), 8),
+    "d_latents": 32,
+    "num_self_attends_per_block": 1,
     "true_hidden_size": 32,
     "intra_bottleneck_size": 32,
     "decoder_start_token_id": END,
@@ -54,6 +58,7 @@ ENCODERS = [
     "ernie",
     "eurobert",
     "flaubert",
+    "luke",
     "modernbert",
     "roberta",
     "xlm-roberta",
@@ -72,7 +77,7 @@ DECODERS = [
     "qwen3",
     "smollm3",
 ]
-OF_TEXTS = (*BY_END, *ENCODERS, *READ_PADDING, *DECODERS)
+OF_TEXTS = (*BY_END, *ENCODERS, "perceiver", *READ_PADDING, *DECODERS)
 OF_WORDS = ("mt5", "t5", "umt5", *ENCODERS, *READ_PADDING, "gpt2", "llama", "qwen3")
 BOTH = [(name, SEQUENCE) for name in OF_TEXTS] + [(name, TOKEN) for name in OF_WORDS]
 
@@ -168,6 +173,21 @@ def test_a_model_that_reads_more_than_tokens_is_refused_in_one_line():
     with pytest.raises(UserError, match="does not run on the tokens of a text alone") as caught:
         Classifier(tiny("bros", TOKEN))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("vector", ["first", "mean"])
+def test_a_vector_of_tokens_is_refused_where_the_body_gives_none(vector):
+    """Perceiver's body ends with its decoder, which asks once for a text."""
+    classifier = Classifier(tiny("perceiver", SEQUENCE), vector)
+    with pytest.raises(UserError, match=f"^method.vector={vector}: .* leave it at head$"):
+        classifier.encode(examples(SEQUENCE))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"), [("bert", 32), ("t5", 32), ("perceiver", 32)]
+)
+def test_the_hidden_size_is_found_by_every_name(architecture, expected):
+    assert hidden_size(tiny(architecture, SEQUENCE)) == expected
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from unlearner.evaluation.intervals import Value
 from unlearner.evaluation.verdict import Criterion, Verdict, digest_criteria
 from unlearner.families import CAUSAL_LM
 from unlearner.families.base import Measured
-from unlearner.families.causal_lm import prepare_text
+from unlearner.families.causal_lm_sets import prepare_text
 from unlearner.inference.answers import Answer
 from unlearner.models.loading import Loaded
 from unlearner.pipeline.findings import Findings, build_report

@@ -73,3 +73,28 @@ def test_an_original_without_records_to_compare_on_is_refused(second):
     )
     assert status == WRONG_INPUT
     assert "--original: --retain is needed" in err
+
+
+COMPARE = (
+    "compare first/model --forget forget.jsonl --retain retain.jsonl --holdout holdout.jsonl "
+    "--methods gradient_ascent --no-search --output cmp method.max_epochs=1 "
+    "evaluation.resamples=20 "
+)
+
+
+def test_a_comparison_is_held_to_the_original_and_shows_it(second, tmp_path):
+    status, _, err, _ = second("--original $models/good", COMPARE)
+    assert (status, err.count("was unlearned before")) == (MET, 0)
+    found = json.loads((tmp_path / "cmp" / "compare.json").read_text("utf-8"))
+    assert list(found["results"]) == ["original", "target"]
+    value = found["results"]["original"]["retain"]["perplexity"]["value"]
+    assert utility(found)["at_most"] == pytest.approx(1.1 * value)
+    assert "| original model |" in (tmp_path / "cmp" / "compare.md").read_text("utf-8")
+    assert "original,,retain,perplexity" in (tmp_path / "cmp" / "compare.csv").read_text("utf-8")
+
+
+def test_a_comparison_goes_on_with_the_same_original_alone(second):
+    assert second("--original $models/good", COMPARE)[0] == MET
+    status, _, err, _ = second("--original $models/blank --resume --quiet", COMPARE)
+    assert status == WRONG_INPUT
+    assert err.count("\n") == 1

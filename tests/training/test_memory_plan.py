@@ -18,7 +18,7 @@ from in_processes import in_processes
 from unlearner.config import RunConfig
 from unlearner.data.record import Record, RecordSet
 from unlearner.families import CAUSAL_LM
-from unlearner.families.causal_lm import prepare_text
+from unlearner.families.causal_lm_sets import prepare_text
 from unlearner.models.ensemble import make_ensemble
 from unlearner.models.loading import Loaded, num_parameters
 from unlearner.provenance import digest_model

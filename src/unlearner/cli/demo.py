@@ -34,7 +34,7 @@ from unlearner.demo.models import (
 )
 from unlearner.families import CAUSAL_LM, SEQUENCE
 from unlearner.families.base import AnyFamily
-from unlearner.families.causal_lm import prepare_text
+from unlearner.families.causal_lm_sets import prepare_text
 from unlearner.inference.answers import Answer, ClassAnswer
 from unlearner.models.loading import Loaded, limit_threads, save
 from unlearner.output import staged

@@ -22,7 +22,7 @@ from unlearner.datasets.base import data_settings
 from unlearner.errors import UserError
 from unlearner.families import CAUSAL_LM
 from unlearner.families.base import check_tokens_known, reading_of, with_model_settings
-from unlearner.families.causal_lm import prepare_text
+from unlearner.families.causal_lm_sets import prepare_text
 from unlearner.models import sharding
 from unlearner.models.folders import FAMILIES, read_family
 from unlearner.models.heads import end_token

@@ -340,10 +340,16 @@ class Family(ABC, Generic[SetT, AnswerT]):
         return score_sets(own, sets, config.evaluation, config.training.seed)
 
     @abstractmethod
-    def forget_figures(
+    def infer_quickly(
         self, loaded: Loaded, sets: Mapping[str, SetT], config: RunConfig
+    ) -> dict[str, list[AnswerT]]:
+        """The answers that `forget_figures` is made of, and no others, by set."""
+
+    @abstractmethod
+    def forget_figures(
+        self, loaded: Loaded, answers: Mapping[str, list[AnswerT]], sets: Mapping[str, SetT]
     ) -> dict[str, float]:
-        """What shows whether the forget records are known and by what is quick to ask, by metric.
+        """What shows whether the forget records are known and is quick to ask, by metric.
 
         Membership by loss is among them where there are unseen records.
         """

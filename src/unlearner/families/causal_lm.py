@@ -1,20 +1,14 @@
 """Causal language models: how they are loaded, read, run, and what a method gets."""
 
-import datetime
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
-import torch
-
 from unlearner import provenance
 from unlearner.config import RunConfig
-from unlearner.data.chat import reads_date
-from unlearner.data.duplicates import find_duplicates
-from unlearner.data.loading import check_ids_in_vocabulary
 from unlearner.data.record import RecordSet
-from unlearner.data.windows import Layout, TokenizedSet, contents, tokenize_set
+from unlearner.data.windows import TokenizedSet, tokenize_set
 from unlearner.errors import UserError
 from unlearner.evaluation.measure import Scores, quick_figures, score_sets
 from unlearner.evaluation.verdict import Criterion, Verdict
@@ -25,10 +19,6 @@ from unlearner.families.base import (
     Prepared,
     References,
     check_finite,
-    check_tokens_known,
-    columns_of,
-    reading_of,
-    refuse_or_drop_copies,
     sample,
 )
 from unlearner.families.causal_lm_criteria import (
@@ -38,6 +28,16 @@ from unlearner.families.causal_lm_criteria import (
     measure_holdout_baseline,
     text_criteria,
     text_statuses,
+)
+from unlearner.families.causal_lm_sets import (
+    check_needs,
+    check_unseen,
+    has_prompts,
+    notes_on_holdout,
+    partners_of,
+    pool_of,
+    prepare_text,
+    without_copies,
 )
 from unlearner.inference.answers import Answer
 from unlearner.inference.bertscore import BertScorer, measuring_scorer, with_scores
@@ -51,10 +51,8 @@ from unlearner.models.loading import Loaded, load_causal_lm
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSettings, find_analogous
 from unlearner.settings import (
-    DataSettings,
     EvaluationSettings,
     ModelSettings,
-    Template,
     own_name,
 )
 from unlearner.training.data import HoldoutBaseline, Recipe, UnlearningData
@@ -149,16 +147,24 @@ class CausalLM(Family[TokenizedSet, Answer]):
             found[role] = answers if scorer is None else with_scores(answers, scorer)
         return found
 
-    def forget_figures(
+    def infer_quickly(
         self, loaded: Loaded, sets: Mapping[str, TokenizedSet], config: RunConfig
-    ) -> dict[str, float]:
-        """MA, and membership by loss: no text is continued."""
+    ) -> dict[str, list[Answer]]:
+        """On forget and unseen records: no text is continued."""
         asked = replace(questions_of(config.evaluation), continuations="none")
-        answers = {
+        return {
             role: infer(loaded.model, loaded.tokenizer, sets[role].windows, asked)
             for role in ("forget", "holdout")
             if role in sets
         }
+
+    def forget_figures(
+        self,
+        loaded: Loaded,
+        answers: Mapping[str, list[Answer]],
+        sets: Mapping[str, TokenizedSet],
+    ) -> dict[str, float]:
+        """MA, and membership by loss."""
         return quick_figures(answers, {"ma": ma.metric}, sets)
 
     def references(self, loaded: Loaded, sets: Mapping[str, TokenizedSet]) -> References:
@@ -237,7 +243,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         return UnlearningData(
             tokenizer=prepared.loaded.tokenizer,
             forget=prepared["forget"],
-            pool=_without_copies(prepared, pool_of(config, prepared)),
+            pool=without_copies(prepared, pool_of(config, prepared)),
             retain=prepared.get("retain"),
             analogous=None,
             level=level,
@@ -355,7 +361,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         verdict = judge_text(
             measured.criteria, measured.scores, statuses, can_tell=measured.level.can_tell
         )
-        return replace(verdict, notes=(*verdict.notes, *_notes_on_holdout(prepared)))
+        return replace(verdict, notes=(*verdict.notes, *notes_on_holdout(prepared)))
 
     def sections(
         self,
@@ -366,7 +372,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         """How the models were run, and MA and EL_10 of every record before and after."""
         evaluation = config.evaluation
         how: Json = {"prompt_start": evaluation.prompt_start}
-        if _has_prompts(prepared["forget"]):
+        if has_prompts(prepared["forget"]):
             how["scope"] = config.data.scope
         if evaluation.bertscore_model is not None:
             how["bertscore_model"] = own_name(evaluation.bertscore_model)
@@ -381,56 +387,6 @@ class CausalLM(Family[TokenizedSet, Answer]):
             for index, record in enumerate(prepared["forget"].records)
         ]
         return {"evaluation": how, "per_record": per_record}
-
-
-def prepare_text(
-    family: CausalLM, loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings
-) -> Prepared[TokenizedSet]:
-    """Tokenize every set for the model and find the copies of forget records.
-
-    Raises:
-        UserError: Token ids are outside the vocabulary, a record cannot be tokenized, or unseen
-            records are to be forgotten.
-    """
-    chat = _is_chat(loaded, sets, data)
-    by_chat = chat or any(record.messages for some in sets.values() for record in some)
-    layout = Layout(
-        template=Template.parse(data.template).layout,
-        chat=chat,
-        scope=data.scope,
-        max_length=max(2, min(data.max_length, loaded.context)),
-        append_eos=data.append_eos,
-        date=day_of(data) if by_chat and reads_date(loaded.tokenizer) else "",
-    )
-    size = loaded.vocabulary
-    tokenized = {}
-    for role, records in sets.items():
-        check_ids_in_vocabulary(records, size)
-        tokenized[role] = tokenize_set(records, loaded.tokenizer, layout)
-        check_tokens_known(tokenized[role], size)
-    duplicates = {}
-    if "forget" in tokenized:
-        forget = contents(tokenized["forget"], loaded.tokenizer)
-        duplicates = {
-            role: find_duplicates(forget, contents(some, loaded.tokenizer))
-            for role, some in tokenized.items()
-            if role != "forget"
-        }
-        tokenized, duplicates = refuse_or_drop_copies(
-            tokenized, duplicates, drop=data.drop_duplicates, refused=("holdout", "test")
-        )
-    notes = tuple(
-        f"{role} {some.source}: {note}" for role, some in tokenized.items() for note in some.notes
-    )
-    return Prepared(
-        family,
-        loaded,
-        tokenized,
-        duplicates,
-        layout,
-        reading=(*reading_of(sets), *notes),
-        columns=columns_of(sets),
-    )
 
 
 def _unseen_floor(scores: Mapping[str, Scores], config: RunConfig) -> float:
@@ -454,105 +410,6 @@ def recipe_of(loaded: Loaded, settings: ModelSettings) -> Recipe | None:
     return known
 
 
-DEFAULT_TEMPLATE = DataSettings.model_fields["template"].default
-
-
-def day_of(data: DataSettings) -> str:
-    """The day that a chat template takes for today."""
-    return data.date or datetime.datetime.now().date().isoformat()
-
-
-def partners_of(prepared: Prepared[TokenizedSet], config: RunConfig) -> TokenizedSet | None:
-    """The unseen records that the method learns from, which are left out of every figure.
-
-    As many as there are to be forgotten, or half of all where that is fewer, drawn by the seed.
-    """
-    holdout = prepared.get("holdout")
-    if holdout is None or not config.method.learns_from_unseen:
-        return None
-    generator = torch.Generator().manual_seed(config.training.seed)
-    order = torch.randperm(len(holdout), generator=generator).tolist()
-    count = min(len(prepared["forget"]), len(holdout) // 2)
-    return holdout.subset(sorted(order[:count])) if count else None
-
-
-def check_unseen(config: RunConfig, holdout: RecordSet | TokenizedSet | None) -> None:
-    """Refuse too few unseen records for a method that cannot do without some to learn from.
-
-    Raises:
-        UserError: There are fewer than two.
-    """
-    if "holdout" in config.method.needs and (holdout is None or len(holdout) < 2):
-        raise UserError(
-            f"--holdout: {config.method.name} learns from unseen records and is measured on "
-            "others; give 2 at least, better twice as many as --forget has"
-        )
-
-
-# Records of so many times the length, or of so much less, are of another make-up.
-OTHER_LENGTH = 2.0
-
-
-def _notes_on_holdout(prepared: Prepared[TokenizedSet]) -> list[str]:
-    """Where the unseen records that limits rest on are unlike those to be forgotten."""
-    forget, holdout = prepared["forget"], prepared.get("holdout")
-    if holdout is None:
-        return []
-    notes = []
-    asked, also = _has_prompts(forget), _has_prompts(holdout)
-    if asked != also:
-        forms = ("prompts and responses", "plain texts")
-        mine, other = forms if asked else forms[::-1]
-        notes.append(
-            f"the records to be forgotten are {mine} and the unseen ones {other}: the limits come "
-            "from text of another form, give unseen records of the same"
-        )
-    mine, other = (
-        sum(int(window.scored.sum()) for window in some.windows) / len(some)
-        for some in (forget, holdout)
-    )
-    if max(mine, other) > OTHER_LENGTH * min(mine, other):
-        notes.append(
-            f"the unseen records are of another length ({other:.0f} counted tokens a record, those "
-            f"to be forgotten {mine:.0f}): limits of single records allow for it, limits of the "
-            "whole set do not"
-        )
-    return notes
-
-
-def _has_prompts(some: RecordSet | TokenizedSet) -> bool:
-    """Whether any record is a prompt and its response."""
-    return any(record.is_asked for record in some.records)
-
-
-def _is_chat(loaded: Loaded, sets: Mapping[str, RecordSet], data: DataSettings) -> bool:
-    """Whether prompt and response are joined by the chat template.
-
-    Raises:
-        UserError: There is one, and nothing says whether it is to be used; or there is none, and
-            the records are conversations.
-    """
-    for some in sets.values():
-        if any(record.messages for record in some) and not loaded.tokenizer.chat_template:
-            raise UserError(
-                f"{some.name} {some.source}: conversations need a chat template, and the model's "
-                "tokenizer has none; put the chat_template.jinja that the model was tuned with "
-                "into its folder, or give prompt and response (with --map)"
-            )
-    if data.chat is not None:
-        return data.chat
-    template = Template.parse(data.template)
-    own_template = data.template != DEFAULT_TEMPLATE and bool(template.response)
-    asked = [some for some in sets.values() if any(record.prompt for record in some)]
-    if not asked or own_template or not loaded.tokenizer.chat_template:
-        return False
-    raise UserError(
-        f"data.chat: {asked[0].name} {asked[0].source} has prompts and responses, and the model's "
-        "tokenizer has a chat template; say data.chat=true (the records are asked as a chat with "
-        "an instruct model) or data.chat=false (they are joined by data.template, without it)"
-    )
-
-
 def questions_of(evaluation: EvaluationSettings) -> Questions:
     """What every model of a run is asked."""
     return Questions(
@@ -570,47 +427,3 @@ def bert_scorer(evaluation: EvaluationSettings) -> BertScorer | None:
     """
     name = evaluation.bertscore_model
     return None if name is None else measuring_scorer(name, evaluation.bertscore_baseline)
-
-
-def check_needs(config: RunConfig, roles: Collection[str], needs: Collection[str]) -> None:
-    """Refuse a run that lacks a set before anything slow is done.
-
-    Args:
-        needs: "pool", text that may be learned, and "level", unseen text to compare with.
-
-    Raises:
-        UserError: There is no text to learn, or no level of unseen text can be known.
-    """
-    if "pool" in needs and not {"pool", "retain"} & set(roles):
-        raise UserError(
-            f"--retain or --pool: method {config.method.name} needs text that may be kept, to "
-            "learn on or to watch; give the records to keep, or any public text as --pool"
-        )
-    if "level" in needs and "holdout" not in roles:
-        measure_holdout_baseline(None, config.criteria)
-
-
-def pool_of(config: RunConfig, prepared: Prepared[TokenizedSet]) -> TokenizedSet:
-    """The text that the method may learn on.
-
-    Raises:
-        UserError: There is none, or it holds nothing but copies of what is to be forgotten, or no
-            level of unseen text can be known.
-    """
-    check_needs(config, prepared.sets, CausalLM.needs["forget"])
-    role = "pool" if prepared.get("pool") else "retain"
-    pool, copies = prepared[role], {copy.other for copy in prepared.duplicates[role]}
-    if len(copies) == len(pool):
-        raise UserError(
-            f"--{role}: all of its {len(pool)} records are duplicates of records to forget, so "
-            "there is nothing to learn meanwhile; give other texts as --pool"
-        )
-    return pool
-
-
-def _without_copies(prepared: Prepared[TokenizedSet], pool: TokenizedSet) -> TokenizedSet:
-    """The pool without exact and near duplicates of what is to be forgotten."""
-    copies = {copy.other for copy in prepared.duplicates[pool.name]}
-    if not copies:
-        return pool
-    return pool.subset([record for record in range(len(pool)) if record not in copies])

@@ -238,15 +238,24 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
             config.criteria.score_margin,
         )
 
-    def forget_figures(
+    def infer_quickly(
         self, loaded: Loaded, sets: Mapping[str, LabelledSet], config: RunConfig
-    ) -> dict[str, float]:
-        """The score that the forget set is judged by, and membership by loss."""
+    ) -> dict[str, list[ClassAnswer]]:
+        """On forget and unseen records."""
         roles = ("forget", "holdout", "holdout_class")
         some = {role: sets[role] for role in roles if role in sets}
+        return self.infer(loaded, some, config.evaluation)
+
+    def forget_figures(
+        self,
+        loaded: Loaded,
+        answers: Mapping[str, list[ClassAnswer]],
+        sets: Mapping[str, LabelledSet],
+    ) -> dict[str, float]:
+        """The score that the forget set is judged by, and membership by loss."""
         name = forget_score(self.name, loaded.labels)
         metric = registry.load("metrics", name).metric
-        return quick_figures(self.infer(loaded, some, config.evaluation), {name: metric}, some)
+        return quick_figures(answers, {name: metric}, sets)
 
     def criteria(
         self,

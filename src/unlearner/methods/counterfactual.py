@@ -2,12 +2,10 @@
 
 import copy
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from statistics import fmean
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -39,29 +37,23 @@ from unlearner.training.finetune import (
     learn_all,
     new_model,
     recipe_for,
-    share_of_peak,
 )
 from unlearner.training.language_loop import Drawing, Places
+from unlearner.training.level_loop import (
+    Course,
+    PartWeights,
+    Stop,
+    bring_to_level,
+    kept_terms,
+    start,
+)
 from unlearner.training.quantiles import divide
-from unlearner.training.stop_rule import Refinement, RoundState, Rules, is_better, keeps_the_rest
-from unlearner.training.trainer import Terms, Trainer, resolve_learning_rate
-from unlearner.training.way_back import OnWayBack, draw_share
-
-# Of "auto": 1.5e-3 for 64 hidden units.
-RATE_TIMES_WIDTH = 0.096
+from unlearner.training.trainer import Terms, Trainer
 
 # Sharpnesses to begin with, 0.25 to 16, and how often the way between two of them is halved: beta
 # is then right to 0.3 %.
 BETAS = tuple(2 ** (place / 4) for place in range(-8, 17))
 HALVINGS = 6
-
-
-class PartWeights(NamedTuple):
-    """Those of a part of the run, and its A: how far on the way back to the target at most."""
-
-    forget: float
-    retain: float
-    path: float
 
 
 class Counterfactual(Method):
@@ -123,8 +115,8 @@ class Counterfactual(Method):
             end.
         stop: "level" ends a run once the records are within the limits of the verdict, one by one
             and as a set, are neither more nor less likely than unseen ones (AUC of membership by
-            loss within its standard error of 0.5), and kept text has recovered; "never" takes every
-            step.
+            loss within its standard error of 0.5), retained text has recovered, and both it and
+            unseen text are as likely as the verdict asks for; "never" takes every step.
     """
 
     label: ClassVar[str] = "counterfactual teaching"
@@ -153,7 +145,7 @@ class Counterfactual(Method):
     steps_per_round: PositiveInt = 20
     max_gradient_norm: PositiveFloat = 1.0
     recovered_at: float = Field(default=1.02, ge=1.0)
-    stop: Literal["level", "never"] = "level"
+    stop: Stop = "level"
 
     @property
     def asks(self) -> Mapping[str, str]:
@@ -179,19 +171,7 @@ class Counterfactual(Method):
         known = asked_of(reference, batch)
         weights = PartWeights(self.forget_weight, self.retain_weight, self.path)
         forget = self.forget_term(model, batch, known.logits("forget"), 1.0, weights)
-        return self.kept_terms(model, batch, known, weights) | forget
-
-    def kept_terms(
-        self, model: PreTrainedModel, batch: Batch, known: Reference, weights: PartWeights
-    ) -> Terms:
-        """Of retained and of unseen text."""
-        retain = likelihoods(model, batch["retain"], known.logits("retain"))
-        unseen = likelihoods(model, batch["holdout"], known.logits("holdout"))
-        return {
-            "retain": weights.retain * retain.loss(),
-            "retain_kl": retain.kl.mean(),
-            "unseen_kl": unseen.kl.mean(),
-        }
+        return kept_terms(model, batch, known, weights.retain) | forget
 
     def forget_term(
         self,
@@ -223,7 +203,6 @@ class Counterfactual(Method):
         teacher = Teacher(proxy, divide(data.partners)[0], self.sharp_share)
         taught = TargetDistribution.of(proxy, drawing.windows["forget"])
         trainer.details |= {"unseen_set_aside": len(data.partners), "partners_are_shared": False}
-        before = trainer.steps
         kept = {name: kind for name, kind in self.asks.items() if name != "forget"}
         reference = KeptReference.of(trainer.prepare(model), drawing.windows, kept)
         reference = replace(reference, logits={**reference.logits, "forget": taught})
@@ -231,42 +210,21 @@ class Counterfactual(Method):
             self.max_epochs * math.ceil(len(data.forget) / self.batch_size), self.steps
         )
         count = first_part + round(first_part * self.finishing_steps / self.steps)
-        model = trainer.start(
-            model,
-            resolve_learning_rate(self.learning_rate, model, RATE_TIMES_WIDTH),
-            betas=(0.9, 0.98),
-            max_gradient_norm=self.max_gradient_norm,
-            schedule=lambda step: share_of_peak(step, count),
-            path=max(self.path, self.finishing_path),
+        model = start(self, model, trainer, count, max(self.path, self.finishing_path))
+
+        def forget(_: Places, batch: Batch, known: Reference, weights: PartWeights) -> Terms:
+            # Asked for here, inside the step's arithmetic.
+            return self.forget_term(model, batch, known.logits("forget"), teacher.beta, weights)
+
+        course = Course(
+            drawing,
+            reference,
+            count,
+            lambda step: self._weights(finishing=step >= first_part),
+            forget,
+            lambda: teacher.refresh(model, trainer),
         )
-        refinement, best = Refinement(Rules(), data, by_set=True, two_sided=True), None
-        first = state = refinement.evaluate_round(trainer, model)
-        trainer.log_round(first.line({}) | {"steps": 0})
-        logged: defaultdict[str, list[float]] = defaultdict(list)
-        epoch: list[dict[str, list[int]]] = []
-        for step in range(count):
-            if step % self.refresh_every == 0:
-                teacher.refresh(model, trainer)
-            epoch = epoch or drawing.epoch()
-            weights = self._weights(finishing=step >= first_part)
-            taken = self._take(epoch.pop(0), model, drawing, reference, teacher, weights, trainer)
-            for name, value in taken.items():
-                logged[name].append(value)
-            if (step + 1) % self.steps_per_round and step + 1 < count:
-                continue
-            state = refinement.evaluate_round(trainer, model, first)
-            losses = {name: fmean(some) for name, some in logged.items()}
-            trainer.log_round(state.line(losses) | {"steps": trainer.steps - before})
-            logged.clear()
-            if self._done(state, data):
-                return model
-            if keeps_the_rest(state, data) and is_better(state, best):
-                best = state
-                trainer.keep(model)
-        if self.stop != "never" and best is not None and best.round != state.round:
-            trainer.restore(model)
-            trainer.details["restored_round"] = best.round
-        return model
+        return bring_to_level(self, model, data, trainer, course)
 
     def _proxy(
         self, target: PreTrainedModel, data: UnlearningData, trainer: Trainer
@@ -307,38 +265,6 @@ class Counterfactual(Method):
             self.finishing_retain_factor * self.retain_weight,
             self.finishing_path,
         )
-
-    def _take(
-        self,
-        places: Places,
-        model: PreTrainedModel,
-        drawing: Drawing,
-        reference: KeptReference,
-        teacher: "Teacher",
-        weights: PartWeights,
-        trainer: Trainer,
-    ) -> dict[str, float]:
-        """One step; returns the values of its terms."""
-        batch = drawing.batch(places, sharding.device_of(model))
-        known = reference.at(places, batch)
-        trainer.tokens += drawing.num_tokens(places)
-
-        def forget() -> Terms:
-            # Asked for here, inside the step's arithmetic.
-            return self.forget_term(model, batch, known.logits("forget"), teacher.beta, weights)
-
-        return trainer.step(
-            partial(self.kept_terms, model, batch, known, weights),
-            # A lone record's term would be its own loss, which no file of a run may hold.
-            private=("forget",) if drawing.num_forget(places) == 1 else (),
-            on_way_back=OnWayBack(forget, draw_share(weights.path, trainer.generator)),
-        )
-
-    def _done(self, state: RoundState, data: UnlearningData) -> bool:
-        """At the level from both sides, and other text as likely as before."""
-        reached = state.suppressed and state.mark == 0
-        recovered = state.kept_ratio <= self.recovered_at and keeps_the_rest(state, data)
-        return self.stop == "level" and reached and recovered
 
 
 class Teacher:

@@ -24,12 +24,19 @@ from unlearner import functional, processes
 from unlearner.data.batches import Deck, Tensors, join, owners, share_of
 from unlearner.data.windows import Window
 from unlearner.functional import TargetLogits
-from unlearner.inference.reference import Likelihoods, TargetDistribution, likelihoods, unlabelled
+from unlearner.inference.reference import (
+    KeptReference,
+    Likelihoods,
+    TargetDistribution,
+    likelihoods,
+    unlabelled,
+)
 from unlearner.methods.base import Method
 from unlearner.models import sharding
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.training.data import UnlearningData
+from unlearner.training.pace import Fading, Pace
 from unlearner.training.quantiles import Partners, Quantiles, distance, divide
 from unlearner.training.stop_rule import (
     RECOVERED_AT,
@@ -59,16 +66,9 @@ PAPER: Json = {
     "analogous_weight": 0.5,
 }
 
-# Of "auto": the first round of a run comes after this share of an epoch, and each further one where
-# half of the way that is left would be gone at the last round's speed. Where one step would go all
-# of it the learning rate falls, to this share at least.
-FIRST_ROUND = 0.25
-SMALLEST_RATE = 1 / 8
-
-# With partners: what a step has of the rate of the one before, once the level was reached;
-# steps of an epoch at least, or few records would be looked at after each; and the share of steps
-# that are not taken on the way back, so that it is the model itself which ends at the level.
-FADING = 0.984
+# With partners: steps of an epoch at least, or few records would be looked at after each; and the
+# share of steps that are not taken on the way back, so that it is the model itself which ends at
+# the level.
 SHORTEST_EPOCH = 8
 NOT_ON_WAY_BACK = 0.5
 
@@ -93,18 +93,20 @@ class Held(NamedTuple):
 
     Attributes:
         windows: Those that steps draw from.
+        reference: The target's logits there.
         deck: Draws them.
     """
 
     windows: Sequence[Window]
-    target: TargetDistribution
+    reference: KeptReference
     deck: Deck
 
     @classmethod
     def of(cls, model: PreTrainedModel, windows: Sequence[Window]) -> "Held":
         """As the model, which has to be the target still, predicts it."""
         counted = [window for window in windows if window.scored.any()]
-        return cls(counted, TargetDistribution.of(model, counted), Deck())
+        reference = KeptReference.of(model, {"holdout": counted}, {"holdout": "logits"})
+        return cls(counted, reference, Deck())
 
     def draw(self, count: int, generator: torch.Generator) -> list[int]:
         """The places of the windows of a step."""
@@ -113,9 +115,9 @@ class Held(NamedTuple):
     def divergence(self, model: PreTrainedModel, places: Sequence[int]) -> Tensor:
         """KL(target || model) per label, the mean over records, of some of the windows."""
         windows = [self.windows[place] for place in places]
-        mine = processes.share(places)
-        batch = share_of(windows, sharding.device_of(model))
-        found = likelihoods(model, batch, self.target.logits(mine, batch))
+        batch = {"holdout": share_of(windows, sharding.device_of(model))}
+        target = self.reference.at({"holdout": places}, batch).logits("holdout")
+        found = likelihoods(model, batch["holdout"], target)
         return found.means(found.kl).mean()
 
 
@@ -385,7 +387,7 @@ class ICU(Method):
         refinement, best = Refinement(rules, data, quick=quick, two_sided=two_sided), None
         first = state = refinement.evaluate_round(trainer, model)
         trainer.log_round(state.line({}) | {"steps": 0})
-        pace = (_Fading if partners else _Pace)(self.steps_per_round, data.level.ma)
+        pace = (Fading if partners else Pace)(self.steps_per_round, data.level.ma)
         epochs, epoch = 0, []  # what is left of the running one
         while not self._done(state, given):
             active = () if self.recover and self._is_down(state, given) else state.active
@@ -550,58 +552,6 @@ def _still_active(batches: Sequence[Sequence[int]], active: Sequence[int]) -> li
         return [list(batch) for batch in batches if not batch]
     kept = [[record for record in batch if record in active] for batch in batches]
     return [batch for batch in kept if batch]
-
-
-class _Pace:
-    """When to look at the model again, and how fast to go there.
-
-    Attributes:
-        rate: The share of the learning rate that the next steps take.
-    """
-
-    def __init__(self, steps_per_round: int | str, level: float) -> None:
-        self.steps_per_round, self.level = steps_per_round, level
-        self.rate, self.fall = 1.0, math.nan  # MA that one step takes off at the whole rate
-
-    def steps(self, state: RoundState, left: int, *, pushes: bool) -> int:
-        """Steps up to the next round, of those left in the epoch; all where none pushes."""
-        if isinstance(self.steps_per_round, int):
-            return min(self.steps_per_round, left)
-        way = state.values["ma"] - self.level
-        if self.steps_per_round == "epoch" or not pushes:
-            self.rate = 1.0
-            return left
-        if way <= 0:  # single records are left, or EL and ES: as slowly as the last steps
-            return left
-        if math.isnan(self.fall):
-            return max(1, round(FIRST_ROUND * left))
-        self.rate = min(1.0, max(way / self.fall, SMALLEST_RATE))
-        return min(left, max(1, int(way / (self.fall * self.rate) / 2)))  # half of the way
-
-    def learn(self, before: RoundState, after: RoundState, count: int) -> None:
-        """Take note of how far the last steps went; those that went nowhere say nothing."""
-        fall = (before.values["ma"] - after.values["ma"]) / (count * self.rate)
-        if fall > 0:
-            self.fall = fall
-
-
-class _Fading(_Pace):
-    """The pace of a run with partners, which ends at the level from either side.
-
-    Rounds come with each epoch. Once the level was reached, records go on to the other side of it
-    and come back: by less each time, since the rate falls with every step.
-    """
-
-    since: int | None = None  # steps since then
-
-    def steps(self, state: RoundState, left: int, *, pushes: bool) -> int:
-        count = min(self.steps_per_round, left) if isinstance(self.steps_per_round, int) else left
-        if self.since is None and state.values["ma"] <= self.level:
-            self.since = 0
-        if self.since is not None:
-            self.rate = max(SMALLEST_RATE, FADING**self.since)
-            self.since += count
-        return count
 
 
 def _target_logits(

@@ -1,11 +1,9 @@
 """Quantile matching: forget records get the token losses of unseen ones."""
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from statistics import fmean
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -19,17 +17,18 @@ from unlearner.inference.reference import (
     likelihoods,
 )
 from unlearner.methods.base import Method
-from unlearner.models import sharding
 from unlearner.training.data import UnlearningData
-from unlearner.training.finetune import share_of_peak
 from unlearner.training.language_loop import Drawing, Places
+from unlearner.training.level_loop import (
+    Course,
+    PartWeights,
+    Stop,
+    bring_to_level,
+    kept_terms,
+    start,
+)
 from unlearner.training.quantiles import Partners, Quantiles, distance, quantiles
-from unlearner.training.stop_rule import Refinement, RoundState, Rules, is_better, keeps_the_rest
-from unlearner.training.trainer import Terms, Trainer, resolve_learning_rate
-from unlearner.training.way_back import OnWayBack, draw_share
-
-# Of "auto": 1.5e-3 for 64 hidden units.
-RATE_TIMES_WIDTH = 0.096
+from unlearner.training.trainer import Terms, Trainer
 
 
 class QuantileMatching(Method):
@@ -78,8 +77,8 @@ class QuantileMatching(Method):
             end.
         stop: "level" ends a run once the records are within the limits of the verdict, one by one
             and as a set, are neither more nor less likely than unseen ones (AUC of membership by
-            loss within its standard error of 0.5), and kept text has recovered; "never" takes every
-            step.
+            loss within its standard error of 0.5), retained text has recovered, and both it and
+            unseen text are as likely as the verdict asks for; "never" takes every step.
     """
 
     label: ClassVar[str] = "quantile matching"
@@ -100,7 +99,7 @@ class QuantileMatching(Method):
     min_steps: PositiveInt = 200
     max_gradient_norm: PositiveFloat = 1.0
     recovered_at: float = Field(default=1.02, ge=1.0)
-    stop: Literal["level", "never"] = "level"
+    stop: Stop = "level"
 
     @property
     def asks(self) -> Mapping[str, str]:
@@ -116,21 +115,8 @@ class QuantileMatching(Method):
         """
         with torch.no_grad():
             partners = likelihoods(model, batch["partners"], entropies=True)
-        wanted = quantiles(partners)
-        return self.kept_terms(model, batch, reference) | self.forget_term(model, batch, wanted)
-
-    def kept_terms(
-        self, model: PreTrainedModel, batch: Batch, reference: PreTrainedModel | Reference
-    ) -> Terms:
-        """Of retained and of unseen text."""
-        known = asked_of(reference, batch)
-        retain = likelihoods(model, batch["retain"], known.logits("retain"))
-        unseen = likelihoods(model, batch["holdout"], known.logits("holdout"))
-        return {
-            "retain": self.retain_weight * retain.loss(),
-            "retain_kl": retain.kl.mean(),
-            "unseen_kl": unseen.kl.mean(),
-        }
+        kept = kept_terms(model, batch, asked_of(reference, batch), self.retain_weight)
+        return kept | self.forget_term(model, batch, quantiles(partners))
 
     def forget_term(
         self, model: PreTrainedModel, batch: Batch, partners: Sequence[Quantiles]
@@ -151,71 +137,19 @@ class QuantileMatching(Method):
         self, model: PreTrainedModel, data: UnlearningData, trainer: Trainer
     ) -> PreTrainedModel:
         assert data.partners is not None  # "holdout" is in `needs`
-        rate = resolve_learning_rate(self.learning_rate, model, RATE_TIMES_WIDTH)
         drawing = Drawing(self, data, {}, trainer.generator)
         reference = KeptReference.of(trainer.prepare(model), drawing.windows, self.asks)
         count = self.max_epochs * math.ceil(len(data.forget) / self.batch_size)
         count = max(count, self.min_steps)
-        model = trainer.start(
-            model,
-            rate,
-            betas=(0.9, 0.98),
-            max_gradient_norm=self.max_gradient_norm,
-            schedule=lambda step: share_of_peak(step, count),
-            path=self.path,
-        )
+        model = start(self, model, trainer, count, self.path)
         partners = Partners(data.partners, len(data.forget), trainer)
-        refinement, best = Refinement(Rules(), data, by_set=True, two_sided=True), None
-        first = state = refinement.evaluate_round(trainer, model)
-        trainer.log_round(first.line({}) | {"steps": 0})
-        logged: defaultdict[str, list[float]] = defaultdict(list)
-        epoch: list[dict[str, list[int]]] = []
-        for step in range(count):
-            if step % self.refresh_every == 0:
-                partners.refresh(model)
-            epoch = epoch or drawing.epoch()
-            places = epoch.pop(0)
-            for name, value in self._take(places, model, drawing, reference, partners).items():
-                logged[name].append(value)
-            if (step + 1) % self.steps_per_round and step + 1 < count:
-                continue
-            state = refinement.evaluate_round(trainer, model, first)
-            losses = {name: fmean(some) for name, some in logged.items()}
-            trainer.log_round(state.line(losses) | {"steps": trainer.steps})
-            logged.clear()
-            if self._done(state):
-                return model
-            if keeps_the_rest(state, data) and is_better(state, best):
-                best = state
-                trainer.keep(model)
-        if self.stop != "never" and best is not None and best.round != state.round:
-            trainer.restore(model)
-            trainer.details["restored_round"] = best.round
-        return model
+        weights = PartWeights(self.forget_weight, self.retain_weight, self.path)
 
-    def _take(
-        self,
-        places: Places,
-        model: PreTrainedModel,
-        drawing: Drawing,
-        reference: KeptReference,
-        partners: Partners,
-    ) -> dict[str, float]:
-        """One step; returns the values of its terms."""
-        trainer, batch = partners.trainer, drawing.batch(places, sharding.device_of(model))
-        wanted = partners.of(drawing.windows["forget"][place].record for place in places["forget"])
-        trainer.tokens += drawing.num_tokens(places)
-        return trainer.step(
-            partial(self.kept_terms, model, batch, reference.at(places, batch)),
-            # A lone record's term would be its own loss, which no file of a run may hold.
-            private=("forget",) if len(wanted) == 1 else (),
-            on_way_back=OnWayBack(
-                partial(self.forget_term, model, batch, wanted),
-                draw_share(self.path, trainer.generator),
-            ),
+        def forget(places: Places, batch: Batch, *_: object) -> Terms:
+            records = [drawing.windows["forget"][place].record for place in places["forget"]]
+            return self.forget_term(model, batch, partners.of(records))
+
+        course = Course(
+            drawing, reference, count, lambda _: weights, forget, partial(partners.refresh, model)
         )
-
-    def _done(self, state: RoundState) -> bool:
-        """At the level from both sides, and kept text as likely as before."""
-        reached = state.suppressed and state.mark == 0
-        return self.stop == "level" and reached and state.kept_ratio <= self.recovered_at
+        return bring_to_level(self, model, data, trainer, course)

@@ -173,7 +173,7 @@ class Classifier:
         if not found:
             width = self.linear.in_features
             if not self.reads_head:
-                width = self.bare.config.get_text_config().hidden_size
+                width = hidden_size(self.bare)
             sizes = (self.linear.out_features, width)
             found = [tuple(torch.zeros(0, size, device=device) for size in sizes)]
         logits, features = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -196,6 +196,8 @@ class Classifier:
             return states[example, token]
         if states.dim() == 2:
             return states
+        if states.shape[1] == 1:  # Perceiver's decoder asks once for a text, whatever its length
+            return states[:, 0]
         if self.head.pooling == "mean":
             return _mean_over_tokens(states, batch)
         # A decoder's head reads every token, and the answer is that of the last one which is no
@@ -206,6 +208,11 @@ class Classifier:
         return states[torch.arange(len(last), device=last.device), last]
 
     def _pooled(self, hidden_BTD: Tensor, batch: Tensors) -> Tensor:
+        if hidden_BTD.shape[:-1] != batch["input_ids"].shape:
+            raise UserError(
+                f"method.vector={self.vector}: the body of {type(self.bare).__name__} does not "
+                "give a vector for each token; leave it at head"
+            )
         if self.vector == "first":
             return hidden_BTD[:, 0]
         return _mean_over_tokens(hidden_BTD, batch)
@@ -349,9 +356,16 @@ def _split_group(order: list[int], lengths: Sequence[int]) -> list[list[int]]:
     return [*_split_group(order[:cut], lengths), *_split_group(order[cut:], lengths)]
 
 
+def hidden_size(model: PreTrainedModel) -> int:
+    """Units of the vectors that the model's blocks pass on."""
+    config = model.config.get_text_config()
+    return config.d_latents if config.model_type == "perceiver" else config.hidden_size
+
+
 def padding_id(model: PreTrainedModel) -> int:
     """The token that fills up a batch; some models find a text's end by it."""
-    padding = model.config.get_text_config().pad_token_id
+    # Perceiver's configuration has no such entry.
+    padding = getattr(model.config.get_text_config(), "pad_token_id", None)
     return 0 if padding is None else int(padding)
 
 

@@ -134,7 +134,10 @@ class Loaded:
     @property
     def vocabulary(self) -> int:
         """Token ids that the model has, from 0."""
-        return self.model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
+        embeddings = self.model.get_input_embeddings()
+        if isinstance(embeddings, nn.Parameter):  # Perceiver takes its latent vectors for them
+            return self.model.config.vocab_size
+        return embeddings.num_embeddings  # type: ignore[union-attr]
 
     @property
     def context(self) -> int:
@@ -211,6 +214,8 @@ def _load(
     labels: tuple[str, ...] = ()
     if adapters and family != FAMILIES[0] and family_of_config(config) != family:
         labels = tuple(f"LABEL_{index}" for index in range(adapters[0].num_labels()))
+    if family != FAMILIES[0]:
+        check_architecture(name, config)
     if family != FAMILIES[0] and not labels:
         check_head(name, config)
     loaded = _load_parts(full, family, options, labels, adapters)
@@ -246,12 +251,28 @@ def load_with_new_head(name: str, family: str, labels: tuple[str, ...]) -> Loade
     full, adapters = find_adapters(name, "main")
     if adapters:
         raise UserError(f"{name}: is an adapter of {full}; name the pretrained encoder")
-    if family_of_config(read_model_config(name, {})) in FAMILIES[1:]:
+    config = read_model_config(name, {})
+    check_architecture(name, config)
+    if family_of_config(config) in FAMILIES[1:]:
         raise UserError(
             f"{name}: has learned a classification already, and its head could not be told from a "
             "fresh one; name the pretrained encoder"
         )
     return _load_parts(name, family, {}, labels)
+
+
+def check_architecture(name: str, config: PreTrainedConfig) -> None:
+    """Refuse a classifier that cannot be measured or trained on texts of any length.
+
+    Raises:
+        UserError: It is one of those.
+    """
+    if config.model_type == "reformer":
+        raise UserError(
+            f"{name}: Reformer hashes its attention at random, so that a text has other logits "
+            "each time, and is trained on multiples of its chunks alone; use a classifier of "
+            "another architecture"
+        )
 
 
 def check_head(name: str, config: PreTrainedConfig) -> None:
@@ -279,7 +300,7 @@ def check_head(name: str, config: PreTrainedConfig) -> None:
 
 def pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give a model without a padding token the tokenizer's: a decoder seeks the last token."""
-    if model.config.get_text_config().pad_token_id is None:
+    if getattr(model.config.get_text_config(), "pad_token_id", None) is None:
         padding = tokenizer.pad_token_id
         model.config.pad_token_id = 0 if padding is None else padding
 
@@ -395,12 +416,7 @@ def _load_weights(
         model, found = load_part(load.from_pretrained, name, "weights", given)  # type: ignore[misc]
     wrong = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
     if new_labels:
-        body = f"{model.base_model_prefix}."
-        wrong = [
-            key
-            for key in found["missing_keys"]
-            if key.startswith(body) and not HEAD_PARTS & set(key.split("."))
-        ]
+        wrong = [key for key in found["missing_keys"] if _is_of_body(key, model)]
     if wrong:  # transformers has filled them up with random numbers
         raise UserError(
             f"{name}: {len(wrong)} of its weights are missing or have another shape than its "
@@ -408,6 +424,13 @@ def _load_weights(
         )
     notes = [f"its weights were quantised ({kind}): turned into ordinary numbers"] if kind else []
     return model.eval(), notes
+
+
+def _is_of_body(weight: str, model: PreTrainedModel) -> bool:
+    """Whether a classifier's weight was to be learned before, and is no part of the head."""
+    body = f"{model.base_model_prefix}."
+    parts = HEAD_PARTS | ({"decoder"} if model.config.model_type == "perceiver" else set())
+    return weight.startswith(body) and not parts & set(weight.split("."))
 
 
 def _load_dequantised(

@@ -41,6 +41,7 @@ from unlearner.models.folders import family_named
 from unlearner.models.loading import limit_threads
 from unlearner.output import staged
 from unlearner.pipeline import pipeline
+from unlearner.pipeline.original import ORIGINAL
 from unlearner.pipeline.pipeline import measure_baseline, write_outcome
 from unlearner.pipeline.relearning import measure_relearning
 from unlearner.pipeline.search import Searched, put_back, search
@@ -332,7 +333,8 @@ class Work:
                 for role, values in scores.items()
             },
         )
-        again = measure_relearning(config, self.prepared, one, base.sets, math.inf, _silent)
+        own = answers["retrained"]
+        again = measure_relearning(config, self.prepared, one, base.sets, own, math.inf, _silent)
         _write_json(self.folder / RETRAINED_RELEARNING_FILE, again)
 
     def _run(self, config: RunConfig) -> None:
@@ -393,7 +395,13 @@ class Work:
                 outcome.report["search"] = searched.to_json()
             if "figures" not in outcome.report["relearning"]:  # here for all, whatever it takes
                 outcome.report["relearning"] = measure_relearning(
-                    config, self.prepared, outcome.unlearned, target.sets, math.inf, _silent
+                    config,
+                    self.prepared,
+                    outcome.unlearned,
+                    target.sets,
+                    outcome.after,
+                    math.inf,
+                    _silent,
                 )
             write_outcome(outcome, config, work)
             if not any(place.parent.glob(f"seed-*/{STRENGTH_FILE}")):  # once for each method
@@ -540,7 +548,8 @@ def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
         first = first or next(iter(reports.values()))
     if first is None:
         raise UserError(f"--methods: none could be run: {'; '.join(skipped.values())}")
-    results = {"target": first["results"]["target"]}
+    before = (ORIGINAL, "target")
+    results = {one: first["results"][one] for one in before if one in first["results"]}
     if (folder / RETRAINED_FILE).exists():
         results["retrained"] = _read_result(folder / RETRAINED_FILE)
     again = folder / RETRAINED_RELEARNING_FILE

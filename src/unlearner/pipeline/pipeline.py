@@ -354,7 +354,7 @@ def carry_out(
     }
     so_far = time.perf_counter() - started + trainer.seconds_before
     limit = seconds_for(so_far)
-    relearning = measure_relearning(config, prepared, unlearned, baseline.sets, limit, say)
+    relearning = measure_relearning(config, prepared, unlearned, baseline.sets, after, limit, say)
     measured = Measured(baseline.sets, answers, scores, baseline.level, baseline.criteria)
     digests = {"target": baseline.digest, "unlearned": provenance.digest_model(unlearned.model)}
     findings = Findings("forget", config, prepared, measured, digests, baseline.data)

@@ -50,6 +50,7 @@ def measure_relearning(
     prepared: AnyPrepared,
     loaded: Loaded,
     sets: Mapping[str, Any],
+    answers: Mapping[str, list[Any]],
     limit: float,
     say: Callable[[str], None],
 ) -> Json:
@@ -60,6 +61,7 @@ def measure_relearning(
     Args:
         loaded: The unlearned model.
         sets: The measured sets.
+        answers: The unlearned model's on them, as measured: what relearning begins from.
         limit: Seconds that it may take, see `seconds_for`.
 
     Returns:
@@ -77,18 +79,20 @@ def measure_relearning(
     if not config.training.lora_rank and processes.from_main(needed > room):
         return {"skipped": f"it needs {needed / 2**30:.1f} GiB, and {room / 2**30:.1f} are free"}
     say(f"training on the retained records for {STEPS} steps, to see what comes back")
-    figures: list[dict[str, float]] = []
+    family = prepared.family
+    figures = [family.forget_figures(loaded, answers, sets)]
     started = time.perf_counter()
     with relearned(config.training, loaded.model, kept) as steps:
         for step in steps:
-            if step in LOOKS:
-                figures.append(prepared.family.forget_figures(loaded, sets, config))
+            if step and step in LOOKS:
+                found = family.infer_quickly(loaded, sets, config)
+                figures.append(family.forget_figures(loaded, found, sets))
             taken = time.perf_counter() - started
             expected = processes.from_main(taken * STEPS / max(step, 1))
             if 0 < step < STEPS and expected > limit:
                 return {"skipped": f"it would take {expected:.0f} s, over a tenth of the run"}
-    found = {name: [one[name] for one in figures] for name in figures[0]}
-    return {"steps": list(LOOKS), "figures": found, "seconds": time.perf_counter() - started}
+    by_metric = {name: [one[name] for one in figures] for name in figures[0]}
+    return {"steps": list(LOOKS), "figures": by_metric, "seconds": time.perf_counter() - started}
 
 
 def seconds_for(seconds: float) -> float:

@@ -42,7 +42,11 @@ SHORT_COLUMNS = (
 # Of each column in few words: what of which set.
 SHORT = {"forget": "forget", "retain": "kept", "holdout": "unseen", "test": "test"}
 
-NAMES = {"target": "target model", "retrained": "retrained model"}
+NAMES = {
+    "original": "original model",
+    "target": "target model",
+    "retrained": "retrained model",
+}
 
 # Colour is never the only sign: every method has a marker of its own as well.
 METHOD_MARKERS = "os^Dv<>pPX*hd8H"

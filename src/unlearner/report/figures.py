@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from unlearner.report import classifier_plots, facts, plots, svg, tables
+from unlearner.report import classifier_plots, facts, plots, strength_plots, svg, tables
 from unlearner.report.facts import Report
 from unlearner.report.measures import GEOMETRY, measure
 from unlearner.report.plots import GUESSING, Curves, DotRow, Pair, ReferenceLine
@@ -210,10 +210,12 @@ def _strength(report: Report) -> Iterator[Figure]:
         best = strength["at_the_floor"]
         if facts.is_classifier(report):
             limit = _limit(report, facts.forget_metric(report))
-            drawing = plots.scores_by_share("strength", strength, limit)
+            drawing = strength_plots.scores_by_share("strength", strength, limit)
         else:
             limits = {metric: facts.limit_of(report, metric) for metric in ("ma", "el_10")}
-            drawing = plots.by_share("strength", strength, limits, facts.perplexity_limit(report))
+            drawing = strength_plots.by_share(
+                "strength", strength, limits, facts.perplexity_limit(report)
+            )
         upright, labels = bool(best and best["share"] > 0), facts.is_classifier(report)
         yield _figure(drawing, "by_share", upright=upright, classifier=labels)
 

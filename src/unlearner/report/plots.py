@@ -35,16 +35,7 @@ CURVE_STYLES: Sequence[svg.Style] = (
     {"color": svg.LIMIT, "marker": "s", "markersize": 3.5, "linestyle": (0, (4, 2))},
 )
 
-STRENGTH_STYLES: Mapping[str, svg.Style] = {
-    "ma": {"color": svg.AFTER, "linestyle": "-", "marker": "o"},
-    "el_10": {"color": svg.TERMS[0], "linestyle": "-.", "marker": "s"},
-}
-
 NAMED_RECORDS = 40  # with more records than this, ids no longer fit beside their rows
-
-WIDE = 3.0  # perplexities that differ by more are drawn on a logarithmic scale
-
-CLOSE = 0.1  # limits whose words would touch
 
 
 @dataclass(frozen=True)
@@ -94,7 +85,7 @@ def short_name(text: str, longest: int = 16) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def _value_axis(axis: Axis, metric: str) -> None:
+def value_axis(axis: Axis, metric: str) -> None:
     """A few round steps in the metric's own unit."""
     axis.set_major_locator(MaxNLocator(5))
     if measure(metric).percent:
@@ -113,7 +104,7 @@ def _row_axis(axes: Axes, labels: Sequence[str]) -> None:
     axes.grid(axis="x", color=svg.GRID, linewidth=0.8)
 
 
-def _legend(axes: Axes, entries: int, side: Literal["left", "right"] = "left") -> None:
+def legend(axes: Axes, entries: int, side: Literal["left", "right"] = "left") -> None:
     """Names above the plot, from its left end or up to its right one."""
     drawn = axes.legend(
         loc="lower left" if side == "left" else "lower right",
@@ -163,7 +154,7 @@ def _cut_out(axis: Axis, metric: str, values: Sequence[float]) -> None:
         low, high = max(low, -margin), min(high, 1 + margin)
     axes = axis.axes
     (axes.set_xlim if axis is axes.xaxis else axes.set_ylim)(low, high)
-    _value_axis(axis, metric)
+    value_axis(axis, metric)
     if measure(metric).percent:
         axis.set_ticks([tick for tick in axis.get_majorticklocs() if -1e-9 <= tick <= 1 + 1e-9])
 
@@ -203,7 +194,7 @@ def dots(
     ]
     _row_axis(axes, texts)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    _legend(axes, len(models), "right" if cut_out else "left")
+    legend(axes, len(models), "right" if cut_out else "left")
     found = [
         f[key] for row in rows for f in row.figures.values() for key in ("value", "low", "high")
     ]
@@ -245,7 +236,7 @@ def _whole_scale(axes: Axes, metric: str, values: Sequence[float]) -> None:
     low, high = min(values), max(values)
     if metric != "perplexity":
         axes.set_xlim(0 if low >= 0 else None, max(high, 0.01) * 1.06)
-        _value_axis(axes.xaxis, metric)
+        value_axis(axes.xaxis, metric)
         return
     axes.set_xscale("log")
     # At least a factor of four: on a narrower axis noise looks like a change.
@@ -285,7 +276,7 @@ def by_round(
     if cut_out:
         _cut_out(axes.yaxis, metric, shown)
     else:
-        _value_axis(axes.yaxis, metric)
+        value_axis(axes.yaxis, metric)
         # Shares from 0; others with 15 % either way, or noise looks like a change.
         share = measure(metric).percent
         low, high = min(shown), max(shown)
@@ -294,7 +285,7 @@ def by_round(
     if line:
         _draw_reference(axes, line, metric, [v for v in watched if v is not None])
     if len(curves) > 1:
-        _legend(axes, len(curves))
+        legend(axes, len(curves))
     if cut_out:
         texts = (f"{c} {', '.join(show(metric, v) for v in curves[c])}" for c in curves)
         spoken, the = "; ".join(texts), ""
@@ -322,7 +313,7 @@ def loss_terms(name: str, rounds: Sequence[int], terms: Mapping[str, list[float 
     _round_axis(axes)
     axes.margins(y=0.08)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}".replace("-", "−")))
-    _legend(axes, len(terms))
+    legend(axes, len(terms))
     ends = {t: [known(significant, v[i]) or NO_VALUE for i in (0, -1)] for t, v in terms.items()}
     spoken = "; ".join(f"{term} from {first} to {last}" for term, (first, last) in ends.items())
     return svg.inline(figure, name, f"Loss terms from the first round to the last: {spoken}.")
@@ -337,7 +328,7 @@ def by_step(name: str, steps: Sequence[int], curves: Curves) -> Markup:
     axes.set_xlabel("training step", color=svg.MUTED)
     axes.set_xticks(steps)
     axes.set_ylim(0, 1.04)
-    _legend(axes, len(curves))
+    legend(axes, len(curves))
     texts = (
         f"{c} {', '.join(known(significant, v) or NO_VALUE for v in curves[c])}" for c in curves
     )
@@ -386,11 +377,11 @@ def _named_records(metric: str, pairs: Sequence[Pair], line: ReferenceLine | Non
     _record_dots(axes, [p.after for p in pairs], rows, "unlearned", 6)
     _row_axis(axes, [short_name(p.id) for p in pairs])
     axes.set_ylim(len(pairs) - 0.4, -0.6)
-    _value_axis(axes.xaxis, metric)
+    value_axis(axes.xaxis, metric)
     axes.set_xlim(-0.02 * axes.get_xlim()[1], None)
     if line:
         axes.axvline(line.value, **svg.DASHED)
-    _legend(axes, 2)
+    legend(axes, 2)
     return figure
 
 
@@ -402,14 +393,14 @@ def _many_records(metric: str, pairs: Sequence[Pair], line: ReferenceLine | None
     diameter = 5 if len(pairs) <= 100 else 3.2
     _record_dots(axes, columns, [p.before for p in pairs], "target", diameter)
     _record_dots(axes, columns, [p.after for p in pairs], "unlearned", diameter)
-    _value_axis(axes.yaxis, metric)
+    value_axis(axes.yaxis, metric)
     axes.set_ylim(-0.03 * axes.get_ylim()[1], None)
     axes.set_xlabel("records, sorted by what was before", color=svg.MUTED)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if line:
         axes.axhline(line.value, **svg.DASHED)
         _name_remembered(axes, pairs, line)
-    _legend(axes, 2)
+    legend(axes, 2)
     return figure
 
 
@@ -453,154 +444,3 @@ def _record_dots(
         label={"target": "before", "unlearned": "after"}[model],
         **MODEL_STYLES[model],
     )
-
-
-# By share of the change
-
-
-def by_share(
-    name: str, strength: Report, limits: Mapping[str, float | None], most: float | None
-) -> Markup:
-    """MA and EL_10 of the records above, perplexity of retained text below, over the share.
-
-    Args:
-        name: Unique on the page.
-        strength: As the report holds it.
-        limits: Of MA and EL_10, None where there is none.
-        most: Perplexity of retained text at most, times that before.
-    """
-    points, best = strength["points"], strength["at_the_floor"]
-    figure, (recall, perplexity) = svg.panels((2.2, 1.8))
-    shares = [point["share"] for point in points]
-    for metric, style in STRENGTH_STYLES.items():
-        values = [number(point[metric]) for point in points]
-        label = measure(metric).label
-        recall.plot(shares, values, label=label, linewidth=1.8, markersize=4.5, **style)
-    recall.set_ylim(0, 1.08)
-    _value_axis(recall.yaxis, "ma")
-    found = {m: limit for m in STRENGTH_STYLES if (limit := limits.get(m)) is not None}
-    highest, lowest = max(found.values(), default=0.0), min(found.values(), default=0.0)
-    for metric, limit in found.items():
-        # Two that are close by would be written over one another.
-        above = limit == highest and len(found) > 1 and highest - lowest < CLOSE
-        text = f"{measure(metric).label} ≤ {show(metric, limit)}"
-        _draw_named_limit(recall, limit, text, above=above)
-    _legend(recall, len(STRENGTH_STYLES))
-    _draw_ratios(perplexity, shares, [point["kept_ratio"] for point in points], most)
-    if best is not None and best["share"] > 0:
-        for axes in (recall, perplexity):
-            axes.axvline(best["share"], color=svg.MUTED, linewidth=0.9)
-    return svg.inline(figure, name, _shares_in_words(points, limits, most))
-
-
-def scores_by_share(name: str, strength: Report, limit: ReferenceLine | None) -> Markup:
-    """A classifier's scores over the share: of the records and unseen ones above, kept ones below.
-
-    Args:
-        name: Unique on the page.
-        strength: As the report holds it.
-        limit: Of the score of the records to be forgotten.
-    """
-    points, best = strength["points"], strength["at_the_floor"]
-    figure, (forgotten, kept) = svg.panels((2.2, 1.8))
-    shares = [point["share"] for point in points]
-    curves = {"forget_score": "to be forgotten", "holdout_score": "unseen"}
-    for (key, label), style in zip(curves.items(), CURVE_STYLES, strict=True):
-        values = [number(point[key]) for point in points]
-        forgotten.plot(shares, values, label=label, linewidth=1.8, **style)
-    _legend(forgotten, len(curves))
-    if limit is not None:
-        _draw_named_limit(forgotten, limit.value, f"≤ {show('accuracy', limit.value)}")
-    kept.set_title("Score of records to be kept", loc="left", color=svg.INK, fontsize=svg.FONT_SIZE)
-    kept.plot(
-        shares,
-        [number(point["retain_score"]) for point in points],
-        linewidth=1.8,
-        **CURVE_STYLES[0],
-    )
-    for axes in (forgotten, kept):
-        axes.set_ylim(0, 1.08)
-        _value_axis(axes.yaxis, "accuracy")
-        if best is not None and best["share"] > 0:
-            axes.axvline(best["share"], color=svg.MUTED, linewidth=0.9)
-    _share_axis(kept)
-    keys = {**curves, "retain_score": "to be kept"}
-    spoken = "; ".join(
-        f"{100 * point['share']:.3g} %: "
-        + ", ".join(f"{label} {show('accuracy', point[key])}" for key, label in keys.items())
-        for point in points
-    )
-    dashed = f" The dashed line is the limit, {show('accuracy', limit.value)}." if limit else ""
-    return svg.inline(figure, name, f"Scores by share of the change: {spoken}.{dashed}")
-
-
-def _share_axis(axes: Axes) -> None:
-    axes.set_xlabel("share of the change", color=svg.MUTED)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.4g} %"))
-
-
-def _draw_ratios(
-    axes: Axes, shares: Sequence[float], ratios: Sequence[float | None], most: float | None
-) -> None:
-    axes.set_title(
-        "Perplexity of text to be kept, times that before",
-        loc="left",
-        color=svg.INK,
-        fontsize=svg.FONT_SIZE,
-    )
-    style = {"color": svg.AFTER, "linewidth": 1.8, "marker": "o", "markersize": 4.5}
-    axes.plot(shares, [number(ratio) for ratio in ratios], **style)
-    shown = [ratio for ratio in (*ratios, most) if ratio is not None]
-    if shown:
-        _ratio_scale(axes, min(shown), max(shown))
-    if most is not None:
-        _draw_named_limit(axes, most, f"≤ {significant(most)}")
-    _share_axis(axes)
-
-
-def _draw_named_limit(axes: Axes, limit: float, text: str, *, above: bool = False) -> None:
-    """A dashed line, and beside the plot what it is: within it lines run everywhere."""
-    axes.axhline(limit, **svg.DASHED)
-    axes.annotate(
-        text,
-        (1.02, limit),
-        xycoords=axes.get_yaxis_transform(),
-        color=svg.LIMIT,
-        va="bottom" if above else "center",
-        annotation_clip=False,
-        parse_math=False,
-    )
-
-
-def _ratio_scale(axes: Axes, low: float, high: float) -> None:
-    if high > WIDE * low > 0:
-        axes.set_yscale("log")
-        axes.set_ylim(low / 1.25, high * 1.25)
-        axes.yaxis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0), numticks=7))
-        axes.yaxis.set_minor_locator(NullLocator())
-    else:
-        room = 0.2 * max(high - low, 0.1)
-        axes.set_ylim(low - room, high + room)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda y, _: f"{y:g}" if y < 1e3 else significant(y))
-    )
-
-
-def _shares_in_words(
-    points: Sequence[Report], limits: Mapping[str, float | None], most: float | None
-) -> str:
-    spoken = "; ".join(
-        f"{100 * point['share']:.3g} %: {measure('ma').label} {show('ma', point['ma'])}, "
-        f"{measure('el_10').label} {show('el_10', point['el_10'])}, perplexity times "
-        f"{known(significant, point['kept_ratio']) or NO_VALUE}"
-        for point in points
-    )
-    found = [
-        f"{measure(metric).label} {show(metric, limit)}"
-        for metric, limit in limits.items()
-        if limit is not None
-    ]
-    found += [] if most is None else [f"perplexity times {significant(most)}"]
-    dashed = f" The dashed lines are the limits: {', '.join(found)}." if found else ""
-    return f"By share of the change: {spoken}.{dashed}"

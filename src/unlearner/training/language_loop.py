@@ -72,7 +72,8 @@ class Drawing:
         self.unseen_per_step = method.model_dump().get("unseen_per_step", 0)
         if self.unseen_per_step:
             assert data.partners is not None  # the family divides the unseen records
-            self.windows["holdout"] = divide(data.partners)[1].windows
+            unseen = divide(data.partners)[1].windows
+            self.windows["holdout"] = [window for window in unseen if window.scored.any()]
 
     def _retained(self, method: DescentMethod, data: UnlearningData) -> Sequence[Window]:
         assert data.pool is not None  # the pipeline refuses a run without

@@ -25,6 +25,7 @@ from unlearner import processes
 from unlearner.errors import TrainingError, UserError
 from unlearner.inference.micro_batches import windows_at_most
 from unlearner.models import adapters, sharding
+from unlearner.models.heads import hidden_size
 from unlearner.models.loading import FLOAT_BYTES, SMALL_MODEL, num_parameters
 from unlearner.models.quantised_training import merge_into, quantise, restore_layers
 from unlearner.output import Json
@@ -471,4 +472,4 @@ def resolve_learning_rate(rate: float | str, model: PreTrainedModel, times_width
     """The rate itself, or for "auto" `times_width` / hidden size."""
     if isinstance(rate, float):
         return rate
-    return times_width / model.config.get_text_config().hidden_size
+    return times_width / hidden_size(model)
