@@ -20,7 +20,7 @@ from unlearner.evaluation.measure import Scores
 from unlearner.families import CAUSAL_LM
 from unlearner.models.loading import Loaded, limit_threads
 from unlearner.pipeline import pipeline
-from unlearner.pipeline.relearning import STEPS, relearned
+from unlearner.training.relearning import STEPS, relearned
 from unlearner.settings import read_yaml
 from unlearner.training.log import quieten
 

@@ -61,6 +61,7 @@ class Materials:
         control: Which of `CONTROLS`.
         wordings: The user's own wordings of forget records, by the record's id.
         folder: Of the unlearned model.
+        cache: What an attack makes once, for all models.
     """
 
     prepared: AnyPrepared
@@ -72,6 +73,7 @@ class Materials:
     budget: Budget = "quick"
     wordings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     folder: Path | None = None
+    cache: dict[str, Any] = field(default_factory=dict)
 
     @property
     def family(self) -> AnyFamily:
@@ -178,7 +180,7 @@ class Attack(ABC):
     figures: ClassVar[tuple[AttackFigure, ...]] = ()
     needs_control_model: ClassVar[bool] = False
 
-    def skipped(self, materials: Materials) -> str:
+    def skipped(self, materials: Materials) -> str:  # noqa: ARG002 - for those that read it
         """Why it cannot be made; empty where it can."""
         return ""
 

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 
 from unlearner import registry
+from unlearner.attacks._cross_fitting import cross_fitted
 from unlearner.attacks.base import (
     ALL_FAMILIES,
     FORGET,
@@ -52,8 +52,6 @@ SCORES = {
     "mia_entropy_auc": "AUC by entropy",
     "mia_modified_entropy_auc": "AUC by modified entropy",
 }
-
-FOLDS = 5
 
 
 class Membership(Attack):
@@ -137,34 +135,6 @@ def blind_check(materials: Materials) -> Comparison:
     reading = cross_fitted(scores, groups[FORGET], groups[UNSEEN], materials.seed)
     figure = AttackFigure("blind", "AUC by words alone", "auc", two_sided=True, scale="range")
     return compare(figure, {"target": reading, "unlearned": reading}, materials.resampling())
-
-
-def cross_fitted(
-    scores: Any, forget_groups: Sequence[str], unseen_groups: Sequence[str], seed: int
-) -> Reading:
-    """Each record's score by a classifier that has seen no record of its subject.
-
-    Args:
-        scores: Fits on some rows, forget records before unseen ones, and scores others.
-    """
-    groups = [*(f"f {g}" for g in forget_groups), *(f"u {g}" for g in unseen_groups)]
-    labels = np.array([1] * len(forget_groups) + [0] * len(unseen_groups))
-    found = np.full(len(labels), np.nan)
-    folds = min(FOLDS, len(set(forget_groups)), len(set(unseen_groups)))
-    if folds >= 2:
-        splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
-        for train, test in splits.split(labels, labels, groups):
-            if len(set(labels[train])) == 2:
-                # Folds have levels of their own: only the order within one counts.
-                found[test] = _ranks(scores(train, test, labels))
-    return Reading(found[: len(forget_groups)], found[len(forget_groups) :])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Places in (0, 1), those of equal values alike."""
-    ordered = np.sort(values)
-    below = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
-    return below / (2 * len(values))
 
 
 def _texts(materials: Materials, role: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The audit of a finished run, or of any model: every attack on target, unlearned model and control.
+"""The audit of a run, or of any model: every attack on target, unlearned model and control.
 
 What is done is kept after each attack, so that an audit that is cut off goes on.
 """
@@ -291,7 +291,7 @@ def _conclude(
 
 
 def _sets(opened: Opened) -> dict[str, Any]:
-    """The records that are attacked, unseen ones that the method has not learned from, and others."""
+    """The records attacked, unseen ones that the method has not learned from, and kept ones."""
     prepared, config = opened.prepared, opened.config
     family = prepared.family
     sets = family.judged_sets(prepared, family.measured_sets(prepared, config), config)

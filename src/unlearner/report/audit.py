@@ -243,7 +243,7 @@ def _cell(metric: str, estimate: Report) -> tuple[str, str]:
 
 
 def _remarks(entry: Report) -> list[str]:
-    """What is to be said beside the figures: extreme values, the blind check, records that came back."""
+    """What is to be said beside the figures: extremes, the blind check, records that came back."""
     remarks = []
     details = entry.get("details", {})
     blind = details.get("blind")
