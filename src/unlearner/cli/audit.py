@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearner import processes
+from unlearner.attacks.base import load_attack
 from unlearner.cli.commands import with_method
 from unlearner.cli.terminal import MET, NOT_MET, RunProgress, print_audit
 from unlearner.errors import UserError
@@ -51,6 +52,8 @@ def run_audit(
     processes.begin()
     quieten()
     wanted = AuditRequest(**request)
+    for name in wanted.attacks:
+        load_attack(name)  # refused here, before any model is loaded
     progress = RunProgress(quiet=quiet, num_rounds=None)
     if not model:
         with alone(output):

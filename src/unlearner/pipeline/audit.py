@@ -203,8 +203,8 @@ def audit(opened: Opened, request: AuditRequest, output: Path, *, resume: bool, 
         if not done:
             raise
         raise Interrupted(
-            f"interrupted; {len(done)} of {len(names)} attacks are kept in {output}: give the same "
-            "command with --resume"
+            f"interrupted; {len(done)} of {len(names)} attacks are kept in {output}: go on with "
+            "`unlearner audit`, the same options and --resume"
         ) from None
     done.sort(key=lambda entry: names.index(entry["name"]))
     return _conclude(opened, request, materials, done, time.perf_counter() - began)

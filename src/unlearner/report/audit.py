@@ -87,14 +87,17 @@ class AttackSection:
 def audit_claims(attacks: Sequence[Report]) -> Json:
     """The claims that the attacks are evidence for, and the status of all that were made.
 
-    A claim that no attack was made for is not among them.
+    A claim that no attack was made for is not among them. The status is "met" where an attack holds
+    and none is opened, whether or not others say nothing.
     """
     found = []
     for name in CLAIMS:
         mine = [one for one in attacks if one["claim"] == name and one["status"] != "not run"]
         if mine:
             found.append(_claim(name, mine))
-    status = overall(found) if found else "not measured"
+    statuses = {one["status"] for one in attacks}
+    status = "met" if "holds" in statuses else "not measured"
+    status = "not met" if "opened" in statuses else status
     claims = [{"claim": one.claim, "status": one.status, "reason": one.reason} for one in found]
     return {"claims": claims, "status": status}
 
