@@ -2,8 +2,8 @@ r"""Paraphrase: is a record known when its question is put in other words?
 
 By rule: a question becomes a request ("What is X?" becomes "Please tell me what X is."), is asked
 in lower case and without its mark, and is led in as small talk. With `--wordings` also the user's
-own, which find more. Of each record the share of the response's tokens that are the most probable ones,
-in the wording that gives most.
+own, which find more. Of each record the share of the response's tokens that are the most probable
+ones, in the wording that gives most.
 
 Reference: none; paraphrased questions are a part of TOFU's measures, Maini et al. (2024),
 arXiv:2401.06121.
