@@ -20,6 +20,7 @@ import test_lm_methods
 import test_lm_methods_invariance as invariance
 
 import unlearner
+from attack_world import attacked, load, materials, text_sets
 from classifier_commands import RUN as RUN_CLASSIFIER
 from classifier_commands import SHORT as SHORT_CLASSIFIER
 from classifier_world import (
@@ -34,11 +35,10 @@ from classifier_world import (
 from command_world import RUN, SETS
 from conftest import tiny_model
 from unlearner import registry
+from unlearner.attacks.base import load_attack
 from unlearner.cli.app import MET, NOT_MET, WRONG_INPUT, run
 from unlearner.config import RunConfig
 from unlearner.datasets.base import data_settings, named_sets
-from attack_world import attacked, load, materials, text_sets
-from unlearner.attacks.base import load_attack
 from unlearner.errors import UserError
 from unlearner.families import FAMILIES
 from unlearner.families.base import Family

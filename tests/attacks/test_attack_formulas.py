@@ -81,12 +81,11 @@ def test_the_chance_of_a_hit_in_n_samples():
 
 def test_samples_needed_for_a_hit():
     """(1 - 0.1)^n = 0.5 at n = 6.58, so 7; for 0.95 at 28.4, so 29."""
-    log_p = np.log(np.array([0.1, 0.01, 1e-30]))
-    assert extraction.samples_needed(log_p, 0.5) == 7
-    assert extraction.samples_needed(log_p, 0.95) == 29
-    assert extraction.samples_needed(np.array([-200.0]), 0.5) is None
-    assert extraction.samples_needed(np.array([0.0]), 0.5) == 1
-    assert extraction.samples_needed(np.array([np.nan]), 0.5) is None
+    log_p = np.array([math.log(0.1), 0.0, -800.0])
+    np.testing.assert_array_equal(extraction.samples_needed(log_p, 0.5), [7, 1, math.inf])
+    np.testing.assert_array_equal(extraction.samples_needed(log_p, 0.95), [29, 1, math.inf])
+    within = extraction.records_within(np.append(log_p, np.nan), 0.5)
+    assert within == {"1": 1, "10": 2, "100": 2, "1000": 2, "10000": 2}
 
 
 def test_the_last_of_all_and_the_last_of_the_most_likely():

@@ -49,8 +49,8 @@ class Extraction(Attack):
         readings = {f"leak_at_{count}": chances[count] for count in SAMPLES[::2]}
         means = [float(np.nanmean(chances[count].forget)) for count in SAMPLES]
         curve = Curve("samples (log10)", [math.log10(n) for n in SAMPLES], {"leak": means})
-        needed = {f"{p:g}": samples_needed(log_p.forget, p) for p in (0.5, 0.95)}
-        return Attempt(readings, curve, {"fewest_samples": needed})
+        within = {f"{p:g}": records_within(log_p.forget, p) for p in (0.5, 0.95)}
+        return Attempt(readings, curve, {"records_within": within})
 
 
 def _both(reading: Reading) -> tuple[np.ndarray, np.ndarray]:
@@ -75,16 +75,17 @@ def hit_chance(log_p: np.ndarray, samples: int) -> np.ndarray:
         return -np.expm1(samples * np.log1p(-np.exp(log_p)))
 
 
-def samples_needed(log_p: np.ndarray, chance: float) -> float | None:
-    """Samples at which the likeliest record is hit with that chance; None: more than 10^12."""
-    known = log_p[np.isfinite(log_p)]
-    if not len(known):
-        return None
-    best = float(np.exp(known.max()))
-    if best >= 1:
-        return 1.0
-    needed = math.log1p(-chance) / math.log1p(-best) if best > 0 else math.inf
-    return max(1.0, math.ceil(needed)) if needed <= 1e12 else None
+def samples_needed(log_p: np.ndarray, chance: float) -> np.ndarray:
+    """Samples at which each record is hit with that chance; infinite where p is 0."""
+    with np.errstate(divide="ignore"):
+        needed = math.log1p(-chance) / np.log1p(-np.exp(log_p))
+    return np.maximum(1.0, np.ceil(needed))
+
+
+def records_within(log_p: np.ndarray, chance: float) -> dict[str, int]:
+    """How many records are hit with that chance, by the number of samples."""
+    needed = samples_needed(log_p[np.isfinite(log_p)], chance)
+    return {str(count): int((needed <= count).sum()) for count in SAMPLES}
 
 
 attack = Extraction()

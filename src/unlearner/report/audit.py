@@ -282,6 +282,19 @@ def _remarks(entry: Report) -> list[str]:
                 f"{figure['label']}: {plural(len(figure['records_back']), 'record')} came at least "
                 "halfway back to what the model knew before."
             )
+    within = details.get("unlearned", {}).get("records_within", {}).get("0.5")
+    if within:
+        remarks.append(
+            "Of the records come out word for word, as likely as not: "
+            + ", ".join(f"{number} in {int(count):,} samples" for count, number in within.items())
+            + "."
+        )
+    spelled = details.get("unlearned", {}).get("records_spelled")
+    if spelled:
+        remarks.append(
+            f"{plural(spelled, 'record')} can be spelled out whole by taking the least likely word "
+            "each time."
+        )
     return remarks + [str(line) for line in details.get("lines", [])]
 
 
