@@ -18,6 +18,7 @@ from unlearner.attacks import (
     quantisation,
     reference_models,
     relearning,
+    sampling,
 )
 from unlearner.evaluation.attack_figures import Reading
 
@@ -86,6 +87,22 @@ def test_samples_needed_for_a_hit():
     np.testing.assert_array_equal(extraction.samples_needed(log_p, 0.95), [29, 1, math.inf])
     within = extraction.records_within(np.append(log_p, np.nan), 0.5)
     assert within == {"1": 1, "10": 2, "100": 2, "1000": 2, "10000": 2}
+
+
+def test_the_longest_common_subsequence():
+    """3 1 4 1 5 and 1 9 4 5 share 1 4 5."""
+    assert sampling.common([3, 1, 4, 1, 5], [1, 9, 4, 5]) == 3
+    assert sampling.common([1, 2], []) == 0
+    assert sampling.common([7] * 100, [7] * 60) == 60
+
+
+def test_leak_at_k_and_the_bound_of_no_leak():
+    """2 of 4 leak: of two samples none with chance C(2,2)/C(4,2) = 1/6; no leak in 100: 2.95 %."""
+    assert sampling.leak_at(np.array([2, 0]), 4, 2) == pytest.approx((5 / 6 + 0) / 2)
+    assert sampling.leak_at(np.array([1]), 4, 4) == 1.0
+    assert sampling.upper_bound(0, 100) == pytest.approx(1 - 0.05 ** (1 / 100))
+    assert sampling.upper_bound(3, 3) == 1.0
+    assert sampling.upper_bound(0, 0) is None
 
 
 def test_the_last_of_all_and_the_last_of_the_most_likely():

@@ -192,7 +192,7 @@ def audit(opened: Opened, request: AuditRequest, output: Path, *, resume: bool, 
         subjects["control"] = Subject("control", models.control)
     done: list[Json] = list(kept)
     finished = {entry["name"] for entry in done}
-    names += [name for name in finished if name not in names]
+    names += [entry["name"] for entry in done if entry["name"] not in names]
     try:
         for name in names:
             if name in finished:

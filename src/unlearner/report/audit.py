@@ -42,6 +42,9 @@ SENTENCES = {
 # The metric whose unit a figure is in.
 UNITS = {"mean": "ma", "auc": "mia_loss_auc"}
 
+# An AUC below it is explained in words, where the attack is opened from below.
+NEAR_ZERO = 0.1
+
 LABELS = {"target": "before", "unlearned": "after", "retrained": "control"}
 
 # Lines of what a run did not measure that an audit measures, by how they begin.
@@ -272,7 +275,8 @@ def _remarks(entry: Report) -> list[str]:
         )
     for figure in entry["figures"]:
         value = figure["unlearned"]["value"]
-        if figure["kind"] == "auc" and figure["two_sided"] and value is not None and value < 0.1:
+        below = figure["status"] == "opened" and figure["reason"].startswith("below")
+        if below and value is not None and value < NEAR_ZERO:
             remarks.append(
                 f"{figure['label']} is near 0: the model finds the records far less likely than "
                 "any unseen text. They were pushed too far, and who holds a candidate text sees it."
@@ -288,6 +292,12 @@ def _remarks(entry: Report) -> list[str]:
             "Of the records come out word for word, as likely as not: "
             + ", ".join(f"{number} in {int(count):,} samples" for count, number in within.items())
             + "."
+        )
+    sampled = details.get("unlearned", {})
+    if sampled.get("samples"):
+        remarks.append(
+            f"{plural(sampled['leaks'], 'leak')} in {sampled['samples']:,} samples: the chance of "
+            f"one is at most {significant(100 * sampled['at_most'])} %, with 95 % confidence."
         )
     spelled = details.get("unlearned", {}).get("records_spelled")
     if spelled:
