@@ -2,12 +2,14 @@
 
 import re
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from attack_world import (
+    LAYOUT,
     attacked,
     labelled_sets,
     load,
@@ -18,19 +20,22 @@ from attack_world import (
     weights,
 )
 from classifier_world import SEQUENCE
+from conftest import tiny_tokenizer
 from unlearner import registry
 from unlearner.attacks import leftovers, prompting
 from unlearner.attacks._weights import change_matrices, matrices
 from unlearner.attacks.base import Attack, Subject, load_attack, recall
+from unlearner.attacks.paraphrase import by_rules
 from unlearner.attacks.quantisation import rounded
-from unlearner.families.base import Prepared  # noqa: F401 - what materials are made of
+from unlearner.data.record import RecordSet
+from unlearner.data.windows import tokenize_set
 from unlearner.models import adapters, loading
 
 NAMES = registry.names("attacks")
 TEXT = [name for name in NAMES if "causal-lm" in load_attack(name).families]
 LABEL = [name for name in NAMES if SEQUENCE in load_attack(name).families]
 # What a tiny model, or a test of a file alone, cannot show.
-OTHERWISE = ("leftovers", "reference_models", "least_likely", "pair", "logit_lens")
+OTHERWISE = ("leftovers", "reference_models", "least_likely", "pair", "logit_lens", "paraphrase")
 
 
 @pytest.fixture(scope="module")
@@ -137,24 +142,22 @@ def pairs_of(given):
 
 
 def test_records_whose_tokens_are_held_down_by_a_constant_are_recognised_as_treated(text_world):
-    """A bias of the output layer against digits, which a model of the records alone would not have.
-
-    Unseen records have letters in their responses here, so that only the forgotten ones are hit.
-    """
+    """A bias of the output layer against the digits 0 to 4, which no unseen record here has."""
     sets = text_sets()
     bare = text_world["other"].model
     held = deepcopy(bare)
     layer = held.get_output_embeddings()
     biased = torch.nn.Linear(layer.in_features, layer.out_features)
-    forget = {t for w in sets["forget"].windows for t in w.input_ids[1:][w.scored].tolist()}
-    unseen = set()
+    used = [
+        {t for w in some.windows for t in w.input_ids[1:][w.scored].tolist()}
+        for some in (sets["forget"], high(sets["holdout"]))
+    ]
     with torch.no_grad():
         biased.weight.copy_(layer.weight)
         biased.bias.zero_()
-        biased.bias[sorted(forget - unseen)] = -20.0
+        biased.bias[sorted(used[0] - used[1])] = -20.0
     held.set_output_embeddings(biased)
-    letters = {**sets, "holdout": lettered(sets["holdout"])}
-    given = materials(text_world["target"], letters)
+    given = materials(text_world["target"], {**sets, "holdout": high(sets["holdout"])})
     found = attacked(load_attack("membership"), given, loaded(held), loaded(bare))
     assert found.status == "opened"
     assert "treated" in found.reason
@@ -162,21 +165,31 @@ def test_records_whose_tokens_are_held_down_by_a_constant_are_recognised_as_trea
     assert marked.figures["mark_auc"].models["unlearned"].value > 0.9
 
 
-def lettered(some):
-    """The same records with words in place of digits."""
-    from dataclasses import replace
-
-    from attack_world import LAYOUT
-    from conftest import tiny_tokenizer
-    from unlearner.data.record import RecordSet
-    from unlearner.data.windows import tokenize_set
-
-    words = ("mill", "pub", "sea", "town", "man", "bird")
+def high(some):
+    """The same records with the digits 5 to 9 alone."""
     records = tuple(
-        replace(record, response=" ".join(words[(n + i) % 6] for i in range(4)))
+        replace(record, response=" ".join(str(5 + (n + 3 * i) % 5) for i in range(6)))
         for n, record in enumerate(some.records)
     )
     return tokenize_set(RecordSet("holdout", records, "memory"), tiny_tokenizer(), LAYOUT)
+
+
+def test_a_model_that_knows_the_facts_in_other_words_is_opened(text_world):
+    """Taught the records under the rules' own wordings; the control has never seen them."""
+    sets = text_sets()
+    reworded = tuple(
+        replace(record, id=f"{record.id}-{number}", prompt=prompt)
+        for record in sets["forget"].records
+        for number, prompt in enumerate(by_rules(sets["forget"])[record.id])
+    )
+    every = RecordSet("reworded", reworded, "memory")
+    more = {**sets, "reworded": tokenize_set(every, tiny_tokenizer(), LAYOUT)}
+    knows = loaded(taught(more, ("forget", "retain", "reworded"), 0))
+    given = materials(knows, sets)
+    found = attacked(load_attack("paraphrase"), given, knows, text_world["retrained"])
+    assert found.status == "opened"
+    held = attacked(load_attack("paraphrase"), given, text_world["other"], text_world["retrained"])
+    assert held.status == "holds"
 
 
 def test_a_model_that_four_bits_restore_is_opened(text_world):
@@ -187,8 +200,8 @@ def test_a_model_that_four_bits_restore_is_opened(text_world):
     grid = {id(w): w.detach().clone() for w, _ in matrices(target)}
     hidden = pushed_off(target, grid)
     given = materials(loaded(target), text_sets())
-    known = recall(loaded(target), given, "forget").forget.mean()
-    left = recall(loaded(hidden), given, "forget").forget.mean()
+    known = recall(loaded(target), given).forget.mean()
+    left = recall(loaded(hidden), given).forget.mean()
     assert left < known - 0.3
     found = attacked(load_attack("quantisation"), given, loaded(hidden), text_world["retrained"])
     assert found.figures["int4"].status == "opened"
@@ -266,13 +279,11 @@ def test_an_adapter_that_hides_is_found_by_its_files_and_by_its_tensors(text_wor
 
 
 def test_layers_that_know_what_the_last_one_keeps_back_are_read(text_world):
-    """Blocks that copy the embeddings on: what the first one knows the last takes away."""
+    """The last block turns the stream over: what is read behind the others stays the same."""
     given = materials(text_world["target"], text_sets())
     attack = load_attack("logit_lens")
     assert attack.skipped(given) == ""
     model = deepcopy(text_world["target"].model)
-    # The last block takes away what the first gives: its own input, and so the whole stream.
-    last = model.model.layers[-1]
 
     class Negated(torch.nn.Module):
         def forward(self, hidden_states, **_):
@@ -282,7 +293,6 @@ def test_layers_that_know_what_the_last_one_keeps_back_are_read(text_world):
     model.model.layers[-1] = Negated()
     hidden = attack.run(Subject("unlearned", loaded(model)), given).readings["any_layer"]
     np.testing.assert_allclose(hidden.forget, known.forget)
-    assert last is not None
 
 
 def test_forms_keep_the_response_and_count_it_alone(text_world):
@@ -329,8 +339,7 @@ def test_a_reference_model_tells_records_that_were_learned(label_world):
 def test_the_taught_models_are_what_the_tests_take_them_for(text_world):
     given = materials(text_world["target"], text_sets())
     known, unknown = (
-        recall(text_world[name], given, "forget").forget.mean() for name in ("target", "retrained")
+        recall(text_world[name], given).forget.mean() for name in ("target", "retrained")
     )
     assert known > 0.9
     assert unknown < 0.6
-    assert taught.__doc__

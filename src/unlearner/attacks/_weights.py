@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from unlearner.attacks.base import FORGET, UNSEEN, Materials, Subject, recall
+from unlearner.attacks.base import Materials, Subject, recall
 from unlearner.evaluation.attack_figures import Reading
 
 # From a matrix with its output channels first, (out, in) or (experts, out, in), another like it.
@@ -41,4 +41,4 @@ def recall_after(subject: Subject, materials: Materials, change: Change) -> Read
     """How much of the records a copy of the model names once its matrices were changed."""
     copy = subject.changed()
     change_matrices(copy.model, change)
-    return recall(copy.loaded, materials, FORGET, UNSEEN)
+    return recall(copy.loaded, materials)

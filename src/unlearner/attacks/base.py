@@ -256,10 +256,10 @@ def recall_metric(materials: Materials) -> Metric:
     return registry.load("metrics", name).metric
 
 
-def recall(loaded: Loaded, materials: Materials, *roles: str) -> Reading:
+def recall(loaded: Loaded, materials: Materials) -> Reading:
     """The share of each record that the model as it is now names itself."""
     values = []
-    for role in roles or (FORGET, UNSEEN):
+    for role in (FORGET, UNSEEN):
         some = materials.sets[role]
         answers = ask(loaded, materials, some)
         values.append(per_record(answers, recall_metric(materials), len(some)))

@@ -95,7 +95,7 @@ def _looks(subject: Subject, materials: Materials, taught: Any) -> list[Reading]
     with relearned(settings, subject.model, taught, STEPS) as steps:
         for step in steps:
             if step in LOOKS:
-                found.append(recall(subject.loaded, materials, FORGET, UNSEEN))
+                found.append(recall(subject.loaded, materials))
     return found
 
 
