@@ -20,7 +20,7 @@ from unlearner.attacks import (
     relearning,
     sampling,
 )
-from unlearner.evaluation.attack_figures import Reading
+from unlearner.evaluation.attack_figures import RecordValues
 
 
 def test_rounding_to_four_bits_by_channel():
@@ -91,9 +91,9 @@ def test_samples_needed_for_a_hit():
 
 def test_the_longest_common_subsequence():
     """3 1 4 1 5 and 1 9 4 5 share 1 4 5."""
-    assert sampling.common([3, 1, 4, 1, 5], [1, 9, 4, 5]) == 3
-    assert sampling.common([1, 2], []) == 0
-    assert sampling.common([7] * 100, [7] * 60) == 60
+    assert sampling.common_length([3, 1, 4, 1, 5], [1, 9, 4, 5]) == 3
+    assert sampling.common_length([1, 2], []) == 0
+    assert sampling.common_length([7] * 100, [7] * 60) == 60
 
 
 def test_leak_at_k_and_the_bound_of_no_leak():
@@ -134,7 +134,7 @@ def test_privleak_has_its_sign_from_the_retrained_model():
 def test_the_area_under_a_curve_by_trapezoids():
     """Looks at 0, 10, 25, 50: heights 0, 1, 1, 0 have 5 + 15 + 12.5 of 50 = 0.65."""
     heights = (0.0, 1.0, 1.0, 0.0)
-    looks = [Reading(np.array([h, 2 * h]), np.array([0.5])) for h in heights]
+    looks = [RecordValues(np.array([h, 2 * h]), np.array([0.5])) for h in heights]
     found = relearning.area(looks)
     np.testing.assert_allclose(found.forget, [0.65, 1.3])
     np.testing.assert_allclose(found.unseen, [0.5])

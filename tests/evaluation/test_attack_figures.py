@@ -6,9 +6,9 @@ import pytest
 from unlearner.evaluation.attack_figures import (
     LEAST_SHARE,
     AttackFigure,
-    Reading,
+    RecordValues,
     Resampling,
-    compare,
+    compare_with_control,
 )
 
 MEAN = AttackFigure("known", "known", "mean")
@@ -23,27 +23,27 @@ def drawn(forget=TWENTY, unseen=TWENTY):
 def shares(value, unseen=0.0, count=20):
     """Records that all have one value, a little apart so that intervals have a width."""
     wiggle = 0.01 * np.tile([-1.0, 1.0], count // 2)
-    return Reading(value + wiggle, unseen + wiggle)
+    return RecordValues(value + wiggle, unseen + wiggle)
 
 
 def scores(shift, count=20):
     """Forget records whose scores are those of unseen ones, shifted."""
     base = np.arange(count, dtype=float)
-    return Reading(base + shift, base.copy())
+    return RecordValues(base + shift, base.copy())
 
 
 def found(figure=MEAN, groups=TWENTY, **readings):
-    return compare(figure, readings, drawn(groups))
+    return compare_with_control(figure, readings, drawn(groups))
 
 
 def test_a_mean_and_its_difference_from_the_control_are_those_of_the_values():
     """(0.2 + 0.4) / 2 - (0.1 + 0.1) / 2 = 0.2; of the target 0.9 - 0.1 = 0.8: a quarter is back."""
     readings = {
-        "target": Reading(np.array([0.9, 0.9]), np.zeros(2)),
-        "unlearned": Reading(np.array([0.2, 0.4]), np.zeros(2)),
-        "control": Reading(np.array([0.1, 0.1]), np.zeros(2)),
+        "target": RecordValues(np.array([0.9, 0.9]), np.zeros(2)),
+        "unlearned": RecordValues(np.array([0.2, 0.4]), np.zeros(2)),
+        "control": RecordValues(np.array([0.1, 0.1]), np.zeros(2)),
     }
-    one = compare(MEAN, readings, drawn(["a", "b"], ["a", "b"]))
+    one = compare_with_control(MEAN, readings, drawn(["a", "b"], ["a", "b"]))
     assert one.models["unlearned"].value == pytest.approx(0.3)
     assert one.difference.value == pytest.approx(0.2)
     assert one.share == pytest.approx(0.25)
@@ -51,8 +51,10 @@ def test_a_mean_and_its_difference_from_the_control_are_those_of_the_values():
 
 def test_an_auc_counts_pairs_and_half_a_tie():
     """2 beats 1 and ties with 2; 3 beats both: (1 + 0.5 + 1 + 1) / 4 = 0.875."""
-    reading = Reading(np.array([2.0, 3.0]), np.array([1.0, 2.0]))
-    one = compare(AUC, {"target": reading, "unlearned": reading}, drawn(["a", "b"], ["a", "b"]))
+    reading = RecordValues(np.array([2.0, 3.0]), np.array([1.0, 2.0]))
+    one = compare_with_control(
+        AUC, {"target": reading, "unlearned": reading}, drawn(["a", "b"], ["a", "b"])
+    )
     assert one.models["unlearned"].value == 0.875
     assert one.difference.value == 0.375  # from the 0.5 of records that are alike
 
@@ -121,11 +123,11 @@ def test_one_side_is_enough_where_below_is_no_mark():
 def test_records_that_cannot_say_on_a_model_are_left_out_on_all():
     """Of the values 1, 1 and 0 the last counts for the target alone."""
     readings = {
-        "target": Reading(np.array([1.0, 1.0, 1.0]), np.zeros(3)),
-        "unlearned": Reading(np.array([1.0, 0.0, np.nan]), np.zeros(3)),
-        "control": Reading(np.array([0.0, np.nan, 0.0]), np.zeros(3)),
+        "target": RecordValues(np.array([1.0, 1.0, 1.0]), np.zeros(3)),
+        "unlearned": RecordValues(np.array([1.0, 0.0, np.nan]), np.zeros(3)),
+        "control": RecordValues(np.array([0.0, np.nan, 0.0]), np.zeros(3)),
     }
-    one = compare(MEAN, readings, drawn(["a", "b", "c"], ["a", "b", "c"]))
+    one = compare_with_control(MEAN, readings, drawn(["a", "b", "c"], ["a", "b", "c"]))
     assert one.records == 1
     assert one.models["unlearned"].value == 1.0
     assert one.models["control"].value == 0.0
@@ -136,9 +138,9 @@ def test_one_record_that_came_back_is_named_though_the_mean_holds():
     back = forget.copy()
     back[7] = 0.95
     one = found(
-        target=Reading(np.full(20, 1.0), forget),
-        unlearned=Reading(back, forget),
-        control=Reading(forget, forget),
+        target=RecordValues(np.full(20, 1.0), forget),
+        unlearned=RecordValues(back, forget),
+        control=RecordValues(forget, forget),
     )
     assert one.status == "holds"
     assert one.back == (7,)
@@ -151,16 +153,16 @@ def test_the_order_of_records_changes_nothing():
         role: np.random.default_rng(i).random(20)
         for i, role in enumerate(("target", "unlearned", "control"))
     }
-    one = compare(MEAN, {r: Reading(v, v) for r, v in values.items()}, drawn())
+    one = compare_with_control(MEAN, {r: RecordValues(v, v) for r, v in values.items()}, drawn())
     names = [TWENTY[place] for place in order]
-    shuffled = {r: Reading(v[order], v[order]) for r, v in values.items()}
-    other = compare(MEAN, shuffled, drawn(names, names))
+    shuffled = {r: RecordValues(v[order], v[order]) for r, v in values.items()}
+    other = compare_with_control(MEAN, shuffled, drawn(names, names))
     assert other.difference.low == pytest.approx(one.difference.low)
     assert other.difference.high == pytest.approx(one.difference.high)
 
 
 def test_numbers_that_are_not_finite_are_no_alarm_and_no_acquittal():
-    nothing = Reading(np.full(20, np.nan), np.full(20, np.nan))
+    nothing = RecordValues(np.full(20, np.nan), np.full(20, np.nan))
     one = found(target=shares(1.0), unlearned=nothing, control=shares(0.0))
     assert one.status == "not informative"
     assert one.to_json(TWENTY)["unlearned"]["value"] is None
@@ -172,9 +174,9 @@ def test_models_alike_but_for_chance_are_rarely_opened():
     for seed in range(200):
         draw = np.random.default_rng(seed)
         readings = {
-            "target": Reading(0.9 + 0.05 * draw.standard_normal(20), np.zeros(20)),
-            "unlearned": Reading(0.3 + 0.2 * draw.standard_normal(20), np.zeros(20)),
-            "control": Reading(0.3 + 0.2 * draw.standard_normal(20), np.zeros(20)),
+            "target": RecordValues(0.9 + 0.05 * draw.standard_normal(20), np.zeros(20)),
+            "unlearned": RecordValues(0.3 + 0.2 * draw.standard_normal(20), np.zeros(20)),
+            "control": RecordValues(0.3 + 0.2 * draw.standard_normal(20), np.zeros(20)),
         }
-        opened += compare(MEAN, readings, drawn()).status == "opened"
+        opened += compare_with_control(MEAN, readings, drawn()).status == "opened"
     assert opened <= 4

@@ -1,21 +1,21 @@
-"""Scores of records by classifiers that have seen no record of the same subject."""
+"""FitAndScore of records by classifiers that have seen no record of the same subject."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from unlearner.evaluation.attack_figures import Reading
+from unlearner.evaluation.attack_figures import RecordValues
 
 FOLDS = 5
 
 # Fits on some rows, forget records before unseen ones, by their labels, and scores other rows.
-Scores = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+FitAndScore = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def cross_fitted(
-    scores: Scores, forget_groups: Sequence[str], unseen_groups: Sequence[str], seed: int
-) -> Reading:
+    scores: FitAndScore, forget_groups: Sequence[str], unseen_groups: Sequence[str], seed: int
+) -> RecordValues:
     """Each record's score by a classifier that has seen no record of its subject.
 
     Args:
@@ -31,7 +31,7 @@ def cross_fitted(
             if len(set(labels[train])) == 2:
                 # Folds have levels of their own: only the order within one counts.
                 found[test] = _ranks(scores(train, test, labels))
-    return Reading(found[: len(forget_groups)], found[len(forget_groups) :])
+    return RecordValues(found[: len(forget_groups)], found[len(forget_groups) :])
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -17,10 +17,10 @@ from unlearner.inference.reference import logits_at, rows_of_windows
 from unlearner.models.heads import output_head
 
 # From the logits (N, V) of some label positions, and the labels (N,): a number for each.
-Judge = Callable[[Tensor, Tensor], Tensor]
+LabelJudge = Callable[[Tensor, Tensor], Tensor]
 
 
-def at_labels(model: PreTrainedModel, windows: Sequence[Window], judge: Judge) -> list[Tensor]:
+def at_labels(model: PreTrainedModel, windows: Sequence[Window], judge: LabelJudge) -> list[Tensor]:
     """What `judge` gives at the label positions of each window, (N_window, ...) on the CPU."""
     head = output_head(model.eval())
 

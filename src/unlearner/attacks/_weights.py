@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from unlearner.attacks.base import Materials, Subject, recall
-from unlearner.evaluation.attack_figures import Reading
+from unlearner.evaluation.attack_figures import RecordValues
 
 # From a matrix with its output channels first, (out, in) or (experts, out, in), another like it.
 Change = Callable[[Tensor], Tensor]
@@ -37,7 +37,7 @@ def change_matrices(model: PreTrainedModel, change: Change) -> None:
         weight.data.copy_(changed.T if transposed else changed)
 
 
-def recall_after(subject: Subject, materials: Materials, change: Change) -> Reading:
+def recall_after(subject: Subject, materials: Materials, change: Change) -> RecordValues:
     """How much of the records a copy of the model names once its matrices were changed."""
     copy = subject.changed()
     change_matrices(copy.model, change)

@@ -19,9 +19,9 @@ from unlearner.config import RunConfig
 from unlearner.evaluation.attack_figures import (
     AttackFigure,
     Comparison,
-    Reading,
+    RecordValues,
     Resampling,
-    compare,
+    compare_with_control,
 )
 from unlearner.evaluation.intervals import AnyAnswer, record_values
 from unlearner.families.base import AnyFamily, AnyPrepared
@@ -149,7 +149,7 @@ class Curve:
 class Attempt:
     """What one attack found on one model: by figure a number per record, and more to show."""
 
-    readings: Mapping[str, Reading]
+    readings: Mapping[str, RecordValues]
     curve: Curve | None = None
     details: Json = field(default_factory=dict)
 
@@ -197,7 +197,7 @@ class Attack(ABC):
         ]
         drawn = materials.resampling()
         found = [
-            compare(
+            compare_with_control(
                 figure,
                 {role: attempt.readings[figure.name] for role, attempt in attempts.items()},
                 drawn,
@@ -256,11 +256,11 @@ def recall_metric(materials: Materials) -> Metric:
     return registry.load("metrics", name).metric
 
 
-def recall(loaded: Loaded, materials: Materials) -> Reading:
+def recall(loaded: Loaded, materials: Materials) -> RecordValues:
     """The share of each record that the model as it is now names itself."""
     values = []
     for role in (FORGET, UNSEEN):
         some = materials.sets[role]
         answers = ask(loaded, materials, some)
         values.append(per_record(answers, recall_metric(materials), len(some)))
-    return Reading(*values)
+    return RecordValues(*values)

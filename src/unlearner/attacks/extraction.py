@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from unlearner.attacks.base import FORGET, UNSEEN, Attack, Attempt, Curve, Materials, Subject
-from unlearner.evaluation.attack_figures import AttackFigure, Reading
+from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
 from unlearner.inference.answers import Answer
 
 SAMPLES = (1, 10, 100, 1000, 10_000)
@@ -37,14 +37,15 @@ class Extraction(Attack):
     )
 
     def run(self, subject: Subject, materials: Materials) -> Attempt:
-        log_p = Reading(
+        log_p = RecordValues(
             *(
                 log_chances(subject.ask(materials, role), len(materials.sets[role]))
                 for role in (FORGET, UNSEEN)
             )
         )
         chances = {
-            count: Reading(*(hit_chance(some, count) for some in _both(log_p))) for count in SAMPLES
+            count: RecordValues(*(hit_chance(some, count) for some in _both(log_p)))
+            for count in SAMPLES
         }
         readings = {f"leak_at_{count}": chances[count] for count in SAMPLES[::2]}
         means = [float(np.nanmean(chances[count].forget)) for count in SAMPLES]
@@ -53,7 +54,7 @@ class Extraction(Attack):
         return Attempt(readings, curve, {"records_within": within})
 
 
-def _both(reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+def _both(reading: RecordValues) -> tuple[np.ndarray, np.ndarray]:
     return reading.forget, reading.unseen
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unlearner.attacks._tokens import at_labels, record_means
 from unlearner.attacks.base import FORGET, UNSEEN, Attack, Attempt, Materials, Subject
-from unlearner.evaluation.attack_figures import AttackFigure, Reading
+from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
 
 TOP = 10
 
@@ -52,7 +52,9 @@ class LeastLikely(Attack):
                 found[name].append(record_means(some, [row[:, place] for row in rows]))
             spelled.append(int((found["argmin"][-1] == 1).sum()))
         details = {"records_spelled": spelled[0]}
-        return Attempt({name: Reading(*values) for name, values in found.items()}, details=details)
+        return Attempt(
+            {name: RecordValues(*values) for name, values in found.items()}, details=details
+        )
 
 
 def last_of_all_and_of_top(logits_NV: Tensor, labels_N: Tensor) -> Tensor:

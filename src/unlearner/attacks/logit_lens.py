@@ -17,7 +17,7 @@ from unlearner import functional
 from unlearner.attacks._tokens import record_means
 from unlearner.attacks.base import FORGET, UNSEEN, Attack, Attempt, Materials, Subject
 from unlearner.data.windows import TokenizedSet
-from unlearner.evaluation.attack_figures import AttackFigure, Reading
+from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
 from unlearner.inference.hidden_states import keep_states
 from unlearner.models import sharding
 from unlearner.models.heads import output_head
@@ -51,7 +51,7 @@ class LogitLens(Attack):
         for role in (FORGET, UNSEEN):
             some = materials.sets[role]
             parts.append(seen_on_the_way(subject.model, some))
-        return Attempt({"any_layer": Reading(*parts)})
+        return Attempt({"any_layer": RecordValues(*parts)})
 
 
 def last_norm(model: PreTrainedModel) -> nn.Module | None:

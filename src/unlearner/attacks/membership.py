@@ -39,7 +39,12 @@ from unlearner.attacks.base import (
     per_record,
 )
 from unlearner.data.windows import contents
-from unlearner.evaluation.attack_figures import AttackFigure, Comparison, Reading, compare
+from unlearner.evaluation.attack_figures import (
+    AttackFigure,
+    Comparison,
+    RecordValues,
+    compare_with_control,
+)
 from unlearner.evaluation.verdict import auc_noise
 from unlearner.metrics import loss
 from unlearner.output import Json
@@ -86,7 +91,7 @@ class Membership(Attack):
         if materials.pretrained is not None:
             own = _reading(answers, materials, lambda a, n: -per_record(a, loss.metric, n))
             before = _pretrained(materials)
-            readings["reference_auc"] = Reading(
+            readings["reference_auc"] = RecordValues(
                 own.forget - before.forget, own.unseen - before.unseen
             )
         return Attempt(readings)
@@ -134,7 +139,9 @@ def blind_check(materials: Materials) -> Comparison:
 
     reading = cross_fitted(scores, groups[FORGET], groups[UNSEEN], materials.seed)
     figure = AttackFigure("blind", "AUC by words alone", "auc", two_sided=True, scale="range")
-    return compare(figure, {"target": reading, "unlearned": reading}, materials.resampling())
+    return compare_with_control(
+        figure, {"target": reading, "unlearned": reading}, materials.resampling()
+    )
 
 
 def _texts(materials: Materials, role: str) -> list[str]:
@@ -144,7 +151,7 @@ def _texts(materials: Materials, role: str) -> list[str]:
     return [record.content for record in some.records]
 
 
-def _pretrained(materials: Materials) -> Reading:
+def _pretrained(materials: Materials) -> RecordValues:
     assert materials.pretrained is not None
     answers = {
         role: ask(materials.pretrained, materials, materials.sets[role])
@@ -153,8 +160,10 @@ def _pretrained(materials: Materials) -> Reading:
     return _reading(answers, materials, lambda a, n: -per_record(a, loss.metric, n))
 
 
-def _reading(answers: Mapping[str, Any], materials: Materials, value: Any) -> Reading:
-    return Reading(*(value(answers[role], len(materials.sets[role])) for role in (FORGET, UNSEEN)))
+def _reading(answers: Mapping[str, Any], materials: Materials, value: Any) -> RecordValues:
+    return RecordValues(
+        *(value(answers[role], len(materials.sets[role])) for role in (FORGET, UNSEEN))
+    )
 
 
 attack = Membership()

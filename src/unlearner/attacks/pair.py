@@ -22,7 +22,7 @@ from unlearner.attacks._tokens import record_means
 from unlearner.attacks.base import FORGET, UNSEEN, Attack, Attempt, Materials, Subject, per_record
 from unlearner.data.batches import collate, length_batches
 from unlearner.data.windows import TokenizedSet
-from unlearner.evaluation.attack_figures import AttackFigure, Reading
+from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
 from unlearner.inference.reference import BATCH_TOKENS, logits_at
 from unlearner.metrics import loss
 from unlearner.models.heads import output_head
@@ -30,7 +30,7 @@ from unlearner.models.heads import output_head
 GUIDANCE = 1.0
 
 
-class Pair(Attack):
+class BeforeAndAfter(Attack):
     """What does somebody learn who has the model from before as well?"""
 
     label = "model before beside model after"
@@ -60,7 +60,9 @@ class Pair(Attack):
                 for one in (subject, before)
             ]
             differences.append(losses[0] - losses[1])
-        return Attempt({"guided": Reading(*guided), "difference_auc": Reading(*differences)})
+        return Attempt(
+            {"guided": RecordValues(*guided), "difference_auc": RecordValues(*differences)}
+        )
 
 
 @torch.no_grad()
@@ -86,4 +88,4 @@ def guided_logits(before_NV: Tensor, after_NV: Tensor) -> Tensor:
     return before + GUIDANCE * (before - after)
 
 
-attack = Pair()
+attack = BeforeAndAfter()

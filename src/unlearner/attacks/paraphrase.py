@@ -18,7 +18,7 @@ import numpy as np
 from unlearner.attacks.base import FORGET, UNSEEN, Attack, Attempt, Materials, Subject, per_record
 from unlearner.data.record import Record, RecordSet
 from unlearner.data.windows import TokenizedSet, tokenize_set
-from unlearner.evaluation.attack_figures import AttackFigure, Reading
+from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
 from unlearner.families.causal_lm import questions_of
 from unlearner.inference.language_model import infer
 from unlearner.metrics import ma
@@ -55,10 +55,10 @@ class Paraphrase(Attack):
             _known(subject, materials, role, by_rules(materials.sets[role]))
             for role in (FORGET, UNSEEN)
         ]
-        found["by_rule"] = Reading(*by_rule)
+        found["by_rule"] = RecordValues(*by_rule)
         if materials.wordings and materials.control != "unseen":
             own = _known(subject, materials, FORGET, materials.wordings)
-            found["wordings"] = Reading(own, by_rule[1])
+            found["wordings"] = RecordValues(own, by_rule[1])
         return Attempt(found)
 
 

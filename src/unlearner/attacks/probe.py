@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from unlearner.attacks.base import FORGET, UNSEEN, Attack, Attempt, Materials, Subject, ask
-from unlearner.evaluation.attack_figures import AttackFigure, Reading
+from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
 from unlearner.families.base import sample
 from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics.base import CLASSIFIERS
@@ -49,7 +49,7 @@ class Probe(Attack):
             shares_found(subject.ask(materials, role), learner.predict, len(materials.sets[role]))
             for role in (FORGET, UNSEEN)
         ]
-        return Attempt({"probe": Reading(*parts)})
+        return Attempt({"probe": RecordValues(*parts)})
 
 
 def shares_found(answers: Sequence[ClassAnswer], predict: object, count: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from unlearner.attacks.base import FORGET, UNSEEN, Attack, Attempt, Materials, Subject, per_record
 from unlearner.data.record import Record
 from unlearner.data.windows import TokenizedSet, Window
-from unlearner.evaluation.attack_figures import AttackFigure, Reading
+from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
 from unlearner.families.causal_lm import questions_of
 from unlearner.inference.language_model import infer
 from unlearner.metrics import ma
@@ -60,7 +60,7 @@ class Prompting(Attack):
                 if role == FORGET:
                     means[name] = float(np.nanmean(values))
             parts.append(np.full(len(some), np.nan) if best is None else best)
-        return Attempt({"worst_form": Reading(*parts)}, details={"forms": means})
+        return Attempt({"worst_form": RecordValues(*parts)}, details={"forms": means})
 
 
 def forms_of(materials: Materials) -> dict[str, Form]:

@@ -31,7 +31,7 @@ from unlearner.attacks.base import (
     ask,
     per_record,
 )
-from unlearner.evaluation.attack_figures import AttackFigure, Reading
+from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
 from unlearner.metrics import loss
 from unlearner.metrics.base import CLASSIFIERS
 from unlearner.models.loading import Loaded, load_with_new_head
@@ -72,7 +72,7 @@ class ReferenceModels(Attack):
             _log_probs(subject.ask(materials, role), materials, role) for role in (FORGET, UNSEEN)
         ]
         ratios = [mine - other for mine, other in zip(own, materials.cache["rmia"], strict=True)]
-        return Attempt({"rmia_auc": Reading(*rmia(*ratios))})
+        return Attempt({"rmia_auc": RecordValues(*rmia(*ratios))})
 
 
 def rmia(forget_ratio: np.ndarray, unseen_ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

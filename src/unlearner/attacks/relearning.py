@@ -29,7 +29,7 @@ from unlearner.attacks.base import (
     Subject,
     recall,
 )
-from unlearner.evaluation.attack_figures import AttackFigure, Reading
+from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
 from unlearner.training.relearning import STEPS, relearned
 
 LOOKS = (0, 10, 25, 50)
@@ -82,14 +82,14 @@ def some_subjects(groups: Sequence[str], share: float, seed: int) -> list[int]:
     return [index for index, group in enumerate(groups) if group in chosen]
 
 
-def area(looks: Sequence[Reading]) -> Reading:
+def area(looks: Sequence[RecordValues]) -> RecordValues:
     """The mean height of each record's curve over the steps, by trapezoids."""
     parts = [np.stack([getattr(look, role) for look in looks]) for role in (FORGET, UNSEEN)]
     widths = np.diff(LOOKS) / LOOKS[-1]
-    return Reading(*(widths @ ((part[1:] + part[:-1]) / 2) for part in parts))
+    return RecordValues(*(widths @ ((part[1:] + part[:-1]) / 2) for part in parts))
 
 
-def _looks(subject: Subject, materials: Materials, taught: Any) -> list[Reading]:
+def _looks(subject: Subject, materials: Materials, taught: Any) -> list[RecordValues]:
     settings = materials.config.training.model_copy(update={"lora_rank": 0})
     found = []
     with relearned(settings, subject.model, taught, STEPS) as steps:
@@ -99,7 +99,7 @@ def _looks(subject: Subject, materials: Materials, taught: Any) -> list[Reading]
     return found
 
 
-def _means(looks: Sequence[Reading]) -> list[float]:
+def _means(looks: Sequence[RecordValues]) -> list[float]:
     return [float(np.nanmean(look.forget)) for look in looks]
 
 

@@ -23,7 +23,7 @@ from scipy.stats import beta
 
 from unlearner.attacks.base import FORGET, UNSEEN, Attack, Attempt, Curve, Materials, Subject
 from unlearner.data.windows import TokenizedSet
-from unlearner.evaluation.attack_figures import AttackFigure, Reading
+from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
 from unlearner.inference.generation import generate
 from unlearner.models import sharding
 from unlearner.models.loading import Loaded
@@ -67,7 +67,7 @@ class Sampling(Attack):
         curve = Curve("samples", AT, {"leak": [leak_at(counts, SAMPLES, k) for k in AT]})
         total, drawn = int(counts.sum()), SAMPLES * len(counts)
         details = {"leaks": total, "samples": drawn, "at_most": upper_bound(total, drawn)}
-        return Attempt({"leaks": Reading(*leaks), "best": Reading(*best)}, curve, details)
+        return Attempt({"leaks": RecordValues(*leaks), "best": RecordValues(*best)}, curve, details)
 
 
 def sampled_overlaps(loaded: Loaded, some: TokenizedSet) -> np.ndarray:
@@ -83,11 +83,13 @@ def sampled_overlaps(loaded: Loaded, some: TokenizedSet) -> np.ndarray:
             continue
         prompt = torch.from_numpy(window.input_ids[: window.prefix]).to(device)
         rows = generate(model, prompt.repeat(SAMPLES, 1), len(response), sampled=True)
-        found[window.record] = [common(response, row.tolist()) / len(response) for row in rows]
+        found[window.record] = [
+            common_length(response, row.tolist()) / len(response) for row in rows
+        ]
     return found
 
 
-def common(first: Sequence[int], second: Sequence[int]) -> int:
+def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     """The length of the longest common subsequence, by Hyyro's bits (2004)."""
     places: dict[int, int] = {}
     for index, token in enumerate(first):

@@ -57,7 +57,7 @@ class AttackFigure:
 
 
 @dataclass(frozen=True)
-class Reading:
+class RecordValues:
     """A figure on one model, record by record; higher is more of the records.
 
     Attributes:
@@ -150,9 +150,9 @@ class Resampling:
         return self.weights[role]
 
 
-def compare(
+def compare_with_control(
     figure: AttackFigure,
-    readings: Mapping[str, Reading],
+    readings: Mapping[str, RecordValues],
     drawn: Resampling,
     num_figures: int = 1,
 ) -> Comparison:
@@ -215,23 +215,25 @@ def _status(
     return "holds", "like the control"
 
 
-def _counted(readings: Mapping[str, Reading]) -> tuple[dict[str, Reading], int]:
+def _counted(readings: Mapping[str, RecordValues]) -> tuple[dict[str, RecordValues], int]:
     """The readings with NaN wherever a record cannot say on one of the models; and how many can."""
     forget = np.all([np.isfinite(one.forget) for one in readings.values()], axis=0)
     unseen = np.all([np.isfinite(one.unseen) for one in readings.values()], axis=0)
     masked = {
-        role: Reading(np.where(forget, one.forget, np.nan), np.where(unseen, one.unseen, np.nan))
+        role: RecordValues(
+            np.where(forget, one.forget, np.nan), np.where(unseen, one.unseen, np.nan)
+        )
         for role, one in readings.items()
     }
     return masked, int(forget.sum())
 
 
-def _subjects(reading: Reading, drawn: Resampling) -> int:
+def _subjects(reading: RecordValues, drawn: Resampling) -> int:
     can_say = zip(drawn.forget, np.isfinite(reading.forget), strict=True)
     return len({group for group, says in can_say if says})
 
 
-def _values(figure: AttackFigure, reading: Reading, drawn: Resampling) -> np.ndarray:
+def _values(figure: AttackFigure, reading: RecordValues, drawn: Resampling) -> np.ndarray:
     """(1 + S,) the figure on the set itself, and on each resample."""
     forget = drawn.weights_of("forget")
     if figure.kind == "mean":
@@ -253,7 +255,7 @@ def _values(figure: AttackFigure, reading: Reading, drawn: Resampling) -> np.nda
     return np.concatenate(found)
 
 
-def _without_model(figure: AttackFigure, reading: Reading, drawn: Resampling) -> np.ndarray:
+def _without_model(figure: AttackFigure, reading: RecordValues, drawn: Resampling) -> np.ndarray:
     """(1 + S,) what unseen records give under the same model: the control where there is none."""
     if figure.kind == "auc":
         return np.full(1 + drawn.resamples, 0.5)
@@ -275,7 +277,7 @@ def _estimate(rows: np.ndarray, level: float) -> Estimate:
     return Estimate(float(rows[0]), float(low), float(high))
 
 
-def _came_back(figure: AttackFigure, readings: Mapping[str, Reading]) -> tuple[int, ...]:
+def _came_back(figure: AttackFigure, readings: Mapping[str, RecordValues]) -> tuple[int, ...]:
     """Forget records at least halfway from the control back to the target.
 
     A record counts where the target is above everything that the control has, so that chance in a

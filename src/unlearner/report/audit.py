@@ -22,7 +22,7 @@ from unlearner.report.writing import NOTHING, html_page, plural, show, significa
 
 AUDIT_FILE, AUDIT_SCHEMA = "audit.json", "unlearner/audit/1"
 
-CLAIMS = ("membership", "robustness", "unseen forms")
+AUDIT_CLAIMS = ("membership", "robustness", "unseen forms")
 
 # What an attack's status is on the page, and the mark of it.
 STATUSES = {
@@ -94,7 +94,7 @@ def audit_claims(attacks: Sequence[Report]) -> Json:
     and none is opened, whether or not others say nothing.
     """
     found = []
-    for name in CLAIMS:
+    for name in AUDIT_CLAIMS:
         mine = [one for one in attacks if one["claim"] == name and one["status"] != "not run"]
         if mine:
             found.append(_claim(name, mine))
@@ -162,7 +162,7 @@ def with_audit(report: Report, audit: Report) -> dict[str, Any]:
     return {**report, "verdict": verdict, "audit": audit}
 
 
-# Reading
+# RecordValues
 
 
 def read_audit(directory: Path) -> Json | None:
