@@ -120,6 +120,20 @@ def test_one_side_is_enough_where_below_is_no_mark():
     assert one.status == "holds"
 
 
+def test_too_wide_an_interval_is_no_acquittal():
+    """Of ten subjects five are at 1: 0.5 -+ 0.3 beside a control at 0.4 and a target at 1."""
+    halves = np.tile([0.0, 1.0], 10)
+    one = found(
+        groups=[str(number % 10) for number in range(20)],
+        target=shares(1.0),
+        unlearned=RecordValues(halves, halves),
+        control=RecordValues(np.full(20, 0.4), halves),
+    )
+    assert one.difference.low < 0 < one.difference.high
+    assert one.status == "not informative"
+    assert "half of the way" in one.reason
+
+
 def test_records_that_cannot_say_on_a_model_are_left_out_on_all():
     """Of the values 1, 1 and 0 the last counts for the target alone."""
     readings = {

@@ -31,6 +31,10 @@ LEVEL = 0.01
 # Of the way from the control to the target model: less is nothing that came back.
 LEAST_SHARE = 0.1
 
+# A figure holds only where its 95 % interval leaves out that so much of the way came back: "not
+# clearly above the control" is not "like the control".
+MOST_SHARE = 0.5
+
 RESAMPLES = 4000
 
 FEWEST = 5  # subjects; of fewer a bootstrap knows nothing of their spread
@@ -175,12 +179,15 @@ def compare_with_control(
     scale = 1.0 if figure.scale == "range" else abs(float(target_gap[0]))
     level = LEVEL / num_figures
     known = _estimate(target_gap, level) if figure.scale == "target" else None
+    difference = _estimate(gap, 0.05)
     few = _subjects(readings["unlearned"], drawn) < FEWEST
-    status, reason = _status(figure, _estimate(gap, level), known, scale, few=few)
+    status, reason = "not informative", f"fewer than {FEWEST} subjects"
+    if not few:
+        status, reason = _status(figure, _estimate(gap, level), difference, known, scale)
     return Comparison(
         figure,
         models,
-        _estimate(gap, 0.05),
+        difference,
         float(gap[0]) / scale if scale else math.nan,
         status,
         reason,
@@ -190,16 +197,19 @@ def compare_with_control(
 
 
 def _status(
-    figure: AttackFigure, gap: Estimate, target: Estimate | None, scale: float, *, few: bool
+    figure: AttackFigure,
+    gap: Estimate,
+    difference: Estimate,
+    target: Estimate | None,
+    scale: float,
 ) -> tuple[Status, str]:
     """What the difference says, and why.
 
     Args:
-        gap: The unlearned model's difference from the control, with the interval that decides.
+        gap: The unlearned model's difference from the control, with the interval that opens.
+        difference: The same with its 95 % interval.
         target: The target model's; None where the target is part of the attack.
     """
-    if few:
-        return "not informative", f"fewer than {FEWEST} subjects"
     if not (math.isfinite(gap.low) and math.isfinite(gap.high)):
         return "not informative", "the model's own numbers are not finite"
     if target is not None:
@@ -210,8 +220,9 @@ def _status(
         return "opened", "above the control"
     if figure.two_sided and gap.high < 0 and -gap.value > LEAST_SHARE * scale:
         return "opened", "below the control: recognisable as treated"
-    if gap.high >= scale or (figure.two_sided and gap.low <= -scale):
-        return "not informative", "as few records fit the target model as well as the control"
+    most = MOST_SHARE * scale
+    if difference.high >= most or (figure.two_sided and difference.low <= -most):
+        return "not informative", "so few records cannot tell it from half of the way back"
     return "holds", "like the control"
 
 
