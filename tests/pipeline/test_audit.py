@@ -179,6 +179,13 @@ def test_forget_with_an_audit_ends_with_the_status_of_the_run(world, tmp_path):
     assert [entry["name"] for entry in read(tmp_path / "run")["attacks"]] == sorted(QUICK)
 
 
+def test_an_audit_behind_a_run_of_several_processes_is_refused_before_it(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    line = ["forget", "model", "--forget", "f", "--output", "out", "--audit", "full"]
+    assert run(line) == WRONG_INPUT
+    assert "--audit: is for one process" in capsys.readouterr().err
+
+
 def test_a_changed_model_is_refused(audited, tmp_path, capsys, world):
     folder = Path(shutil.copytree(audited[0], tmp_path / "run"))
     shutil.copytree(world / "other", folder / "model", dirs_exist_ok=True)

@@ -258,6 +258,8 @@ def forget(
         sections.setdefault("search", {}).setdefault("trials", SEARCH_TRIALS)
     if audit:
         check_names([audit], ["quick", "full"], what="budget", where="--audit")
+        if os.environ.get("WORLD_SIZE", "1") != "1":  # not once the run is done
+            raise UserError("--audit: is for one process; run `unlearner audit` behind the run")
     from unlearner.cli.commands import run_forget
 
     status = run_forget(
