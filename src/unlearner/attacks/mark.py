@@ -55,8 +55,8 @@ class Mark(Attack):
             )
             return forest.fit(rows[train], labels[train]).predict_proba(rows[test])[:, 1]
 
-        groups = (materials.sets[role].groups for role in (FORGET, UNSEEN))
-        return Attempt({"mark_auc": cross_fitted(scores, *groups, materials.seed)})
+        forget, unseen = (materials.sets[role].groups for role in (FORGET, UNSEEN))
+        return Attempt({"mark_auc": cross_fitted(scores, forget, unseen, materials.seed)})
 
 
 def features_of(answers: Sequence[Answer], count: int) -> np.ndarray:

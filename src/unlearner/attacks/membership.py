@@ -17,7 +17,7 @@ arXiv:2003.10595; the blind check Das et al. (2024), arXiv:2406.16201; PrivLeak 
 arXiv:2407.06460.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -101,11 +101,12 @@ class Membership(Attack):
     ) -> tuple[str, str, list[Comparison], Json]:
         status, reason, found, details = super().conclude(attempts, materials)
         blind = blind_check(materials)
-        details = {"blind": blind.models["unlearned"].to_json()}
+        by_words = blind.models["unlearned"]
+        details["blind"] = by_words.to_json()
         sets = [len(materials.sets[role]) for role in (FORGET, UNSEEN)]
         details["half_width"] = auc_noise(*sets)
-        low, high = details["blind"]["low"], details["blind"]["high"]
-        if materials.control == "unseen" and low is not None and (low > 0.5 or high < 0.5):
+        apart = by_words.low > 0.5 or by_words.high < 0.5
+        if materials.control == "unseen" and apart:
             status = "not informative"
             reason = "words alone tell the sets apart, without asking the model; give a control"
         if materials.control == "retrained":
@@ -128,7 +129,7 @@ def blind_check(materials: Materials) -> Comparison:
     texts = {role: _texts(materials, role) for role in (FORGET, UNSEEN)}
     groups = {role: materials.sets[role].groups for role in (FORGET, UNSEEN)}
 
-    def scores(train: Sequence[int], test: Sequence[int], labels: np.ndarray) -> np.ndarray:
+    def scores(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> np.ndarray:
         every = [*texts[FORGET], *texts[UNSEEN]]
         learner = make_pipeline(
             TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True),

@@ -9,6 +9,7 @@ arXiv:2201.06640, are the neighbour.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -38,7 +39,7 @@ class Probe(Attack):
 
     def run(self, subject: Subject, materials: Materials) -> Attempt:
         some = sample(materials.sets["retain"], MOST, materials.seed)
-        known = ask(subject.loaded, materials, some)
+        known: list[Any] = ask(subject.loaded, materials, some)
         features = np.concatenate([answer.features for answer in known])
         labels = np.concatenate([answer.labels for answer in known])
         if len(set(labels.tolist())) < 2:
