@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests of tiny models run on one thread each, two at a time.
 WORKERS ?= 2
 
-.PHONY: demo test lint format bench bench-adapters bench-rates bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-rows bench-compare real-model constraints clean
+.PHONY: demo test lint format bench bench-adapters bench-rates bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-audit bench-rows bench-compare real-model constraints clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
@@ -55,6 +55,10 @@ bench-gpu: .venv/.ready
 # Classifiers beside their retrained models.
 bench-banking77 bench-wnut17: bench-%: .venv/.ready
 	$(BIN)/python benchmarks/deepcut_table.py --task $* --work $(WORK)
+
+# Targets, retrained models and methods under the audit.
+bench-audit: .venv/.ready
+	$(BIN)/python benchmarks/audit.py --work $(WORK)/audit
 
 bench-defaults: .venv/.ready
 	$(BIN)/python benchmarks/deepcut_defaults.py --task banking77 --work $(WORK)

@@ -23,7 +23,7 @@ from unlearner.report import classifier_plots, plots, strength_plots
 torch.set_num_threads(1)
 
 # Fixtures of the tests that run command lines.
-pytest_plugins = ["command_world", "classifier_commands", "compare_world"]
+pytest_plugins = ["command_world", "classifier_commands", "compare_world", "attack_world"]
 
 VOCAB = 96
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -20,6 +20,7 @@ import test_lm_methods
 import test_lm_methods_invariance as invariance
 
 import unlearner
+from attack_world import attacked, load, materials, text_sets
 from classifier_commands import RUN as RUN_CLASSIFIER
 from classifier_commands import SHORT as SHORT_CLASSIFIER
 from classifier_world import (
@@ -34,6 +35,7 @@ from classifier_world import (
 from command_world import RUN, SETS
 from conftest import tiny_model
 from unlearner import registry
+from unlearner.attacks.base import load_attack
 from unlearner.cli.app import MET, NOT_MET, WRONG_INPUT, run
 from unlearner.config import RunConfig
 from unlearner.datasets.base import data_settings, named_sets
@@ -49,12 +51,13 @@ from unlearner.settings import load_yaml, read_yaml
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/adding.md").read_text("utf-8")
 METHOD, CLASSIFIER_METHOD, METRIC = "tnpo", "delete", "unlikely_tokens"
-DATASET, FAMILY = "ag_news", "tested_lm"
+DATASET, ATTACK, FAMILY = "ag_news", "opening", "tested_lm"
 ADDED = (
     ("methods", METHOD),
     ("methods", CLASSIFIER_METHOD),
     ("metrics", METRIC),
     ("datasets", DATASET),
+    ("attacks", ATTACK),
     ("families", FAMILY),
 )
 FOLDERS = tuple(dict.fromkeys(folder for folder, _ in ADDED))
@@ -375,6 +378,15 @@ def test_the_family_judges_the_test_set_too_once_it_is_registered(call, tmp_path
     assert limits["test"] == pytest.approx(1.1 * before)
     claim = next(one for one in report["verdict"]["claims"] if one["claim"] == "utility")
     assert claim["status"] == "not met" or after <= limits["test"]
+
+
+def test_the_attack_opens_a_model_that_forgot_nothing(language_models):
+    models = {name: load(language_models / name) for name in ("target", "retrained", "other")}
+    given = materials(models["target"], text_sets())
+    attack = load_attack(ATTACK)
+    opened = attacked(attack, given, models["target"], models["retrained"])
+    assert opened.status == "opened"
+    assert attacked(attack, given, models["other"], models["retrained"]).status != "opened"
 
 
 def test_the_page_names_all_that_a_family_has_to_define():

@@ -31,6 +31,7 @@ COMMANDS = (
     "run",
     "report",
     "strength",
+    "audit",
     "push",
     "list",
     "demo",

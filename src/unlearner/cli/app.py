@@ -232,6 +232,9 @@ def forget(
         bool, typer.Option(help="Also write before-after-PRIVATE.txt, with the records' text.")
     ] = False,
     resume: Resume = False,
+    audit: Annotated[
+        str, typer.Option(metavar="quick|full", help="Also audit what was made, see `audit`.")
+    ] = "",
     quiet: Quiet = False,
 ) -> int:
     """Make a model forget records; write the unlearned model and a report."""
@@ -253,11 +256,20 @@ def forget(
     )
     if search:
         sections.setdefault("search", {}).setdefault("trials", SEARCH_TRIALS)
+    if audit:
+        check_names([audit], ["quick", "full"], what="budget", where="--audit")
+        if os.environ.get("WORLD_SIZE", "1") != "1":  # not once the run is done
+            raise UserError("--audit: is for one process; run `unlearner audit` behind the run")
     from unlearner.cli.commands import run_forget
 
-    return run_forget(
+    status = run_forget(
         sections, output, force=force, show_text=show_text, resume=resume, quiet=quiet
     )
+    if audit and (output / "report.json").is_file():  # nothing is written where nothing was known
+        from unlearner.cli.audit import run_audit
+
+        run_audit(output, {}, {"budget": audit}, quiet=quiet)
+    return status
 
 
 @app.command()
@@ -329,6 +341,96 @@ def evaluate(
     from unlearner.cli.commands import run_evaluate
 
     return run_evaluate(sections, output, target=target, quiet=quiet)
+
+
+@app.command()
+def audit(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN_DIR] [SECTION.KEY=VALUE]...",
+            show_default=False,
+            help="A folder that `unlearner forget` has written; else --model and --target.",
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="The model to be audited, whoever made it.")] = "",
+    target: Annotated[str, typer.Option(help="The model before unlearning.")] = "",
+    forget: Annotated[str, typer.Option(help=RECORDS)] = "",
+    retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
+    holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
+    forget_class: ForgetClass = "",
+    retrained: Annotated[str, typer.Option(help="A model trained without --forget.")] = "",
+    pretrained: Annotated[
+        str, typer.Option(help="What training started from: makes a proxy, as control.")
+    ] = "",
+    proxy: Annotated[str, typer.Option(help="A finished proxy, as control.")] = "",
+    attacks: Annotated[str, typer.Option(help="Such as membership,quantisation.")] = "",
+    budget: Annotated[str, typer.Option(metavar="quick|full", help="How much is tried.")] = "quick",
+    wordings: Annotated[
+        str, typer.Option(help="JSON lines of id and prompt: your own wordings of the records.")
+    ] = "",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", parser=_output_folder, metavar="PATH", help="With --model."),
+    ] = None,
+    config: Config = None,
+    columns: Map = "",
+    drop_duplicates: DropDuplicates = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an audit.")] = False,
+    quiet: Quiet = False,
+) -> int:
+    """Attack an unlearned model beside a control; write audit.json, and the page again."""
+    run_dir, settings = _model_and_settings(arguments)
+    check_names([budget], ["quick", "full"], what="budget", where="--budget")
+    options = {
+        "data__forget": forget,
+        "data__retain": retain,
+        "data__holdout": holdout,
+        "data__forget_class": forget_class,
+        "data__columns": _column_names(columns),
+        "data__drop_duplicates": drop_duplicates,
+    }
+    request = {
+        "attacks": tuple(name.strip() for name in attacks.split(",") if name.strip()),
+        "budget": budget,
+        "retrained": retrained,
+        "pretrained": pretrained,
+        "proxy": proxy,
+        "wordings": wordings,
+    }
+    if attacks and not request["attacks"]:
+        raise UserError("--attacks: names none; see `unlearner list attacks`")
+    if run_dir:
+        _alone(run_dir, options | {"model": model, "target": target, "output": output}, settings)
+        if config:
+            raise UserError("--config: RUN_DIR has its own run.yaml; leave it out")
+        from unlearner.cli.audit import run_audit
+
+        return run_audit(Path(run_dir), {}, request, resume=resume, quiet=quiet)
+    for name, value in {"--model": model, "--target": target, "--output": output}.items():
+        if not value:
+            raise UserError(
+                f"{name}: none given; name a folder that `unlearner forget` has written, or give "
+                "--model, --target and --output with the files of records"
+            )
+    sections = _sections(settings, config, **options)
+    sections.setdefault("model", {})["name"] = target
+    from unlearner.cli.audit import run_audit
+
+    assert output is not None
+    return run_audit(output, sections, request, model=model, resume=resume, quiet=quiet)
+
+
+def _alone(run_dir: str, options: dict[str, Any], settings: list[str]) -> None:
+    """Refuse what a run's folder says already."""
+    given = [name.partition("__")[2] or name for name, value in options.items() if value]
+    names = [*(f"--{name.replace('_', '-')}" for name in given), *settings]
+    if names:
+        name = "--map" if names[0] == "--columns" else names[0]
+        raise UserError(
+            f"{name}: {run_dir} is a run's folder, whose run.yaml says that; leave it out, or give "
+            "--model and --target in place of the folder"
+        )
 
 
 @app.command()

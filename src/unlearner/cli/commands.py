@@ -164,7 +164,7 @@ def run_evaluate(sections: Json, output: Path, *, target: str, quiet: bool) -> i
     processes.begin()
     quieten()
     check_output(output)
-    sections = _with_method(sections)
+    sections = with_method(sections, Path(str(sections.get("model", {}).get("name", ""))))
     config, family = read_config(sections)
     progress = RunProgress(quiet=quiet, num_rounds=1)
     prepared = pipeline.start(config, family, command="evaluate")
@@ -182,12 +182,14 @@ def run_evaluate(sections: Json, output: Path, *, target: str, quiet: bool) -> i
     return MET if verdict.status == "met" else NOT_MET
 
 
-def _with_method(sections: Json) -> Json:
-    """The sections with the method that made MODEL, where it lies in the folder of a run.
+def with_method(sections: Json, model: Path) -> Json:
+    """The sections with the method that made the model, where it lies in the folder of a run.
 
     Which unseen records the method learned from depends on the seed, too.
+
+    Args:
+        model: Not checked yet.
     """
-    model = Path(str(sections.get("model", {}).get("name", "")))  # not checked yet
     run = model.parent / "run.yaml"
     if "method" in sections or not is_unlearned(model) or not run.is_file():
         return sections

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from textwrap import wrap
+from types import ModuleType
 
 from rich.console import Console
 from rich.markup import escape
@@ -87,6 +88,38 @@ def print_verdict(report: Json, output: Path) -> None:
     for note in verdict["notes"]:
         console.print("  " + _inert(note))
     console.print(f"report: {_inert(str(output / 'report.html'))}")
+
+
+def print_audit(audit: Json, page: Path) -> None:
+    """A row for each figure of each attack, what follows of them, and where the page is."""
+    console = _console()
+    console.print(f"control: {audit['control']['sentence']}")
+    table = Table("attack", "figure", "before", "after", "control", "after less control", "result")
+    for entry in audit["attacks"]:
+        for figure in entry["figures"]:
+            cells = [_estimate(figure[role]) for role in ("target", "unlearned", "control")]
+            difference = _estimate(figure["difference"], interval=True)
+            table.add_row(entry["label"], figure["label"], *cells, difference, figure["status"])
+        if not entry["figures"]:
+            table.add_row(entry["label"], "", "", "", "", "", entry["status"])
+    console.print(table, soft_wrap=False)
+    for entry in audit["attacks"]:
+        colour = {"holds": "green", "opened": "red"}.get(entry["status"], "yellow")
+        reason = _inert(entry["reason"])
+        console.print(f"{entry['label']}: [{colour}]{entry['status']}[/] ({reason})")
+    for claim in audit["claims"]:
+        colour = COLOURS.get(claim["status"], "yellow")
+        reason = _inert(claim["reason"])
+        console.print(f"  {claim['claim']}: [{colour}]{claim['status']}[/]. {reason}")
+    console.print(f"page: {_inert(str(page))}")
+
+
+def _estimate(estimate: Json, *, interval: bool = False) -> str:
+    if estimate["value"] is None:
+        return "-"
+    if not interval or estimate["low"] is None or estimate["high"] is None:
+        return f"{estimate['value']:.3f}"
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
 
 
 def print_strength(
@@ -261,6 +294,9 @@ def lines(what: str) -> Iterator[str]:
         if what == "methods":
             method = load_method(name)
             texts = [registry.first_line(method), method_words(method)]
+        elif what == "attacks":
+            module = registry.load(what, name)
+            texts = [registry.first_line(module.attack), attack_words(module)]
         else:
             texts = [registry.first_line(registry.load(what, name))]
         width = WIDTH - indent
@@ -269,6 +305,20 @@ def lines(what: str) -> Iterator[str]:
         yield from (" " * indent + line for line in broken[1:])
     if not names:
         yield f"no {what} in this version"
+
+
+def attack_words(module: ModuleType) -> str:
+    """Source, families of models, cost, and what the figures of an attack can and cannot show."""
+    attack = module.attack
+    texts = "causal-lm" in attack.families
+    classifiers = any(family != "causal-lm" for family in attack.families)
+    kinds = ["language models"] * texts + ["classifiers"] * classifiers
+    source = registry.paper(module)
+    published = "no paper" if source == "none" else source
+    return (
+        f"{published}; for {' and '.join(kinds)}; {attack.cost}. Shows: {attack.shows} Cannot "
+        f"show: {attack.cannot_show}"
+    )
 
 
 def method_words(method: type[Method]) -> str:

@@ -191,12 +191,21 @@ def plain_generation(model: PreTrainedModel) -> Iterator[None]:
 
 
 def generate(
-    model: PreTrainedModel, input_ids: Tensor, num_tokens: int, *, num_beams: int = 1
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    num_tokens: int,
+    *,
+    num_beams: int = 1,
+    sampled: bool = False,
 ) -> list[np.ndarray]:
     """What the model's own `generate` puts behind prompts of equal length, at most `num_tokens`.
 
     As many rows at a time as it is right for.
+
+    Args:
+        sampled: Drawn from the model's own distribution over all tokens, by the global generator.
     """
+    drawn = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sampled else {}
     way = way_to_generate(model)
     # A cache that is wrong for several rows cannot be put in the order of several beams.
     cached = way.cached and (num_beams == 1 or way.rows > 1)
@@ -209,7 +218,8 @@ def generate(
                 rows,
                 attention_mask=torch.ones_like(rows),
                 max_new_tokens=num_tokens,
-                do_sample=False,
+                do_sample=sampled,
+                **drawn,
                 num_beams=num_beams,
                 pad_token_id=next(iter(eos_ids(model)), 0),
                 use_cache=cached,

@@ -8,35 +8,19 @@ Reference: Hu et al. (2024), arXiv:2406.13356, whose attacker has some of the re
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import torch
-from transformers import PreTrainedModel
 
 from unlearner import processes
 from unlearner.config import RunConfig
-from unlearner.data.labelled import LabelledSet
-from unlearner.data.windows import TokenizedSet
 from unlearner.families.base import AnyPrepared
-from unlearner.models import adapters, sharding
+from unlearner.models import sharding
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
-from unlearner.settings import TrainingSettings
 from unlearner.training import memory
-from unlearner.training.finetune import (
-    ClassifierFinetuneSettings,
-    FinetuneSettings,
-    batches_of,
-    begin,
-)
-from unlearner.training.log import Log
-from unlearner.training.losses import mean_losses
-from unlearner.training.trainer import Trainer
+from unlearner.training.relearning import STEPS, relearned
 
-STEPS, LOOKS = 50, (0, 10, 25, 50)
+LOOKS = (0, 10, 25, 50)
 
 # It is left out where it would take more than this share of the run, and more than so many seconds.
 SHARE_OF_RUN, SECONDS = 0.1, 10.0
@@ -98,46 +82,3 @@ def measure_relearning(
 def seconds_for(seconds: float) -> float:
     """What relearning may take in a run that has taken so many seconds."""
     return max(SECONDS, SHARE_OF_RUN * seconds)
-
-
-@contextmanager
-def relearned(
-    settings: TrainingSettings,
-    model: PreTrainedModel,
-    kept: TokenizedSet | LabelledSet,
-    count: int = STEPS,
-) -> Iterator[Iterator[int]]:
-    """Gives 0 and then the number of each step, once it is taken; the model is as before behind it.
-
-    Args:
-        settings: Those of the run, adapters included.
-        count: Steps in all.
-    """
-    trainer = Trainer(settings.model_copy(update={"checkpoint_every": "never"}), Log(None))
-    own = FinetuneSettings() if isinstance(kept, TokenizedSet) else ClassifierFinetuneSettings()
-    records = kept if isinstance(kept, TokenizedSet) else kept.examples
-    before = {} if settings.lora_rank else adapters.own_weights(model)
-
-    def steps() -> Iterator[int]:
-        _, batches = batches_of(records)
-        begin(model, own, trainer, records, count)
-        yield 0
-        while trainer.steps < count:
-            for batch, _ in batches(model, own.batch_size, trainer.generator):
-                trainer.step(partial(mean_losses, model, {"loss": batch}))
-                trainer.optimiser.zero_grad(set_to_none=True)
-                model.eval()
-                yield trainer.steps
-                if trainer.steps == count:
-                    return
-
-    try:
-        yield steps()
-    finally:
-        if trainer.adapter is not None:
-            adapters.detach(trainer.adapter)
-        else:
-            with torch.no_grad():
-                adapters.set_own_weights(model, before)
-        model.zero_grad(set_to_none=True)
-        model.eval()

@@ -19,27 +19,21 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from unlearner import provenance
-from unlearner.config import RunConfig
-from unlearner.data.record import digest_records
 from unlearner.errors import UserError
-from unlearner.families import FAMILIES
-from unlearner.families.base import AnyFamily, Prepared
+from unlearner.families.base import Prepared
 from unlearner.methods.base import Method
 from unlearner.models.ensemble import ENSEMBLE_FILE
 from unlearner.models.loading import Loaded, limit_threads
 from unlearner.output import Json
-from unlearner.pipeline.pipeline import measure_baseline, read_config, start
+from unlearner.pipeline.finished_run import check_same, config_of
+from unlearner.pipeline.pipeline import measure_baseline, start
 from unlearner.report.files import read_report
-from unlearner.settings import read_yaml
 from unlearner.training.classifier_loop import Stop, Watch
 from unlearner.training.data import ClassifierData, UnlearningData
 from unlearner.training.stop_rule import Refinement, Rules
 from unlearner.training.trainer import resolve_device
 
 Weights = Mapping[str, Tensor]
-
-HUB = "hf:"  # before the name of a data set of the hub, which is no local path
 
 
 @dataclass(frozen=True)
@@ -232,11 +226,12 @@ def add_strength(
             between its models, or what it began with is no longer there or no longer the same.
     """
     report = _finished_report(run_dir)
-    config, family = _config_of(run_dir, report)
+    config, family = config_of(run_dir, report, "strength")
     say("loading the target model and the unlearned one")
     prepared = start(config, family)
     unlearned = family.load(str(run_dir / "model"))
-    _check_same(run_dir, report, prepared, unlearned)
+    check_same(run_dir, report, prepared, unlearned)
+    _check_shapes(run_dir, prepared, unlearned)
     model = prepared.loaded.to(resolve_device(config.training))
     limit_threads(model)
     # Whether it still knows the records was decided by the run.
@@ -272,57 +267,13 @@ def _finished_report(run_dir: Path) -> Json:
     return report
 
 
-def _config_of(run_dir: Path, report: Json) -> tuple[RunConfig, AnyFamily]:
-    """The configuration and the family of the run, all of whose local paths are still there."""
-    file = run_dir / "run.yaml"
-    sections = read_yaml(file)
-    model, data = sections.get("model", {}), sections.get("data", {})
-    records = any(data.get(key) for key in ("forget", "forget_class", "name"))
-    if not model.get("name") or not records:
+def _check_shapes(run_dir: Path, prepared: Prepared, unlearned: Loaded) -> None:
+    """Refuse models between which there is nothing."""
+    if _shapes(prepared.loaded.model) != _shapes(unlearned.model):
         raise UserError(
-            f"{file}: the run was given its model or its records from Python, so they cannot be "
-            "read again; strength needs a run whose model and records are files or hub ids"
+            f"{run_dir / 'model'}: is of another shape than {prepared.loaded.name}, so there is "
+            "nothing between them"
         )
-    roles = FAMILIES[report["model"]["family"]].roles
-    paths = {f"data.{name}": str(data.get(name, "")) for name in (*roles, "folder")}
-    if "hub_id" not in report["model"]:
-        paths["model.name"] = str(model["name"])
-    for name, path in paths.items():
-        if path and not path.startswith(HUB) and not Path(path).expanduser().exists():
-            raise UserError(
-                f"{file}: {name} {path}: no longer there; restore it, or run the command in the "
-                "folder that the run was started in"
-            )
-    return read_config(sections)
-
-
-def _check_same(run_dir: Path, report: Json, prepared: Prepared, unlearned: Loaded) -> None:
-    """Refuse models and records that are not those of the report."""
-    target, digests = prepared.loaded, report["model"]
-    if provenance.digest_model(target.model) != digests["digest_target"]:
-        raise UserError(
-            f"{target.name}: is not the model that the run in {run_dir} began with, its weights "
-            "were changed since; restore them, or make a new run"
-        )
-    if provenance.digest_model(unlearned.model) != digests["digest_unlearned"]:
-        raise UserError(
-            f"{run_dir / 'model'}: is not the model that was measured, its weights were changed "
-            "since; make a new run"
-        )
-    if _shapes(target.model) != _shapes(unlearned.model):
-        raise UserError(
-            f"{run_dir / 'model'}: is of another shape than {target.name}, so there is nothing "
-            "between them"
-        )
-    key = provenance.read_key()
-    for role, tokenized in prepared.sets.items():
-        before = report["data"].get(role, {}).get("digest")
-        if before not in (None, digest_records(tokenized.records, key)):
-            raise UserError(
-                f"data.{role} {tokenized.source}: its records are not those of the run in "
-                f"{run_dir}; restore them, or set UNLEARNER_KEY_FILE if the run had another key of "
-                "digests"
-            )
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:

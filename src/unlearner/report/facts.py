@@ -211,6 +211,10 @@ CLAIMS = {  # a title, and what is claimed
         "Resistance to attacks",
         "attempts to bring the records back do not succeed.",
     ),
+    "unseen forms": (
+        "Other wordings",
+        "asked in other words than the records’ own, the model knows no more of them.",
+    ),
 }
 
 RECALL_OF_CLASS = "Recall of the class"

@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 
 from unlearner.errors import UserError, quoted
 from unlearner.files import LARGE, read_json
+from unlearner.report.audit import AUDIT_FILE, read_audit, with_audit
 from unlearner.report.facts import SCHEMA, Report
 from unlearner.report.page import markdown_report, render
 from unlearner.report.writing import write_files
@@ -47,7 +48,7 @@ def write_report(report: Report, directory: Path) -> None:
     """
     report = cast(Report, _ordered(report))
     text = _one_number_list_a_line(json.dumps(report, indent=1, allow_nan=False)) + "\n"
-    write_files(directory, {"report.json": text, **_rendered(report)})
+    write_files(directory, {"report.json": text, **_rendered(_beside_audit(report, directory))})
 
 
 def read_report(directory: Path) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def rewrite(directory: Path) -> None:
     """
     report = read_report(directory)
     try:
-        files = _rendered(cast(Report, _ordered(report)))
+        files = _rendered(_beside_audit(cast(Report, _ordered(report)), directory))
     except (AttributeError, KeyError, TypeError, ValueError, TemplateError) as error:
         path = directory / "report.json"
         raise UserError(
@@ -93,6 +94,23 @@ def rewrite(directory: Path) -> None:
             "restore the file"
         ) from error
     write_files(directory, files)
+
+
+def _beside_audit(report: Report, directory: Path) -> Report:
+    """The report as the page shows it: with the audit that lies beside it, if any.
+
+    Raises:
+        UserError: The audit is broken, or is not of the model that the report is about.
+    """
+    audit = read_audit(directory)
+    if audit is None:
+        return report
+    if audit["model"]["digest_unlearned"] != report["model"].get("digest_unlearned"):
+        raise UserError(
+            f"{directory / AUDIT_FILE}: is of another model than report.json; remove it, or run "
+            "the audit again"
+        )
+    return with_audit(report, audit)
 
 
 def _rendered(report: Report) -> dict[str, str]:

@@ -10,6 +10,7 @@ import yaml
 
 from unlearner.files import read_small
 from unlearner.report import facts, tables
+from unlearner.report.audit import audit_context
 from unlearner.report.facts import Report
 from unlearner.report.figures import galleries
 from unlearner.report.words import sentences
@@ -19,7 +20,9 @@ from unlearner.report.writing import html_page, templates
 def render(report: Report) -> str:
     """The page as HTML. The same report gives the same text."""
     sheets = ("style.css", "classifier.css") if facts.is_classifier(report) else ("style.css",)
-    return html_page("page.html.j2", sheets, galleries=galleries(report), **context(report))
+    audit = audit_context(report["audit"]) if report.get("audit") else {}
+    values = context(report) | audit
+    return html_page("page.html.j2", sheets, galleries=galleries(report), **values)
 
 
 def markdown_report(report: Report) -> str:
