@@ -33,6 +33,7 @@ COMMANDS = (
     "strength",
     "push",
     "lineage",
+    "requests",
     "list",
     "demo",
 )

@@ -124,7 +124,7 @@ def test_hostile_text_is_found_and_kept_as_a_digest_and_shown_inert(name, tmp_pa
     page = ledger.report("r")
     assert "Mara" not in page
     assert ledger.verify(measure=False).holds
-    assert ledger.files.read("r", "causal-lm").records[0].text == text
+    assert ledger.files.read("r").records[0].text == text
 
 
 def test_the_words_of_a_person_are_shown_inert(tmp_path):

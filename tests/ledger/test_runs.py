@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from command_world import FORGET, HOLDOUT, RETAIN, json_lines, texts
 from unlearner.cli.app import MET, NOT_MET, run
 from unlearner.data.loading import read_records
+from unlearner.data.record import Record
 from unlearner.evaluation.verdict import Criterion
-from unlearner.models.lineage import digest_weights
+from unlearner.models.lineage import describe, digest_weights, digests_of, write_provenance
 from unlearner.requests.book import one_month_after
 from unlearner.requests.holds import Asked, criterion_of, measure_holds
 from unlearner.requests.runs import file_list
@@ -243,6 +244,29 @@ def test_an_earlier_model_is_told_with_the_requests_since(tmp_path):
         found = ledger.verify(folders[name], measure=False)
         assert found.run_again == again
         assert found.holds == (again == ())
+
+
+def test_what_a_registered_model_still_holds_is_what_its_base_has_learned(tmp_path):
+    """The base learned a and b and forgot a; a merge of it says nothing; a third is unknown."""
+    ledger = ledger_in(tmp_path)
+    records = {name: Record(name, text=f"of {name}") for name in ("a", "b")}
+    for name, record in records.items():
+        ledger.add([record.text], id=name)
+    key, folders = ledger.key, {name: tmp_path / name for name in ("base", "merge", "third")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(name.encode())
+    learned = {"records": digests_of([*records.values()], key)}
+    asked = digests_of([records["a"]], key) | {"id": "a", "verdict": "met"}
+    found = describe("forget", "", "sha256:0", key, learned=learned, request=asked)
+    write_provenance(folders["base"], found)
+    ledger.add_model(folders["base"], kind="fine-tuned")
+    ledger.add_model(folders["merge"], kind="merged", base=folders["base"])
+    ledger.add_model(folders["third"])
+    held = {Path(row["path"]).name: row["requests"] for row in ledger.models()}
+    assert held == {"base": ["b"], "merge": ["b"], "third": ["a", "b"]}
+    (folders["third"] / "model.safetensors").unlink()
+    assert not ledger.models()[2]["is_there"]
 
 
 def test_criteria_are_the_same_from_the_ledger():

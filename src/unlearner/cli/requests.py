@@ -262,6 +262,14 @@ def serve(
     return run_serve(ledger, port)
 
 
+@models.command("list")
+def list_models(ledger: LedgerFile = LEDGER) -> int:
+    """List the models that the ledger knows, and the requests whose records are still in them."""
+    from unlearner.cli.requests_commands import run_list_models
+
+    return run_list_models(ledger)
+
+
 @models.command("add")
 def add_model(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Its folder.")],

@@ -259,6 +259,23 @@ def run_add_model(
     return MET
 
 
+def run_list_models(ledger: str) -> int:
+    """`requests models list`."""
+    table = Table("model", "what", "made of", "weights", "still has records of")
+    for row in Ledger(ledger).models():
+        place = _inert(row["path"]) + (" (current)" if row["is_current"] else "")
+        holds = ", ".join(row["requests"]) or "none"
+        table.add_row(
+            place,
+            row["kind"],
+            _inert(row["base"]) or "-",
+            row["weights"].partition(":")[2][:12],
+            escape(holds) if row["is_there"] else "not there any more",
+        )
+    results_console().print(table)
+    return MET
+
+
 def run_serve(ledger: str, port: int) -> int:
     """`requests serve`: until it is stopped."""
     from unlearner.requests.server import serve

@@ -247,6 +247,25 @@ def records_of(one: Provenance, subjects: frozenset[str]) -> set[str]:
     }
 
 
+def remaining_in(folder: Path) -> set[str] | None:
+    """The digests of records that were learned on the way to a model and not forgotten since.
+
+    None where the folder does not say what its model learned.
+
+    Raises:
+        UserError: Its file is damaged.
+    """
+    own = read_provenance(folder)
+    if own is None:
+        return None
+    left: set[str] = set()
+    for one in (*own["ancestors"], own):
+        left |= learned_in(one)
+        if one.get("request", {}).get("verdict") == "met":
+            left -= forgotten_in(one)
+    return left
+
+
 def write_provenance(folder: Path, found: Provenance, **late: Any) -> None:
     """Write the file of a model whose weights lie in the folder.
 

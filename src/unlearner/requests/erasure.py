@@ -11,10 +11,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from unlearner.models.lineage import PROVENANCE_FILE, learned_in, read_provenance
+from unlearner.models.lineage import digest_weights, remaining_in
 from unlearner.output import CHECKPOINTS
 from unlearner.report.writing import html_page
-from unlearner.requests.book import Book, Request, Run, by_deadline
+from unlearner.requests.book import TREATED, Book, Model, Request, Run, by_deadline
 from unlearner.requests.records import WorkingFiles
 from unlearner.requests.store import SCHEMA
 
@@ -71,7 +71,7 @@ def _holders(book: Book, files: WorkingFiles, wanted: Sequence[Request]) -> Iter
     for model in book.models:
         if model.kind in ("original", "unlearned") or model.weights == book.current_weights:
             continue
-        held = _held_by(Path(model.path), wanted)
+        held = _held_by(book, model, wanted)
         yield Path(model.path), f"a model ({model.kind})", model.weights, held
     for request in wanted:
         if not request.shredded:
@@ -86,18 +86,38 @@ def _of_run(run: Run) -> Iterator[Holder]:
     yield run.output / "adapter", "the adapter, which can undo the unlearning", "", run.requests
 
 
-def _held_by(folder: Path, requests: Sequence[Request]) -> list[str]:
-    """The requests of whose records a registered model says that it learned them.
+def _held_by(book: Book, model: Model, requests: Sequence[Request]) -> list[str]:
+    """The requests of whose records a model, or the last of its bases that says so, learned some.
 
-    One that says nothing of where it comes from may have learned any.
+    Records that were forgotten since with a verdict that was met do not count. Where nothing says
+    what was learned it may have been any.
     """
-    if not (folder / PROVENANCE_FILE).is_file():
-        return [request.id for request in requests]
-    own = read_provenance(folder)
-    if own is None:
-        return [request.id for request in requests]
-    learned = {digest for one in (*own["ancestors"], own) for digest in learned_in(one)}
-    return [one.id for one in requests if learned.intersection(one.record_digests)]
+    place, seen = model, {model.path}
+    while (left := remaining_in(Path(place.path))) is None:
+        base = next((one for one in book.models if one.path == place.base), None)
+        if base is None or base.path in seen:
+            return [request.id for request in requests]
+        place = base
+        seen.add(base.path)
+    return [one.id for one in requests if left.intersection(one.record_digests)]
+
+
+def models_known(book: Book) -> list[dict[str, Any]]:
+    """A row for each model of the ledger: what it is, whether it is there, what is still in it."""
+    wanted = [one for one in book.requests.values() if one.decision in TREATED]
+    rows = {}
+    for model in book.models:
+        there = digest_weights(Path(model.path)) == model.weights
+        rows[model.weights] = {
+            "path": model.path,
+            "kind": model.kind,
+            "base": model.base,
+            "weights": model.weights,
+            "is_current": model.weights == book.current_weights,
+            "is_there": there,
+            "requests": _held_by(book, model, wanted) if there else [],
+        }
+    return list(rows.values())
 
 
 def days_left(request: Request, today: date) -> int | None:

@@ -16,6 +16,7 @@ from unlearner.families.base import AnyFamily, AnyPrepared
 from unlearner.models.loading import limit_threads
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.pipeline import read_config
+from unlearner.requests.records import as_row
 from unlearner.training.trainer import resolve_device
 
 HOLDS, LOST, NOT_MEASURED = "holds", "lost", "not measured"
@@ -115,14 +116,13 @@ class _Measuring:
         own.setdefault("model", {}).update(name=model, original="", retrained="", base="")
         own.setdefault("data", {}).update(forget="", drop_duplicates=True)
         self.config, self.family = read_config(own)
-        records = {
-            f"{place}/{record.id}": replace(record, id=f"{place}/{record.id}")
+        rows = [
+            as_row(replace(record, id=f"{place}/{record.id}"))
             for place, one in enumerate(asked)
             for record in one.records or ()
-        }
+        ]
         self.places = {id(one): place for place, one in enumerate(asked)}
-        together = RecordSet("forget", tuple(records.values()), "memory")
-        given = {"forget": together}
+        given = {"forget": rows}
         self.prepared = pipeline.start(self.config, self.family, given, command="evaluate")
         limit_threads(self.prepared.loaded.to(resolve_device(self.config.training)))
         sets = self.family.measured_sets(self.prepared, self.config)

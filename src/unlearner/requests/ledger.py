@@ -262,6 +262,10 @@ class Ledger:
         with self._locked("requests models add"):
             self.store.append(Event("model", body))
 
+    def models(self) -> Rows:
+        """A row for each model that is known: kind, base, and requests whose records it has."""
+        return erasure.models_known(self.book)
+
     # Carrying out
 
     def run(

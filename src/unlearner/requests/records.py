@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unlearner.data.loading import read_records
 from unlearner.data.record import Record, RecordSet, digest_content
@@ -137,11 +137,11 @@ class WorkingFiles:
         """Remove what was written for a request that did not come to be."""
         shutil.rmtree(self.folder(request), ignore_errors=True)
 
-    def read(self, request: str, family: str, labels: Sequence[str] | None = None) -> RecordSet:
+    def read(self, request: str) -> RecordSet:
         """The records of a request.
 
         Raises:
-            UserError: They were shredded or changed.
+            UserError: They were shredded, or cannot be read.
         """
         path = self.path(request)
         if not path.is_file():
@@ -149,7 +149,7 @@ class WorkingFiles:
                 f"request {request}: its records are not in {self.root} any more; give them by "
                 f"--records {request}=FILE"
             )
-        return read_records(str(path), name="forget", family=family, labels=labels)
+        return read_any(str(path), "forget", {})
 
     def shred(self, request: str) -> int:
         """Overwrite and remove the files of a request; their number."""
@@ -175,13 +175,19 @@ def check_digests(records: RecordSet, digests: Sequence[str], key: bytes, place:
         )
 
 
-def _line(record: Record) -> str:
+def as_row(record: Record) -> dict[str, Any]:
+    """A record as a row of a file, of which every family of models reads its own columns."""
     values = {name: value for name, value in asdict(record).items() if value}
+    values |= {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
     if record.messages:
         values["messages"] = [json.loads(message) for message in record.messages]
     if record.tools:
         values["tools"] = json.loads(record.tools)
-    return json.dumps(values) + "\n"
+    return values
+
+
+def _line(record: Record) -> str:
+    return json.dumps(as_row(record)) + "\n"
 
 
 def _overwrite(path: Path) -> None:

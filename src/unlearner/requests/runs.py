@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from unlearner.config import RunConfig
 from unlearner.data.record import RecordSet, digest_content
 from unlearner.errors import Interrupted, UserError, one_message
-from unlearner.families import FAMILIES
-from unlearner.models.folders import family_named
+from unlearner.families.base import AnyFamily
 from unlearner.models.lineage import digest_file, digest_weights
 from unlearner.models.loading import limit_threads
 from unlearner.output import CHECKPOINTS, staged
@@ -24,7 +24,7 @@ from unlearner.pipeline.pipeline import NothingToUnlearn, read_config, settings_
 from unlearner.report.files import read_report
 from unlearner.requests.book import TREATED, Book, Request, Run, by_deadline
 from unlearner.requests.holds import NOT_MEASURED, Asked, Held, criterion_of, measure_holds
-from unlearner.requests.records import WorkingFiles, check_digests
+from unlearner.requests.records import WorkingFiles, as_row, check_digests, read_any
 from unlearner.requests.store import Event, Store
 from unlearner.training.log import Log
 from unlearner.training.resume import Resumable
@@ -32,6 +32,8 @@ from unlearner.training.resume import Resumable
 Say = Callable[[str], None]
 
 MODEL = "model"  # in the folder of a run
+
+OTHER_ROLES = ("retain", "pool", "holdout", "test")
 
 
 @dataclass(frozen=True)
@@ -171,10 +173,16 @@ class Carrier:
         sections = {name: dict(values) for name, values in plan.sections.items()}
         sections.setdefault("model", {})["name"] = model["path"]
         single = self.files.path(names[0]) if len(names) == 1 else None
+        data = sections.setdefault("data", {})
         # More than one file is given from memory, and then no path can repeat the run.
-        sections.setdefault("data", {}).update(
-            forget=str(single.resolve()) if single else "", request_id="+".join(names)
-        )
+        data.update(forget=str(single.resolve()) if single else "", request_id="+".join(names))
+        # Working files have our own names of columns already.
+        data["columns"] = {
+            name if ":" in name else f"{role}:{name}": ours
+            for name, ours in data.get("columns", {}).items()
+            for role in OTHER_ROLES
+            if not name.startswith("forget:")
+        }
         if book.requests[names[0]].decision == "retrain":
             sections["method"] = {**sections.get("method", {}), "name": "retrain"}
         _hold_the_floor(book, sections, self.say)
@@ -224,7 +232,14 @@ class Carrier:
         resumable = Resumable(run.output, resume)
         sections = run.begun["sections"]
         config, family = read_config(settings_of(resumable, sections))
-        given, dropped = self._given(run, family.name)
+        given, dropped = self._given(run, config, family)
+        # What is given has our own names of columns, and the files may have others.
+        columns = {
+            name: ours
+            for name, ours in config.data.columns.items()
+            if name.partition(":")[0] not in given
+        }
+        config = replace(config, data=config.data.model_copy(update={"columns": columns}))
         prepared = pipeline.start(config, family, given)
         config = pipeline.dated(config, prepared)
         limit_threads(prepared.loaded.model)
@@ -262,32 +277,35 @@ class Carrier:
                 }
         return {"dropped": dropped}
 
-    def _given(self, run: Run, family: str) -> tuple[dict[str, RecordSet], int]:
-        """The records to forget, and the other sets without those of any request; how many left.
+    def _given(
+        self, run: Run, config: RunConfig, family: AnyFamily
+    ) -> tuple[dict[str, list[dict[str, Any]]], int]:
+        """Sets that are not read from their files as they are, as rows; how many were left out.
 
-        A record that somebody asked to be forgotten would be taught back from the retain set.
+        These are the records of several requests, and sets that hold a record of any request: what
+        somebody asked to be forgotten would be taught back from the retain set.
         """
         book, key = self.book, self.store.key
-        sets = [self.files.read(name, family) for name in run.requests]
+        sets = [self.files.read(name) for name in run.requests]
         for name, some in zip(run.requests, sets, strict=True):
             check_digests(some, book.requests[name].record_digests, key, str(self.files.path(name)))
-        given = {"forget": joined(run.requests, sets)}
+        forget = list(map(as_row, joined(run.requests, sets)))
+        given = {"forget": forget} if len(sets) > 1 else {}
         asked = {
             digest
             for request in book.requests.values()
             if request.state not in ("refused", "suppressed")
             for digest in request.record_digests
         }
-        config, chosen = read_config(run.begun["sections"])
         dropped = 0
-        for role, some in chosen.read_sets(config.data, {"forget": given["forget"]}).items():
+        for role, some in family.read_sets(config.data, given).items():
             kept = tuple(one for one in some if digest_content(one, key) not in asked)
-            if role not in ("retain", "pool", "holdout", "test") or len(kept) == len(some):
+            if role not in OTHER_ROLES or len(kept) == len(some):
                 continue
             if not kept:
                 raise UserError(f"--{role}: every record is one that is to be forgotten")
             dropped += len(some) - len(kept)
-            given[role] = replace(some, records=kept)
+            given[role] = list(map(as_row, kept))
         if dropped:
             self.say(f"{dropped} records of other sets are left out: requests are for them")
         return given, dropped
@@ -399,9 +417,7 @@ def _hold_the_floor(book: Book, sections: dict[str, Any], say: Say) -> None:
     say("the model before the first request is gone; the ledger holds the limits that it set")
 
 
-def asked_of(
-    book: Book, files: WorkingFiles, key: bytes, given: Mapping[str, str], family: str
-) -> list[Asked]:
+def asked_of(book: Book, files: WorkingFiles, key: bytes, given: Mapping[str, str]) -> list[Asked]:
     """What is to be asked of a model: every answered request, with its last run's criteria.
 
     Args:
@@ -417,7 +433,7 @@ def asked_of(
         if run is None or run.number in seen:
             continue
         seen.add(run.number)
-        sets = [_records(book.requests[one], files, key, given, family) for one in run.requests]
+        sets = [_records(book.requests[one], files, key, given) for one in run.requests]
         there = [some for some in sets if some is not None]
         records = joined(run.requests, there) if len(there) == len(sets) else None
         criteria = tuple(criterion_of(one) for one in run.finished["criteria"])
@@ -426,17 +442,15 @@ def asked_of(
 
 
 def _records(
-    request: Request, files: WorkingFiles, key: bytes, given: Mapping[str, str], family: str
+    request: Request, files: WorkingFiles, key: bytes, given: Mapping[str, str]
 ) -> RecordSet | None:
     if request.id in given:
-        from unlearner.data.loading import read_records
-
-        some = read_records(given[request.id], name="forget", family=family)
+        some = read_any(given[request.id], "forget", {})
         check_digests(some, request.record_digests, key, f"--records {request.id}")
         return some
     if not files.path(request.id).is_file():
         return None
-    some = files.read(request.id, family)
+    some = files.read(request.id)
     check_digests(some, request.record_digests, key, str(files.path(request.id)))
     return some
 
@@ -466,8 +480,7 @@ def ask(
     merged.pop("method", None)
     for name, values in (sections or {}).items():
         merged.setdefault(name, {}).update(values)
-    family = family_named(model)
-    asked = asked_of(book, files, key, given, FAMILIES[family].name)
+    asked = asked_of(book, files, key, given)
     taken = book.last_finished()
     utility = taken.finished["utility"] if taken else []
     limits = [criterion_of(one) for one in utility]
