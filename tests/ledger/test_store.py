@@ -227,6 +227,29 @@ def test_another_key_is_told(tmp_path, monkeypatch):
         ledger_in(tmp_path).add(["x"])
 
 
+def test_working_files_of_a_request_that_did_not_come_to_be_go(ledger):
+    """Killed between the files and the entry; and an entry that is refused."""
+    ledger.files.write("lost", ledger.files.read("r0"))
+    ledger.add(["x"], id="late")
+    assert {path.name for path in ledger.files.root.iterdir()} == {"r0", "r1", "r2", "late"}
+    with pytest.raises(UserError, match="already"):
+        ledger.add(["y"], id="late")
+    assert ledger.files.read("late").records[0].text == "x"
+
+
+def test_a_reader_that_stays_long_leaves_the_sealing_to_the_next(ledger, monkeypatch):
+    monkeypatch.setattr("unlearner.requests.store.WAIT_SECONDS", 0.1)
+    with closing(sqlite3.connect(ledger.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM entries").fetchone() == (4,)
+        ledger.add(["x"], id="late")
+        assert ledger.book.requests["late"].state == "open"
+        assert reader.execute("SELECT count(*) FROM entries").fetchone() == (4,)
+    assert ledger.verify(measure=False).holds
+    ledger.add(["y"], id="later")
+    assert ledger.verify(measure=False).holds
+
+
 # A process that is killed
 
 

@@ -158,12 +158,13 @@ class Ledger:
         with self._locked("requests add"):
             if name in self.book.requests:
                 raise UserError(f"--id {name}: is in the ledger already; give another")
+            # First those of an `add` that was killed before its entry.
+            self.files.discard_others(self.book.requests)
             self.files.write(name, chosen)
             try:
                 self.store.append(Event("request", body, name, {name: state}))
-            except BaseException:
-                self.files.discard(name)
-                raise
+            finally:
+                self.files.discard_others(self.book.requests)
         return self.book.requests[name]
 
     def list(self, today: date | None = None) -> Rows:

@@ -8,7 +8,7 @@ the disk: one that writes elsewhere, or keeps snapshots, keeps the old blocks.
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,9 +133,11 @@ class WorkingFiles:
                 f"{self.root}: cannot be written ({error}); make room, or move the ledger"
             ) from None
 
-    def discard(self, request: str) -> None:
-        """Remove what was written for a request that did not come to be."""
-        shutil.rmtree(self.folder(request), ignore_errors=True)
+    def discard_others(self, requests: Container[str]) -> None:
+        """Remove what was written for requests that did not come to be."""
+        for folder in self.root.iterdir() if self.root.is_dir() else ():
+            if folder.name not in requests:
+                self.shred(folder.name)
 
     def read(self, request: str) -> RecordSet:
         """The records of a request.

@@ -340,8 +340,15 @@ class Store:
             ) from None
 
     def _close(self, connection: sqlite3.Connection, last: Entry) -> None:
-        """Bring the entries into the file itself, and seal that."""
-        _fold(connection)
+        """Bring the entries into the file itself, and seal that.
+
+        Where somebody reads the file for long, the next process does it: the entries are written,
+        and announced.
+        """
+        try:
+            _fold(connection)
+        except sqlite3.OperationalError:
+            return
         head = Head(last.number, last.digest)
         write_seal(self._seal_path, Seal.of(self.path, head, self.key), self.key)
 

@@ -94,7 +94,7 @@ def verify(
     found += _artefacts(book)
     place = Path(model or (book.current.path if book.current else ""))
     found += _current(book, place) if book.current else []
-    if measure and book.answered():
+    if measure and book.answered() and digest_weights(place):
         found += _measured(book, files, store.key, place, given, sections, say)
     return Verification(tuple(found))
 
