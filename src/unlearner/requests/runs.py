@@ -14,7 +14,7 @@ from typing import Any
 
 from unlearner.config import RunConfig
 from unlearner.data.record import RecordSet, digest_content
-from unlearner.errors import Interrupted, UserError, one_message
+from unlearner.errors import DiskError, Interrupted, TrainingError, UserError, one_message
 from unlearner.families.base import AnyFamily
 from unlearner.models.lineage import digest_file, digest_weights
 from unlearner.models.loading import limit_threads
@@ -219,7 +219,9 @@ class Carrier:
                 f"interrupted; run {run.number} goes on with the next `requests run`"
             ) from None
         except Exception as error:
-            reason = one_message(f"{type(error).__name__}: {error}")[:300]
+            # What other errors say is not known to be free of text.
+            known = isinstance(error, UserError | DiskError | TrainingError)
+            reason = one_message(str(error))[:300] if known else type(error).__name__
             states = dict.fromkeys(run.requests, "open")
             self.store.append(
                 Event("run failed", {"run": run.number, "reason": reason}, states=states)
@@ -230,7 +232,12 @@ class Carrier:
     def _results(self, run: Run, *, resume: bool) -> dict[str, Any]:
         """Run `forget`; what there is to enter beside the results, or instead of them."""
         resumable = Resumable(run.output, resume)
-        sections = run.begun["sections"]
+        sections, model = run.begun["sections"], run.begun["model"]
+        if digest_weights(Path(model["path"])) != model["weights"]:
+            raise UserError(
+                f"{model['path']}: was changed since run {run.number} began with it; restore it, "
+                "or enter another by `requests models add MODEL --current`"
+            )
         config, family = read_config(settings_of(resumable, sections))
         given, dropped = self._given(run, config, family)
         # What is given has our own names of columns, and the files may have others.
@@ -485,11 +492,6 @@ def ask(
     utility = taken.finished["utility"] if taken else []
     limits = [criterion_of(one) for one in utility]
     return measure_holds(merged, model, asked, limits, say)
-
-
-def lost(held: Sequence[Held]) -> list[Held]:
-    """Those that do not hold, or of which it is not known."""
-    return [one for one in held if one.status != "holds"]
 
 
 def known_before(book: Book, weights: str, held: Sequence[Held]) -> list[Held]:
