@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -298,7 +298,7 @@ def _alone(command: str) -> None:
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Any:
+def _progress(*, quiet: bool) -> Iterator[RunProgress]:
     progress = RunProgress(quiet=quiet, num_rounds=None)
     try:
         yield progress

@@ -33,19 +33,20 @@ def read_any(source: "Source", name: str, columns: Mapping[str, str]) -> RecordS
     Raises:
         UserError: They are for none; the message is that for text.
     """
-    found = {}
+    found: dict[str, RecordSet] = {}
+    refused: dict[str, UserError] = {}
     for family in (TEXT, TAGGED, LABELLED):
         try:
             found[family] = read_records(source, name=name, columns=columns, family=family)
         except UserError as error:
-            found[family] = error
-    text, labelled = found[TEXT], found[LABELLED]
-    if not isinstance(labelled, UserError) and not isinstance(text, UserError):
-        return replace(text, records=tuple(map(_with_label, text.records, labelled.records)))
+            refused[family] = error
+    if TEXT in found and LABELLED in found:
+        both = zip(found[TEXT].records, found[LABELLED].records, strict=True)
+        return replace(found[TEXT], records=tuple(_with_label(*pair) for pair in both))
     for family in (TAGGED, LABELLED, TEXT):
-        if isinstance(found[family], RecordSet):
+        if family in found:
             return found[family]
-    raise found[TEXT]
+    raise refused[TEXT]
 
 
 def _with_label(text: Record, labelled: Record) -> Record:

@@ -36,7 +36,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 
-Scope = Mapping[str, Any]
+Scope = Any  # a mapping, as ASGI has it
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
@@ -147,12 +147,13 @@ def serve(ledger: Ledger, port: int, tell: Callable[[str], None]) -> None:
     """
     try:
         import uvicorn
-        from starlette.applications import Starlette as _
+
+        shown = pages(ledger)
     except ImportError:
         raise UserError(
             "requests serve: starlette and uvicorn are needed; install unlearner[serve]"
         ) from None
-    _ = ledger.book  # there is one
+    ledger.store.entries()  # there is a ledger
     if not 0 <= port <= LARGEST_PORT:
         raise UserError(f"--port {port}: must be 0 to {LARGEST_PORT}; 0 takes one that is free")
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -167,7 +168,7 @@ def serve(ledger: Ledger, port: int, tell: Callable[[str], None]) -> None:
     own, token = listening.getsockname()[1], secrets.token_urlsafe(32)
     server = uvicorn.Server(
         uvicorn.Config(
-            Guard(pages(ledger), token, own),
+            Guard(shown, token, own),
             log_level="critical",
             access_log=False,
             server_header=False,

@@ -4,7 +4,7 @@ What is found is told; nothing is changed. Each finding is "ok", "wrong" or "not
 "ok" lets a verification pass.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,8 +198,3 @@ def _measured(
         again = one.requests if status == WRONG else ()
         found.append(Finding("request", status, f"{name}: {words}", again))
     return found
-
-
-def statuses(findings: Sequence[Finding]) -> dict[str, int]:
-    """How many findings are of each status."""
-    return {name: sum(one.status == name for one in findings) for name in (OK, WRONG, NOT_MEASURED)}
