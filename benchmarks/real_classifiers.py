@@ -195,7 +195,7 @@ class World:
     def trained(self, removal: str = "") -> Path:
         """The folder of the target, or of the model retrained without a request's records."""
         folder = self.work / f"{self.name}-seed{self.seed}-{removal.rstrip('%') or 'target'}"
-        if (folder / "finetune.json").exists():
+        if (folder / "provenance.json").exists():
             return folder
         set_seeds(self.seed)
         loaded = load_with_new_head(str(ENCODER), self.task.family, self.labels)
@@ -213,11 +213,11 @@ class World:
             "finetune": self.task.finetune.model_dump(),
             "seconds": cpu_seconds() - started,
         }
-        (folder / "finetune.json").write_text(json.dumps(recipe), encoding="utf-8")
+        (folder / "provenance.json").write_text(json.dumps(recipe), encoding="utf-8")
         return folder
 
     def retraining_seconds(self, removal: str) -> float:
-        recipe = json.loads((self.trained(removal) / "finetune.json").read_text(encoding="utf-8"))
+        recipe = json.loads((self.trained(removal) / "provenance.json").read_text(encoding="utf-8"))
         return float(recipe["seconds"])
 
 

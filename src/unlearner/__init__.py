@@ -6,11 +6,11 @@ from unlearner._version import __version__ as __version__
 from unlearner.errors import UserError
 
 if TYPE_CHECKING:
-    from unlearner import methods
+    from unlearner import methods, requests
     from unlearner.api import Result, unlearn
     from unlearner.pipeline.pipeline import NothingToUnlearn
 
-__all__ = ["NothingToUnlearn", "Result", "UserError", "methods", "unlearn"]
+__all__ = ["NothingToUnlearn", "Result", "UserError", "methods", "requests", "unlearn"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +21,6 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module("unlearner.api"), name)
     if name == "NothingToUnlearn":
         return importlib.import_module("unlearner.pipeline.pipeline").NothingToUnlearn
-    if name == "methods":
-        return importlib.import_module("unlearner.methods")
+    if name in ("methods", "requests"):
+        return importlib.import_module(f"unlearner.{name}")
     raise AttributeError(f"module 'unlearner' has no attribute {name!r}")

@@ -285,7 +285,7 @@ MODELS = [
     Wrong(
         "retraining by an unknown recipe",
         RUN + "--quiet --method retrain",
-        ("method.pretrained", "finetune.json", "name the encoder"),
+        ("method.pretrained", "provenance.json", "name the encoder"),
     ),
 ]
 

@@ -120,7 +120,7 @@ def test_a_new_head_has_the_labels_of_the_records_in_their_order(world):
 
 
 def test_the_recipe_tells_how_the_model_was_made_and_how_long_it_took(world):
-    recipe = read(world / "target", "finetune.json")
+    recipe = read(world / "target", "provenance.json")
     assert recipe["model"] == str(world / "encoder")
     assert recipe["finetune"]["batch_size"] == 8
     assert recipe["seconds"] > 0
@@ -235,7 +235,7 @@ def test_the_retrained_model_is_the_yardstick_and_its_cost_is_known(forgotten, w
     assert set(report["distance_to_retrained"]) == {"target", "unlearned"}
     for found in report["distance_to_retrained"].values():
         assert {"forget", "retain", "test"} <= set(found["margin_kl"])
-    recipe = read(world / "retrained", "finetune.json")
+    recipe = read(world / "retrained", "provenance.json")
     assert report["cost"]["seconds_retraining"] == recipe["seconds"]
     assert [set(one) for one in report["per_record"]] == [
         {"id", "before", "after", "retrained"}

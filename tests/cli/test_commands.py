@@ -33,6 +33,8 @@ COMMANDS = (
     "strength",
     "audit",
     "push",
+    "lineage",
+    "requests",
     "list",
     "demo",
 )
@@ -226,7 +228,7 @@ def test_finetune_that_misses_its_goal_says_so(world, capsys):
     )
     assert status == NOT_MET
     assert re.search(r"goal ma>=0\.99 was not reached: ma is 0\.\d+", capsys.readouterr().err)
-    assert read(output, "finetune.json")["finetune"]["epochs"] == 1
+    assert read(output, "provenance.json")["finetune"]["epochs"] == 1
     assert AutoModelForCausalLM.from_pretrained(output)
 
 

@@ -105,7 +105,7 @@ def test_a_run_shows_the_retrained_model_beside_the_others(call, plain):
     assert beside == alone
     attacks = [one["metric"] for one in report["criteria"] if one["claim"] == "membership"]
     assert attacks == ["mia_loss_auc", "mia_zlib_auc", "mia_min_k_auc"]
-    recipe = json.loads(Path("retrained/finetune.json").read_text("utf-8"))
+    recipe = json.loads(Path("retrained/provenance.json").read_text("utf-8"))
     assert report["cost"]["seconds_retraining"] == recipe["seconds"]
     assert "seconds_retraining" not in plain["cost"]
     assert retrained_of("out/run") == "retrained"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unlearner.cli import app
+from unlearner.cli.arguments import column_names
 from unlearner.data.loading import read_records
 from unlearner.errors import UserError
 from unlearner.settings import DataSettings, Template, build
@@ -215,7 +215,7 @@ def test_what_is_no_day_is_refused(day):
 
 
 def test_the_command_line_takes_joined_columns_and_single_sets():
-    assert app._column_names("forget:a+b=prompt, c=response") == {
+    assert column_names("forget:a+b=prompt, c=response") == {
         "forget:a+b": "prompt",
         "c": "response",
     }

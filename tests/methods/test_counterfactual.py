@@ -247,7 +247,7 @@ def test_it_is_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(UserError, match=r"^method\.pretrained: none given"):
         family.prepare(config, texts, None, family.needs["forget"])
     recipe = '{"model": "somewhere", "finetune": {"epochs": 7}}'
-    (tmp_path / "target" / "finetune.json").write_text(recipe)
+    (tmp_path / "target" / "provenance.json").write_text(recipe)
     found = family.prepare(config, texts, None, family.needs["forget"])
     assert recipe_of(found.loaded, config.model) == Recipe("somewhere", {"epochs": 7})
 

@@ -21,7 +21,7 @@ from unlearner.methods.llmu import LLMU
 from unlearner.methods.retrain import Retrain, remaining
 from unlearner.methods.rmu import RMU
 from unlearner.methods.task_arithmetic import TaskArithmetic
-from unlearner.training.finetune import RECIPE_FILE, FinetuneSettings, finetune_model
+from unlearner.training.finetune import PROVENANCE_FILE, FinetuneSettings, finetune_model
 
 torch.set_num_threads(1)
 
@@ -61,7 +61,7 @@ def test_the_recipe_beside_the_target_is_followed_but_for_what_is_given(
     model = tiny_model("gpt2")
     model.save_pretrained(tmp_path / "target")
     recipe = {"model": "x", "finetune": {"epochs": 3, "batch_size": 5, "learning_rate": 1e-3}}
-    (tmp_path / "target" / RECIPE_FILE).write_text(json.dumps(recipe))
+    (tmp_path / "target" / PROVENANCE_FILE).write_text(json.dumps(recipe))
     model = type(model).from_pretrained(tmp_path / "target")
     for given, steps in (({}, 3), ({"batch_size": 2}, 9)):
         trainer = tiny_trainer()

@@ -121,6 +121,13 @@ def test_the_model_goes_to_a_private_repository_and_its_address_is_printed(hub, 
     assert "unlearning" in card["tags"]
 
 
+def test_the_provenance_stays_at_home(hub, run_dir):
+    """It tells how many records were learned, and holds their digests."""
+    (run_dir / "model" / "provenance.json").write_text("{}")
+    assert run(["push", str(run_dir), "owner/name"]) == 0
+    assert "provenance.json" not in hub.repositories["owner/name"]
+
+
 def test_it_is_public_only_on_request(hub, run_dir):
     assert run(["push", str(run_dir), "owner/name", "--public"]) == 0
     assert hub.private == {"owner/name": False}

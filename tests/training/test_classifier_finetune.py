@@ -173,7 +173,7 @@ def test_an_encoder_that_lacks_more_than_a_head_is_refused(tmp_path, encoder):
 
 
 def test_a_recipe_is_read_as_it_was_written(tmp_path):
-    (tmp_path / "finetune.json").write_text(
+    (tmp_path / "provenance.json").write_text(
         json.dumps({"model": "bert-base-uncased", "finetune": {"epochs": 3}, "seconds": 1.0})
     )
     recipe = read_recipe(str(tmp_path))
@@ -186,7 +186,7 @@ def test_a_recipe_is_read_as_it_was_written(tmp_path):
 )
 def test_a_model_without_a_readable_recipe_has_none(content, tmp_path):
     if content is not None:
-        (tmp_path / "finetune.json").write_text(content)
+        (tmp_path / "provenance.json").write_text(content)
     assert read_recipe(str(tmp_path)) is None
 
 

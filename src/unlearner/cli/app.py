@@ -13,8 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from unlearner._version import __version__
+from unlearner.cli import requests
+from unlearner.cli.arguments import column_names, model_and_settings, sections_of
 from unlearner.errors import DiskError, Interrupted, TrainingError, UserError, one_message, quoted
-from unlearner.settings import SEARCH_TRIALS, apply_settings, check_names, read_yaml
+from unlearner.settings import SEARCH_TRIALS, apply_settings, check_names
 
 app = typer.Typer(
     add_completion=False,
@@ -23,9 +25,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-MET, WRONG_INPUT, NOT_MET, FAILED, INTERRUPTED = 0, 2, 3, 1, 130
+app.add_typer(requests.app, name="requests")
 
-SETTING = re.compile(r"[a-z_]+(\.[a-z_0-9]+){0,2}=")
+MET, WRONG_INPUT, NOT_MET, FAILED, INTERRUPTED = 0, 2, 3, 1, 130
 
 LISTED = ("methods", "metrics", "attacks", "datasets")
 
@@ -158,36 +160,10 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _model_and_settings(arguments: list[str] | None) -> tuple[str, list[str]]:
-    """The model and the settings: what has the form section.key=value is a setting."""
-    given = list(arguments or [])
-    model = "" if not given or SETTING.match(given[0]) else given.pop(0)
-    stray = [argument for argument in given if not SETTING.match(argument)]
-    if stray:
-        raise UserError(f"{stray[0]!r} is neither an option nor a setting section.key=value")
-    return model, given
-
-
-def _column_names(text: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in text.split(",") if pair]
-    wrong = [name for name, equals, ours in pairs if not (equals and name.strip() and ours.strip())]
-    if wrong:
-        raise UserError(f"--map {text!r}: write theirs=ours, for example question=prompt")
-    return {name.strip(): ours.strip() for name, _, ours in pairs}
-
-
 def _sections(arguments: list[str] | None, config: Path | None, **options: Any) -> dict[str, Any]:
-    """Sections from the run file, the options and the settings, the later over the earlier.
-
-    Options are named section__key; those not given are left out.
-    """
-    model, settings = _model_and_settings(arguments)
-    sections = read_yaml(config) if config else {}
-    sections = apply_settings(sections, [])
-    for name, value in {"model__name": model, **options}.items():
-        section, _, key = name.partition("__")
-        if value:
-            sections.setdefault(section, {})[key] = value
+    """Sections from the run file, the options and the settings, with the model among them."""
+    model, settings = model_and_settings(arguments)
+    _, sections = sections_of([], config, **({"model__name": model} | options))
     return apply_settings(sections, settings)
 
 
@@ -246,7 +222,7 @@ def forget(
         data__retain=retain,
         data__pool=pool,
         data__holdout=holdout,
-        data__columns=_column_names(columns),
+        data__columns=column_names(columns),
         data__request_id=request_id,
         data__test=test,
         data__forget_class=forget_class,
@@ -295,7 +271,7 @@ def check(
         data__retain=retain,
         data__pool=pool,
         data__holdout=holdout,
-        data__columns=_column_names(columns),
+        data__columns=column_names(columns),
         data__test=test,
         data__forget_class=forget_class,
         data__drop_duplicates=drop_duplicates,
@@ -331,7 +307,7 @@ def evaluate(
         model__original=original,
         data__retain=retain,
         data__holdout=holdout,
-        data__columns=_column_names(columns),
+        data__columns=column_names(columns),
         data__request_id=request_id,
         data__test=test,
         data__forget_class=forget_class,
@@ -473,7 +449,7 @@ def compare(
         data__holdout=holdout,
         data__test=test,
         data__forget_class=forget_class,
-        data__columns=_column_names(columns),
+        data__columns=column_names(columns),
     )
     if search:
         sections.setdefault("search", {}).setdefault("trials", SEARCH_TRIALS)
@@ -511,7 +487,7 @@ def finetune(
 
     Settings may leave out the section: epochs=50 learning_rate=1e-4 seed=1.
     """
-    model, settings = _model_and_settings(arguments)
+    model, settings = model_and_settings(arguments)
     from unlearner.cli.finetune import run_finetune
 
     return run_finetune(
@@ -519,12 +495,25 @@ def finetune(
         records,
         output,
         settings=settings,
-        columns=_column_names(columns),
+        columns=column_names(columns),
         until=until,
         labels=labels_of,
         resume=resume,
         quiet=quiet,
     )
+
+
+@app.command()
+def lineage(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders of models.")],
+    records: Annotated[str, typer.Option(help="Records to look for.")] = "",
+    subject: Annotated[str, typer.Option(help="A subject of records, as its id.")] = "",
+    columns: Map = "",
+) -> int:
+    """Tell which models a model was made of, and which records are still in it."""
+    from unlearner.cli.lineage import run_lineage
+
+    return run_lineage(models, records, subject, column_names(columns))
 
 
 @app.command("run")
@@ -542,7 +531,7 @@ def run_file(
     quiet: Quiet = False,
 ) -> int:
     """Run one run file, such as a benchmark row; what is finished is not made again."""
-    path, settings = _model_and_settings(arguments)
+    path, settings = model_and_settings(arguments)
     if not path:
         raise UserError("run needs a run file; see benchmarks/ for examples")
     from unlearner.cli.commands import run_run

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from unlearner import provenance
-from unlearner.cli.finetune import Lesson, write_recipe
+from unlearner.cli.finetune import Lesson, lineage_of_lesson, write_recipe
 from unlearner.cli.terminal import MET, NOT_MET, RunProgress, print_verdict
 from unlearner.config import RunConfig
 from unlearner.data.labelled import Labelling, tokenize_labelled
@@ -199,7 +199,9 @@ def _messages_model(records: Sequence[Record], seed: int, folder: Path | None = 
     limit_threads(model)
     provenance.set_seeds(seed)
     labelling = Labelling(LABELS, MAX_LENGTH, SEQUENCE.name)
-    some = tokenize_labelled(RecordSet("records", tuple(records), "memory"), tokenizer, labelling)
+    given = RecordSet("records", tuple(records), "memory")
+    some = tokenize_labelled(given, tokenizer, labelling)
+    lineage = lineage_of_lesson(Loaded(model, tokenizer, "demo BERT"), given)
     started = time.perf_counter()
     with _shown_training(seed, CLASSIFIER_LEARNING.epochs) as trainer:
         result = finetune_model(model, tokenizer, some, CLASSIFIER_LEARNING, trainer)
@@ -207,7 +209,7 @@ def _messages_model(records: Sequence[Record], seed: int, folder: Path | None = 
     if folder is not None:
         lesson = Lesson("memory", CLASSIFIER_LEARNING, trainer.settings, DataSettings(), None)
         save(model, tokenizer, folder)
-        write_recipe(folder, "demo BERT", lesson, time.perf_counter() - started)
+        write_recipe(folder, "demo BERT", lesson, time.perf_counter() - started, lineage)
     return Loaded(model, tokenizer, "demo BERT")
 
 

@@ -1,6 +1,5 @@
 """`unlearner finetune`: a target model, or a retrained one, by the same loop."""
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -26,6 +25,7 @@ from unlearner.families.causal_lm_sets import prepare_text
 from unlearner.models import sharding
 from unlearner.models.folders import FAMILIES, read_family
 from unlearner.models.heads import end_token
+from unlearner.models.lineage import Provenance, describe, digests_of, write_provenance
 from unlearner.models.loading import (
     Loaded,
     limit_threads,
@@ -46,7 +46,6 @@ from unlearner.settings import (
 )
 from unlearner.training.checkpoints import ASKED
 from unlearner.training.finetune import (
-    RECIPE_FILE,
     ClassifierFinetuneSettings,
     FinetuneResult,
     FinetuneSettings,
@@ -140,14 +139,17 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
             teach = _teach_text if family == FAMILIES[0] else _teach_classifier
             started = time.perf_counter()
             course = Course(asked, resumable, progress, listen)
-            result, loaded, count, trainer = teach(model, family, lesson, labels, course)
+            taught = teach(model, family, lesson, labels, course)
+            result, loaded, trainer = taught.result, taught.loaded, taught.trainer
             seconds = time.perf_counter() - started + trainer.seconds_before
             loaded.save(trainer.finish(result.model), work)
             if processes.is_main():
-                write_recipe(work, model, lesson, seconds)
+                write_recipe(work, model, lesson, seconds, taught.lineage)
     finally:
         progress.stop()
-    progress.say(f"trained {result.epochs} epochs on {count} records; the model is in {output}")
+    progress.say(
+        f"trained {result.epochs} epochs on {taught.count} records; the model is in {output}"
+    )
     if goal is not None and not result.reached:
         progress.say(f"the goal {until} was not reached: {goal.metric} is {result.value:.4f}")
         return NOT_REACHED
@@ -186,7 +188,15 @@ def _day_before(resumable: Resumable) -> str:
     return str(data.get("date", ""))
 
 
-Taught = tuple[FinetuneResult, Loaded, int, Trainer]
+@dataclass(frozen=True)
+class Taught:
+    """A model that has learned records, how many, and what it was made of."""
+
+    result: FinetuneResult
+    loaded: Loaded
+    count: int
+    trainer: Trainer
+    lineage: Provenance
 
 
 def _lesson_sections(lesson: Lesson) -> dict[str, Json]:
@@ -308,11 +318,12 @@ def _learn(
     goal = _for_family(lesson.goal, loaded.family)
     for line in reading:
         course.progress.say(line)
+    lineage = lineage_of_lesson(loaded, given)
     with course.resuming(trainer, loaded, given, lesson):
         result = finetune_model(
             loaded.model, loaded.tokenizer, some, lesson.learning, trainer, goal
         )
-    return result, loaded, len(some), trainer
+    return Taught(result, loaded, len(some), trainer, lineage)
 
 
 def _for_family(goal: Until | None, family: str) -> Until | None:
@@ -379,13 +390,27 @@ def _options(model: ModelSettings) -> dict[str, Any]:
     return {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
 
 
-def write_recipe(work: Path, model: str, lesson: Lesson, seconds: float) -> None:
-    """How the model was made: a retrained model has to be made in the same way."""
-    recipe = {
+def lineage_of_lesson(loaded: Loaded, given: RecordSet) -> Provenance:
+    """What a model that is about to learn records is made of.
+
+    Raises:
+        UserError: The provenance of the model that it is now is damaged.
+    """
+    key = read_key()
+    learned = {"records": digests_of(given.records, key, given.source)}
+    digest = digest_model(loaded.model)
+    return describe("finetune", loaded.name, digest, key, learned=learned)
+
+
+def write_recipe(
+    work: Path, model: str, lesson: Lesson, seconds: float, lineage: Provenance
+) -> None:
+    """How the model was made, and of what: a retrained model has to be made in the same way."""
+    recipe: Json = {
         "model": model,
         "finetune": lesson.learning.model_dump(),
         "training": lesson.training.model_dump(),
         "data": lesson.data.model_dump(exclude={*SET_NAMES}),
         "seconds": round(seconds, 3),
     }
-    (work / RECIPE_FILE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+    write_provenance(work, lineage, **recipe)

@@ -36,7 +36,7 @@ MANY = 10
 
 def print_check(result: CheckResult, reading: Iterable[str] = ()) -> None:
     """What was read, what the model knows of it, where copies are, what a run would take."""
-    console = _console()
+    console = results_console()
     for line in reading:
         console.print(_inert(line))
     measured = {name for values in result.values.values() for name in values}
@@ -74,7 +74,7 @@ def _print_plan(console: Console, plan: ResourcePlan) -> None:
 
 def print_verdict(report: Json, output: Path) -> None:
     """The verdict with its reasons, and where the report is."""
-    console = _console()
+    console = results_console()
     verdict = report["verdict"]
     colour = COLOURS.get(verdict["status"], "yellow")
     limits = "(suppressed or not on the tests run; no test proves that a model forgot)"
@@ -126,7 +126,7 @@ def print_strength(
     strength: Json, data: UnlearningData | ClassifierData, floor: float, run_dir: Path
 ) -> None:
     """A row for each point of the path, the thresholds, and the largest share within the floor."""
-    console, texts = _console(), isinstance(data, UnlearningData)
+    console, texts = results_console(), isinstance(data, UnlearningData)
     figures, within = PATH_FIGURES[texts], "under the floor" if texts else "above the floor"
     table = Table("share", *figures.values(), "suppressed", within)
     for point in strength["points"]:
@@ -181,7 +181,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g}{SPACE}%"
 
 
-def _console() -> Console:
+def results_console() -> Console:
     """Lines are broken for a person's terminal only: a program reads them whole."""
     return Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from unlearner.data.spelling import normalised
+
 
 @dataclass(frozen=True)
 class Record:
@@ -129,3 +131,23 @@ def digest_records(records: Iterable[Record], key: bytes) -> str:
             data = text.encode("utf-8", "surrogatepass")
             code.update(len(data).to_bytes(8, "big") + data)
     return "hmac-sha256:" + code.hexdigest()
+
+
+def digest_content(record: Record, key: bytes) -> str:
+    """HMAC-SHA256 of what a record says, the same under another id, label, case or Unicode form.
+
+    By it a record is known again in another file. Without the key it cannot be found by guessing.
+    """
+    text = normalised(record.content) or ",".join(map(str, record.input_ids))
+    return _keyed("record", text, key)
+
+
+def digest_subject(subject: str, key: bytes) -> str:
+    """HMAC-SHA256 of the name of a subject, the same in another spelling (`data/spelling.py`)."""
+    return _keyed("subject", normalised(subject), key)
+
+
+def _keyed(what: str, text: str, key: bytes) -> str:
+    """Half of the code, which is enough to tell 2^64 of them apart; what it is of goes first."""
+    data = f"{what}\0".encode() + text.encode("utf-8", "surrogatepass")
+    return hmac.new(key, data, hashlib.sha256).hexdigest()[:32]

@@ -90,7 +90,7 @@ class Counterfactual(Method):
 
     Args:
         pretrained: The model that the proxy begins as, by folder or hub id; where empty, the one
-            that the target was made of, as its `finetune.json` tells or the adapter that it is.
+            that the target was made of, as its `provenance.json` tells or the adapter that it is.
         proxy: A finished proxy, by folder or hub id; then none is trained, as else by every trial
             of a search.
         proxy_epochs: Passes over the retained text; its other settings are those that the target
@@ -156,8 +156,8 @@ class Counterfactual(Method):
         if not (self.pretrained or self.proxy) and recipe is None:
             raise UserError(
                 "method.pretrained: none given, and what the target was fine-tuned from is not "
-                "known (its folder has no finetune.json); name that model by folder or hub id, or "
-                "a finished proxy by method.proxy"
+                "known (its folder has no provenance.json); name that model by folder or hub id, "
+                "or a finished proxy by method.proxy"
             )
 
     def loss(

@@ -4,7 +4,6 @@ An adapter beside the model, an intermediate checkpoint or the target's weights 
 forgetting for whoever finds them, so nothing goes out that the report does not list.
 """
 
-import hashlib
 import re
 from pathlib import Path
 
@@ -13,9 +12,13 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from unlearner.errors import UserError
+from unlearner.models.lineage import PROVENANCE_FILE, digest_file
 from unlearner.report.files import read_report
 
 CARD = "README.md"
+
+# Beside the weights, and of no run's measuring; the second stays with whoever has the key.
+NOT_MEASURED = (CARD, PROVENANCE_FILE)
 
 REPORT_FILES = ("report.json", "report.html", "report.md")
 
@@ -23,8 +26,8 @@ WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx|npz)$
 
 
 def file_digests(model: Path) -> dict[str, str]:
-    """SHA-256 of every file below a model's folder but its card, by path."""
-    return {name: _file_digest(model / name) for name in _files(model) if name != CARD}
+    """SHA-256 of every file below a model's folder but its card and provenance, by path."""
+    return {name: digest_file(model / name) for name in _files(model) if name not in NOT_MEASURED}
 
 
 def push_model(
@@ -86,7 +89,7 @@ def _measured_files(run_dir: Path, even_if_not_met: bool) -> list[str]:
             f"{run_dir / 'report.json'}: does not list the files of model/, as `unlearner forget` "
             "writes it; run that again"
         )
-    names, found = [*digests, CARD], set(_files(model))
+    names, found = [*digests, CARD], set(_files(model)) - {PROVENANCE_FILE}
     for name in sorted(found.difference(names)):
         raise UserError(
             f"{model / name}: the run did not write it, so nothing is pushed; take it out of the "
@@ -95,7 +98,7 @@ def _measured_files(run_dir: Path, even_if_not_met: bool) -> list[str]:
     for name in names:
         if name not in found:
             raise UserError(f"{model / name}: missing, though the run wrote it; restore it")
-        if name != CARD and _file_digest(model / name) != digests[name]:  # a card may be edited
+        if name != CARD and digest_file(model / name) != digests[name]:  # a card may be edited
             raise UserError(
                 f"{model / name}: was changed since the run measured it, so the report is not "
                 "about it; restore it"
@@ -148,8 +151,3 @@ def _files(folder: Path) -> list[str]:
         for path in folder.rglob("*")
         if path.is_symlink() or not path.is_dir()
     )
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

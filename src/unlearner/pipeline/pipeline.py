@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from unlearner import processes, provenance
-from unlearner.config import RunConfig
+from unlearner.config import RunConfig, method_values
 from unlearner.data.record import digest_records
 from unlearner.errors import Interrupted, UserError
 from unlearner.evaluation.verdict import Verdict
@@ -30,8 +30,15 @@ from unlearner.families.base import (
     CheckResult,
     Measured,
 )
-from unlearner.files import read_json
+from unlearner.files import LARGE, read_json
 from unlearner.models.folders import family_named, read_family
+from unlearner.models.lineage import (
+    PROVENANCE_FILE,
+    Provenance,
+    describe,
+    digests_of,
+    write_provenance,
+)
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
 from unlearner.pipeline.findings import Findings, build_report
@@ -41,7 +48,7 @@ from unlearner.pipeline.relearning import measure_relearning, seconds_for
 from unlearner.pipeline.search import Searched, check_search, search
 from unlearner.report.files import write_report
 from unlearner.report.page import model_card
-from unlearner.training.finetune import RECIPE_FILE
+from unlearner.settings import without_paths
 from unlearner.training.log import Log
 from unlearner.training.memory import Cost, ResourcePlan, announce, check_disk, measuring, plan_run
 from unlearner.training.resume import Resumable, resuming
@@ -66,13 +73,18 @@ class NothingToUnlearn(Exception):  # noqa: N818 - an answer, not an error
 
 @dataclass
 class Outcome:
-    """What a run leaves: verdict, report, the model measured, and its answers before and after."""
+    """What a run leaves: verdict, report, the model measured, and its answers before and after.
+
+    Attributes:
+        lineage: What the model was made of, for the file beside it.
+    """
 
     verdict: Verdict
     report: Json
     unlearned: Loaded
     before: AnyAnswers
     after: AnyAnswers
+    lineage: Provenance
 
 
 def read_config(sections: Json, loaded: Loaded | None = None) -> tuple[RunConfig, AnyFamily]:
@@ -335,6 +347,7 @@ def carry_out(
     family = prepared.family
     say(f"unlearning {len(prepared['forget'])} records with {type(config.method).__name__}")
     started = time.perf_counter()
+    lineage = lineage_of(config, prepared, baseline.digest)
     model = trainer.finish(unlearn(), prepared.loaded.name)
     prepared.loaded.save(model, work / "model")
     seconds_unlearning = time.perf_counter() - started + trainer.seconds_before
@@ -376,7 +389,8 @@ def carry_out(
     if config.model.retrained or not family.writes_text:  # a classifier's report always has it
         report["cost"]["seconds_retraining"] = _seconds_retraining(config.model.retrained)
     trainer.log.close()
-    return Outcome(verdict, report, unlearned, answers["target"], after)
+    lineage["request"] |= {"id": report["request"]["id"], "verdict": verdict.status}
+    return Outcome(verdict, report, unlearned, answers["target"], after, lineage)
 
 
 def evaluate(
@@ -477,7 +491,7 @@ def _seconds_retraining(retrained: str) -> float | None:
     if not retrained:
         return None
     try:
-        recipe = read_json(Path(retrained) / RECIPE_FILE)
+        recipe = read_json(Path(retrained) / PROVENANCE_FILE, LARGE)
         return float(recipe["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -515,9 +529,35 @@ def _searched(
 def write_outcome(outcome: Outcome, config: RunConfig, work: Path) -> None:
     """The report, the model card and the resolved configuration beside the saved model."""
     outcome.report["model"]["files"] = file_digests(work / "model")
+    write_provenance(work / "model", outcome.lineage)
     write_report(outcome.report, work)
     (work / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
     (work / "model" / "README.md").write_text(model_card(outcome.report), encoding="utf-8")
+
+
+def lineage_of(config: RunConfig, prepared: AnyPrepared, digest: str) -> Provenance:
+    """What the unlearned model is made of: the target, the request, what was learned meanwhile.
+
+    Args:
+        digest: Of the target's weights.
+
+    Raises:
+        UserError: The target's own provenance is damaged.
+    """
+    key, forget = provenance.read_key(), prepared["forget"]
+    learned = {role: prepared.sets[role] for role in ("retain", "pool") if role in prepared.sets}
+    return describe(
+        "forget",
+        config.model.name,
+        digest,
+        key,
+        learned={
+            role: digests_of(some.records, key, some.source) for role, some in learned.items()
+        },
+        method=without_paths(method_values(config.method)),
+        training=config.training.model_dump(),
+        request=digests_of(forget.records, key, forget.source),
+    )
 
 
 def tracked_sections(config: RunConfig) -> Json:

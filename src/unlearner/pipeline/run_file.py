@@ -23,8 +23,9 @@ from unlearner.config import RunConfig
 from unlearner.datasets.base import data_settings, family_of, options_of
 from unlearner.errors import UserError
 from unlearner.evaluation.tofu_metrics import measure_tofu
-from unlearner.files import read_json
+from unlearner.files import LARGE, read_json
 from unlearner.models.folders import family_named
+from unlearner.models.lineage import PROVENANCE_FILE
 from unlearner.output import Json
 from unlearner.pipeline.compare import check_plan, make_plan
 from unlearner.settings import (
@@ -269,5 +270,5 @@ def compare_expected(
 
 def _seconds(folder: Path) -> float | None:
     """What making the model took; None for one that says nothing of it."""
-    recipe = folder / "finetune.json"
-    return read_json(recipe)["seconds"] if recipe.exists() else None
+    recipe = folder / PROVENANCE_FILE
+    return read_json(recipe, LARGE)["seconds"] if recipe.exists() else None

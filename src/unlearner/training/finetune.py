@@ -18,11 +18,12 @@ from unlearner.data.labelled import Example, LabelledSet
 from unlearner.data.windows import TokenizedSet, Window
 from unlearner.errors import UserError
 from unlearner.evaluation.intervals import evaluate_set
-from unlearner.files import read_json
+from unlearner.files import LARGE, read_json
 from unlearner.inference import language_model
 from unlearner.inference.classifier import classify
 from unlearner.metrics.base import Metric
 from unlearner.models import sharding
+from unlearner.models.lineage import PROVENANCE_FILE
 from unlearner.models.loading import Loaded, load_causal_lm, load_with_new_head
 from unlearner.settings import EvaluationSettings
 from unlearner.training.data import ClassifierData, Recipe, UnlearningData, similar_lengths
@@ -35,8 +36,6 @@ AUTO_RATE_TIMES_WIDTH = 0.192
 WARMUP_SHARE = 0.05
 
 COMPARE = {">=": float.__ge__, "<=": float.__le__, ">": float.__gt__, "<": float.__lt__}
-
-RECIPE_FILE = "finetune.json"
 
 
 class FinetuneSettings(BaseModel):
@@ -259,7 +258,7 @@ def share_of_peak(step: int, total: int) -> float:
 def read_recipe(folder: str) -> Recipe | None:
     """How a model made by `unlearner finetune` was made; None for any other."""
     try:
-        recipe = read_json(Path(folder) / RECIPE_FILE)
+        recipe = read_json(Path(folder) / PROVENANCE_FILE, LARGE)
         return Recipe(str(recipe["model"]), dict(recipe["finetune"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -279,7 +278,7 @@ def recipe_for(known: Recipe | None, pretrained: str, changes: Mapping[str, obje
     if not pretrained and known is None:
         raise UserError(
             "method.pretrained: how the target was made is not known (its folder has no "
-            "finetune.json); name the encoder that it was fine-tuned from"
+            "provenance.json); name the encoder that it was fine-tuned from"
         )
     known = known or Recipe(pretrained, {})
     settings = {
