@@ -327,7 +327,7 @@ def test_a_reference_model_tells_records_that_were_learned(label_world):
 
     given = materials(label_world["target"], labelled_sets(), SEQUENCE)
     attack = load_attack("reference_models")
-    assert "finetune.json" in attack.skipped(given)
+    assert "provenance.json" in attack.skipped(given)
     zeros = [np.zeros(16), np.zeros(16)]
     given.cache["rmia"] = zeros
     found = attacked(attack, given, label_world["target"], label_world["retrained"])

@@ -62,7 +62,7 @@ class ReferenceModels(Attack):
         if len(materials.sets.get("retain", ())) < FEWEST:
             return f"there are fewer than {FEWEST} retained records to train reference models on"
         if read_recipe(materials.target.name) is None:
-            return "how the target was made is not known (its folder has no finetune.json)"
+            return "how the target was made is not known (its folder has no provenance.json)"
         return ""
 
     def run(self, subject: Subject, materials: Materials) -> Attempt:

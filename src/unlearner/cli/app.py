@@ -356,14 +356,14 @@ def audit(
     quiet: Quiet = False,
 ) -> int:
     """Attack an unlearned model beside a control; write audit.json, and the page again."""
-    run_dir, settings = _model_and_settings(arguments)
+    run_dir, settings = model_and_settings(arguments)
     check_names([budget], ["quick", "full"], what="budget", where="--budget")
     options = {
         "data__forget": forget,
         "data__retain": retain,
         "data__holdout": holdout,
         "data__forget_class": forget_class,
-        "data__columns": _column_names(columns),
+        "data__columns": column_names(columns),
         "data__drop_duplicates": drop_duplicates,
     }
     request = {

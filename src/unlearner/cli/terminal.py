@@ -92,7 +92,7 @@ def print_verdict(report: Json, output: Path) -> None:
 
 def print_audit(audit: Json, page: Path) -> None:
     """A row for each figure of each attack, what follows of them, and where the page is."""
-    console = _console()
+    console = results_console()
     console.print(f"control: {audit['control']['sentence']}")
     table = Table("attack", "figure", "before", "after", "control", "after less control", "result")
     for entry in audit["attacks"]:

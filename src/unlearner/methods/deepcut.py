@@ -201,7 +201,9 @@ class DeepCUT(Method):
         return float(getattr(self._resolved(tags=family == TOKEN_CLASSIFICATION), field))
 
     def _resolved_for(self, model: PreTrainedModel) -> "DeepCUT":
-        return self._resolved(tags=Classifier(model).tags, num_classes=model.config.num_labels)
+        return self._resolved(
+            tags=Classifier(model).tags, num_classes=model.config.num_labels or MANY_CLASSES
+        )
 
     def _resolved(self, *, tags: bool, num_classes: int = MANY_CLASSES) -> "DeepCUT":
         """The same with what "auto" stands for."""
