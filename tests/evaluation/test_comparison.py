@@ -15,6 +15,7 @@ from unlearner.evaluation.comparison import (
     is_met,
     label_picture,
     label_place,
+    last_relearnt,
     membership_left,
     over_seeds,
     place,
@@ -25,6 +26,7 @@ from unlearner.report.compare import (
     comparison_rows,
     headings,
     markdown_comparison,
+    paragraphs,
     pareto_near,
     render_comparison,
     write_comparison,
@@ -96,6 +98,35 @@ def test_costs_are_means_and_memory_is_the_most_of_any():
         "peak_memory_bytes": 7,
     }
     assert cost_over_seeds([run(0.3, rounds=0)])["rounds"] == 0
+
+
+def test_what_was_relearnt_is_the_mean_of_the_last_look():
+    looks = [
+        {"steps": [0, 50], "figures": {"ma": [0.2, 0.5], "mia_loss_auc": [0.4, 0.9]}},
+        {"steps": [0, 50], "figures": {"ma": [0.2, 0.3], "mia_loss_auc": [0.5, 0.6]}},
+    ]
+    found = last_relearnt(looks)
+    assert found["steps"] == 50
+    assert found["figures"] == pytest.approx({"ma": 0.4, "mia_loss_auc": 0.75})
+    assert last_relearnt([looks[0], {"skipped": "why"}]) is None
+    assert last_relearnt([]) is None
+
+
+def test_relearning_has_columns_of_its_own():
+    """Of the retrained model and of one method; the others were not measured."""
+    found = comparison()
+    assert not any("relearnt" in title for title in headings(found))
+    first, *_ = found["methods"].values()
+    first["relearnt"] = {"steps": 50, "figures": {"ma": 0.4, "mia_loss_auc": 0.75}}
+    found["relearnt_retrained"] = {"steps": 50, "figures": {"ma": 0.3, "mia_loss_auc": 0.5}}
+    titles = headings(found)
+    places = [titles.index(title) for title in titles if title.endswith(", relearnt")]
+    assert len(places) == 2
+    cells = {row[0]: [row[place] for place in places] for row in comparison_rows(found)}
+    assert cells["retrained model"] == ["30.0\u00a0%", "0.500"]
+    assert cells["target model"] == ["–", "–"]
+    assert list(cells.values())[-3:] == [["40.0\u00a0%", "0.750"], ["–", "–"], ["–", "–"]]
+    assert "after 50 further training steps" in " ".join(paragraphs(found))
 
 
 def test_seeds_that_met_everything_are_counted():
