@@ -60,7 +60,7 @@ def test_a_result_has_the_verdict_the_report_and_the_model_that_was_measured(res
 def test_the_records_are_known_before_and_less_after(result):
     before, after = (result.report["results"][m]["forget"] for m in ("target", "unlearned"))
     assert before["accuracy"]["value"] == 1.0
-    assert after["accuracy"]["value"] < 0.7
+    assert after["accuracy"]["value"] < 0.8
 
 
 def test_all_sets_and_the_retrained_model_are_measured(result):

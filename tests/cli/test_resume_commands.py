@@ -54,7 +54,7 @@ def results(folder):
     report = json.loads((folder / "report.json").read_text())
     for line in report["rounds"]:
         del line["seconds"]
-    del report["cost"], report["created"]
+    del report["cost"], report["created"], report["relearning"]["seconds"]
     model = (folder / "model" / "model.safetensors").read_bytes()
     return report, model, lines(folder), sorted(path.name for path in folder.iterdir())
 

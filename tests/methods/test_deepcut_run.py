@@ -226,6 +226,7 @@ def test_a_model_that_lost_too_much_is_repaired_by_default():
     data = tiny_data(sizes=(9, 24, 30))
     target = learn_by_heart(tiny_classifier(), data.forget, data.retain)
     settings = {"learning_rate": 1e-2, "repair_steps": 5, "stop": "never", "max_epochs": 1}
+    settings |= {"per_record": False, "forget_weight": 2.0}
     one, many = (
         run((data, target), **settings, max_repair_rounds=number)[1].rounds for number in (1, 20)
     )

@@ -285,7 +285,7 @@ class DeepCUT(Method):
             trainer.log_round(state.line(losses))
             lacking, above = watch.shortfall(target, state), watch.above(state)
             off = abs(above) if by_record else max(above, 0.0)
-            rank = (off > KNOWN_AGAIN, lacking, off)
+            rank = (above > KNOWN_AGAIN, lacking, off)
             if rank < nearest:
                 best, nearest = state.round, rank
                 trainer.keep(model)
