@@ -4,7 +4,7 @@ import pytest
 from ledger_world import ledger_in
 
 from unlearner.data.record import Record, RecordSet
-from unlearner.requests.find import EXACT, NEAR, SEMANTIC, distance, find
+from unlearner.requests.find import EXACT, NEAR, SEMANTIC, find, letters_apart
 
 PEOPLE = [
     "Mara Quill lives at 12 Heron Row in Brannoch.",
@@ -48,8 +48,8 @@ def places(found, kind):
 )
 def test_the_distance_by_hand(a, b, expected):
     """Letters put in, left out, replaced, or swapped with their neighbour."""
-    assert distance(a, b, 5) == distance(b, a, 5) == expected
-    assert distance(a, b, 1) == min(expected, 2)
+    assert letters_apart(a, b, 5) == letters_apart(b, a, 5) == expected
+    assert letters_apart(a, b, 1) == min(expected, 2)
 
 
 def test_a_name_is_found_in_its_spellings():

@@ -344,13 +344,13 @@ def test_a_run_moves_the_records_to_what_unseen_text_has(tmp_path):
 def test_the_second_part_pushes_less_and_learns_more(pretrained, monkeypatch):
     """The first part is two epochs of two steps, and the second in proportion: half of it."""
     seen = []
-    take = level_loop.take
+    take = level_loop.take_level_step
 
     def watched(step, places, model, course, trainer):
         seen.append(tuple(course.weights(step)))
         return take(step, places, model, course, trainer)
 
-    monkeypatch.setattr(level_loop, "take", watched)
+    monkeypatch.setattr(level_loop, "take_level_step", watched)
     few(proxy=pretrained, max_epochs=2).unlearn(tiny_model("llama"), data(), tiny_trainer())
     assert seen == [(1.0, 2.0, 0.6)] * 4 + [(0.4, 3.0, 0.4)] * 2
 

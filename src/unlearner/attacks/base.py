@@ -121,7 +121,7 @@ class Subject:
     def ask(self, materials: Materials, role: str) -> list[Any]:
         """The answers to a set as it is, from one pass over it."""
         if role not in self.answers:
-            self.answers[role] = ask(self.loaded, materials, materials.sets[role])
+            self.answers[role] = ask_model(self.loaded, materials, materials.sets[role])
         return self.answers[role]
 
 
@@ -234,7 +234,7 @@ def load_attack(name: str) -> Attack:
     return registry.load("attacks", name).attack
 
 
-def ask(loaded: Loaded, materials: Materials, some: Any) -> list[AnyAnswer]:
+def ask_model(loaded: Loaded, materials: Materials, some: Any) -> list[AnyAnswer]:
     """A model's answers to a set, from one pass over it; no text is continued."""
     if materials.family.writes_text:
         asked = replace(questions_of(materials.config.evaluation), continuations="none")
@@ -261,6 +261,6 @@ def recall(loaded: Loaded, materials: Materials) -> RecordValues:
     values = []
     for role in (FORGET, UNSEEN):
         some = materials.sets[role]
-        answers = ask(loaded, materials, some)
+        answers = ask_model(loaded, materials, some)
         values.append(per_record(answers, recall_metric(materials), len(some)))
     return RecordValues(*values)

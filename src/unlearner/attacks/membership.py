@@ -35,7 +35,7 @@ from unlearner.attacks.base import (
     Attempt,
     Materials,
     Subject,
-    ask,
+    ask_model,
     per_record,
 )
 from unlearner.data.windows import contents
@@ -85,11 +85,11 @@ class Membership(Attack):
             metric = registry.load("metrics", name).metric
             if materials.family.name in metric.families:
                 # The metrics are losses: lower is a member.
-                readings[name] = _reading(
+                readings[name] = _record_values(
                     answers, materials, lambda a, n, m=metric: -per_record(a, m, n)
                 )
         if materials.pretrained is not None:
-            own = _reading(answers, materials, lambda a, n: -per_record(a, loss.metric, n))
+            own = _record_values(answers, materials, lambda a, n: -per_record(a, loss.metric, n))
             before = _pretrained(materials)
             readings["reference_auc"] = RecordValues(
                 own.forget - before.forget, own.unseen - before.unseen
@@ -126,7 +126,7 @@ def privleak(unlearned: float, retrained: float) -> float | None:
 
 def blind_check(materials: Materials) -> Comparison:
     """How well the words alone tell forget from unseen records; 0.5 where they do not."""
-    texts = {role: _texts(materials, role) for role in (FORGET, UNSEEN)}
+    texts = {role: _texts_of(materials, role) for role in (FORGET, UNSEEN)}
     groups = {role: materials.sets[role].groups for role in (FORGET, UNSEEN)}
 
     def scores(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -145,7 +145,7 @@ def blind_check(materials: Materials) -> Comparison:
     )
 
 
-def _texts(materials: Materials, role: str) -> list[str]:
+def _texts_of(materials: Materials, role: str) -> list[str]:
     some = materials.sets[role]
     if materials.family.writes_text:
         return contents(some, materials.target.tokenizer)
@@ -155,13 +155,13 @@ def _texts(materials: Materials, role: str) -> list[str]:
 def _pretrained(materials: Materials) -> RecordValues:
     assert materials.pretrained is not None
     answers = {
-        role: ask(materials.pretrained, materials, materials.sets[role])
+        role: ask_model(materials.pretrained, materials, materials.sets[role])
         for role in (FORGET, UNSEEN)
     }
-    return _reading(answers, materials, lambda a, n: -per_record(a, loss.metric, n))
+    return _record_values(answers, materials, lambda a, n: -per_record(a, loss.metric, n))
 
 
-def _reading(answers: Mapping[str, Any], materials: Materials, value: Any) -> RecordValues:
+def _record_values(answers: Mapping[str, Any], materials: Materials, value: Any) -> RecordValues:
     return RecordValues(
         *(value(answers[role], len(materials.sets[role])) for role in (FORGET, UNSEEN))
     )

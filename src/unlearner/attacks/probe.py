@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from unlearner.attacks.base import FORGET, UNSEEN, Attack, Attempt, Materials, Subject, ask
+from unlearner.attacks.base import FORGET, UNSEEN, Attack, Attempt, Materials, Subject, ask_model
 from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
 from unlearner.families.base import sample
 from unlearner.inference.answers import ClassAnswer
@@ -39,7 +39,7 @@ class Probe(Attack):
 
     def run(self, subject: Subject, materials: Materials) -> Attempt:
         some = sample(materials.sets["retain"], MOST, materials.seed)
-        known: list[Any] = ask(subject.loaded, materials, some)
+        known: list[Any] = ask_model(subject.loaded, materials, some)
         features = np.concatenate([answer.features for answer in known])
         labels = np.concatenate([answer.labels for answer in known])
         if len(set(labels.tolist())) < 2:

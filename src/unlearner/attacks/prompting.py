@@ -130,7 +130,7 @@ def reformed(some: TokenizedSet, form: Form, context: int) -> list[Window]:
         before = before[-max(1, context - len(response)) :]
         ids = np.concatenate([before, response])[:context]
         scored = np.arange(1, len(ids)) >= len(before)
-        scored &= _counted(window, len(before), len(ids))
+        scored &= _counted_tokens(window, len(before), len(ids))
         found.append(
             replace(
                 window,
@@ -144,7 +144,7 @@ def reformed(some: TokenizedSet, form: Form, context: int) -> list[Window]:
     return found
 
 
-def _counted(window: Window, before: int, total: int) -> np.ndarray:
+def _counted_tokens(window: Window, before: int, total: int) -> np.ndarray:
     """Of the labels behind the new prefix those that counted behind the old one."""
     counts = window.scored[window.prefix - 1 : window.stop - 1][: total - before]
     return np.concatenate([np.zeros(before - 1, dtype=bool), counts])

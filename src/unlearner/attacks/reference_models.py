@@ -28,7 +28,7 @@ from unlearner.attacks.base import (
     Attempt,
     Materials,
     Subject,
-    ask,
+    ask_model,
     per_record,
 )
 from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
@@ -81,10 +81,10 @@ def rmia(forget_ratio: np.ndarray, unseen_ratio: np.ndarray) -> tuple[np.ndarray
     forget = np.searchsorted(others, forget_ratio, "right") / max(len(others), 1)
     # Of an unseen record: itself, which it is never below, left out.
     unseen = (np.searchsorted(others, unseen_ratio, "right") - 1) / max(len(others) - 1, 1)
-    return _known(forget, forget_ratio), _known(unseen, unseen_ratio)
+    return _where_known(forget, forget_ratio), _where_known(unseen, unseen_ratio)
 
 
-def _known(scores: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+def _where_known(scores: np.ndarray, ratios: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(ratios), scores, np.nan)
 
 
@@ -94,7 +94,7 @@ def reference_log_probs(materials: Materials) -> list[np.ndarray]:
     for number in range(MODELS[materials.budget]):
         model = _reference_model(materials, number)
         for place, role in enumerate((FORGET, UNSEEN)):
-            answers = ask(model, materials, materials.sets[role])
+            answers = ask_model(model, materials, materials.sets[role])
             found[place].append(_log_probs(answers, materials, role))
     return [np.logaddexp.reduce(some) - np.log(len(some)) for some in found]
 

@@ -40,7 +40,7 @@ def run_audit(
     """0 when an attack holds and none is opened, else 3.
 
     Args:
-        output: The folder of a run; with `model` one for the audit alone.
+        output: The folder of a run; with `model` one for the audit one_audit.
         sections: With `model`: the target, and the records.
         request: What `AuditRequest` takes.
         model: The model to be audited, where it is not a run's.
@@ -56,7 +56,7 @@ def run_audit(
         load_attack(name)  # refused here, before any model is loaded
     progress = RunProgress(quiet=quiet, num_rounds=None)
     if not model:
-        with alone(output):
+        with one_audit(output):
             opened = open_run(output, progress.say)
             chosen_attacks(wanted, opened.prepared.family)
             found = audit(opened, wanted, output, resume=resume, say=progress.say)
@@ -65,7 +65,7 @@ def run_audit(
         return _end(found, output / "report.html")
     config, family = read_config(with_method(sections, Path(model)))
     chosen_attacks(wanted, family)
-    with _folder(output, resume=resume):
+    with _audit_folder(output, resume=resume):
         opened = open_models(config, family, model, progress.say)
         found = audit(opened, wanted, output, resume=resume, say=progress.say)
         page = audit_page(found)
@@ -80,7 +80,7 @@ def _end(found: Json, page: Path) -> int:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def one_audit(folder: Path) -> Iterator[None]:
     """While the block runs, no other command works in the folder.
 
     Raises:
@@ -94,7 +94,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _folder(output: Path, *, resume: bool) -> Iterator[None]:
+def _audit_folder(output: Path, *, resume: bool) -> Iterator[None]:
     """A new folder for an audit, or that of one that goes on; gone where nothing is in it."""
     check_free(output)
     if output.exists() and not output.is_dir():

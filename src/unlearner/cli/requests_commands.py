@@ -86,7 +86,7 @@ def run_list(ledger: str, *, as_json: bool) -> int:
     table = Table("request", "state", "decision", "received", "answer by", "records")
     for row in rows:
         left = row["days_left"]
-        due = row["due"] if left is None else f"{row['due']} ({_days(left)})"
+        due = row["due"] if left is None else f"{row['due']} ({_in_days(left)})"
         table.add_row(
             escape(row["id"]),
             _coloured(row["state"]),
@@ -99,7 +99,7 @@ def run_list(ledger: str, *, as_json: bool) -> int:
     return MET
 
 
-def _days(left: int) -> str:
+def _in_days(left: int) -> str:
     late = left < 0
     words = "1 day" if abs(left) == 1 else f"{abs(left)} days"
     return f"[red]{words} late[/]" if late else f"{words} left"
@@ -113,10 +113,10 @@ def run_show(ledger: str, request: str, *, as_json: bool) -> int:
         return MET
     console = results_console()
     console.print(f"request {escape(shown['id'])}: {_coloured(shown['state'])}")
-    reason = f" ({_inert(shown['reason'])})" if shown["reason"] else ""
+    reason = f" ({_no_markup(shown['reason'])})" if shown["reason"] else ""
     console.print(
         f"  {shown['records']} records, received {shown['received']}, to be answered by "
-        f"{shown['due']}, {_inert(shown['article'])}; {shown['decision']}{reason}"
+        f"{shown['due']}, {_no_markup(shown['article'])}; {shown['decision']}{reason}"
     )
     for step in shown["history"]:
         console.print(f"  {step['time']}  {_coloured(step['state'])}  (entry {step['entry']})")
@@ -124,10 +124,10 @@ def run_show(ledger: str, request: str, *, as_json: bool) -> int:
         console.print(f"  run {shown['run']['number']}: {shown['run']['verdict']}")
         for claim in shown["run"]["claims"]:
             console.print(
-                f"    {claim['claim']}: {_coloured(claim['status'])}. {_inert(claim['reason'])}"
+                f"    {claim['claim']}: {_coloured(claim['status'])}. {_no_markup(claim['reason'])}"
             )
     for one in shown["held"]:
-        reason = f": {_inert(one['reason'])}" if one["reason"] else ""
+        reason = f": {_no_markup(one['reason'])}" if one["reason"] else ""
         console.print(f"  behind run {one['run']}: {_coloured(one['status'])}{reason}")
     return MET
 
@@ -152,7 +152,7 @@ def run_run(  # noqa: PLR0913 - the command's options
     quiet: bool,
 ) -> int:
     """`requests run`: 0 when all are carried out and all earlier ones hold, else 3."""
-    _alone("run")
+    _refuse_processes("run")
     quieten()
     with _progress(quiet=quiet) as progress:
         ended = Ledger(ledger, anchor).run(
@@ -169,13 +169,13 @@ def run_run(  # noqa: PLR0913 - the command's options
         console.print("no request is open")
     good = True
     for one in ended:
-        names = _inert(", ".join(one.requests))
-        console.print(f"request {names}: {_coloured(one.state)}; {_inert(str(one.output))}")
+        names = _no_markup(", ".join(one.requests))
+        console.print(f"request {names}: {_coloured(one.state)}; {_no_markup(str(one.output))}")
         good = good and one.state in ("met", "not memorised")
         for held in one.held:
             good = good and held.status == "holds"
-            what = f"request {_inert(', '.join(held.requests))}" if held.requests else "quality"
-            reason = f": {_inert(held.reason)}" if held.reason else ""
+            what = f"request {_no_markup(', '.join(held.requests))}" if held.requests else "quality"
+            reason = f": {_no_markup(held.reason)}" if held.reason else ""
             console.print(f"  {what}: {_coloured(held.status)}{reason}")
     return MET if good else NOT_MET
 
@@ -191,7 +191,7 @@ def run_verify(
     quiet: bool,
 ) -> int:
     """`requests verify`: 0 when nothing is wrong and nothing unknown, else 3."""
-    _alone("verify")
+    _refuse_processes("verify")
     quieten()
     given = {}
     for pair in records:
@@ -205,9 +205,9 @@ def run_verify(
         )
     console = results_console()
     for one in found.findings:
-        console.print(f"{one.what}: {_coloured(one.status)}. {_inert(one.sentence)}")
+        console.print(f"{one.what}: {_coloured(one.status)}. {_no_markup(one.sentence)}")
     if found.run_again:
-        console.print(f"to be run again: {_inert(', '.join(found.run_again))}")
+        console.print(f"to be run again: {_no_markup(', '.join(found.run_again))}")
     return MET if found.holds else NOT_MET
 
 
@@ -230,7 +230,7 @@ def run_leftovers(ledger: str, request: str) -> int:
     console = results_console()
     for one in found:
         state = "[green]gone[/]" if one.is_gone else "[red]still there[/]"
-        console.print(f"{state}  {_inert(one.path)}  ({one.what})")
+        console.print(f"{state}  {_no_markup(one.path)}  ({one.what})")
     there = sum(not one.is_gone for one in found)
     console.print(f"{there} of {len(found)} are still to be deleted")
     return NOT_MET if there else MET
@@ -263,12 +263,12 @@ def run_list_models(ledger: str) -> int:
     """`requests models list`."""
     table = Table("model", "what", "made of", "weights", "still has records of")
     for row in Ledger(ledger).models():
-        place = _inert(row["path"]) + (" (current)" if row["is_current"] else "")
+        place = _no_markup(row["path"]) + (" (current)" if row["is_current"] else "")
         holds = ", ".join(row["requests"]) or "none"
         table.add_row(
             place,
             row["kind"],
-            _inert(row["base"]) or "-",
+            _no_markup(row["base"]) or "-",
             row["weights"].partition(":")[2][:12],
             escape(holds) if row["is_there"] else "not there any more",
         )
@@ -289,7 +289,7 @@ def run_serve(ledger: str, port: int) -> int:
     return MET
 
 
-def _alone(command: str) -> None:
+def _refuse_processes(command: str) -> None:
     processes.begin()
     if processes.count() > 1:
         raise UserError(
@@ -311,12 +311,12 @@ def _coloured(status: str) -> str:
     return f"[{colour}]{status}[/]" if colour else status
 
 
-def _inert(text: str) -> str:
+def _no_markup(text: str) -> str:
     return escape(printable(text))
 
 
 def _say(text: str) -> None:
-    results_console().print(_inert(text))
+    results_console().print(_no_markup(text))
 
 
 def _say_json(values: Any) -> None:

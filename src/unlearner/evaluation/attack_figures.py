@@ -168,22 +168,22 @@ def compare_with_control(
         num_figures: Figures of the attack, over which its level is divided.
     """
     readings, num_records = _counted(readings)
-    values = {role: _values(figure, reading, drawn) for role, reading in readings.items()}
+    values = {role: _resampled(figure, reading, drawn) for role, reading in readings.items()}
     others = {role: _without_model(figure, readings[role], drawn) for role in readings}
     control = values.get("control")
     of_control = others["unlearned"] if control is None else control
     gap = values["unlearned"] - of_control
     target_gap = values["target"] - (others["target"] if control is None else control)
-    models = {role: _estimate(rows, 0.05) for role, rows in values.items()}
-    models["control"] = _estimate(of_control, 0.05)
+    models = {role: _estimated(rows, 0.05) for role, rows in values.items()}
+    models["control"] = _estimated(of_control, 0.05)
     scale = 1.0 if figure.scale == "range" else abs(float(target_gap[0]))
     level = LEVEL / num_figures
-    known = _estimate(target_gap, level) if figure.scale == "target" else None
-    difference = _estimate(gap, 0.05)
-    few = _subjects(readings["unlearned"], drawn) < FEWEST
+    known = _estimated(target_gap, level) if figure.scale == "target" else None
+    difference = _estimated(gap, 0.05)
+    few = _count_subjects(readings["unlearned"], drawn) < FEWEST
     status, reason = "not informative", f"fewer than {FEWEST} subjects"
     if not few:
-        status, reason = _status(figure, _estimate(gap, level), difference, known, scale)
+        status, reason = _status(figure, _estimated(gap, level), difference, known, scale)
     return Comparison(
         figure,
         models,
@@ -239,16 +239,16 @@ def _counted(readings: Mapping[str, RecordValues]) -> tuple[dict[str, RecordValu
     return masked, int(forget.sum())
 
 
-def _subjects(reading: RecordValues, drawn: Resampling) -> int:
+def _count_subjects(reading: RecordValues, drawn: Resampling) -> int:
     can_say = zip(drawn.forget, np.isfinite(reading.forget), strict=True)
     return len({group for group, says in can_say if says})
 
 
-def _values(figure: AttackFigure, reading: RecordValues, drawn: Resampling) -> np.ndarray:
+def _resampled(figure: AttackFigure, reading: RecordValues, drawn: Resampling) -> np.ndarray:
     """(1 + S,) the figure on the set itself, and on each resample."""
     forget = drawn.weights_of("forget")
     if figure.kind == "mean":
-        return _means(reading.forget, forget)
+        return _weighted_means(reading.forget, forget)
     unseen = drawn.weights_of("unseen")
     mine, theirs = np.isfinite(reading.forget), np.isfinite(reading.unseen)
     found = []
@@ -270,16 +270,16 @@ def _without_model(figure: AttackFigure, reading: RecordValues, drawn: Resamplin
     """(1 + S,) what unseen records give under the same model: the control where there is none."""
     if figure.kind == "auc":
         return np.full(1 + drawn.resamples, 0.5)
-    return _means(reading.unseen, drawn.weights_of("unseen"))
+    return _weighted_means(reading.unseen, drawn.weights_of("unseen"))
 
 
-def _means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     says = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         return weights[:, says] @ values[says] / weights[:, says].sum(1)
 
 
-def _estimate(rows: np.ndarray, level: float) -> Estimate:
+def _estimated(rows: np.ndarray, level: float) -> Estimate:
     """The value of the first row, and the interval of the others."""
     others = rows[1:][np.isfinite(rows[1:])]
     if not len(others) or not math.isfinite(rows[0]):

@@ -40,12 +40,12 @@ from unlearner.training.finetune import (
 )
 from unlearner.training.language_loop import Drawing, Places
 from unlearner.training.level_loop import (
-    Course,
+    LevelCourse,
     PartWeights,
     Stop,
     bring_to_level,
     kept_terms,
-    start,
+    start_course,
 )
 from unlearner.training.quantiles import divide
 from unlearner.training.trainer import Terms, Trainer
@@ -210,13 +210,13 @@ class Counterfactual(Method):
             self.max_epochs * math.ceil(len(data.forget) / self.batch_size), self.steps
         )
         count = first_part + round(first_part * self.finishing_steps / self.steps)
-        model = start(self, model, trainer, count, max(self.path, self.finishing_path))
+        model = start_course(self, model, trainer, count, max(self.path, self.finishing_path))
 
         def forget(_: Places, batch: Batch, known: Reference, weights: PartWeights) -> Terms:
             # Asked for here, inside the step's arithmetic.
             return self.forget_term(model, batch, known.logits("forget"), teacher.beta, weights)
 
-        course = Course(
+        course = LevelCourse(
             drawing,
             reference,
             count,

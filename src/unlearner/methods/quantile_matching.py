@@ -20,12 +20,12 @@ from unlearner.methods.base import Method
 from unlearner.training.data import UnlearningData
 from unlearner.training.language_loop import Drawing, Places
 from unlearner.training.level_loop import (
-    Course,
+    LevelCourse,
     PartWeights,
     Stop,
     bring_to_level,
     kept_terms,
-    start,
+    start_course,
 )
 from unlearner.training.quantiles import Partners, Quantiles, distance, quantiles
 from unlearner.training.trainer import Terms, Trainer
@@ -141,7 +141,7 @@ class QuantileMatching(Method):
         reference = KeptReference.of(trainer.prepare(model), drawing.windows, self.asks)
         count = self.max_epochs * math.ceil(len(data.forget) / self.batch_size)
         count = max(count, self.min_steps)
-        model = start(self, model, trainer, count, self.path)
+        model = start_course(self, model, trainer, count, self.path)
         partners = Partners(data.partners, len(data.forget), trainer)
         weights = PartWeights(self.forget_weight, self.retain_weight, self.path)
 
@@ -149,7 +149,7 @@ class QuantileMatching(Method):
             records = [drawing.windows["forget"][place].record for place in places["forget"]]
             return self.forget_term(model, batch, partners.of(records))
 
-        course = Course(
+        course = LevelCourse(
             drawing, reference, count, lambda _: weights, forget, partial(partners.refresh, model)
         )
         return bring_to_level(self, model, data, trainer, course)

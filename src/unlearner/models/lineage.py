@@ -145,7 +145,7 @@ def _check(one: Provenance) -> None:
 
 
 @dataclass(frozen=True)
-class Stage:
+class LineageStage:
     """A model on the way to another, and how many of the digests asked for it met.
 
     Attributes:
@@ -176,7 +176,7 @@ class Line:
     """
 
     model: str
-    stages: tuple[Stage, ...]
+    stages: tuple[LineageStage, ...]
     remaining: frozenset[str]
     problems: tuple[str, ...]
 
@@ -205,7 +205,7 @@ def trace(model: str, key: bytes, asked: Iterable[str] = ()) -> Line:
         problems.append("its digests were made with another key, and cannot be looked for")
     line = (*own["ancestors"], own)
     names = [*(one["base"]["name"] for one in line[1:]), model]
-    asked |= {digest for one in line for digest in records_of(one, asked)}
+    asked |= {digest for one in line for digest in learned_of(one, asked)}
     stages, left = [], set()
     for one, name in zip(line, names, strict=True):
         learned, forgotten = learned_in(one), forgotten_in(one)
@@ -213,7 +213,7 @@ def trace(model: str, key: bytes, asked: Iterable[str] = ()) -> Line:
         left |= learned & asked
         left -= forgotten if verdict == "met" else set()
         stages.append(
-            Stage(
+            LineageStage(
                 name,
                 one["made_by"],
                 one["created"],
@@ -236,7 +236,7 @@ def forgotten_in(one: Provenance) -> set[str]:
     return set(one["request"]["record_digests"]) if "request" in one else set()
 
 
-def records_of(one: Provenance, subjects: frozenset[str]) -> set[str]:
+def learned_of(one: Provenance, subjects: frozenset[str]) -> set[str]:
     """The digests of a stage's records that are about any of these subjects, by their digests."""
     sets = [*one["learned"].values(), *([one["request"]] if "request" in one else [])]
     return {

@@ -105,7 +105,7 @@ def open_run(run_dir: Path, say: Say) -> Opened:
     prepared = start(config, family, command="evaluate")
     unlearned = family.load(str(folder))
     check_same(run_dir, report, prepared, unlearned)
-    return _opened(config, prepared, unlearned, folder)
+    return _ready_to_attack(config, prepared, unlearned, folder)
 
 
 def open_models(config: RunConfig, family: AnyFamily, model: str, say: Say) -> Opened:
@@ -117,10 +117,12 @@ def open_models(config: RunConfig, family: AnyFamily, model: str, say: Say) -> O
     say("loading the target model and the one to be audited")
     prepared = start(config, family, command="evaluate")
     unlearned = family.load_like(model, "model", prepared)
-    return _opened(config, prepared, unlearned, Path(model))
+    return _ready_to_attack(config, prepared, unlearned, Path(model))
 
 
-def _opened(config: RunConfig, prepared: AnyPrepared, unlearned: Loaded, folder: Path) -> Opened:
+def _ready_to_attack(
+    config: RunConfig, prepared: AnyPrepared, unlearned: Loaded, folder: Path
+) -> Opened:
     if "holdout" not in prepared.sets and "holdout_class" not in prepared.sets:
         raise UserError(
             "--holdout: none given; an audit compares with unseen records of the same kind, give "
@@ -245,15 +247,15 @@ def _make(name: str, subjects: Mapping[str, Subject], materials: Materials) -> J
     shown = {role: one.details for role, one in attempts.items() if one.details}
     if shown or details:
         entry["details"] = {**shown, **details}
-    return cast(Json, _finite(entry))
+    return cast(Json, _without_nan(entry))
 
 
-def _finite(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
     """The same value with null for what is not finite, for which JSON has no number."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _without_nan(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_without_nan(one) for one in value]
     if isinstance(value, float) and not abs(value) < float("inf"):
         return None
     return value

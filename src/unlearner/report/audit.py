@@ -221,25 +221,25 @@ def _section(entry: Report) -> AttackSection:
         cannot_show=entry["cannot_show"],
         source=entry["source"],
         remarks=_remarks(entry),
-        rows=[_row(figure) for figure in entry["figures"]],
+        rows=[_figure_row(figure) for figure in entry["figures"]],
         drawings=[*_drawings(entry)],
     )
 
 
-def _row(figure: Report) -> FigureRow:
+def _figure_row(figure: Report) -> FigureRow:
     metric = UNITS[figure["kind"]]
-    cells = [_cell(metric, figure[role]) for role in ("target", "unlearned", "control")]
+    cells = [_figure_cell(metric, figure[role]) for role in ("target", "unlearned", "control")]
     difference = figure["difference"]
     return FigureRow(
         label=figure["label"],
         cells=cells,
-        difference=" ".join(part for part in _cell(metric, difference) if part),
+        difference=" ".join(part for part in _figure_cell(metric, difference) if part),
         status=figure["status"],
         back=list(figure["records_back"]),
     )
 
 
-def _cell(metric: str, estimate: Report) -> tuple[str, str]:
+def _figure_cell(metric: str, estimate: Report) -> tuple[str, str]:
     if estimate["value"] is None:
         return NOTHING, ""
     value = show(metric, estimate["value"])
@@ -317,7 +317,7 @@ def _drawings(entry: Report) -> list[Markup]:
             name = f"attack-{entry['name']}-{kind}"
             found.append(plots.dots(name, rows, LABELS, cut_out=kind == "auc"))
     if entry.get("curves"):
-        found.append(_curves(f"attack-{entry['name']}-curves", entry["curves"]))
+        found.append(_attack_curves(f"attack-{entry['name']}-curves", entry["curves"]))
     return found
 
 
@@ -329,7 +329,7 @@ def _dot_row(figure: Report) -> DotRow:
     return DotRow(figure["label"], UNITS[figure["kind"]], figures)
 
 
-def _curves(name: str, curves: Mapping[str, Report]) -> Markup:
+def _attack_curves(name: str, curves: Mapping[str, Report]) -> Markup:
     """What each model gives by how far the attack went, one line for each."""
     figure, axes = svg.canvas(2.6)
     spoken = []

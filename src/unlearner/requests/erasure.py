@@ -51,7 +51,7 @@ def left_overs(book: Book, files: WorkingFiles, only: str = "") -> list[LeftOver
     names = {request.id for request in wanted}
     current = Path(book.current.path if book.current else "")
     found: dict[Path, LeftOver] = {}
-    for path, what, digest, requests in _holders(book, files, wanted):
+    for path, what, digest, requests in _models_holding(book, files, wanted):
         meant = tuple(name for name in requests if name in names)
         if meant and path != current and path not in found:
             found[path] = LeftOver(str(path), what, digest, not path.exists(), meant)
@@ -61,7 +61,7 @@ def left_overs(book: Book, files: WorkingFiles, only: str = "") -> list[LeftOver
 Holder = tuple[Path, str, str, Sequence[str]]  # where, what, digest of its weights, whose records
 
 
-def _holders(book: Book, files: WorkingFiles, wanted: Sequence[Request]) -> Iterator[Holder]:
+def _models_holding(book: Book, files: WorkingFiles, wanted: Sequence[Request]) -> Iterator[Holder]:
     """Everything that is known to hold records of requests, or to lead back to them."""
     for run in book.runs:
         if run.is_taken:
@@ -127,7 +127,7 @@ def days_left(request: Request, today: date) -> int | None:
     return (date.fromisoformat(request.due) - today).days
 
 
-def listed(book: Book, today: date) -> list[dict[str, Any]]:
+def request_rows(book: Book, today: date) -> list[dict[str, Any]]:
     """A row for each request, by deadline, with what a list shows."""
     return [
         {

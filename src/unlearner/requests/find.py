@@ -75,7 +75,7 @@ def find(
         for place in _exact(queries, texts, subjects):
             found.setdefault(place, Match(place, EXACT, 1.0))
     if NEAR in kinds:
-        for place in _near(queries, texts):
+        for place in _find_near(queries, texts):
             found.setdefault(place, Match(place, NEAR, 1.0))
     if SEMANTIC in kinds:
         seeds = [*queries, *(corpus.records[place].content for place in found)]
@@ -95,7 +95,7 @@ def _exact(queries: Sequence[str], texts: Sequence[str], subjects: Sequence[str]
             yield place
 
 
-def _near(queries: Sequence[str], texts: Sequence[str]) -> Iterator[int]:
+def _find_near(queries: Sequence[str], texts: Sequence[str]) -> Iterator[int]:
     wanted = [normalised(query) for query in queries]
     long = [query for query in wanted if len(words(query)) >= MANY_WORDS]
     yield from dict.fromkeys(copy.other for copy in find_duplicates(long, texts) if long)
@@ -108,12 +108,12 @@ def _near(queries: Sequence[str], texts: Sequence[str]) -> Iterator[int]:
         for word in some:
             holders[word].add(place)
     for name in names:
-        alike = [_alike(word, holders) for word in name]
+        alike = [_spelled_alike(word, holders) for word in name]
         places = set.intersection(*(set().union(*(holders[w] for w in some)) for some in alike))
         yield from (place for place in places if _together(alike, split[place]))
 
 
-def _alike(word: str, known: Mapping[str, object]) -> set[str]:
+def _spelled_alike(word: str, known: Mapping[str, object]) -> set[str]:
     """The words of a vocabulary that may be this one, misspelt."""
     allowed = 0 if len(word) < SHORT_WORD else 1 if len(word) < LONG_WORD else 2
     return {
@@ -123,7 +123,7 @@ def _alike(word: str, known: Mapping[str, object]) -> set[str]:
         or (
             allowed
             and abs(len(other) - len(word)) <= allowed
-            and distance(word, other, allowed) <= allowed
+            and letters_apart(word, other, allowed) <= allowed
         )
     }
 
@@ -138,7 +138,7 @@ def _together(alike: Sequence[set[str]], text: Sequence[str]) -> bool:
     return False
 
 
-def distance(a: str, b: str, most: int) -> int:
+def letters_apart(a: str, b: str, most: int) -> int:
     """How many letters to put in, leave out, replace or swap with the next; `most` + 1 for more.
 
     The restricted distance of Damerau and Levenshtein: no letter is touched twice.

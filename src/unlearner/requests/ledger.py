@@ -26,7 +26,7 @@ from unlearner.requests.book import DECISIONS, FIRST_STATE, Book, Request, one_m
 from unlearner.requests.erasure import LeftOver
 from unlearner.requests.find import KINDS, Match, find
 from unlearner.requests.records import WorkingFiles, about, confirmed, read_any
-from unlearner.requests.runs import Carrier, Ended, Plan
+from unlearner.requests.runs import Carrier, Ended, RequestPlan
 from unlearner.requests.seal import Anchor, Head, read_anchor, write_anchor
 from unlearner.requests.store import Event, Store, now
 from unlearner.requests.verification import Verification, verify
@@ -169,7 +169,7 @@ class Ledger:
 
     def list(self, today: date | None = None) -> Rows:
         """A row for each request, those that are due first before the others."""
-        return erasure.listed(self.book, today or datetime.now(UTC).date())
+        return erasure.request_rows(self.book, today or datetime.now(UTC).date())
 
     def show(self, request: str) -> dict[str, Any]:
         """Everything that the ledger holds of a request."""
@@ -294,7 +294,9 @@ class Ledger:
             UserError: Something cannot be used; the requests are open as before.
             Interrupted: The user wants to stop; the next `run` goes on.
         """
-        plan = Plan(str(model), Path(output), together, sections or {}, force, tuple(requests))
+        plan = RequestPlan(
+            str(model), Path(output), together, sections or {}, force, tuple(requests)
+        )
         with self._locked("requests run"):
             carrier = Carrier(self.store, self.files, say, anchored=self._write_anchor)
             return carrier.carry_out(plan)

@@ -128,7 +128,7 @@ class WorkingFiles:
         try:
             self.root.mkdir(mode=0o700, exist_ok=True)
             self.folder(request).mkdir(mode=0o700, exist_ok=True)
-            write_whole(self.path(request), "".join(map(_line, records)), mode=0o600)
+            write_whole(self.path(request), "".join(map(_record_line, records)), mode=0o600)
         except OSError as error:
             raise UserError(
                 f"{self.root}: cannot be written ({error}); make room, or move the ledger"
@@ -189,7 +189,7 @@ def as_row(record: Record) -> dict[str, Any]:
     return values
 
 
-def _line(record: Record) -> str:
+def _record_line(record: Record) -> str:
     return json.dumps(as_row(record)) + "\n"
 
 

@@ -23,7 +23,7 @@ from unlearner.pipeline import pipeline
 from unlearner.pipeline.pipeline import NothingToUnlearn, read_config, settings_of, write_outcome
 from unlearner.report.files import read_report
 from unlearner.requests.book import TREATED, Book, Request, Run, by_deadline
-from unlearner.requests.holds import NOT_MEASURED, Asked, Held, criterion_of, measure_holds
+from unlearner.requests.holds import NOT_MEASURED, Asked, Kept, criterion_of, measure_holds
 from unlearner.requests.records import WorkingFiles, as_row, check_digests, read_any
 from unlearner.requests.store import Event, Store
 from unlearner.training.log import Log
@@ -37,7 +37,7 @@ OTHER_ROLES = ("retain", "pool", "holdout", "test")
 
 
 @dataclass(frozen=True)
-class Plan:
+class RequestPlan:
     """What `run` was told.
 
     Attributes:
@@ -64,7 +64,7 @@ class Ended:
     requests: tuple[str, ...]
     state: str
     output: Path
-    held: tuple[Held, ...]
+    held: tuple[Kept, ...]
 
 
 class Carrier:
@@ -84,7 +84,7 @@ class Carrier:
         """The ledger as it is now."""
         return Book.of(self.store.entries())
 
-    def carry_out(self, plan: Plan) -> list[Ended]:
+    def carry_out(self, plan: RequestPlan) -> list[Ended]:
         """Every request that is meant, in runs of one or of all; what was cut off comes first.
 
         Raises:
@@ -104,7 +104,7 @@ class Carrier:
 
     # Which
 
-    def _groups(self, plan: Plan) -> list[tuple[str, ...]]:
+    def _groups(self, plan: RequestPlan) -> list[tuple[str, ...]]:
         book = self.book
         chosen = [book.request(name) for name in plan.only] or [
             request
@@ -126,7 +126,7 @@ class Carrier:
             )
         return [names] if plan.together else [(name,) for name in names]
 
-    def _model(self, book: Book, plan: Plan) -> dict[str, str]:
+    def _model(self, book: Book, plan: RequestPlan) -> dict[str, str]:
         """Path and weights of the model to begin with.
 
         Raises:
@@ -152,7 +152,7 @@ class Carrier:
 
     # One run
 
-    def _begin(self, plan: Plan, names: tuple[str, ...]) -> Ended:
+    def _begin(self, plan: RequestPlan, names: tuple[str, ...]) -> Ended:
         book = self.book
         model = self._model(book, plan)
         sections = self._sections(book, plan, names, model)
@@ -167,7 +167,7 @@ class Carrier:
         return self._run(self.book.runs[-1], resume=False)
 
     def _sections(
-        self, book: Book, plan: Plan, names: tuple[str, ...], model: Mapping[str, str]
+        self, book: Book, plan: RequestPlan, names: tuple[str, ...], model: Mapping[str, str]
     ) -> dict[str, Any]:
         """The sections of the run file, with the floor that the first model has set."""
         sections = {name: dict(values) for name, values in plan.sections.items()}
@@ -358,7 +358,7 @@ class Carrier:
         }
         return body, status
 
-    def _measure_again(self) -> list[Held]:
+    def _measure_again(self) -> list[Kept]:
         """All answered requests on the current model, where that was not done yet; entered."""
         book = self.book
         run = book.last_finished()
@@ -367,7 +367,7 @@ class Carrier:
         others = [one for one in book.answered() if one.id not in run.requests]
         if not others:
             return []
-        held = ask(book, self.files, self.store.key, run.finished["model"], {}, self.say)
+        held = ask_again(book, self.files, self.store.key, run.finished["model"], {}, self.say)
         body = {
             "run": run.number,
             "weights": run.finished["weights"],
@@ -424,7 +424,7 @@ def _hold_the_floor(book: Book, sections: dict[str, Any], say: Say) -> None:
     say("the model before the first request is gone; the ledger holds the limits that it set")
 
 
-def asked_of(book: Book, files: WorkingFiles, key: bytes, given: Mapping[str, str]) -> list[Asked]:
+def all_asked(book: Book, files: WorkingFiles, key: bytes, given: Mapping[str, str]) -> list[Asked]:
     """What is to be asked of a model: every answered request, with its last run's criteria.
 
     Args:
@@ -440,7 +440,7 @@ def asked_of(book: Book, files: WorkingFiles, key: bytes, given: Mapping[str, st
         if run is None or run.number in seen:
             continue
         seen.add(run.number)
-        sets = [_records(book.requests[one], files, key, given) for one in run.requests]
+        sets = [_records_of_all(book.requests[one], files, key, given) for one in run.requests]
         there = [some for some in sets if some is not None]
         records = joined(run.requests, there) if len(there) == len(sets) else None
         criteria = tuple(criterion_of(one) for one in run.finished["criteria"])
@@ -448,7 +448,7 @@ def asked_of(book: Book, files: WorkingFiles, key: bytes, given: Mapping[str, st
     return found
 
 
-def _records(
+def _records_of_all(
     request: Request, files: WorkingFiles, key: bytes, given: Mapping[str, str]
 ) -> RecordSet | None:
     if request.id in given:
@@ -462,7 +462,7 @@ def _records(
     return some
 
 
-def ask(
+def ask_again(
     book: Book,
     files: WorkingFiles,
     key: bytes,
@@ -470,11 +470,11 @@ def ask(
     given: Mapping[str, str],
     say: Say,
     sections: Mapping[str, Any] | None = None,
-) -> list[Held]:
+) -> list[Kept]:
     """Whether every answered request holds on a model, and what is kept of its quality.
 
     Args:
-        given: See `asked_of`.
+        given: See `all_asked`.
         sections: Laid over those of the last run, as for files that were moved.
 
     Raises:
@@ -487,14 +487,14 @@ def ask(
     merged.pop("method", None)
     for name, values in (sections or {}).items():
         merged.setdefault(name, {}).update(values)
-    asked = asked_of(book, files, key, given)
+    asked = all_asked(book, files, key, given)
     taken = book.last_finished()
     utility = taken.finished["utility"] if taken else []
     limits = [criterion_of(one) for one in utility]
     return measure_holds(merged, model, asked, limits, say)
 
 
-def known_before(book: Book, weights: str, held: Sequence[Held]) -> list[Held]:
+def known_before(book: Book, weights: str, held: Sequence[Kept]) -> list[Kept]:
     """The same, with what an earlier measuring of the very same weights said of what is gone."""
     before: dict[str, dict[str, Any]] = {}
     for _, values in book.measured:
@@ -516,6 +516,6 @@ def known_before(book: Book, weights: str, held: Sequence[Held]) -> list[Held]:
             worst = next((some for some in old if some and some["status"] != "holds"), old[0])
             assert worst is not None
             reason = "as these very files were measured before"
-            one = Held(one.requests, worst["status"], worst["figures"], worst["reason"] or reason)
+            one = Kept(one.requests, worst["status"], worst["figures"], worst["reason"] or reason)
         found.append(one)
     return found

@@ -66,7 +66,7 @@ def write_seal(path: Path, seal: Seal, key: bytes) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    write_whole(path, _signed(_plain(seal), b"seal file\0", key), mode=0o600)
+    write_whole(path, _signed(_seal_fields(seal), b"seal file\0", key), mode=0o600)
 
 
 def read_seal(path: Path, key: bytes) -> Seal:
@@ -80,7 +80,7 @@ def read_seal(path: Path, key: bytes) -> Seal:
     return Seal(Head(*values["head"]), values["code"], announced and Head(*announced))
 
 
-def _plain(seal: Seal) -> dict[str, Any]:
+def _seal_fields(seal: Seal) -> dict[str, Any]:
     announced = seal.announced
     return {
         "head": [seal.head.number, seal.head.digest],

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 
 from unlearner.errors import UserError, one_message
 from unlearner.report.writing import html_page
-from unlearner.requests.erasure import SHEETS, listed
+from unlearner.requests.erasure import SHEETS, request_rows
 from unlearner.requests.ledger import Ledger
 from unlearner.requests.store import now
 
@@ -131,7 +131,7 @@ def pages(ledger: Ledger) -> Any:
 def list_page(ledger: Ledger) -> str:
     """All requests, those that are due first before the others."""
     book = ledger.book
-    rows = listed(book, datetime.now(UTC).date())
+    rows = request_rows(book, datetime.now(UTC).date())
     return html_page("requests.html.j2", SHEETS, rows=rows, head=book.head, made=now())
 
 

@@ -290,7 +290,7 @@ class Store:
             raise UserError(f"--ledger {self.path}: no such file; `requests add` makes a ledger")
         try:
             with closing(_connect(self.path)) as connection:
-                found = _read(connection)
+                found = _read_entries(connection)
             first = found[0].values
         except (sqlite3.Error, IndexError, ValueError) as error:
             raise UserError(
@@ -395,7 +395,7 @@ def _entered(connection: sqlite3.Connection, event: Event) -> Entry:
     body = event.body | ({"states": event.states} if event.states else {})
     content = (number, now(), event.kind, event.request, as_text(body), previous)
     entry = Entry(*content, digest_entry(*content))
-    connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", _row(entry))
+    connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", _entry_row(entry))
     for table, rows in _repeated(entry).items():
         for row in rows:
             marks = ", ".join("?" * len(row))
@@ -403,7 +403,7 @@ def _entered(connection: sqlite3.Connection, event: Event) -> Entry:
     return entry
 
 
-def _row(entry: Entry) -> tuple[int | str, ...]:
+def _entry_row(entry: Entry) -> tuple[int | str, ...]:
     return (
         entry.number,
         entry.time,
@@ -429,7 +429,7 @@ def _repeated(entry: Entry) -> dict[str, list[tuple[int | str | None, ...]]]:
     return rows
 
 
-def _read(connection: sqlite3.Connection) -> list[Entry]:
+def _read_entries(connection: sqlite3.Connection) -> list[Entry]:
     rows = connection.execute(
         "SELECT number, time, kind, request, body, previous, digest FROM entries ORDER BY number"
     )
@@ -440,7 +440,7 @@ def check_entries(entries: Sequence[Entry]) -> None:
     """Raise `Damaged`, naming the first entry that is not chained to the one before it."""
     previous = START
     for place, entry in enumerate(entries, start=1):
-        content = _row(entry)[:-1]
+        content = _entry_row(entry)[:-1]
         if entry.number != place:
             raise Damaged(f"entry {place} is missing")
         if entry.previous != previous or digest_entry(*content) != entry.digest:  # type: ignore[arg-type]
@@ -455,7 +455,7 @@ def _check_chain(connection: sqlite3.Connection) -> list[Entry]:
     problems = [row[0] for row in connection.execute("PRAGMA integrity_check")]
     if problems != ["ok"]:
         raise Damaged(f"SQLite finds it damaged: {problems[0]}")
-    entries = _read(connection)
+    entries = _read_entries(connection)
     check_entries(entries)
     expected: dict[str, list[tuple[int | str | None, ...]]] = {}
     for entry in entries:

@@ -13,7 +13,7 @@ from unlearner.errors import UserError
 from unlearner.models.lineage import digest_file, digest_weights
 from unlearner.requests.book import Book, Run
 from unlearner.requests.records import WorkingFiles
-from unlearner.requests.runs import ask, known_before
+from unlearner.requests.runs import ask_again, known_before
 from unlearner.requests.seal import read_anchor
 from unlearner.requests.store import ANSWERED, Damaged, Store
 
@@ -188,7 +188,7 @@ def _measured(
     sections: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> list[Finding]:
-    held = ask(book, files, key, str(place), given, say, sections)
+    held = ask_again(book, files, key, str(place), given, say, sections)
     held = known_before(book, digest_weights(place) or "", held)
     found = []
     for one in held:

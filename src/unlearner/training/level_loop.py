@@ -58,7 +58,7 @@ class PartWeights(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Course:
+class LevelCourse:
     """The steps of a run, and what each takes.
 
     Attributes:
@@ -79,7 +79,7 @@ class Course:
     refresh: Callable[[], None]
 
 
-def start(
+def start_course(
     method: LevelMethod, model: PreTrainedModel, trainer: Trainer, count: int, path: float
 ) -> PreTrainedModel:
     """Start the training of a copy of the model for so many steps; returns the copy.
@@ -102,7 +102,7 @@ def bring_to_level(
     model: PreTrainedModel,
     data: UnlearningData,
     trainer: Trainer,
-    course: Course,
+    course: LevelCourse,
 ) -> PreTrainedModel:
     """Take the steps of a course until the method's rule says stop; returns the model.
 
@@ -119,7 +119,7 @@ def bring_to_level(
         if step % method.refresh_every == 0:
             course.refresh()
         epoch = epoch or course.drawing.epoch()
-        for name, value in take(step, epoch.pop(0), model, course, trainer).items():
+        for name, value in take_level_step(step, epoch.pop(0), model, course, trainer).items():
             logged[name].append(value)
         if (step + 1) % method.steps_per_round and step + 1 < course.count:
             continue
@@ -138,8 +138,8 @@ def bring_to_level(
     return model
 
 
-def take(
-    step: int, places: Places, model: PreTrainedModel, course: Course, trainer: Trainer
+def take_level_step(
+    step: int, places: Places, model: PreTrainedModel, course: LevelCourse, trainer: Trainer
 ) -> dict[str, float]:
     """One step; returns the values of its terms."""
     drawing, weights = course.drawing, course.weights(step)
