@@ -71,6 +71,7 @@ bench-compare: .venv/.ready
 	for kind in html md csv json; do \
 	  cp $(WORK)/compare/run/compare.$$kind benchmarks/results/tofu_forget01_compare.$$kind; done
 	$(BIN)/python benchmarks/compared.py
+	$(BIN)/python benchmarks/no_mark.py $(WORK)/compare/run
 
 # Every benchmarks/*.yaml of one method whose data are there, and one table of them.
 bench-rows: .venv/.ready
