@@ -44,7 +44,7 @@ from unlearner.families import FAMILIES
 from unlearner.families.base import Family
 from unlearner.inference.answers import Answer
 from unlearner.methods.base import load_method
-from unlearner.pipeline.compare import make_plan
+from unlearner.pipeline.compare_plan import make_plan
 from unlearner.report.measures import measures
 from unlearner.settings import load_yaml, read_yaml
 

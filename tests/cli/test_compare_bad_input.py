@@ -4,7 +4,7 @@ import pytest
 from test_bad_input import Wrong, check_refusal
 
 from unlearner.cli.app import WRONG_INPUT
-from unlearner.pipeline.compare import make_plan
+from unlearner.pipeline.compare_plan import make_plan
 
 BASE = (
     "compare $models/good --forget forget.jsonl --retain retain.jsonl --holdout holdout.jsonl "

@@ -11,7 +11,7 @@ from classifier_world import SEQUENCE, TOKEN
 from compare_world import counted
 from unlearner.cli.app import INTERRUPTED, MET, WRONG_INPUT
 from unlearner.methods.base import load_method
-from unlearner.pipeline.compare import make_plan
+from unlearner.pipeline.compare_plan import make_plan
 
 FEW = (
     " --quiet method.max_epochs=1 method.learning_rate=1e-3 evaluation.resamples=20"

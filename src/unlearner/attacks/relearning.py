@@ -30,9 +30,7 @@ from unlearner.attacks.base import (
     recall,
 )
 from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
-from unlearner.training.relearning import STEPS, relearned
-
-LOOKS = (0, 10, 25, 50)
+from unlearner.training.relearning import LOOKS, STEPS, relearned
 
 SHARE = 0.1  # of the forget records that are taught again, at least
 

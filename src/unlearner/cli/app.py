@@ -14,7 +14,23 @@ import typer
 
 from unlearner._version import __version__
 from unlearner.cli import requests
-from unlearner.cli.arguments import column_names, model_and_settings, sections_of
+from unlearner.cli.arguments import (
+    RECORDS,
+    Arguments,
+    Config,
+    DropDuplicates,
+    ForgetClass,
+    Map,
+    Original,
+    Output,
+    Quiet,
+    Resume,
+    Test,
+    column_names,
+    model_and_settings,
+    output_folder,
+    sections_of,
+)
 from unlearner.errors import DiskError, Interrupted, TrainingError, UserError, one_message, quoted
 from unlearner.settings import SEARCH_TRIALS, apply_settings, check_names
 
@@ -30,66 +46,6 @@ app.add_typer(requests.app, name="requests")
 MET, WRONG_INPUT, NOT_MET, FAILED, INTERRUPTED = 0, 2, 3, 1, 130
 
 LISTED = ("methods", "metrics", "attacks", "datasets")
-
-RECORDS = "Records: a file, a folder of files, or hf:owner/name[:config][:split]."
-
-Arguments = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="MODEL [SECTION.KEY=VALUE]...",
-        show_default=False,
-        help="A local folder or hub id, then settings.",
-    ),
-]
-
-Config = Annotated[Path | None, typer.Option("--config", help="A run file, such as DIR/run.yaml.")]
-
-
-def _output_folder(name: str) -> Path:
-    if not name:  # which would be the folder that the user is in
-        raise UserError("--output: no name was given; give a folder that does not exist yet")
-    return Path(name)
-
-
-Output = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        parser=_output_folder,
-        metavar="PATH",
-        help="Folder for the results; must be empty.",
-    ),
-]
-
-Map = Annotated[
-    str,
-    typer.Option(
-        "--map",
-        help="Rename columns: question=prompt,answer=response; a+b=prompt joins two, "
-        "forget:question=prompt is for one set.",
-    ),
-]
-
-Test = Annotated[str, typer.Option("--test", help="Unseen records for the report alone.")]
-
-ForgetClass = Annotated[
-    str, typer.Option(help="A classifier's label to be lost, instead of --forget; from --retain.")
-]
-
-DropDuplicates = Annotated[
-    bool,
-    typer.Option("--drop-duplicates", help="Leave exact copies of forget records out elsewhere."),
-]
-
-Original = Annotated[
-    str, typer.Option(help="The model before all requests, where MODEL was unlearned before.")
-]
-
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with the unfinished run in --output.")
-]
 
 
 def main() -> None:
@@ -347,7 +303,7 @@ def audit(
     ] = "",
     output: Annotated[
         Path | None,
-        typer.Option("--output", parser=_output_folder, metavar="PATH", help="With --model."),
+        typer.Option("--output", parser=output_folder, metavar="PATH", help="With --model."),
     ] = None,
     config: Config = None,
     columns: Map = "",
@@ -367,15 +323,13 @@ def audit(
         "data__drop_duplicates": drop_duplicates,
     }
     request = {
-        "attacks": tuple(name.strip() for name in attacks.split(",") if name.strip()),
+        "attacks": _attack_names(attacks),
         "budget": budget,
         "retrained": retrained,
         "pretrained": pretrained,
         "proxy": proxy,
         "wordings": wordings,
     }
-    if attacks and not request["attacks"]:
-        raise UserError("--attacks: names none; see `unlearner list attacks`")
     if run_dir:
         _alone(run_dir, options | {"model": model, "target": target, "output": output}, settings)
         if config:
@@ -383,18 +337,24 @@ def audit(
         from unlearner.cli.audit import run_audit
 
         return run_audit(Path(run_dir), {}, request, resume=resume, quiet=quiet)
-    for name, value in {"--model": model, "--target": target, "--output": output}.items():
-        if not value:
-            raise UserError(
-                f"{name}: none given; name a folder that `unlearner forget` has written, or give "
-                "--model, --target and --output with the files of records"
-            )
+    if not (model and target and output):
+        missing = "--model" if not model else "--target" if not target else "--output"
+        raise UserError(
+            f"{missing}: none given; name a folder that `unlearner forget` has written, or give "
+            "--model, --target and --output with the files of records"
+        )
     sections = _sections(settings, config, **options)
     sections.setdefault("model", {})["name"] = target
     from unlearner.cli.audit import run_audit
 
-    assert output is not None
     return run_audit(output, sections, request, model=model, resume=resume, quiet=quiet)
+
+
+def _attack_names(text: str) -> tuple[str, ...]:
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if text and not found:
+        raise UserError("--attacks: names none; see `unlearner list attacks`")
+    return found
 
 
 def _alone(run_dir: str, options: dict[str, Any], settings: list[str]) -> None:
@@ -523,7 +483,7 @@ def run_file(
         Path | None,
         typer.Option(
             "--output",
-            parser=_output_folder,
+            parser=output_folder,
             metavar="PATH",
             help="Default: run.output, or runs/NAME.",
         ),
@@ -606,7 +566,7 @@ def demo(
     story: Annotated[str, typer.Argument(help="icu or deepcut")] = "icu",
     output: Annotated[
         Path | None,
-        typer.Option("--output", parser=_output_folder, metavar="PATH", help="Default: demo-NAME."),
+        typer.Option("--output", parser=output_folder, metavar="PATH", help="Default: demo-NAME."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random draws.")] = 0,
 ) -> int:

@@ -1,13 +1,81 @@
-"""What commands with a MODEL and settings have in common: their arguments as sections."""
+"""What commands with a MODEL and settings have in common: their options, and these as sections."""
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from unlearner.errors import UserError
 from unlearner.settings import apply_settings, read_yaml
 
 SETTING = re.compile(r"[a-z_]+(\.[a-z_0-9]+){0,2}=")
+
+
+RECORDS = "Records: a file, a folder of files, or hf:owner/name[:config][:split]."
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="MODEL [SECTION.KEY=VALUE]...",
+        show_default=False,
+        help="A local folder or hub id, then settings.",
+    ),
+]
+
+Config = Annotated[Path | None, typer.Option("--config", help="A run file, such as DIR/run.yaml.")]
+
+
+def output_folder(name: str) -> Path:
+    """The folder that `--output` names.
+
+    Raises:
+        UserError: It names none.
+    """
+    if not name:  # which would be the folder that the user is in
+        raise UserError("--output: no name was given; give a folder that does not exist yet")
+    return Path(name)
+
+
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        parser=output_folder,
+        metavar="PATH",
+        help="Folder for the results; must be empty.",
+    ),
+]
+
+Map = Annotated[
+    str,
+    typer.Option(
+        "--map",
+        help="Rename columns: question=prompt,answer=response; a+b=prompt joins two, "
+        "forget:question=prompt is for one set.",
+    ),
+]
+
+Test = Annotated[str, typer.Option("--test", help="Unseen records for the report alone.")]
+
+ForgetClass = Annotated[
+    str, typer.Option(help="A classifier's label to be lost, instead of --forget; from --retain.")
+]
+
+DropDuplicates = Annotated[
+    bool,
+    typer.Option("--drop-duplicates", help="Leave exact copies of forget records out elsewhere."),
+]
+
+Original = Annotated[
+    str, typer.Option(help="The model before all requests, where MODEL was unlearned before.")
+]
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the unfinished run in --output.")
+]
 
 
 def model_and_settings(arguments: list[str] | None) -> tuple[str, list[str]]:

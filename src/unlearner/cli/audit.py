@@ -40,7 +40,7 @@ def run_audit(
     """0 when an attack holds and none is opened, else 3.
 
     Args:
-        output: The folder of a run; with `model` one for the audit one_audit.
+        output: The folder of a run; with `model` one for the audit alone.
         sections: With `model`: the target, and the records.
         request: What `AuditRequest` takes.
         model: The model to be audited, where it is not a run's.

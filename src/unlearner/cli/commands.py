@@ -39,12 +39,10 @@ from unlearner.pipeline.compare import (
     PLAN_FILE,
     RETRAINED_FILE,
     SKIPPED_FILE,
-    Plan,
-    check_plan,
     gather_runs,
-    make_plan,
     run_all,
 )
+from unlearner.pipeline.compare_plan import Plan, check_plan, make_plan
 from unlearner.pipeline.pipeline import (
     NothingToUnlearn,
     Outcome,

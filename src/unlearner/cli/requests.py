@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from unlearner.cli.arguments import column_names, sections_of
+from unlearner.cli.arguments import Quiet, column_names, sections_of
 
 app = typer.Typer(no_args_is_help=True, help="Deletion requests over time, as a record.")
 models = typer.Typer(no_args_is_help=True, help="Models that the ledger is to know.")
@@ -22,7 +22,6 @@ AnchorFile = Annotated[
 ]
 Request = Annotated[str, typer.Argument(metavar="REQUEST", help="Its id.")]
 Columns = Annotated[str, typer.Option("--map", help="Rename columns: question=prompt.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Output = Annotated[str, typer.Option("--output", metavar="FILE", help="Where it is written.")]
 
 LEDGER = "requests.db"

@@ -60,7 +60,8 @@ MOST_STEPS_PER_ROUND = 5
 MANY_CLASSES = 16
 
 # Repairs end where forget records are above what unseen ones look like by this, in the figure that
-# the rule goes by: the margin of the verdict. Twenty steps were seen to bring labels back.
+# the rule goes by: the margin of the verdict. Twenty steps at the whole rate were seen to bring
+# labels back.
 KNOWN_AGAIN = 0.05
 
 FORMS = {
@@ -118,7 +119,9 @@ class DeepCUT(Method):
         per_record: Push those records only that were likelier at the last evaluation than unseen
             ones of their rank, see `classifier_loop.likelier_than_unseen`; the others sit out.
             "auto" does so for texts, unless a class is removed.
-        repair_steps: Steps on the rest alone after that, of twice `retain_batch_size` samples.
+        repair_steps: Steps on the rest alone after that, of twice `retain_batch_size` samples, at a
+            rate that falls to nothing. Of records told apart one by one, those that are no likelier
+            than unseen ones are among the rest once the set is less known by more than 0.05.
         max_repair_rounds: So many times at most they are taken: as long as retained or, unless a
             class is removed, unseen records score further below the target model than
             `criteria.score_drop`, and the forget records do not come back.
@@ -244,7 +247,7 @@ class DeepCUT(Method):
         num_batches = math.ceil(len(data.forget.examples) / self.batch_size)
         epoch = num_batches * self.remaining_per_forget
         rounds = Rounds(self.stop, self._round_length(num_batches), epoch * self.max_epochs)
-        by_record = self._goes_by_record(model, data)
+        by_record = bool(resolved.per_record) and data.forget_class is None
         known = set(range(len(data.forget)))
 
         def seen(state: ClassifierRound) -> None:
@@ -258,11 +261,17 @@ class DeepCUT(Method):
         if self.repair_steps:
             if "restored_round" in trainer.details:  # the saved model is not that round's any more
                 trainer.details["repaired_round"] = trainer.details.pop("restored_round")
-            self._repair(model, data, trainer, remaining)
+            self._repair(model, data, trainer, remaining, by_record=by_record)
         return model
 
     def _repair(
-        self, model: PreTrainedModel, data: ClassifierData, trainer: Trainer, remaining: Remaining
+        self,
+        model: PreTrainedModel,
+        data: ClassifierData,
+        trainer: Trainer,
+        remaining: Remaining,
+        *,
+        by_record: bool,
     ) -> None:
         """Learn the rest alone, in rounds, until it is known well enough; see `max_repair_rounds`.
 
@@ -273,7 +282,6 @@ class DeepCUT(Method):
         known well enough, the weights are those of the round that came nearest without learning the
         forget records again.
         """
-        by_record = self._goes_by_record(model, data)
         watch, target = Watch(self.stop, data), trainer.rounds[0]
         best, nearest = -1, (True, math.inf, math.inf)
         lost: list[Example] = []
@@ -308,10 +316,6 @@ class DeepCUT(Method):
             drawn = torch.randint(len(lost), (others,), generator=generator) if lost else ()
             kept = remaining.draw(size - others, [])
             yield {"retain": [*kept, *(lost[int(place)] for place in drawn)]}
-
-    def _goes_by_record(self, model: PreTrainedModel, data: ClassifierData) -> bool:
-        """Whether single records are told apart; a removed class goes as a whole."""
-        return self._resolved_for(model).per_record is True and data.forget_class is None
 
     def _round_length(self, batches: int) -> int:
         """Steps of a round, of a forget set of so many batches."""

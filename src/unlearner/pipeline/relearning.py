@@ -18,9 +18,7 @@ from unlearner.models import sharding
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
 from unlearner.training import memory
-from unlearner.training.relearning import STEPS, relearned
-
-LOOKS = (0, 10, 25, 50)
+from unlearner.training.relearning import LOOKS, STEPS, relearned
 
 # It is left out where it would take more than this share of the run, and more than so many seconds.
 SHARE_OF_RUN, SECONDS = 0.1, 10.0

@@ -27,7 +27,7 @@ from unlearner.files import LARGE, read_json
 from unlearner.models.folders import family_named
 from unlearner.models.lineage import PROVENANCE_FILE
 from unlearner.output import Json
-from unlearner.pipeline.compare import check_plan, make_plan
+from unlearner.pipeline.compare_plan import check_plan, make_plan
 from unlearner.settings import (
     SECTIONS,
     DataSettings,

@@ -79,7 +79,7 @@ def find(
             found.setdefault(place, Match(place, NEAR, 1.0))
     if SEMANTIC in kinds:
         seeds = [*queries, *(corpus.records[place].content for place in found)]
-        for place, cosine in _like(seeds, corpus, encoder, similar).items():
+        for place, cosine in _like(seeds, texts, encoder, similar).items():
             found.setdefault(place, Match(place, SEMANTIC, cosine))
     return [found[place] for place in sorted(found)]
 
@@ -157,11 +157,10 @@ def letters_apart(a: str, b: str, most: int) -> int:
 
 
 def _like(
-    seeds: Sequence[str], corpus: RecordSet, encoder: str, similar: float | None
+    seeds: Sequence[str], texts: Sequence[str], encoder: str, similar: float | None
 ) -> dict[int, float]:
-    """The highest cosine of each record with any seed, where it is high enough."""
+    """The highest cosine of each text with any seed, where it is high enough."""
     plain = [normalised(seed) for seed in seeds]
-    texts = [normalised(record.content) for record in corpus]
     if not any(map(words, plain)) or not any(map(words, texts)):
         return {}
     vectors = make_vectors(plain, texts, encoder)

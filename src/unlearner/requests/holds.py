@@ -38,7 +38,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Kept:
+class StillHeld:
     """What came of it.
 
     Attributes:
@@ -81,7 +81,7 @@ def measure_holds(
     asked: Sequence[Asked],
     utility: Sequence[Criterion],
     say: Callable[[str], None],
-) -> list[Kept]:
+) -> list[StillHeld]:
     """Each of the asked on a model, and what is kept of its quality as the last one.
 
     Args:
@@ -93,7 +93,7 @@ def measure_holds(
         UserError: The model, or a set, cannot be used.
     """
     gone = [
-        Kept(one.requests, NOT_MEASURED, {}, "the text of its records is gone")
+        StillHeld(one.requests, NOT_MEASURED, {}, "the text of its records is gone")
         for one in asked
         if one.records is None
     ]
@@ -129,7 +129,7 @@ class _Measuring:
         self.others = {role: some for role, some in sets.items() if role != "forget"}
         self.answers = _infer(self.family, self.prepared, self.others, self.config)
 
-    def held(self, one: Asked) -> Kept:
+    def held(self, one: Asked) -> StillHeld:
         """The criteria of one run on its records."""
         prefix = f"{self.places[id(one)]}/"
         forget = self.prepared["forget"]
@@ -140,7 +140,7 @@ class _Measuring:
         scores = self.family.score("unlearned", answers, sets, self.config)
         return _judged(one.requests, one.criteria, scores)
 
-    def kept(self, utility: Sequence[Criterion]) -> list[Kept]:
+    def kept(self, utility: Sequence[Criterion]) -> list[StillHeld]:
         """The limits of quality, as of no request; none where there are none."""
         mine = [one for one in utility if one.set in self.others]
         if not mine:
@@ -159,7 +159,7 @@ def _infer(
 
 def _judged(
     requests: tuple[str, ...], criteria: Sequence[Criterion], scores: Mapping[str, Any]
-) -> Kept:
+) -> StillHeld:
     figures, failed, missing = {}, [], []
     for criterion in criteria:
         value = scores.get(criterion.set, {}).get(criterion.metric)
@@ -170,8 +170,8 @@ def _judged(
         if not criterion.holds(value.value):
             failed.append(criterion.in_words(value.value))
     if failed:
-        return Kept(requests, LOST, figures, "; ".join(failed))
+        return StillHeld(requests, LOST, figures, "; ".join(failed))
     if missing or not criteria:
         reason = f"not measured: {', '.join(missing)}" if missing else "it has no criteria"
-        return Kept(requests, NOT_MEASURED, figures, reason)
-    return Kept(requests, HOLDS, figures, "")
+        return StillHeld(requests, NOT_MEASURED, figures, reason)
+    return StillHeld(requests, HOLDS, figures, "")

@@ -23,7 +23,7 @@ from unlearner.pipeline import pipeline
 from unlearner.pipeline.pipeline import NothingToUnlearn, read_config, settings_of, write_outcome
 from unlearner.report.files import read_report
 from unlearner.requests.book import TREATED, Book, Request, Run, by_deadline
-from unlearner.requests.holds import NOT_MEASURED, Asked, Kept, criterion_of, measure_holds
+from unlearner.requests.holds import NOT_MEASURED, Asked, StillHeld, criterion_of, measure_holds
 from unlearner.requests.records import WorkingFiles, as_row, check_digests, read_any
 from unlearner.requests.store import Event, Store
 from unlearner.training.log import Log
@@ -64,7 +64,7 @@ class Ended:
     requests: tuple[str, ...]
     state: str
     output: Path
-    held: tuple[Kept, ...]
+    held: tuple[StillHeld, ...]
 
 
 class Carrier:
@@ -358,7 +358,7 @@ class Carrier:
         }
         return body, status
 
-    def _measure_again(self) -> list[Kept]:
+    def _measure_again(self) -> list[StillHeld]:
         """All answered requests on the current model, where that was not done yet; entered."""
         book = self.book
         run = book.last_finished()
@@ -470,7 +470,7 @@ def ask_again(
     given: Mapping[str, str],
     say: Say,
     sections: Mapping[str, Any] | None = None,
-) -> list[Kept]:
+) -> list[StillHeld]:
     """Whether every answered request holds on a model, and what is kept of its quality.
 
     Args:
@@ -494,7 +494,7 @@ def ask_again(
     return measure_holds(merged, model, asked, limits, say)
 
 
-def known_before(book: Book, weights: str, held: Sequence[Kept]) -> list[Kept]:
+def known_before(book: Book, weights: str, held: Sequence[StillHeld]) -> list[StillHeld]:
     """The same, with what an earlier measuring of the very same weights said of what is gone."""
     before: dict[str, dict[str, Any]] = {}
     for _, values in book.measured:
@@ -515,7 +515,7 @@ def known_before(book: Book, weights: str, held: Sequence[Kept]) -> list[Kept]:
         if one.status == NOT_MEASURED and old and all(old):
             worst = next((some for some in old if some and some["status"] != "holds"), old[0])
             assert worst is not None
-            reason = "as these very files were measured before"
-            one = Kept(one.requests, worst["status"], worst["figures"], worst["reason"] or reason)
+            reason = worst["reason"] or "as these very files were measured before"
+            one = StillHeld(one.requests, worst["status"], worst["figures"], reason)
         found.append(one)
     return found

@@ -23,6 +23,9 @@ from unlearner.training.trainer import Trainer
 
 STEPS = 50
 
+# When the model is looked at, before the first step and behind the last.
+LOOKS = (0, 10, 25, STEPS)
+
 
 @contextmanager
 def relearned(
