@@ -26,6 +26,7 @@ HEADING = (
     "kept perplexity, times the target's",
     "unseen perplexity, times",
     "drift (KL), kept",
+    "mark classifier",
     "MA relearnt",
     "AUC relearnt",
     "seconds",
@@ -62,7 +63,8 @@ def rows(comparison: Mapping[str, Any]) -> Iterator[list[str]]:
     target = comparison["results"]["target"]
     for name, figures in comparison["results"].items():
         again = _relearnt(comparison.get(f"relearnt_{name}"))
-        yield [name, "", "", *_figures(figures, target), *again, "", ""]
+        mark = _number(comparison.get("marks", {}).get(name))
+        yield [name, "", "", *_figures(figures, target), mark, *again, "", ""]
     seeds = len(comparison["seeds"])
     entries = sorted(comparison["methods"].values(), key=lambda entry: _order(entry, target))
     for entry in entries:
@@ -73,6 +75,7 @@ def rows(comparison: Mapping[str, Any]) -> Iterator[list[str]]:
             _settings(entry),
             f"{entry['met']} of {seeds}",
             *_figures(entry["summary"], target),
+            _number(entry.get("mark")),
             *_relearnt(entry.get("relearnt")),
             cost,
             _search(entry),

@@ -15,9 +15,10 @@ from sklearn.ensemble import RandomForestClassifier
 
 from unlearner.attacks._cross_fitting import cross_fitted
 from unlearner.attacks.base import FORGET, UNSEEN, Attack, Attempt, Materials, Subject
-from unlearner.evaluation.attack_figures import AttackFigure
+from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
 from unlearner.inference.answers import Answer
 from unlearner.metrics import mia_min_k_auc
+from unlearner.metrics._statistics import area_under_roc
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
@@ -40,23 +41,48 @@ class Mark(Attack):
     figures = (AttackFigure("mark_auc", "AUC of a classifier on token losses", "auc"),)
 
     def run(self, subject: Subject, materials: Materials) -> Attempt:
-        features = [
-            features_of(subject.ask(materials, role), len(materials.sets[role]))
-            for role in (FORGET, UNSEEN)
-        ]
-        rows = np.concatenate(features)
+        answers, groups = zip(
+            *((subject.ask(materials, r), materials.sets[r].groups) for r in (FORGET, UNSEEN)),
+            strict=True,
+        )
+        return Attempt({"mark_auc": told_apart(answers, groups, materials.seed)})
 
-        def scores(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> np.ndarray:
-            forest = RandomForestClassifier(
-                TREES,
-                min_samples_leaf=2,
-                class_weight="balanced",
-                random_state=materials.seed % 2**32,
-            )
-            return forest.fit(rows[train], labels[train]).predict_proba(rows[test])[:, 1]
 
-        forget, unseen = (materials.sets[role].groups for role in (FORGET, UNSEEN))
-        return Attempt({"mark_auc": cross_fitted(scores, forget, unseen, materials.seed)})
+def told_apart(
+    answers: Sequence[Sequence[Answer]], groups: Sequence[Sequence[str]], seed: int
+) -> RecordValues:
+    """How treated each record looks to a forest that has seen no record of its subject.
+
+    Args:
+        answers: The model's to the forget and to the unseen records.
+        groups: The subject of each of these records.
+    """
+    rows = np.concatenate(
+        [features_of(some, len(of)) for some, of in zip(answers, groups, strict=True)]
+    )
+
+    def scores(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        forest = RandomForestClassifier(
+            TREES, min_samples_leaf=2, class_weight="balanced", random_state=seed % 2**32
+        )
+        return forest.fit(rows[train], labels[train]).predict_proba(rows[test])[:, 1]
+
+    return cross_fitted(scores, *groups, seed)
+
+
+def mark_auc(
+    answers: Sequence[Sequence[Answer]], groups: Sequence[Sequence[str]], seed: int
+) -> float:
+    """The chance that a forget record looks more treated than an unseen one; a tie is one half.
+
+    In [0, 1]; NaN where there are too few subjects to learn from.
+    """
+    found = told_apart(answers, groups, seed)
+    forget, unseen = (some[np.isfinite(some)] for some in (found.forget, found.unseen))
+    if not len(forget) or not len(unseen):
+        return float("nan")
+    ones = (np.ones((1, len(some))) for some in (forget, unseen))
+    return float(area_under_roc(forget, unseen, *ones)[0])
 
 
 def features_of(answers: Sequence[Answer], count: int) -> np.ndarray:

@@ -84,6 +84,17 @@ def last_relearnt(found: Sequence[Report]) -> dict[str, Any] | None:
     return {"steps": found[0]["steps"][-1], "figures": means}
 
 
+def mean_mark(aucs: Sequence[float | None]) -> dict[str, float] | None:
+    """The mean over seeds of a mark classifier's AUC, and from which to which it ranges.
+
+    None where one of them is not known.
+    """
+    known = [auc for auc in aucs if auc is not None]
+    if not known or len(known) < len(aucs):
+        return None
+    return {"value": statistics.fmean(known), "low": min(known), "high": max(known)}
+
+
 def is_met(reports: Iterable[Report]) -> int:
     """For how many seeds the verdict is met."""
     return sum(report["verdict"]["status"] == "met" for report in reports)

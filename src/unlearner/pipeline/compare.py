@@ -19,6 +19,7 @@ from queue import Empty
 from typing import Any
 
 from unlearner import provenance
+from unlearner.attacks.mark import mark_auc
 from unlearner.config import RunConfig
 from unlearner.data.record import digest_records
 from unlearner.errors import TrainingError, UserError
@@ -28,6 +29,7 @@ from unlearner.evaluation.comparison import (
     is_met,
     last_relearnt,
     mark_front,
+    mean_mark,
     over_seeds,
     retrained_distance,
 )
@@ -62,6 +64,9 @@ STRENGTH_FILE, SKIPPED_FILE = "strength.json", "not-run.json"
 # What is done beside the methods, and its result.
 RETRAINED, RETRAINED_FILE = "(retrained)", "retrained.json"
 RETRAINED_RELEARNING_FILE = "retrained-relearning.json"
+
+# How well a classifier tells the records from unseen ones, of the target and the unlearned model.
+MARK_FILE, RETRAINED_MARK_FILE = "mark.json", "retrained-mark.json"
 
 
 def _day_begun(folder: Path) -> str:
@@ -238,6 +243,7 @@ class Work:
         own = answers["retrained"]
         again = measure_relearning(config, self.prepared, one, base.sets, own, math.inf, _silent)
         _write_json(self.folder / RETRAINED_RELEARNING_FILE, again)
+        self._write_marks(self.folder / RETRAINED_MARK_FILE, {"retrained": own}, base.sets, config)
         _write_json(  # last: a comparison that goes on looks whether it is there
             self.folder / RETRAINED_FILE,
             {
@@ -313,6 +319,8 @@ class Work:
                     _silent,
                 )
             write_outcome(outcome, config, work)
+            models = {"target": target.answers["target"], "unlearned": outcome.after}
+            self._write_marks(work / MARK_FILE, models, target.sets, config)
             if not any(place.parent.glob(f"seed-*/{STRENGTH_FILE}")):  # once for each method
                 self._write_strength(config.method, outcome.unlearned.model, target, work)
             if not self.plan.keep_models:
@@ -320,6 +328,24 @@ class Work:
         verdict = outcome.report["verdict"]["status"]
         seconds = outcome.report["cost"]["seconds_unlearning"]
         say(f"seed {config.training.seed}: {verdict}, unlearned in {seconds:.0f} s")
+
+    def _write_marks(
+        self,
+        path: Path,
+        models: Mapping[str, Mapping[str, Any]],
+        sets: Mapping[str, Any],
+        config: RunConfig,
+    ) -> None:
+        """Of language models with unseen records beside those to be forgotten."""
+        if not self.prepared.family.writes_text or "holdout" not in sets:
+            return
+        roles = ("forget", "holdout")
+        groups = [sets[role].groups for role in roles]
+        found = {
+            name: mark_auc([answers[role] for role in roles], groups, config.training.seed)
+            for name, answers in models.items()
+        }
+        _write_json(path, {name: auc for name, auc in found.items() if math.isfinite(auc)})
 
     def _write_strength(
         self, method: Method, unlearned: Any, target: Baseline[Any, Any], work: Path
@@ -374,7 +400,7 @@ def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: None of the methods could be run.
     """
-    entries, skipped, first = {}, {}, None
+    entries, skipped, first, marks = {}, {}, None, {}
     for method in plan.methods:
         own = method_folder(folder, method)
         if (own / SKIPPED_FILE).exists():
@@ -396,6 +422,10 @@ def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
             if (file := place / STRENGTH_FILE).exists()
         )
         entries[method] = _entry(method, reports, strength, diverged)
+        found = [_read_result(file) for p in places.values() if (file := p / MARK_FILE).exists()]
+        if found:
+            entries[method]["mark"] = mean_mark([one.get("unlearned") for one in found])
+            marks.setdefault("target", mean_mark([one.get("target") for one in found]))
         first = first or next(iter(reports.values()))
     if first is None:
         raise UserError(f"--methods: none could be run: {'; '.join(skipped.values())}")
@@ -403,7 +433,9 @@ def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
     results = {one: first["results"][one] for one in before if one in first["results"]}
     if (folder / RETRAINED_FILE).exists():
         results["retrained"] = _read_result(folder / RETRAINED_FILE)
-    again = folder / RETRAINED_RELEARNING_FILE
+    again, marked = (folder / RETRAINED_RELEARNING_FILE, folder / RETRAINED_MARK_FILE)
+    if marked.exists():
+        marks["retrained"] = mean_mark([_read_result(marked).get("retrained")])
     comparison = {
         "schema": SCHEMA,
         **{name: first[name] for name in ("created", "request", "model", "data", "criteria")},
@@ -412,6 +444,7 @@ def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
         "seeds": list(plan.seeds),
         "results": results,
         "relearnt_retrained": last_relearnt([_read_result(again)] if again.exists() else []),
+        "marks": marks,
         "methods": entries,
         "not_run": skipped,
         "environment": first["environment"],

@@ -39,6 +39,8 @@ SHORT_COLUMNS = (
     ("retain", "perplexity"),
 )
 
+MARK = "Mark classifier (AUC), forget"
+
 # Of each column in few words: what of which set.
 SHORT = {"forget": "forget", "retain": "kept", "holdout": "unseen", "test": "test"}
 
@@ -135,6 +137,7 @@ def paragraphs(comparison: Report) -> list[str]:
         "compare.j2",
         comparison=comparison,
         texts=_texts(comparison),
+        marked=_marked(comparison),
         relearnt=next(filter(None, _relearnings(comparison)), None),
         on_front=[name for name, entry in methods.items() if entry["on_front"]],
         met=[name for name, entry in methods.items() if entry["met"] == len(seeds)],
@@ -172,6 +175,7 @@ def headings(comparison: Report, *, short: bool = False) -> list[str]:
     columns = _table_columns(comparison, short=short)
     figures = [f"{measure(metric).label}, {SHORT[role]}" for role, metric in columns]
     figures += [DISTANCE["tug_of_war"].label] if _with_distance(comparison) else []
+    figures += [MARK] if _marked(comparison) and not short else []
     figures += [f"{measure(name).label}, relearnt" for name in _relearnt(comparison)]
     return ["model", "met", *figures, *(("time",) if short else ("time", "rounds", "memory"))]
 
@@ -184,6 +188,7 @@ def comparison_rows(comparison: Report, *, short: bool = False) -> list[list[str
             NAMES[name],
             NOTHING,
             *_cells(comparison, figures, short=short),
+            *_mark_cells(comparison, comparison.get("marks", {}).get(name), short=short),
             *_relearnt_cells(comparison, comparison.get(f"relearnt_{name}")),
             *([NOTHING] * costs),
         ]
@@ -199,8 +204,24 @@ def comparison_rows(comparison: Report, *, short: bool = False) -> list[list[str
         met = f"{entry['met']} of {len(comparison['seeds'])}"
         figures = _cells(comparison, entry["summary"], entry.get("tug_of_war"), short=short)
         again = _relearnt_cells(comparison, entry.get("relearnt"))
-        rows.append([_starred(name, entry), met, *figures, *again, *cost[:costs]])
+        mark = _mark_cells(comparison, entry.get("mark"), short=short)
+        rows.append([_starred(name, entry), met, *figures, *mark, *again, *cost[:costs]])
     return rows
+
+
+def _marked(comparison: Report) -> bool:
+    """Whether a classifier was to tell the treated records of some method."""
+    return any(entry.get("mark") for entry in comparison["methods"].values())
+
+
+def _mark_cells(comparison: Report, found: Report | None, *, short: bool) -> Iterator[str]:
+    if short or not _marked(comparison):
+        return
+    if not found:
+        yield NOTHING
+        return
+    value, low, high = (show("mia_loss_auc", found[end]) for end in ("value", "low", "high"))
+    yield value if low == high else f"{value} ({low} to {high})"
 
 
 def _relearnt(comparison: Report) -> list[str]:
