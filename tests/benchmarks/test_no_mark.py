@@ -51,6 +51,14 @@ def test_the_retrained_model_stands_behind_the_target(folder):
     (folder / "retrained-relearning.json").write_text(json.dumps(again), encoding="utf-8")
     _, line, *_ = no_mark.lines(folder)
     assert (line["model"], line["holdout"], line["relearnt_ma"]) == ("retrained", 0.9, 0.36)
+    assert line["mark"] is None
+    marked = {
+        "retrained-mark.json": {"retrained": 0.6},
+        "runs/icu/seed-1/mark.json": {"unlearned": 0.7},
+    }
+    for name, found in marked.items():
+        (folder / name).write_text(json.dumps(found), encoding="utf-8")
+    assert [line["mark"] for line in no_mark.lines(folder)] == [None, 0.6, 0.7, None]
     assert no_mark.cells(line)[:5] == ["retrained", "-", "-", "0.350", "0.520"]
     assert no_mark.cells(line)[-1] == "-"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from unlearner import registry
+from unlearner.evaluation.retrained_gap import token_loss_distances, token_loss_ks
 from unlearner.inference.answers import Answer
 from unlearner.metrics.base import CAUSAL_LM, CLASSIFIERS, Metric
 from unlearner.metrics.degenerate import is_degenerate
@@ -267,3 +268,20 @@ def test_min_k_plus_plus_standardises_before_it_takes_the_lowest():
 def test_a_metric_names_the_other_set_and_compares_or_does_neither():
     with pytest.raises(ValueError, match="both of versus and compare"):
         Metric(tally=metric("loss").tally, better="lower", versus="holdout")
+
+
+def test_the_ks_distance_of_token_losses_by_hand():
+    """At 1 nat a quarter of the own tokens is passed and three quarters of the others: 1/2."""
+    own = [tokens(1.0, 2.0), tokens(2.0, 3.0)]
+    other = [tokens(1.0, 1.0, 0.5), tokens(3.0)]
+    assert token_loss_ks(own, other) == pytest.approx(0.5)
+    assert token_loss_ks(own, own[::-1]) == 0
+    hidden = answer(input_ids=[1, 2], scored=[False], log_probs=[-9.0])
+    assert token_loss_ks([*own, hidden], other) == pytest.approx(0.5)
+    assert token_loss_ks([hidden], other) is None
+    found = token_loss_distances({"forget": own, "test": own}, {"forget": other})
+    assert found == {"token_loss_ks": {"forget": pytest.approx(0.5)}}
+
+
+def tokens(*losses):
+    return answer(input_ids=range(len(losses) + 1), log_probs=[-loss for loss in losses])

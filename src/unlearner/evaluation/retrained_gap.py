@@ -1,14 +1,15 @@
-"""How far a classifier is from the one trained without the forget set, which is the aim itself."""
+"""How far a model is from the one trained without the forget set, which is the aim itself."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from scipy.stats import ks_2samp
 
 from unlearner.evaluation.intervals import Value
 from unlearner.functional import label_margins
-from unlearner.inference.answers import ClassAnswer
+from unlearner.inference.answers import Answer, ClassAnswer
 
 Scores = Mapping[str, Mapping[str, Value]]
 
@@ -103,6 +104,36 @@ def margin_kls(answers: Mapping[str, Sequence[ClassAnswer]]) -> dict[str, object
     every = {name: margin_kl(some) for name, some in answers.items()}
     found = {name: value for name, value in every.items() if value is not None}
     return {"margin_kl": found} if found else {}
+
+
+def token_loss_ks(own: Sequence[Answer], other: Sequence[Answer]) -> float | None:
+    r"""Kolmogorov-Smirnov distance of two models' token losses on the same set.
+
+    .. math:: KS = \max_x |F_{own}(x) - F_{other}(x)|
+
+    with F the share of the set's scored tokens whose loss -log p(y_t) is at most x. In [0, 1]: 0
+    where both models find as many tokens as easy and as hard, whichever tokens they are. The mean
+    of the losses can be right while their spread gives the records away; this sees both.
+
+    Returns:
+        None where no token is scored.
+    """
+    losses = [[-one.log_probs[one.scored] for one in some] for some in (own, other)]
+    mine, theirs = (np.concatenate([np.zeros(0), *some]) for some in losses)
+    if not len(mine) or not len(theirs):
+        return None
+    return float(ks_2samp(mine, theirs, method="asymp").statistic)
+
+
+def token_loss_distances(
+    answers: Mapping[str, Sequence[Answer]], retrained: Mapping[str, Sequence[Answer]]
+) -> dict[str, object]:
+    """`token_loss_ks` of every set that both models were asked, as a report holds it."""
+    every = {
+        name: token_loss_ks(answers[name], retrained[name]) for name in answers if name in retrained
+    }
+    found = {name: value for name, value in every.items() if value is not None}
+    return {"token_loss_ks": found} if found else {}
 
 
 def _margins(log_probs: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:

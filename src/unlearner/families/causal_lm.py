@@ -11,6 +11,7 @@ from unlearner.data.record import RecordSet
 from unlearner.data.windows import TokenizedSet, tokenize_set
 from unlearner.errors import UserError
 from unlearner.evaluation.measure import Scores, quick_figures, score_sets
+from unlearner.evaluation.retrained_gap import token_loss_distances
 from unlearner.evaluation.verdict import Criterion, Verdict
 from unlearner.families.base import (
     Baseline,
@@ -369,7 +370,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         measured: Measured[TokenizedSet, Answer],
         config: RunConfig,
     ) -> Json:
-        """How the models were run, and MA and EL_10 of every record before and after."""
+        """How the models were run, the distance to a retrained one, and every record's figures."""
         evaluation = config.evaluation
         how: Json = {"prompt_start": evaluation.prompt_start}
         if has_prompts(prepared["forget"]):
@@ -377,8 +378,16 @@ class CausalLM(Family[TokenizedSet, Answer]):
         if evaluation.bertscore_model is not None:
             how["bertscore_model"] = own_name(evaluation.bertscore_model)
             how["bertscore_baseline"] = evaluation.bertscore_baseline
+        found: Json = {"evaluation": how}
+        if "retrained" in measured.answers:
+            retrained = measured.answers["retrained"]
+            found["distance_to_retrained"] = {
+                model: token_loss_distances(measured.answers[model], retrained)
+                for model in ("target", "unlearned")
+                if model in measured.answers
+            }
         if "target" not in measured.answers:
-            return {"evaluation": how}
+            return found
         before, after = (
             Recall.of(measured.answers[model]["forget"]) for model in ("target", "unlearned")
         )
@@ -386,7 +395,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
             {"id": record.id, "before": before.to_json(index), "after": after.to_json(index)}
             for index, record in enumerate(prepared["forget"].records)
         ]
-        return {"evaluation": how, "per_record": per_record}
+        return found | {"per_record": per_record}
 
 
 def _unseen_floor(scores: Mapping[str, Scores], config: RunConfig) -> float:

@@ -70,10 +70,24 @@ def _language_model_galleries(report: Report) -> Iterator[Gallery]:
     yield Gallery("Does the text still come out?", [*_recall(report)])
     yield Gallery("Record by record", [*_records(report)])
     yield Gallery("Can the records be told from unseen ones?", [*_membership_figures(report)])
+    yield _distance(report)
     yield Gallery("Does it come back?", [*_relearning(report)])
     yield Gallery("Does the rest of the model still work?", [*_perplexity_by_round(report)])
     yield Gallery("How the training went", [*_training(report)])
     yield Gallery("Part of the change", [*_strength(report)])
+
+
+def _distance(report: Report) -> Gallery:
+    """Empty where there is no retrained model."""
+    called = facts.model_labels(report)
+    return Gallery(
+        "How close is it to a model trained without the records?",
+        readings=Readings(
+            "Distance to the retrained model",
+            [called[m] for m in facts.models_of(report) if m != "retrained"],
+            tables.distance_rows(report),
+        ),
+    )
 
 
 def _classifier_galleries(report: Report) -> Iterator[Gallery]:
@@ -82,14 +96,7 @@ def _classifier_galleries(report: Report) -> Iterator[Gallery]:
     yield Gallery("Does the model still work?", [*_scores(report)])
     yield Gallery("Can the records be told from unseen ones?", [*_membership_figures(report)])
     yield Gallery("Does it come back?", [*_relearning(report)])
-    yield Gallery(
-        "How close is it to a model trained without the records?",
-        readings=Readings(
-            "Distance to the retrained model",
-            [called[m] for m in models if m != "retrained"],
-            tables.distance_rows(report),
-        ),
-    )
+    yield _distance(report)
     yield Gallery(
         "Where do the records lie in the model’s latent space?",
         [*_geometry(report)],

@@ -66,6 +66,13 @@ DISTANCE = {
         "would leave.",
         percent=False,
     ),
+    "token_loss_ks": Measure(
+        "KS distance of token losses to the retrained model’s",
+        "How far the model’s spread of surprise over the tokens of all records, few surprising "
+        "ones or many, is from that of the retrained one.",
+        "0 means as many tokens as easy and as hard, 1 nothing in common; lower is better.",
+        percent=False,
+    ),
     "mia_auc_gap": Measure(
         "Membership AUC minus the retrained model’s",
         "By how much the records stand out more, or less, than after retraining.",

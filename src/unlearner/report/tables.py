@@ -312,7 +312,7 @@ def settings_text(settings: Mapping[str, object]) -> str:
     )
 
 
-# What only classifiers have
+# Distance to a retrained model, and where records lie
 
 
 def distance_rows(report: Report) -> list[Reading]:
@@ -326,6 +326,9 @@ def distance_rows(report: Report) -> list[Reading]:
     for name, label in facts.set_names(report).items():
         values = [(found.get("margin_kl") or {}).get(name) for found in distances]
         rows.append(_reading(DISTANCE["margin_kl"], values, label))
+    for name, label in facts.set_names(report).items():
+        values = [(found.get("token_loss_ks") or {}).get(name) for found in distances]
+        rows.append(_reading(DISTANCE["token_loss_ks"], values, label))
     for name, label in facts.set_names(report).items():
         gaps = [(found.get("f1_gap") or {}).get(name) for found in distances]
         rows.append(_reading(DISTANCE["f1_gap"], gaps, label, signed=True))
