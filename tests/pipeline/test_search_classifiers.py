@@ -50,6 +50,16 @@ def test_a_round_is_judged_by_what_is_left_and_what_was_lost(auc, retained, scor
     assert judge.reached(look, first) is reached
 
 
+def test_of_those_that_reached_it_one_that_went_too_far_is_worse():
+    """Of 6 and 6 records 1.96 sqrt(13 / 432) = 0.34 is chance; 0.1 more counts ten times."""
+    judge, first = LabelJudge(DeepCUT(stop="auc"), tiny_data()), looked(0.9, 0.9)
+    chance = 1.96 * math.sqrt(13 / 432)
+    assert judge.score(looked(0.4 - chance, 0.9), first) == pytest.approx(2.0)
+    assert judge.score(looked(0.5 - chance, 0.9), first) == pytest.approx(1.0)
+    removed = LabelJudge(DeepCUT(), tiny_data(forget_class=0))
+    assert removed.score(looked(0.0, 0.9) | {"forget_score": 0.0}, first) == pytest.approx(1.0)
+
+
 def test_what_may_be_lost_is_a_setting():
     judge = LabelJudge(DeepCUT(stop="auc"), replace(tiny_data(), score_drop=0.2))
     assert judge.reached(looked(0.5, 0.75), looked(0.9, 0.9))

@@ -20,13 +20,14 @@ from torch import Tensor
 from unlearner import processes, provenance
 from unlearner.config import RunConfig
 from unlearner.errors import TrainingError, UserError
+from unlearner.evaluation.verdict import auc_noise
 from unlearner.files import LARGE, read_small, write_whole
 from unlearner.methods.base import Method
 from unlearner.models import sharding
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
 from unlearner.settings import SearchSettings
-from unlearner.training.classifier_loop import ClassifierRound, Watch
+from unlearner.training.classifier_loop import EVEN_AUC, ClassifierRound, Watch
 from unlearner.training.data import ClassifierData, UnlearningData
 from unlearner.training.log import Log
 from unlearner.training.trainer import (
@@ -466,15 +467,24 @@ class LabelJudge:
     def score(self, state: Json, first: Json) -> float:
         """1 and what the score of retained records has lost, where the trial has reached it.
 
-        Else 100, and on top the share of what there was to forget that is left, and what the score
-        is below the floor.
+        Before that counts how far the AUC of membership is below 0.5 beyond chance: records that
+        went too far are recognised as treated. Else 100, and on top the share of what there was to
+        forget that is left, and what the score is below the floor.
         """
         drop = max(0.0, first["retain_score"] - state["retain_score"])
         if self.reached(state, first):
-            return 1 + drop
+            return 1 + drop + MARK_WEIGHT * self._mark(state)
         before, left = (self.watch.excess(ClassifierRound(**one)) for one in (first, state))
         found = NOT_REACHED + left / (before or 1.0) + max(0.0, drop - self.data.score_drop)
         return min(found, FAILED) if math.isfinite(found) else FAILED
+
+    def _mark(self, state: Json) -> float:
+        """What is beyond chance on the far side; a class that is removed has no such side."""
+        auc = state["mia_loss_auc"]
+        if self.data.forget_class is not None or not math.isfinite(auc):
+            return 0.0
+        chance = auc_noise(len(self.data.forget), len(self.data.holdout))
+        return max(0.0, EVEN_AUC - chance - auc)
 
     def figures(self, state: Json) -> dict[str, float | None]:
         return {name: state[name] if math.isfinite(state[name]) else None for name in self.names}
