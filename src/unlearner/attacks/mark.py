@@ -67,7 +67,8 @@ def told_apart(
         )
         return forest.fit(rows[train], labels[train]).predict_proba(rows[test])[:, 1]
 
-    return cross_fitted(scores, *groups, seed)
+    forget, unseen = groups
+    return cross_fitted(scores, forget, unseen, seed)
 
 
 def mark_auc(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from unlearner.evaluation.retrained_gap import tug_of_war
+from unlearner.output import Json
 
 SCHEMA = "unlearner/compare/1"
 
@@ -41,7 +42,7 @@ def label_columns(comparison: Report) -> tuple[tuple[str, str], ...]:
     )
 
 
-def over_seeds(reports: Sequence[Report]) -> dict[str, dict[str, dict[str, Any]]]:
+def over_seeds(reports: Sequence[Report]) -> dict[str, dict[str, Json]]:
     """Each figure of the unlearned models: the mean over seeds, and from which to which they range.
 
     Of one seed the interval is its own, over records. A figure that one of them lacks is left out.
@@ -72,7 +73,7 @@ def cost_over_seeds(reports: Sequence[Report]) -> dict[str, float]:
     }
 
 
-def last_relearnt(found: Sequence[Report]) -> dict[str, Any] | None:
+def last_relearnt(found: Sequence[Report]) -> Json | None:
     """What is known of the forget set after the last step of relearning: "steps" and "figures".
 
     The figures are means over runs, by metric; None where it was not measured in all of them.
@@ -100,7 +101,7 @@ def is_met(reports: Iterable[Report]) -> int:
     return sum(report["verdict"]["status"] == "met" for report in reports)
 
 
-def text_picture(comparison: Report) -> dict[str, Any]:
+def text_picture(comparison: Report) -> Json:
     """What the places of language models are seen against: the level, and the target's damage."""
     limits = {(one["metric"], one["set"]): one["at_most"] for one in comparison["criteria"]}
     kept = next(role for name, role in limits if name == "perplexity")
@@ -112,7 +113,7 @@ def text_picture(comparison: Report) -> dict[str, Any]:
     }
 
 
-def label_picture(comparison: Report) -> dict[str, Any]:
+def label_picture(comparison: Report) -> Json:
     """What the places of classifiers are seen against.
 
     The level is the score of the retrained model on the forget set, or without one the target's on
@@ -228,7 +229,7 @@ def front(places: Mapping[str, tuple[float, ...]]) -> set[str]:
     }
 
 
-def mark_front(comparison: dict[str, Any]) -> None:
+def mark_front(comparison: Json) -> None:
     """Note of each method whether another is at least as good in all that counts.
 
     That are both numbers of the picture, and what membership by loss still finds. One of which a

@@ -122,7 +122,8 @@ def token_loss_ks(own: Sequence[Answer], other: Sequence[Answer]) -> float | Non
     mine, theirs = (np.concatenate([np.zeros(0), *some]) for some in losses)
     if not len(mine) or not len(theirs):
         return None
-    return float(ks_2samp(mine, theirs, method="asymp").statistic)
+    statistic, _ = ks_2samp(mine, theirs, method="asymp")
+    return float(statistic)
 
 
 def token_loss_distances(

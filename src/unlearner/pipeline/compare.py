@@ -14,9 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
+from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from unlearner import provenance
 from unlearner.attacks.mark import mark_auc
@@ -34,11 +38,11 @@ from unlearner.evaluation.comparison import (
     retrained_distance,
 )
 from unlearner.families import FAMILIES
-from unlearner.families.base import Baseline
+from unlearner.families.base import AnyAnswers, AnyBaseline
 from unlearner.files import LARGE, read_json, write_whole
 from unlearner.methods.base import Method, load_method
 from unlearner.models.loading import limit_threads
-from unlearner.output import staged
+from unlearner.output import Json, staged
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.compare_plan import Plan
 from unlearner.pipeline.original import ORIGINAL
@@ -106,7 +110,7 @@ def run_all(plan: Plan, folder: Path, *, jobs: int, say: Say) -> None:
             worker.join()
 
 
-def _listen(workers: list[Any], messages: Any, say: Say) -> None:
+def _listen(workers: list[SpawnProcess], messages: "Queue[tuple[str, str]]", say: Say) -> None:
     """Say what the workers say until each has ended; what stops one stops all."""
     working = len(workers)
     while working:
@@ -129,7 +133,9 @@ def _listen(workers: list[Any], messages: Any, say: Say) -> None:
             say(text)
 
 
-def _serve(plan: Plan, folder: Path, waiting: Any, messages: Any) -> None:
+def _serve(
+    plan: Plan, folder: Path, waiting: "Queue[str]", messages: "Queue[tuple[str, str]]"
+) -> None:
     """A worker process: methods one after the other, until none is left."""
     quieten()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process ends them
@@ -279,7 +285,7 @@ class Work:
     def _run_seed(
         self,
         config: RunConfig,
-        target: Baseline[Any, Any],
+        target: AnyBaseline,
         place: Path,
         searched: Searched | None,
         say: Say,
@@ -332,7 +338,7 @@ class Work:
     def _write_marks(
         self,
         path: Path,
-        models: Mapping[str, Mapping[str, Any]],
+        models: Mapping[str, AnyAnswers],
         sets: Mapping[str, Any],
         config: RunConfig,
     ) -> None:
@@ -348,7 +354,7 @@ class Work:
         _write_json(path, {name: auc for name, auc in found.items() if math.isfinite(auc)})
 
     def _write_strength(
-        self, method: Method, unlearned: Any, target: Baseline[Any, Any], work: Path
+        self, method: Method, unlearned: PreTrainedModel, target: AnyBaseline, work: Path
     ) -> None:
         after = unlearned.state_dict()
         if {name: some.shape for name, some in after.items()} != {
@@ -361,7 +367,7 @@ class Work:
         _write_json(work / STRENGTH_FILE, found)
 
 
-def _silent(_: Any) -> None:
+def _silent(_: object) -> None:
     """What a single run would say is one line here."""
 
 
@@ -389,12 +395,12 @@ def is_finished(plan: Plan, folder: Path, method: str) -> bool:
     return done or (own / SKIPPED_FILE).exists()
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
-def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
+def gather_runs(plan: Plan, folder: Path) -> Json:
     """The comparison as `compare.json` holds it, from the files of its runs.
 
     Raises:
@@ -458,10 +464,10 @@ def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
 
 def _entry(
     method: str,
-    reports: Mapping[int, dict[str, Any]],
-    strength: Mapping[str, Any],
+    reports: Mapping[int, Json],
+    strength: Json,
     diverged: Mapping[int, str],
-) -> dict[str, Any]:
+) -> Json:
     runs = list(reports.values())
     return {
         "name": method,

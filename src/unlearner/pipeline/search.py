@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 import optuna
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from unlearner import processes, provenance
 from unlearner.config import RunConfig
@@ -128,7 +129,7 @@ class Searched:
             f"with {self.floor}; these came nearest (trial {self.best.number}).",
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As the report holds it."""
         return {
             "reached": self.reached,
@@ -205,7 +206,7 @@ def _another_trial(
 
 
 def space_of(
-    method: Method, model: Any, settings: SearchSettings, family: str = "causal-lm"
+    method: Method, model: PreTrainedModel, settings: SearchSettings, family: str = "causal-lm"
 ) -> dict[str, tuple[float, ...]]:
     """For each field that is searched: its least, its given and its largest value.
 
@@ -316,7 +317,7 @@ def _try(
     return trainer.judged(number, dict(settings), status, seconds)
 
 
-def put_back(model: Any, trainer: Trainer, before: Mapping[str, Tensor]) -> None:
+def put_back(model: PreTrainedModel, trainer: Trainer, before: Mapping[str, Tensor]) -> None:
     """Make it the target model again, without adapters, every weight to be trained."""
     trainer.detach(model)
     model.load_state_dict(before)
@@ -402,7 +403,7 @@ class Judge(Protocol):
         """What a trial that ended there has to show."""
         ...
 
-    def words(self, figures: Mapping[str, Any]) -> str:
+    def words(self, figures: Json) -> str:
         """The figures for the terminal."""
         ...
 
@@ -440,7 +441,7 @@ class TextJudge:
         found = {name: state["values"].get(name) for name in self.names}
         return found | {"kept_ratio": ratio if math.isfinite(ratio) else None}
 
-    def words(self, figures: Mapping[str, Any]) -> str:
+    def words(self, figures: Json) -> str:
         return f"MA {figures['ma']:.3f}, kept text's perplexity x {figures['kept_ratio']:.3f}"
 
 
@@ -489,7 +490,7 @@ class LabelJudge:
     def figures(self, state: Json) -> dict[str, float | None]:
         return {name: state[name] if math.isfinite(state[name]) else None for name in self.names}
 
-    def words(self, figures: Mapping[str, Any]) -> str:
+    def words(self, figures: Json) -> str:
         return (
             f"forget score {figures['forget_score']:.3f}, unseen {figures['holdout_score']:.3f}, "
             f"AUC {figures['mia_loss_auc']:.3f}, retained {figures['retain_score']:.3f}"
