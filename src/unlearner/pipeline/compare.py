@@ -25,18 +25,20 @@ from unlearner.errors import TrainingError, UserError
 from unlearner.evaluation.comparison import (
     SCHEMA,
     cost_over_seeds,
+    figures_over_seeds,
     is_met,
     last_relearnt,
     mark_front,
     over_seeds,
     retrained_distance,
 )
+from unlearner.evaluation.harness import describe_tasks, digest_tasks
 from unlearner.families import FAMILIES
 from unlearner.families.base import Baseline
 from unlearner.files import LARGE, read_json, write_whole
 from unlearner.methods.base import Method, load_method
 from unlearner.models.loading import limit_threads
-from unlearner.output import staged
+from unlearner.output import Json, staged
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.compare_plan import Plan
 from unlearner.pipeline.original import ORIGINAL
@@ -62,6 +64,7 @@ STRENGTH_FILE, SKIPPED_FILE = "strength.json", "not-run.json"
 # What is done beside the methods, and its result.
 RETRAINED, RETRAINED_FILE = "(retrained)", "retrained.json"
 RETRAINED_RELEARNING_FILE = "retrained-relearning.json"
+RETRAINED_TASKS_FILE = "retrained-tasks.json"
 
 
 def _day_begun(folder: Path) -> str:
@@ -188,6 +191,8 @@ class Work:
             role: digest_records(some.records, key) for role, some in self.prepared.sets.items()
         }
         inputs = {"model": self.base.digest, "records": digests}
+        if tasks := digest_tasks(self.plan.config(self.plan.methods[0]).evaluation):
+            inputs["tasks"] = tasks
         if self.prepared.layout.date:
             inputs["date"] = self.prepared.layout.date
         if not path.exists():
@@ -204,6 +209,8 @@ class Work:
         differ = [f"the records of {role}" for role in roles]
         if begun["model"] != inputs["model"]:
             differ.insert(0, "the model")
+        if begun.get("tasks") != inputs.get("tasks"):
+            differ.append("the tasks of evaluation.harness_include_path")
         raise UserError(
             f"--resume: since the comparison in {self.folder} began, {' and '.join(differ)} changed"
             f" (or the key of the digests, {provenance.key_path()}); give another folder"
@@ -237,6 +244,11 @@ class Work:
         scores = family.score("retrained", answers, base.sets, config)
         own = answers["retrained"]
         again = measure_relearning(config, self.prepared, one, base.sets, own, math.inf, _silent)
+        if config.evaluation.harness:
+            found = {"target": base.tasks["target"]}
+            found["retrained"] = family.run_tasks(one, config.evaluation)
+            tasks = describe_tasks(found, config.evaluation)
+            _write_json(self.folder / RETRAINED_TASKS_FILE, tasks)
         _write_json(self.folder / RETRAINED_RELEARNING_FILE, again)
         _write_json(  # last: a comparison that goes on looks whether it is there
             self.folder / RETRAINED_FILE,
@@ -374,7 +386,7 @@ def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: None of the methods could be run.
     """
-    entries, skipped, first = {}, {}, None
+    entries, skipped, first, changes = {}, {}, None, {}
     for method in plan.methods:
         own = method_folder(folder, method)
         if (own / SKIPPED_FILE).exists():
@@ -396,6 +408,9 @@ def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
             if (file := place / STRENGTH_FILE).exists()
         )
         entries[method] = _entry(method, reports, strength, diverged)
+        if all("tasks" in report for report in reports.values()):
+            changed = [report["tasks"]["change"]["unlearned"] for report in reports.values()]
+            changes[method] = figures_over_seeds(changed)
         first = first or next(iter(reports.values()))
     if first is None:
         raise UserError(f"--methods: none could be run: {'; '.join(skipped.values())}")
@@ -416,11 +431,27 @@ def gather_runs(plan: Plan, folder: Path) -> dict[str, Any]:
         "not_run": skipped,
         "environment": first["environment"],
     }
+    if "tasks" in first:
+        comparison["tasks"] = _tasks(first["tasks"], changes, folder / RETRAINED_TASKS_FILE)
     if plan.family != "causal-lm" and "retrained" in results:
         for entry in entries.values():
             entry["tug_of_war"] = retrained_distance(entry["summary"], results["retrained"])
     mark_front(comparison)
     return comparison
+
+
+def _tasks(first: Json, changes: Json, retrained: Path) -> Json:
+    """The tasks of a comparison: the target's figures, and what each model has changed.
+
+    Args:
+        first: The tasks of a run's report.
+        changes: By method, over seeds.
+        retrained: The file of the retrained model's, where there is one.
+    """
+    shared = {name: one for name, one in first.items() if name not in ("results", "change")}
+    own = _read_result(retrained)["change"] if retrained.exists() else {}
+    results = {"target": first["results"]["target"]}
+    return {**shared, "results": results, "change": {**own, **changes}}
 
 
 def _entry(
