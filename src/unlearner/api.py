@@ -21,6 +21,7 @@ from unlearner.models.number_format import NAMED, NumberFormat
 from unlearner.output import staged
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.pipeline import Outcome, read_config, write_outcome
+from unlearner.settings import further_role
 from unlearner.training.log import Log
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     pool: Any = None,
     holdout: Any = None,
     test: Any = None,
+    neutral: Mapping[str, Any] | None = None,
+    dialogue: Mapping[str, Any] | None = None,
     forget_class: str = "",
     retrained: str | Path = "",
     original: str | Path = "",
@@ -84,6 +87,8 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
         pool: Text that a language model may learn meanwhile; the retain set where none is given.
         holdout: Records like the forget set that the model was never trained on.
         test: Further such records, which are measured and no method reads.
+        neutral: Texts that have nothing to do with the request, each under a name.
+        dialogue: Conversations whose last response is generated and compared, likewise.
         forget_class: The label that a classifier is to lose, instead of `forget`.
         retrained: Path or hub id of a model trained without the forget set: measured beside the
             others, and what a classifier is held to.
@@ -103,7 +108,12 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     sections = {name: dict(section) for name, section in (settings or {}).items()}
     given = {"forget": forget, "retain": retain, "pool": pool, "holdout": holdout, "test": test}
     # A path belongs in run.yaml, so that it repeats the run.
-    paths = {role: str(source) for role, source in given.items() if isinstance(source, str | Path)}
+    paths: dict[str, Any] = {
+        role: str(source) for role, source in given.items() if isinstance(source, str | Path)
+    }
+    for kind, named in {"neutral": neutral or {}, "dialogue": dialogue or {}}.items():
+        given |= {_role(kind, name): source for name, source in named.items()}
+        paths[kind] = {n: str(one) for n, one in named.items() if isinstance(one, str | Path)}
     _put(sections, "data", {**paths, "forget_class": forget_class})
     named = {"name": "" if loaded else str(model)}
     named |= {"retrained": str(retrained), "original": str(original)}
@@ -134,7 +144,14 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     )
 
 
-def _put(sections: dict[str, dict[str, Any]], name: str, values: Mapping[str, str]) -> None:
+def _role(kind: str, name: str) -> str:
+    try:
+        return further_role(kind, name)
+    except ValueError as error:
+        raise UserError(f"{kind}: {error}") from None
+
+
+def _put(sections: dict[str, dict[str, Any]], name: str, values: Mapping[str, Any]) -> None:
     """Lay what was given as an argument over a section."""
     sections.setdefault(name, {}).update({key: value for key, value in values.items() if value})
 

@@ -1,7 +1,7 @@
 """The resolved configuration of one run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -10,12 +10,15 @@ from unlearner.datasets.base import options_of
 from unlearner.errors import UserError
 from unlearner.methods.base import Method, load_method
 from unlearner.settings import (
+    FURTHER_SETS,
     SECTIONS,
     CriteriaSettings,
     DataSettings,
     EvaluationSettings,
+    JudgeSettings,
     ModelSettings,
     SearchSettings,
+    Section,
     TrainingSettings,
     build,
     check_bits,
@@ -27,6 +30,13 @@ DEFAULT_METHODS = {
     "sequence-classification": "deepcut",
     "token-classification": "deepcut",
 }
+
+
+# Settings of `evaluation` that few runs have.
+RARE = (
+    *("dialogue_tokens", "judge"),
+    *("harness", "harness_include_path", "harness_limit", "harness_batch_size", "harness_chat"),
+)
 
 
 @dataclass(frozen=True)
@@ -72,22 +82,41 @@ class RunConfig:
 
     def sections(self) -> dict[str, Any]:
         """Plain values, as a run file holds them."""
-        # For a second request, and for adapters, alone.
-        asked = ("original", "load_in_4bit", "load_in_8bit")
-        absent = {name for name in asked if not getattr(self.model, name)}
         return {
-            "model": self.model.model_dump(exclude=absent),
-            "data": self.data.model_dump(),
+            "model": _values(self.model, "original", "load_in_4bit", "load_in_8bit"),
+            "data": _values(self.data, *FURTHER_SETS),
             "method": method_values(self.method),
             "training": self.training.model_dump(),
-            "evaluation": self.evaluation.model_dump(),
-            "criteria": self.criteria.model_dump(),
+            "evaluation": _values(self.evaluation, *RARE),
+            "criteria": _values(self.criteria, "neutral_ratio"),
             "search": self.search.model_dump(),
         }
+
+    def without_judge(self) -> "RunConfig":
+        """The same for what asks the model itself alone."""
+        evaluation = self.evaluation.model_copy(update={"judge": JudgeSettings()})
+        return replace(self, evaluation=evaluation)
+
+    def of_request_alone(self) -> "RunConfig":
+        """The same without what is measured beside the sets of the request."""
+        return replace(
+            self,
+            data=self.data.model_copy(update={kind: {} for kind in FURTHER_SETS}),
+            evaluation=self.without_judge().evaluation.model_copy(update={"harness": ()}),
+            criteria=self.criteria.model_copy(update={"neutral_ratio": None}),
+        )
 
     def to_yaml(self) -> str:
         """A run file; reading it gives this configuration."""
         return yaml.safe_dump(self.sections(), sort_keys=False, allow_unicode=True)
+
+
+def _values(section: Section, *rare: str) -> dict[str, Any]:
+    """A section's values, of the rare ones only those that are not the defaults."""
+    fields = type(section).model_fields
+    defaults = {name: fields[name].get_default(call_default_factory=True) for name in rare}
+    absent = {name for name, default in defaults.items() if getattr(section, name) == default}
+    return section.model_dump(exclude=absent)
 
 
 def method_values(method: Method) -> dict[str, Any]:

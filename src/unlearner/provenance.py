@@ -108,6 +108,15 @@ def digest_model(model: nn.Module) -> str:
     return "sha256:" + code.hexdigest()
 
 
+# The environment variable that holds the key of the judge's endpoint.
+JUDGE_KEY = "UNLEARNER_JUDGE_KEY"
+
+
+def judge_key() -> str:
+    """The key of the judge's endpoint; empty where none is set. It is never written or shown."""
+    return os.environ.get(JUDGE_KEY, "").strip()
+
+
 def environment(device: torch.device, seed: int) -> dict[str, object]:
     """Versions, hardware, number of processes and seed."""
     return {

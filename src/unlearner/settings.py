@@ -43,6 +43,38 @@ MEASURED_RECORDS = {
 }
 
 
+# Sets of a language model that a run has any number of, each under a name of the user's: text that
+# has nothing to do with the request, and dialogues whose last turn it is to give.
+FURTHER_SETS = ("neutral", "dialogue")
+
+SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+
+
+def further_role(kind: str, name: str) -> str:
+    """The role of a further set, such as `neutral:wikitext`.
+
+    Raises:
+        ValueError: The name is none that can be shown and given on a command line.
+    """
+    if not SET_NAME.fullmatch(name):
+        raise ValueError(
+            "names of sets are up to 40 letters, digits, dots, hyphens and underscores, "
+            f"got {quoted(name)}"
+        )
+    return f"{kind}:{name}"
+
+
+def further_kind(role: str) -> str:
+    """Which of `FURTHER_SETS` a role is of; empty for the sets of a request."""
+    kind, colon, _ = role.partition(":")
+    return kind if colon and kind in FURTHER_SETS else ""
+
+
+def option_of(role: str) -> str:
+    """The option that gives the set of a role, such as `--retain` or `--neutral wikitext`."""
+    return f"--{role.replace(':', ' ', 1)}"
+
+
 class Section(BaseModel):
     """A section of a run file: unknown keys fail, values never change."""
 
@@ -158,6 +190,10 @@ class DataSettings(Section):
         pool: Text that may be learned while unlearning; the retain set where none is given.
         holdout: Text like the forget set that the model was never trained on.
         test: Further records never trained on, which are measured and no method reads.
+        neutral: Texts that have nothing to do with the request, by a name of one's own, such as a
+            sample of Wikitext: a language model's perplexity of each is measured before and after.
+        dialogue: Conversations, likewise, or prompts and responses: the last response is generated
+            and compared with the dialogue's own.
         forget_class: A label that a sequence classifier is to lose; its records are taken out of
             `retain` and are the forget set.
         drop_duplicates: Leave exact copies of forget records out of the other sets.
@@ -188,6 +224,8 @@ class DataSettings(Section):
     pool: str = ""
     holdout: str = ""
     test: str = ""
+    neutral: dict[str, str] = Field(default_factory=dict)
+    dialogue: dict[str, str] = Field(default_factory=dict)
     forget_class: str = ""
     drop_duplicates: bool = False
     columns: dict[str, str] = Field(default_factory=dict)
@@ -207,6 +245,24 @@ class DataSettings(Section):
         template = template.replace("\\n", "\n").replace("\\t", "\t")
         Template.parse(template)
         return template
+
+    @field_validator(*FURTHER_SETS)
+    @classmethod
+    def _have_names(cls, files: dict[str, str]) -> dict[str, str]:
+        for name, path in files.items():
+            further_role("", name)
+            if not path:
+                raise ValueError(f"no file is given for {quoted(name)}")
+        return files
+
+    @property
+    def further(self) -> dict[str, str]:
+        """The further sets: their files by role."""
+        return {
+            further_role(kind, name): path
+            for kind in FURTHER_SETS
+            for name, path in getattr(self, kind).items()
+        }
 
     @field_validator("date", mode="before")
     @classmethod
@@ -292,6 +348,33 @@ def check_bits(model: ModelSettings, training: TrainingSettings) -> None:
         )
 
 
+# Names for several tasks of the lm-evaluation-harness at once.
+HARNESS_PRESETS = {
+    "icu": (
+        *("lambada_openai", "hellaswag", "winogrande", "copa", "arc_easy", "arc_challenge"),
+        *("piqa", "mathqa", "pubmedqa"),
+    ),
+}
+
+
+class JudgeSettings(Section):
+    """Which model rates the continuations of the records, if any.
+
+    Its key, where it needs one, is the environment variable UNLEARNER_JUDGE_KEY.
+
+    Args:
+        url: An OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; empty for no judge.
+        model: The model of the endpoint.
+        allow_remote: The endpoint may be another machine, to which the records' text is then sent.
+        timeout_seconds: For one answer.
+    """
+
+    url: str = ""
+    model: str = ""
+    allow_remote: bool = False
+    timeout_seconds: float = Field(default=60.0, gt=0, le=3600)
+
+
 class EvaluationSettings(Section):
     """How models are measured.
 
@@ -307,6 +390,15 @@ class EvaluationSettings(Section):
         bertscore_model: Path or hub id of the encoder of `bertscore_f1`, of generators; without one
             it is not measured.
         bertscore_baseline: What it gives to unrelated text; it is then rescaled to 0.
+        dialogue_tokens: Tokens of the response to a dialogue at most.
+        harness: Tasks of the lm-evaluation-harness that every model is run on, with commas between
+            them; "icu" is the nine of ICU's paper.
+        harness_include_path: Folder with .yaml files of tasks of one's own.
+        harness_limit: Documents of each task at most, the first ones; None for all.
+        harness_batch_size: Requests of one forward pass.
+        harness_chat: Ask by the tokenizer's chat template; without it a task's prompts are plain
+            text, as the harness's own command has it.
+        judge: Which model rates the continuations of the records; none by default.
     """
 
     prompt_start: float = Field(default=0.75, gt=0)
@@ -316,6 +408,24 @@ class EvaluationSettings(Section):
     memory_bytes: Annotated[int, Field(gt=0, le=2**50)] | Literal["auto"] = "auto"
     bertscore_model: str | None = None
     bertscore_baseline: float = Field(default=0.0, ge=0.0, lt=1.0)
+    dialogue_tokens: int = Field(default=128, gt=0, le=65_536)
+    harness: tuple[str, ...] = ()
+    harness_include_path: str = ""
+    harness_limit: PositiveInt | None = None
+    harness_batch_size: int = Field(default=8, gt=0, le=65_536)
+    harness_chat: bool = False
+    judge: JudgeSettings = Field(default_factory=JudgeSettings)
+
+    @field_validator("harness", mode="before")
+    @classmethod
+    def _names_of_tasks(cls, names: object) -> object:
+        """Names with commas between them, and presets among them, as a list of names."""
+        if isinstance(names, str):
+            names = [name.strip() for name in names.split(",") if name.strip()]
+        if not isinstance(names, list | tuple):
+            return names
+        found = [task for name in names for task in HARNESS_PRESETS.get(str(name), (name,))]
+        return tuple(dict.fromkeys(found))
 
     def limit_for(self, family: str) -> int:
         """Records of a set that are measured at most."""
@@ -336,6 +446,8 @@ class CriteriaSettings(Section):
         perplexity_ratio: Perplexity of retained text at most, as a multiple of the target model's.
         unseen_perplexity_ratio: Perplexity of holdout text at most, likewise, or the retrained
             model's where that is more.
+        neutral_ratio: Perplexity of each neutral text at most, as a multiple of the target model's;
+            without it the texts are measured and nothing is asked of them.
         degenerate_increase: Share of degenerate continuations at most above the target's.
         ma: Threshold of memorization accuracy set by hand; measured on holdout text where None.
         el_10: Threshold of extraction likelihood set by hand, likewise.
@@ -348,6 +460,7 @@ class CriteriaSettings(Section):
 
     perplexity_ratio: float = Field(default=1.10, ge=1.0)
     unseen_perplexity_ratio: float = Field(default=1.10, ge=1.0)
+    neutral_ratio: float | None = Field(default=None, ge=1.0)
     degenerate_increase: float = Field(default=0.01, ge=0.0, le=1.0)
     ma: float | None = Field(default=None, ge=0.0, le=1.0)
     el_10: float | None = Field(default=None, ge=0.0, le=1.0)

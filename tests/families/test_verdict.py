@@ -373,3 +373,16 @@ def test_a_verdict_is_plain_json():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["records"] == [{"id": "0", "status": "met"}, {"id": "1", "status": "not met"}]
     assert set(found) == {"status", "claims", "records", "notes", "not_measured"}
+
+
+def test_of_neutral_text_something_is_asked_where_the_user_asks_it():
+    """12 choices under the target and 10 under the original model, ratio 1.05: 12.6, or 10.5."""
+    target = {**TARGET, "neutral:wiki": {"perplexity": 12.0}}
+    assert not [one for one in criteria(target) if one.set == "neutral:wiki"]
+    some = SETTINGS.model_copy(update={"neutral_ratio": 1.05})
+    (own,) = (one for one in criteria(target, settings=some) if one.set == "neutral:wiki")
+    assert (own.claim, own.at_most) == ("utility", pytest.approx(12.6))
+    original = {"retain": TARGET["retain"], "neutral:wiki": {"perplexity": 10.0}}
+    found = criteria(target, settings=some, original=original)
+    (own,) = (one for one in found if one.set == "neutral:wiki")
+    assert (own.at_most, own.source) == (pytest.approx(10.5), "1.05 times the original model's")

@@ -46,7 +46,8 @@ def test_every_metric_file_defines_a_described_metric(name):
     module = importlib.import_module(f"unlearner.metrics.{name}")
     assert isinstance(module.metric, Metric)
     assert module.metric.better in ("lower", "higher", "chance")
-    assert module.metric.needs in ("", "continuations", "target", "bertscore", "retrained")
+    needs = ("", "continuations", "target", "bertscore", "retrained", "judge", "dialogue")
+    assert module.metric.needs in needs
     assert module.metric.families
     assert set(module.metric.families) <= {*CAUSAL_LM, *CLASSIFIERS}
     assert registry.first_line(module).endswith(".")
@@ -67,6 +68,7 @@ def test_tallies_are_finite_floats(name):
         deviation=np.ones(23, dtype=np.float32),
         zlib_bytes=30,
         bertscore=0.5,
+        judged=7.0,
         prefix=4,
         reference_text="a b c d e",
         continuation_text="a b c d f",
@@ -101,6 +103,28 @@ def test_kl_counts_the_scored_labels_and_ignores_what_is_not_known_of_the_others
     kl = np.array([np.nan, 0.5, 1.5], dtype=np.float32)
     assert tally("kl_to_target", input_ids=[1, 2, 3, 4], scored=scored, kl=kl) == (2, 2)
     assert tally("kl_to_target") == (0, 0)
+
+
+def test_unigram_f1_counts_words_without_punctuation_and_articles():
+    """cat, sat, on, mat and cat, on, hat: 2 in common, P 2/3, R 2/4, F1 4/7.
+
+    A word counts as often as in both: dog, dog and dog, dog, dog have 2 in common, F1 4/5.
+    """
+    given = {"reference_text": "The cat sat on the mat.", "continuation_text": "A CAT, on-a-hat!"}
+    numerator, weight = tally("unigram_f1", **given)
+    assert (numerator, weight) == (pytest.approx(4 / 7), 1)
+    twice = {"reference_text": "dog dog", "continuation_text": "dog's"}
+    assert tally("unigram_f1", **twice)[0] == pytest.approx(2 / 4)  # dog and s
+    thrice = {"reference_text": "dog dog", "continuation_text": "dog dog a dog"}
+    assert tally("unigram_f1", **thrice)[0] == pytest.approx(4 / 5)
+    assert tally("unigram_f1", reference_text="so", continuation_text="?!") == (0, 1)
+    assert tally("unigram_f1", reference_text="the!", continuation_text="so") == (0, 0)
+
+
+def test_a_rating_counts_where_there_is_one():
+    assert tally("judge", judged=0.0) == (0, 1)
+    assert tally("judge", judged=10.0) == (10, 1)
+    assert tally("judge") == (0, 0)
 
 
 def test_memorization_accuracy_is_over_the_labels_that_count():

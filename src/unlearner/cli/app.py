@@ -16,11 +16,14 @@ from unlearner._version import __version__
 from unlearner.cli import requests
 from unlearner.cli.arguments import (
     RECORDS,
+    AllowRemoteJudge,
     Arguments,
     Config,
+    Dialogue,
     DropDuplicates,
     ForgetClass,
     Map,
+    Neutral,
     Original,
     Output,
     Quiet,
@@ -28,6 +31,7 @@ from unlearner.cli.arguments import (
     Test,
     column_names,
     model_and_settings,
+    named_files,
     output_folder,
     sections_of,
 )
@@ -148,6 +152,8 @@ def forget(
     pool: Annotated[str, typer.Option(help="Text to learn meanwhile; default: --retain.")] = "",
     holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
     test: Test = "",
+    neutral: Neutral = None,
+    dialogue: Dialogue = None,
     forget_class: ForgetClass = "",
     retrained: Annotated[str, typer.Option(help="A model trained without --forget.")] = "",
     method: Annotated[str, typer.Option(help="See `unlearner list methods`.")] = "",
@@ -167,6 +173,7 @@ def forget(
     audit: Annotated[
         str, typer.Option(metavar="quick|full", help="Also audit what was made, see `audit`.")
     ] = "",
+    allow_remote_judge: AllowRemoteJudge = False,
     quiet: Quiet = False,
 ) -> int:
     """Make a model forget records; write the unlearned model and a report."""
@@ -181,6 +188,9 @@ def forget(
         data__columns=column_names(columns),
         data__request_id=request_id,
         data__test=test,
+        data__neutral=named_files("--neutral", neutral),
+        evaluation__judge__allow_remote=allow_remote_judge,
+        data__dialogue=named_files("--dialogue", dialogue),
         data__forget_class=forget_class,
         data__drop_duplicates=drop_duplicates,
         model__retrained=retrained,
@@ -212,6 +222,8 @@ def check(
     pool: Annotated[str, typer.Option(help="Text to learn meanwhile.")] = "",
     holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
     test: Test = "",
+    neutral: Neutral = None,
+    dialogue: Dialogue = None,
     forget_class: ForgetClass = "",
     original: Original = "",
     config: Config = None,
@@ -229,6 +241,8 @@ def check(
         data__holdout=holdout,
         data__columns=column_names(columns),
         data__test=test,
+        data__neutral=named_files("--neutral", neutral),
+        data__dialogue=named_files("--dialogue", dialogue),
         data__forget_class=forget_class,
         data__drop_duplicates=drop_duplicates,
     )
@@ -247,12 +261,15 @@ def evaluate(
     retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
     holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
     test: Test = "",
+    neutral: Neutral = None,
+    dialogue: Dialogue = None,
     forget_class: ForgetClass = "",
     original: Original = "",
     config: Config = None,
     columns: Map = "",
     drop_duplicates: DropDuplicates = False,
     request_id: Annotated[str, typer.Option(help="Name of the request in the report.")] = "",
+    allow_remote_judge: AllowRemoteJudge = False,
     quiet: Quiet = False,
 ) -> int:
     """Measure a model on records it was to forget; write a report."""
@@ -266,6 +283,9 @@ def evaluate(
         data__columns=column_names(columns),
         data__request_id=request_id,
         data__test=test,
+        data__neutral=named_files("--neutral", neutral),
+        evaluation__judge__allow_remote=allow_remote_judge,
+        data__dialogue=named_files("--dialogue", dialogue),
         data__forget_class=forget_class,
         data__drop_duplicates=drop_duplicates,
         model__retrained=retrained,
@@ -379,6 +399,8 @@ def compare(
     pool: Annotated[str, typer.Option(help="Text to learn meanwhile; default: --retain.")] = "",
     holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
     test: Annotated[str, typer.Option(help="Further records never trained on.")] = "",
+    neutral: Neutral = None,
+    dialogue: Dialogue = None,
     forget_class: Annotated[str, typer.Option(help="A label that a classifier is to lose.")] = "",
     retrained: Annotated[str, typer.Option(help="A model trained without --forget.")] = "",
     seeds: Annotated[int, typer.Option(max=1000, help="Runs of each method.")] = 1,
@@ -393,6 +415,7 @@ def compare(
     columns: Map = "",
     keep_models: Annotated[bool, typer.Option(help="Leave the models in the folder.")] = False,
     resume: Resume = False,
+    allow_remote_judge: AllowRemoteJudge = False,
     quiet: Quiet = False,
 ) -> int:
     """Run several methods on the same request, each at its best settings; compare them.
@@ -408,6 +431,9 @@ def compare(
         data__pool=pool,
         data__holdout=holdout,
         data__test=test,
+        data__neutral=named_files("--neutral", neutral),
+        evaluation__judge__allow_remote=allow_remote_judge,
+        data__dialogue=named_files("--dialogue", dialogue),
         data__forget_class=forget_class,
         data__columns=column_names(columns),
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from unlearner.errors import UserError
-from unlearner.settings import apply_settings, read_yaml
+from unlearner.settings import SET_NAME, apply_settings, read_yaml
 
 SETTING = re.compile(r"[a-z_]+(\.[a-z_0-9]+){0,2}=")
 
@@ -58,6 +58,33 @@ Map = Annotated[
 
 Test = Annotated[str, typer.Option("--test", help="Unseen records for the report alone.")]
 
+Neutral = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--neutral",
+        metavar="[NAME=]FILE",
+        help="Text that has nothing to do with the request: perplexity before and after. "
+        "Repeatable.",
+    ),
+]
+
+Dialogue = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dialogue",
+        metavar="[NAME=]FILE",
+        help="Conversations whose last response is generated and compared. Repeatable.",
+    ),
+]
+
+AllowRemoteJudge = Annotated[
+    bool,
+    typer.Option(
+        "--allow-remote-judge",
+        help="Let evaluation.judge.url be another machine, which is sent the records' text.",
+    ),
+]
+
 ForgetClass = Annotated[
     str, typer.Option(help="A classifier's label to be lost, instead of --forget; from --retain.")
 ]
@@ -105,17 +132,49 @@ def column_names(text: str) -> dict[str, str]:
     return {name.strip(): ours.strip() for name, _, ours in pairs}
 
 
+def named_files(option: str, given: list[str] | None) -> dict[str, str]:
+    """The files of a repeatable option by their names: NAME=FILE, or the name that the file has.
+
+    Raises:
+        UserError: A file has no name that can be used, or two have the same.
+    """
+    found: dict[str, str] = {}
+    for text in given or ():
+        name, equals, path = text.partition("=")
+        if not (equals and SET_NAME.fullmatch(name)):
+            name, path = _own_name(text), text
+        if not (SET_NAME.fullmatch(name) and path):
+            raise UserError(
+                f"{option} {text}: write NAME=FILE, with a name of letters, digits, dots, hyphens "
+                "and underscores"
+            )
+        if name in found:
+            raise UserError(f"{option}: two files are named {name}; write NAME=FILE for one")
+        found[name] = path
+    return found
+
+
+def _own_name(source: str) -> str:
+    """What a file, or a data set of the hub, is called without folders, parts and endings."""
+    if source.startswith("hf:"):
+        return source.removeprefix("hf:").partition(":")[0].rpartition("/")[2]
+    return Path(source).name.partition(".")[0]
+
+
 def sections_of(
     arguments: list[str] | None, config: Path | None, **options: Any
 ) -> tuple[str, dict[str, Any]]:
     """The model, and sections from the run file, options and settings, the later over the earlier.
 
-    Options are named section__key; those not given are left out.
+    Options are named section__key, or section__key__key; those not given are left out.
     """
     model, settings = model_and_settings(arguments)
     sections = apply_settings(read_yaml(config) if config else {}, [])
     for name, value in options.items():
-        section, _, key = name.partition("__")
+        section, *keys, last = name.split("__")
         if value:
-            sections.setdefault(section, {})[key] = value
+            values = sections.setdefault(section, {})
+            for key in keys:
+                values = values.setdefault(key, {})
+            values[last] = value
     return model, apply_settings(sections, settings)

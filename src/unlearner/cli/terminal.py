@@ -17,6 +17,7 @@ from unlearner.evaluation.intervals import Value
 from unlearner.families.base import CheckResult
 from unlearner.methods.base import Method, load_method
 from unlearner.output import Json
+from unlearner.report.tasks import task_headings, task_rows
 from unlearner.report.writing import NO_VALUE, SPACE, show, significant, size
 from unlearner.training.data import ClassifierData, UnlearningData
 from unlearner.training.memory import WHEN, ResourcePlan
@@ -44,7 +45,8 @@ def print_check(result: CheckResult, reading: Iterable[str] = ()) -> None:
     table = Table("set", "records", *shown)
     for role, values in result.values.items():
         cells = [_cell(values.get(name)) for name in shown]
-        table.add_row(role, str(values[shown[0]].records), *cells)
+        first = values.get(shown[0]) or values["loss"]  # of neutral text there is little
+        table.add_row(role, str(first.records), *cells)
     console.print(table, soft_wrap=False)
     for role, found in result.duplicates.items():
         exact = sum(one.exact for one in found)
@@ -87,7 +89,22 @@ def print_verdict(report: Json, output: Path) -> None:
         console.print(f"  {status}. {_inert(claim['reason'])}")
     for note in verdict["notes"]:
         console.print("  " + _inert(note))
+    _print_tasks(console, report)
     console.print(f"report: {_inert(str(output / 'report.html'))}")
+
+
+def _print_tasks(console: Console, report: Json) -> None:
+    """A row for each metric of each other task."""
+    rows = task_rows(report)
+    if not rows:
+        return
+    cells, changes = task_headings(report)
+    table = Table("task", "metric", *cells, *changes)
+    for row in rows:
+        changed = (f"{value} ({ends})" if ends else value for value, ends in row.changes)
+        values = (value for value, _, _ in row.cells)
+        table.add_row(*map(_inert, (row.task, row.metric, *values, *changed)))
+    console.print(table, soft_wrap=False)
 
 
 def print_audit(audit: Json, page: Path) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from unlearner.data.problems import SourceError, shown_column, shown_name, shown_names
 from unlearner.data.readers import LABELLED_SUFFIXES, SUFFIXES, TAGGED_SUFFIXES
-from unlearner.settings import RESPONSES, Template
+from unlearner.settings import FURTHER_SETS, RESPONSES, Template
 
 JOINT = "\n\n"  # between several columns of a prompt
-ROLES = ("forget", "retain", "pool", "holdout", "test", "records")
+ROLES = ("forget", "retain", "pool", "holdout", "test", "records", *FURTHER_SETS)
 
 # By other names: columns of a prompt in the order in which they are joined, the one that it
 # must have first.
@@ -297,7 +297,11 @@ class ColumnRules:
 
 
 def for_role(columns: Mapping[str, str], role: str) -> dict[str, str]:
-    """The renames for the set of a role: those of all sets, and over them those of its own."""
+    """The renames for the set of a role: those of all sets, and over them those of its own.
+
+    All sets of a kind of `FURTHER_SETS` have the renames of the kind.
+    """
+    role = role.partition(":")[0]
     shared, own = {}, {}
     for theirs, ours in columns.items():
         prefix, colon, name = theirs.partition(":")

@@ -68,6 +68,12 @@ class Window:
         """Where the continuation behind `prefix` ends, see `end_of_span`."""
         return end_of_span(spans(self.scored, first_counts=self.first_counts), self.prefix)
 
+    @property
+    def begins_response(self) -> bool:
+        """Whether a response that was asked for begins at `prefix`."""
+        counts = np.concatenate([self.scored[:1] & self.first_counts, self.scored])
+        return bool(counts[self.prefix] and not counts[self.prefix - 1])
+
     def with_end(self) -> "Window":
         """The window whose labels that count include the end token."""
         if not self.end:

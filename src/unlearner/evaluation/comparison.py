@@ -47,8 +47,12 @@ def over_seeds(reports: Sequence[Report]) -> dict[str, dict[str, Json]]:
 
     Of one seed the interval is its own, over records. A figure that one of them lacks is left out.
     """
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    results = [report["results"]["unlearned"] for report in reports]
+    return figures_over_seeds([report["results"]["unlearned"] for report in reports])
+
+
+def figures_over_seeds(results: Sequence[Report]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The same of figures in two levels, such as sets and metrics, or tasks and metrics."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for role, figures in results[0].items():
         found[role] = {}
         for name, first in figures.items():
@@ -58,7 +62,8 @@ def over_seeds(reports: Sequence[Report]) -> dict[str, dict[str, Json]]:
             means = {"value": statistics.fmean(values), "low": min(values), "high": max(values)}
             if len(values) == 1:
                 means |= {"low": first["low"], "high": first["high"]}
-            found[role][name] = means | {"records": first["records"], "seeds": len(values)}
+            same = {key: first[key] for key in ("records",) if key in first}
+            found[role][name] = means | same | {"seeds": len(values)}
     return found
 
 

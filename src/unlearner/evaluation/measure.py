@@ -11,13 +11,19 @@ from unlearner.evaluation.intervals import AnyAnswer, Value, evaluate_set, recor
 from unlearner.inference.answers import ClassAnswer
 from unlearner.metrics import accuracy, mia_loss_auc
 from unlearner.metrics.base import Metric
-from unlearner.settings import EvaluationSettings
+from unlearner.settings import EvaluationSettings, further_kind
 
 ClassAnswers = Mapping[str, list[ClassAnswer]]
 # Of one model: every metric of every set.
 Scores = dict[str, dict[str, Value]]
 
 CONFUSION_ROWS = 30
+
+# Of each kind of further set what is measured.
+FURTHER_METRICS = {
+    "neutral": ("loss", "perplexity"),
+    "dialogue": ("loss", "perplexity", "unigram_f1"),
+}
 
 
 def score_sets(
@@ -39,8 +45,13 @@ def score_sets(
     unseen = "holdout_class" if "holdout_class" in sets else "holdout"
     found = {}
     for role, some in answers.items():
-        groups = sets[role].groups
-        found[role] = evaluate_set(some, single, groups, seed=seed, resamples=evaluation.resamples)
+        groups, kind = sets[role].groups, further_kind(role)
+        mine = {
+            name: metric
+            for name, metric in single.items()
+            if (name in FURTHER_METRICS[kind] if kind else metric.needs != "dialogue")
+        }
+        found[role] = evaluate_set(some, mine, groups, seed=seed, resamples=evaluation.resamples)
         if role == "forget" and unseen in answers:
             found[role] |= evaluate_set(
                 some,

@@ -21,6 +21,7 @@ from unlearner.data.tag_schemes import TagUse
 from unlearner.data.windows import Layout, TokenizedSet
 from unlearner.datasets.base import named_sets
 from unlearner.errors import UserError
+from unlearner.evaluation.harness import TaskFigures
 from unlearner.evaluation.measure import Scores, score_sets
 from unlearner.evaluation.verdict import Criterion, Verdict
 from unlearner.inference.answers import Answer, ClassAnswer
@@ -28,7 +29,13 @@ from unlearner.inference.reference import TargetDistribution
 from unlearner.models.loading import Loaded
 from unlearner.models.quantised_training import KINDS
 from unlearner.output import Json
-from unlearner.settings import DataSettings, EvaluationSettings, ModelSettings
+from unlearner.settings import (
+    DataSettings,
+    EvaluationSettings,
+    ModelSettings,
+    further_kind,
+    option_of,
+)
 from unlearner.training.data import ClassifierData, HoldoutBaseline, UnlearningData
 from unlearner.training.memory import ResourcePlan
 
@@ -119,6 +126,7 @@ class Measured(Generic[SetT, AnswerT]):
         scores: Likewise, every metric of every set.
         level: What unseen text scores; None for classifiers.
         criteria: Fixed on the target's and the retrained model's scores.
+        tasks: By model, the figures of tasks that have nothing to do with the sets.
     """
 
     sets: dict[str, SetT]
@@ -126,6 +134,7 @@ class Measured(Generic[SetT, AnswerT]):
     scores: dict[str, Scores]
     level: HoldoutBaseline | None
     criteria: tuple[Criterion, ...]
+    tasks: Mapping[str, TaskFigures] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -273,9 +282,11 @@ class Family(ABC, Generic[SetT, AnswerT]):
         """
         named = named_sets(data, self.name, labels)
         sets = {role: named[role] for role in self.roles if role in named}
-        for role in self.roles:
+        paths = {role: getattr(data, role) for role in self.roles} | data.further
+        further = {role: "" for role in given if further_kind(role)}  # from Python
+        for role, path in {**further, **paths}.items():
             source = given.get(role)
-            source = getattr(data, role) if source is None else source
+            source = path if source is None else source
             if isinstance(source, RecordSet):
                 sets[role] = source
             elif source is not None and not (isinstance(source, str) and source == ""):
@@ -353,6 +364,10 @@ class Family(ABC, Generic[SetT, AnswerT]):
 
         Membership by loss is among them where there are unseen records.
         """
+
+    def run_tasks(self, loaded: Loaded, evaluation: EvaluationSettings) -> TaskFigures:
+        """The figures of tasks that have nothing to do with the sets, where some are named."""
+        return {}
 
     def beside_retrained(
         self, model: str, answers: Mapping[str, Mapping[str, list[AnswerT]]]
@@ -507,7 +522,9 @@ def refuse_or_drop_copies(
         copies = {one.other for one in exact} if drop else set()
         kept = [place for place in range(len(sets[role].records)) if place not in copies]
         if not kept:
-            raise UserError(f"--{role}: every record is a copy of a record to forget; give others")
+            raise UserError(
+                f"{option_of(role)}: every record is a copy of a record to forget; give others"
+            )
         if not copies:
             continue
         kept_sets[role] = _only(sets[role], kept)

@@ -10,6 +10,7 @@ from unlearner.config import RunConfig
 from unlearner.data.record import RecordSet
 from unlearner.data.windows import TokenizedSet, tokenize_set
 from unlearner.errors import UserError
+from unlearner.evaluation.harness import TaskFigures, check_tasks, run_tasks
 from unlearner.evaluation.measure import Scores, quick_figures, score_sets
 from unlearner.evaluation.retrained_gap import token_loss_distances
 from unlearner.evaluation.verdict import Criterion, Verdict
@@ -42,7 +43,9 @@ from unlearner.families.causal_lm_sets import (
 )
 from unlearner.inference.answers import Answer
 from unlearner.inference.bertscore import BertScorer, measuring_scorer, with_scores
+from unlearner.inference.dialogue import with_responses
 from unlearner.inference.generation import shares_cache, way_to_generate
+from unlearner.inference.judge import JudgeEndpoint, check_judge, count_failures, with_ratings
 from unlearner.inference.language_model import Questions, infer
 from unlearner.inference.reference import TargetDistribution
 from unlearner.metrics import ma
@@ -54,6 +57,7 @@ from unlearner.retrieval.analogous import AnalogousSettings, find_analogous
 from unlearner.settings import (
     EvaluationSettings,
     ModelSettings,
+    further_kind,
     own_name,
 )
 from unlearner.training.data import HoldoutBaseline, Recipe, UnlearningData
@@ -117,6 +121,8 @@ class CausalLM(Family[TokenizedSet, Answer]):
         if "pool" in needs:
             check_unseen(config, records.get("holdout"))
         bert_scorer(config.evaluation)  # refused here, not after the target has been measured
+        check_tasks(config.evaluation)
+        check_judge(config.evaluation.judge)
         provenance.set_seeds(config.training.seed)
         prepared = prepare_text(self, loaded or self.load_named(config), records, config.data)
         config.method.check_sets(prepared.sets)
@@ -134,19 +140,34 @@ class CausalLM(Family[TokenizedSet, Answer]):
     ) -> dict[str, list[Answer]]:
         """The answers, with BERTScores where there is an encoder for them.
 
-        The model is run once on sets of the same records.
+        The model is run once on sets of the same records. Neutral text is not continued, and to
+        dialogues it gives a response.
         """
         scorer, found = bert_scorer(evaluation), {}
+        questions = questions_of(evaluation)
         for role, some in sets.items():
+            if further_kind(role):
+                forced = replace(questions, continuations="none")
+                found[role] = infer(loaded.model, loaded.tokenizer, some.windows, forced)
+                if further_kind(role) == "dialogue":
+                    num_tokens = evaluation.dialogue_tokens
+                    found[role] = with_responses(found[role], some.windows, loaded, num_tokens)
+                continue
             same = next((other for other in found if sets[other].records == some.records), None)
             if same is not None:
                 found[role] = found[same]
                 continue
             reference = (references or {}).get(role)
-            questions = questions_of(evaluation)
             answers = infer(loaded.model, loaded.tokenizer, some.windows, questions, reference)
             found[role] = answers if scorer is None else with_scores(answers, scorer)
+        judge = JudgeEndpoint.of(evaluation.judge)
+        if judge is not None and "forget" in found:
+            found["forget"] = with_ratings(found["forget"], judge, loaded.tokenizer)
         return found
+
+    def run_tasks(self, loaded: Loaded, evaluation: EvaluationSettings) -> TaskFigures:
+        """Those of the lm-evaluation-harness."""
+        return run_tasks(loaded, evaluation)
 
     def infer_quickly(
         self, loaded: Loaded, sets: Mapping[str, TokenizedSet], config: RunConfig
@@ -173,7 +194,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
         return {
             role: TargetDistribution.of(loaded.model, some.windows)
             for role, some in sets.items()
-            if role != "forget"
+            if role != "forget" and not further_kind(role)
         }
 
     def level(
@@ -386,6 +407,12 @@ class CausalLM(Family[TokenizedSet, Answer]):
                 for model in ("target", "unlearned")
                 if model in measured.answers
             }
+        judge = JudgeEndpoint.of(evaluation.judge)
+        if judge is not None:
+            answers = measured.answers.items()
+            failures = {model: count_failures(some["forget"]) for model, some in answers}
+            how["judge"] = {"model": judge.settings.model, "host": judge.host}
+            how["judge"] |= {"remote": judge.remote, "failures": failures}
         if "target" not in measured.answers:
             return found
         before, after = (

@@ -22,7 +22,7 @@ from unlearner.evaluation.verdict import (
 )
 from unlearner.inference.answers import Answer
 from unlearner.metrics import el_10, es, loss, ma
-from unlearner.settings import CriteriaSettings
+from unlearner.settings import CriteriaSettings, further_kind
 from unlearner.training.data import HoldoutBaseline
 from unlearner.training.stop_rule import above_worst, count_labels, is_within
 
@@ -237,12 +237,16 @@ def _utility_criteria(
 ) -> list[Criterion]:
     """Text that is kept, and text that was never learned, about as likely as before.
 
-    Without text to be kept there is no criterion: unseen text alone does not show what is kept.
+    Without text to be kept nothing is asked of unseen text: it alone does not show what is kept.
+    Of neutral text something is asked where the user asks it.
     """
     found, kept = [], "retain" if "retain" in before else "analogous"
-    if kept not in before:
-        return found
-    ratios = {kept: settings.perplexity_ratio, "holdout": settings.unseen_perplexity_ratio}
+    ratios = {}
+    if kept in before:
+        ratios = {kept: settings.perplexity_ratio, "holdout": settings.unseen_perplexity_ratio}
+    if settings.neutral_ratio is not None:
+        neutral = (role for role in before if further_kind(role) == "neutral")
+        ratios |= dict.fromkeys(neutral, settings.neutral_ratio)
     for role, ratio in ratios.items():
         if "perplexity" not in before.get(role, {}):
             continue

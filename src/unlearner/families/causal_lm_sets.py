@@ -5,6 +5,7 @@ Everything that is wrong with them is refused before the target is measured.
 
 import datetime
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -24,8 +25,9 @@ from unlearner.families.base import (
     refuse_or_drop_copies,
 )
 from unlearner.families.causal_lm_criteria import measure_holdout_baseline
+from unlearner.inference.dialogue import last_turns
 from unlearner.models.loading import Loaded
-from unlearner.settings import DataSettings, Template
+from unlearner.settings import DataSettings, Template, further_kind, option_of
 
 
 def prepare_text(
@@ -51,8 +53,11 @@ def prepare_text(
     tokenized = {}
     for role, records in sets.items():
         check_ids_in_vocabulary(records, size)
-        tokenized[role] = tokenize_set(records, loaded.tokenizer, layout)
+        own = replace(layout, scope="response") if further_kind(role) == "dialogue" else layout
+        tokenized[role] = tokenize_set(records, loaded.tokenizer, own)
         check_tokens_known(tokenized[role], size)
+        if further_kind(role) == "dialogue":
+            _check_dialogues(role, tokenized[role])
     duplicates = {}
     if "forget" in tokenized:
         forget = contents(tokenized["forget"], loaded.tokenizer)
@@ -76,6 +81,21 @@ def prepare_text(
         reading=(*reading_of(sets), *notes),
         columns=columns_of(sets),
     )
+
+
+def _check_dialogues(role: str, some: TokenizedSet) -> None:
+    """Refuse a dialogue without a response that could be compared with the model's.
+
+    Raises:
+        UserError: There is one.
+    """
+    turns = last_turns(some.windows)
+    for number, record in enumerate(some.records):
+        if number not in turns:
+            raise UserError(
+                f"{option_of(role)} {some.source}, record {record.id!r}: has no response to be "
+                "answered; give messages that end with the assistant's, or prompt and response"
+            )
 
 
 DEFAULT_TEMPLATE = DataSettings.model_fields["template"].default

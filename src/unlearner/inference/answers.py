@@ -36,6 +36,7 @@ class Answer:
         continuation_text: The model's greedy continuation of the first `prefix` tokens.
         kl: (T-1,) float32, KL(target || model) in nats of each next-token distribution, or None.
         bertscore: BERTScore F1 of the continuation, NaN when there is no encoder.
+        judged: The rating of the continuation by a judge, 0 to 10; NaN when there is none.
         first_counts: Whether token 0, which is no label, is of the same text as token 1.
         expected: (T-1,) float32, the mean of log p(v | x_<t) over v of that distribution, in nats;
             minus its entropy. None where it was not asked for.
@@ -58,6 +59,7 @@ class Answer:
     continuation_text: str = ""
     kl: np.ndarray | None = None
     bertscore: float = float("nan")
+    judged: float = float("nan")
     expected: np.ndarray | None = None
     deviation: np.ndarray | None = None
     zlib_bytes: int = 0

@@ -88,7 +88,8 @@ class Metric:
         transform: Applied to the set's value and to the ends of its interval, not to records. It
             must not decrease.
         needs: What the answers must hold beyond the teacher-forced pass: "" (nothing),
-            "continuations", "target", "bertscore" or "retrained".
+            "continuations", "target", "bertscore", "retrained", "judge" or "dialogue" (a
+            response of its own, which further sets of that kind alone have).
         versus: The set that the records are compared with unless the caller brings the answers of
             another (of a removed class, its unseen records); "" for a metric of one set.
         compare: Where `versus` is given, the statistic of the two sets. It takes the records'

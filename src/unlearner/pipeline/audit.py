@@ -115,6 +115,7 @@ def open_models(config: RunConfig, family: AnyFamily, model: str, say: Say) -> O
         UserError: A set is missing, or a model cannot be loaded or compared.
     """
     say("loading the target model and the one to be audited")
+    config = config.of_request_alone()
     prepared = start(config, family, command="evaluate")
     unlearned = family.load_like(model, "model", prepared)
     return _ready_to_attack(config, prepared, unlearned, Path(model))

@@ -30,6 +30,7 @@ from unlearner.errors import TrainingError, UserError
 from unlearner.evaluation.comparison import (
     SCHEMA,
     cost_over_seeds,
+    figures_over_seeds,
     is_met,
     last_relearnt,
     mark_front,
@@ -37,6 +38,7 @@ from unlearner.evaluation.comparison import (
     over_seeds,
     retrained_distance,
 )
+from unlearner.evaluation.harness import describe_tasks, digest_tasks
 from unlearner.families import FAMILIES
 from unlearner.families.base import AnyAnswers, AnyBaseline
 from unlearner.files import LARGE, read_json, write_whole
@@ -68,6 +70,7 @@ STRENGTH_FILE, SKIPPED_FILE = "strength.json", "not-run.json"
 # What is done beside the methods, and its result.
 RETRAINED, RETRAINED_FILE = "(retrained)", "retrained.json"
 RETRAINED_RELEARNING_FILE = "retrained-relearning.json"
+RETRAINED_TASKS_FILE = "retrained-tasks.json"
 
 # How well a classifier tells the records from unseen ones, of the target and the unlearned model.
 MARK_FILE, RETRAINED_MARK_FILE = "mark.json", "retrained-mark.json"
@@ -199,6 +202,8 @@ class Work:
             role: digest_records(some.records, key) for role, some in self.prepared.sets.items()
         }
         inputs = {"model": self.base.digest, "records": digests}
+        if tasks := digest_tasks(self.plan.config(self.plan.methods[0]).evaluation):
+            inputs["tasks"] = tasks
         if self.prepared.layout.date:
             inputs["date"] = self.prepared.layout.date
         if not path.exists():
@@ -215,6 +220,8 @@ class Work:
         differ = [f"the records of {role}" for role in roles]
         if begun["model"] != inputs["model"]:
             differ.insert(0, "the model")
+        if begun.get("tasks") != inputs.get("tasks"):
+            differ.append("the tasks of evaluation.harness_include_path")
         raise UserError(
             f"--resume: since the comparison in {self.folder} began, {' and '.join(differ)} changed"
             f" (or the key of the digests, {provenance.key_path()}); give another folder"
@@ -248,6 +255,11 @@ class Work:
         scores = family.score("retrained", answers, base.sets, config)
         own = answers["retrained"]
         again = measure_relearning(config, self.prepared, one, base.sets, own, math.inf, _silent)
+        if config.evaluation.harness:
+            found = {"target": base.tasks["target"]}
+            found["retrained"] = family.run_tasks(one, config.evaluation)
+            tasks = describe_tasks(found, config.evaluation)
+            _write_json(self.folder / RETRAINED_TASKS_FILE, tasks)
         _write_json(self.folder / RETRAINED_RELEARNING_FILE, again)
         self._write_marks(self.folder / RETRAINED_MARK_FILE, {"retrained": own}, base.sets, config)
         _write_json(  # last: a comparison that goes on looks whether it is there
@@ -406,42 +418,23 @@ def gather_runs(plan: Plan, folder: Path) -> Json:
     Raises:
         UserError: None of the methods could be run.
     """
-    entries, skipped, first, marks = {}, {}, None, {}
-    for method in plan.methods:
-        own = method_folder(folder, method)
-        if (own / SKIPPED_FILE).exists():
-            skipped[method] = _read_result(own / SKIPPED_FILE)
-            continue
-        diverged = {
-            seed: _read_result(diverged_file(own, seed))
-            for seed in plan.seeds
-            if diverged_file(own, seed).exists()
-        }
-        places = {seed: own / f"seed-{seed}" for seed in plan.seeds if seed not in diverged}
-        if not places:
-            skipped[method] = f"no seed gave a model: {diverged[plan.seeds[0]]}"
-            continue
-        reports = {seed: _read_result(place / "report.json") for seed, place in places.items()}
-        strength = next(
-            _read_result(file)
-            for place in places.values()
-            if (file := place / STRENGTH_FILE).exists()
-        )
-        entries[method] = _entry(method, reports, strength, diverged)
-        found = [_read_result(file) for p in places.values() if (file := p / MARK_FILE).exists()]
-        if found:
-            entries[method]["mark"] = mean_mark([one.get("unlearned") for one in found])
-            marks.setdefault("target", mean_mark([one.get("target") for one in found]))
-        first = first or next(iter(reports.values()))
-    if first is None:
+    places, diverged, skipped = _places_of_runs(plan, folder)
+    if not places:
         raise UserError(f"--methods: none could be run: {'; '.join(skipped.values())}")
+    reports = {
+        method: {seed: _read_result(place / "report.json") for seed, place in some.items()}
+        for method, some in places.items()
+    }
+    entries = {
+        method: _entry(method, reports[method], some, diverged[method])
+        for method, some in places.items()
+    }
+    first = next(report for some in reports.values() for report in some.values())
     before = (ORIGINAL, "target")
     results = {one: first["results"][one] for one in before if one in first["results"]}
     if (folder / RETRAINED_FILE).exists():
         results["retrained"] = _read_result(folder / RETRAINED_FILE)
-    again, marked = (folder / RETRAINED_RELEARNING_FILE, folder / RETRAINED_MARK_FILE)
-    if marked.exists():
-        marks["retrained"] = mean_mark([_read_result(marked).get("retrained")])
+    again = folder / RETRAINED_RELEARNING_FILE
     comparison = {
         "schema": SCHEMA,
         **{name: first[name] for name in ("created", "request", "model", "data", "criteria")},
@@ -450,11 +443,13 @@ def gather_runs(plan: Plan, folder: Path) -> Json:
         "seeds": list(plan.seeds),
         "results": results,
         "relearnt_retrained": last_relearnt([_read_result(again)] if again.exists() else []),
-        "marks": marks,
+        "marks": _marks(places, folder / RETRAINED_MARK_FILE),
         "methods": entries,
         "not_run": skipped,
         "environment": first["environment"],
     }
+    if "tasks" in first:
+        comparison["tasks"] = _tasks(first["tasks"], reports, folder / RETRAINED_TASKS_FILE)
     if plan.family != "causal-lm" and "retrained" in results:
         for entry in entries.values():
             entry["tug_of_war"] = retrained_distance(entry["summary"], results["retrained"])
@@ -462,13 +457,69 @@ def gather_runs(plan: Plan, folder: Path) -> Json:
     return comparison
 
 
+def _places_of_runs(
+    plan: Plan, folder: Path
+) -> tuple[dict[str, dict[int, Path]], dict[str, dict[int, str]], dict[str, str]]:
+    """By method: the folder of each seed's run, why a seed has none, why a method has none."""
+    places, diverged, skipped = {}, {}, {}
+    for method in plan.methods:
+        own = method_folder(folder, method)
+        if (own / SKIPPED_FILE).exists():
+            skipped[method] = _read_result(own / SKIPPED_FILE)
+            continue
+        failed = {
+            seed: _read_result(diverged_file(own, seed))
+            for seed in plan.seeds
+            if diverged_file(own, seed).exists()
+        }
+        found = {seed: own / f"seed-{seed}" for seed in plan.seeds if seed not in failed}
+        if not found:
+            skipped[method] = f"no seed gave a model: {failed[plan.seeds[0]]}"
+            continue
+        places[method], diverged[method] = found, failed
+    return places, diverged, skipped
+
+
+def _marks(places: Mapping[str, Mapping[int, Path]], retrained: Path) -> Json:
+    """The mark classifier's AUC on the models that are no method's, where it was run."""
+    files = [place / MARK_FILE for some in places.values() for place in some.values()]
+    found = next((_read_result(file) for file in files if file.exists()), {})
+    found = {"target": found.get("target")}
+    if retrained.exists():
+        found |= _read_result(retrained)
+    return {name: mean_mark([auc]) for name, auc in found.items() if auc is not None}
+
+
+def _tasks(first: Json, reports: Mapping[str, Mapping[int, Json]], retrained: Path) -> Json:
+    """The tasks of a comparison: the target's figures, and what each model has changed.
+
+    Args:
+        first: The tasks of a run's report.
+        reports: Of each method's seeds.
+        retrained: The file of the retrained model's, where there is one.
+    """
+    changes = {
+        method: figures_over_seeds([one["tasks"]["change"]["unlearned"] for one in some.values()])
+        for method, some in reports.items()
+        if all("tasks" in one for one in some.values())
+    }
+    shared = {name: one for name, one in first.items() if name not in ("results", "change")}
+    own = _read_result(retrained)["change"] if retrained.exists() else {}
+    results = {"target": first["results"]["target"]}
+    return {**shared, "results": results, "change": {**own, **changes}}
+
+
 def _entry(
     method: str,
     reports: Mapping[int, Json],
-    strength: Json,
+    places: Mapping[int, Path],
     diverged: Mapping[int, str],
 ) -> Json:
     runs = list(reports.values())
+    paths = [place / STRENGTH_FILE for place in places.values()]
+    strength = next(_read_result(path) for path in paths if path.exists())
+    marks = [place / MARK_FILE for place in places.values()]
+    marks = [_read_result(path).get("unlearned") for path in marks if path.exists()]
     return {
         "name": method,
         "settings": runs[0]["method"],
@@ -476,6 +527,7 @@ def _entry(
         "met": is_met(runs),
         "summary": over_seeds(runs),
         "cost": cost_over_seeds(runs),
+        "mark": mean_mark(marks),
         "relearnt": last_relearnt([run.get("relearning", {}) for run in runs]),
         "strength": strength,
         "seeds": [

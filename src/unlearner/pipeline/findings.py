@@ -8,13 +8,14 @@ from pathlib import Path
 from unlearner import provenance
 from unlearner.config import RunConfig, method_values
 from unlearner.data.record import digest_records
+from unlearner.evaluation.harness import describe_tasks
 from unlearner.evaluation.verdict import Verdict, digest_criteria
 from unlearner.families.base import AnyMeasured, AnyPrepared
 from unlearner.models.loading import num_parameters
 from unlearner.output import Json
 from unlearner.report.facts import SCHEMA
 from unlearner.retrieval.analogous import AnalogousSet
-from unlearner.settings import own_name, without_paths
+from unlearner.settings import further_kind, own_name, without_paths
 from unlearner.training.data import ClassifierData, UnlearningData
 
 
@@ -73,6 +74,8 @@ def build_report(found: Findings, verdict: Verdict) -> Json:
         "environment": provenance.environment(prepared.loaded.model.device, config.training.seed),
         **own,
     }
+    if measured.tasks:
+        report["tasks"] = describe_tasks(measured.tasks, config.evaluation)
     if found.command == "forget":
         report["method"] = without_paths(method_values(config.method))
     if found.analogous is not None:
@@ -100,6 +103,7 @@ def _data(found: Findings, key: bytes) -> Json:
     prepared = found.prepared
     roles = ("forget", "retain", "holdout", "test", "holdout_class")
     sets = {role: prepared.sets[role] for role in roles if role in prepared.sets}
+    sets |= {role: some for role, some in prepared.sets.items() if further_kind(role)}
     if found.analogous is not None:
         sets["analogous"] = found.analogous.chosen
     copies = {

@@ -19,6 +19,8 @@ HUB = "hf:"  # before the name of a data set of the hub, which is no local path
 def config_of(run_dir: Path, report: Json, command: str) -> tuple[RunConfig, AnyFamily]:
     """The configuration and the family of the run, all of whose local paths are still there.
 
+    Without what was measured beside the sets of the request, which nobody asks for again.
+
     Args:
         command: What needs them, in a message.
 
@@ -44,7 +46,8 @@ def config_of(run_dir: Path, report: Json, command: str) -> tuple[RunConfig, Any
                 f"{file}: {name} {path}: no longer there; restore it, or run the command in the "
                 "folder that the run was started in"
             )
-    return read_config(sections)
+    config, family = read_config(sections)
+    return config.of_request_alone(), family
 
 
 def check_same(run_dir: Path, report: Json, prepared: AnyPrepared, unlearned: Loaded) -> None:

@@ -13,6 +13,7 @@ from unlearner.errors import UserError
 from unlearner.evaluation.measure import Scores
 from unlearner.families.base import AnyMeasured, AnyPrepared
 from unlearner.report.page import is_unlearned
+from unlearner.settings import further_kind
 
 ORIGINAL = "original"
 
@@ -31,8 +32,12 @@ def measure_original(
     name, family = config.model.original, prepared.family
     if not name:
         return {}
-    sets = {role: measured_sets[role] for role in family.kept_roles if role in measured_sets}
-    if not sets:
+    sets = {
+        role: some
+        for role, some in measured_sets.items()
+        if role in family.kept_roles or further_kind(role) == "neutral"
+    }
+    if sets.keys().isdisjoint(family.kept_roles):
         raise UserError(
             "--original: --retain is needed too: the records on which the models are compared"
         )

@@ -18,6 +18,7 @@ from unlearner import processes, provenance
 from unlearner.config import RunConfig, method_values
 from unlearner.data.record import digest_records
 from unlearner.errors import Interrupted, UserError
+from unlearner.evaluation.harness import TaskFigures, digest_tasks
 from unlearner.evaluation.verdict import Verdict
 from unlearner.families import FAMILIES
 from unlearner.families.base import (
@@ -48,7 +49,7 @@ from unlearner.pipeline.relearning import measure_relearning, seconds_for
 from unlearner.pipeline.search import Searched, check_search, search
 from unlearner.report.files import write_report
 from unlearner.report.page import model_card
-from unlearner.settings import without_paths
+from unlearner.settings import further_kind, option_of, without_paths
 from unlearner.training.log import Log
 from unlearner.training.memory import Cost, ResourcePlan, announce, check_disk, measuring, plan_run
 from unlearner.training.resume import Resumable, resuming
@@ -127,12 +128,37 @@ def start(
         raise UserError(
             "training.micro_batch: is for language models; leave it out for a classifier"
         )
+    _check_further(config, family, given or {})
     if config.model.bits and not family.writes_text:
         raise UserError(
             f"model.load_in_{config.model.bits}bit: is for language models; leave it out for a "
             "classifier"
         )
     return family.prepare(config, given or {}, loaded, family.needs[command])
+
+
+def _check_further(config: RunConfig, family: AnyFamily, given: Mapping[str, Any]) -> None:
+    """Refuse what is measured beside the sets of a request where it cannot be.
+
+    Raises:
+        UserError: The model writes no text, or a criterion has nothing that it is about.
+    """
+    roles = [*config.data.further, *filter(further_kind, given)]
+    asked = {
+        "evaluation.harness": bool(config.evaluation.harness),
+        "evaluation.judge.url": bool(config.evaluation.judge.url),
+    }
+    named = [*map(option_of, roles), *(name for name, wanted in asked.items() if wanted)]
+    if named and not family.writes_text:
+        raise UserError(f"{named[0]}: is for language models; leave it out for a classifier")
+    kinds = {further_kind(role) for role in roles}
+    if "dialogue" in kinds and processes.count() > 1:
+        raise UserError("--dialogue: is for one process; start it without accelerate")
+    if config.criteria.neutral_ratio is not None and "neutral" not in kinds:
+        raise UserError(
+            "criteria.neutral_ratio: there is no neutral text; give one with --neutral NAME=FILE, "
+            "or leave it out"
+        )
 
 
 def dated(config: RunConfig, prepared: AnyPrepared) -> RunConfig:
@@ -148,6 +174,7 @@ def dated(config: RunConfig, prepared: AnyPrepared) -> RunConfig:
 def check(config: RunConfig, prepared: AnyPrepared, *, say: Say = logger.info) -> CheckResult:
     """How well the model knows the records, where copies are, what a run would take."""
     _tell_notes(prepared)
+    config = config.without_judge()
     family, sets = prepared.family, prepared.family.measured_sets(prepared, config)
     notice(config.model.name, config.model.original, say)
     original = measure_original(config, prepared, sets, say)
@@ -230,6 +257,8 @@ def measure_baseline(
     if retrained is not None:
         references = family.references(loaded, sets)
         answers["retrained"] = family.infer(retrained, sets, config.evaluation, references)
+    models = {"target": loaded} | ({} if retrained is None else {"retrained": retrained})
+    tasks = _run_tasks(config, family, models, say)
     scores = {model: family.score(model, answers, sets, config) for model in answers}
     scores |= original
     if beside := already_lost(scores, family.quality_metric(prepared.loaded)):
@@ -252,7 +281,21 @@ def measure_baseline(
         micro_batch=checked.plan.micro_batch,
         memorised=checked.memorised,
         sentence=checked.sentence,
+        tasks=tasks,
     )
+
+
+def _run_tasks(
+    config: RunConfig, family: AnyFamily, models: Mapping[str, Loaded], say: Say
+) -> dict[str, TaskFigures]:
+    """The figures of the tasks that are named, by model; empty where none is."""
+    if not config.evaluation.harness:
+        return {}
+    found = {}
+    for role, one in models.items():
+        say(f"running {', '.join(config.evaluation.harness)} on the {role} model")
+        found[role] = family.run_tasks(one, config.evaluation)
+    return found
 
 
 def planned(config: RunConfig, baseline: AnyBaseline) -> RunConfig:
@@ -365,10 +408,13 @@ def carry_out(
     scores = baseline.scores | {
         "unlearned": family.score("unlearned", answers, baseline.sets, config)
     }
+    tasks = dict(baseline.tasks) | _run_tasks(config, family, {"unlearned": unlearned}, say)
     so_far = time.perf_counter() - started + trainer.seconds_before
     limit = seconds_for(so_far)
     relearning = measure_relearning(config, prepared, unlearned, baseline.sets, after, limit, say)
-    measured = Measured(baseline.sets, answers, scores, baseline.level, baseline.criteria)
+    measured = Measured(
+        baseline.sets, answers, scores, baseline.level, baseline.criteria, tasks=tasks
+    )
     digests = {"target": baseline.digest, "unlearned": provenance.digest_model(unlearned.model)}
     findings = Findings("forget", config, prepared, measured, digests, baseline.data)
     told = training_notes(trainer, writes_text=family.writes_text)
@@ -442,7 +488,8 @@ def evaluate(
     scores = {model: family.score(model, answers, sets, config) for model in answers}
     scores |= original
     criteria = family.criteria(prepared, scores, level, config)
-    measured = Measured(sets, answers, scores, level, criteria)
+    tasks = _run_tasks(config, family, models, say)
+    measured = Measured(sets, answers, scores, level, criteria, tasks=tasks)
     digests = {role: provenance.digest_model(one.model) for role, one in models.items()}
     verdict, report = conclude(Findings("evaluate", config, prepared, measured, digests))
     seconds = time.perf_counter() - started
@@ -570,12 +617,14 @@ def tracked_sections(config: RunConfig) -> Json:
 def run_identity(config: RunConfig, prepared: AnyPrepared, digest: str, key: bytes) -> Json:
     """A run's settings and the digests of everything that it was given."""
     digests = {role: digest_records(some.records, key) for role, some in prepared.sets.items()}
+    tasks = digest_tasks(config.evaluation)
     return {
         "command": "forget",
         "settings": config.sections(),
         "model": digest,
         "records": digests,
         "processes": processes.count(),
+        **({"tasks": tasks} if tasks else {}),
     }
 
 

@@ -17,6 +17,7 @@ from unlearner.report.facts import SETS, Report
 from unlearner.report.measures import DISTANCE, measure
 from unlearner.report.plots import number
 from unlearner.report.tables import settings_text, trial_figures, trial_rows
+from unlearner.report.tasks import change_words, draw_changes, leading_metric
 from unlearner.report.writing import (
     NOTHING,
     duration,
@@ -30,6 +31,7 @@ from unlearner.report.writing import (
     visible,
     write_files,
 )
+from unlearner.settings import further_kind
 
 # In a terminal: the figures that decide, without intervals, which the page has.
 SHORT_COLUMNS = (
@@ -111,6 +113,9 @@ def render_comparison(comparison: Report) -> str:
         trial_rows=trial_rows,
         trial_titles=_trial_titles(comparison),
         settings_text=settings_text,
+        task_headings=other_headings(comparison),
+        task_rows=other_rows(comparison),
+        task_picture=other_picture(comparison),
         not_run=not_run(comparison),
     )
 
@@ -161,8 +166,58 @@ def _texts(comparison: Report) -> bool:
 def _table_columns(comparison: Report, *, short: bool) -> Sequence[tuple[str, str]]:
     """Set and metric of each figure of the table."""
     if _texts(comparison):
-        return SHORT_COLUMNS if short else COLUMNS
+        return SHORT_COLUMNS if short else (*COLUMNS, *_further_columns(comparison))
     return label_columns(comparison)
+
+
+def _further_columns(comparison: Report) -> Iterator[tuple[str, str]]:
+    """What was measured beside the sets of the request."""
+    for role, figures in comparison["results"]["target"].items():
+        if further_kind(role):
+            yield from ((role, metric) for metric in figures if metric != "loss")
+
+
+def _changes(comparison: Report) -> dict[str, tuple[Report, dict[str, Report]]]:
+    """Of each other task, under its leading metric: the target's figure, every model's change."""
+    found, rows = comparison.get("tasks", {}), {}
+    for task, figures in found.get("results", {}).get("target", {}).items():
+        metric = leading_metric(figures)
+        changed = {m: some.get(task, {}).get(metric) for m, some in found["change"].items()}
+        rows[f"{task} ({metric})"] = figures[metric], {m: one for m, one in changed.items() if one}
+    return rows
+
+
+def other_headings(comparison: Report) -> list[str]:
+    """The headings of `other_rows`."""
+    models = comparison.get("tasks", {}).get("change", {})
+    return ["task", "target", *(f"{NAMES.get(model, model)}, change" for model in models)]
+
+
+def other_rows(comparison: Report) -> list[list[str]]:
+    """A row for each other task: the target's figure, and what each model has changed."""
+    rows = []
+    for task, (target, changed) in _changes(comparison).items():
+        cells = [change_words(changed.get(m, {})) for m in comparison["tasks"]["change"]]
+        shown = [f"{value} ({ends})" if ends else value for value, ends in cells]
+        value = target["value"]
+        rows.append([task, NOTHING if value is None else significant(value), *shown])
+    return rows
+
+
+def other_picture(comparison: Report) -> Markup | None:
+    """The changes of tasks that are scored by shares; None where there is none."""
+    some = _changes(comparison).items()
+    rows = {task: one for task, (target, one) in some if 0 <= (target["value"] or 0) <= 1}
+    models = list(comparison["tasks"]["change"]) if rows else []
+    if not models:
+        return None
+    marks = zip(models, METHOD_MARKERS * len(models), strict=False)
+    styles = {
+        model: {"color": svg.TERMS[place % len(svg.TERMS)], "marker": mark}
+        for place, (model, mark) in enumerate(marks)
+    }
+    with svg.style():
+        return draw_changes("tasks", rows, styles)
 
 
 def _with_distance(comparison: Report) -> bool:
@@ -173,7 +228,7 @@ def _with_distance(comparison: Report) -> bool:
 def headings(comparison: Report, *, short: bool = False) -> list[str]:
     """The headings of `comparison_rows`."""
     columns = _table_columns(comparison, short=short)
-    figures = [f"{measure(metric).label}, {SHORT[role]}" for role, metric in columns]
+    figures = [f"{measure(metric).label}, {SHORT.get(role, role)}" for role, metric in columns]
     figures += [DISTANCE["tug_of_war"].label] if _with_distance(comparison) else []
     figures += [MARK] if _marked(comparison) and not short else []
     figures += [f"{measure(name).label}, relearnt" for name in _relearnt(comparison)]

@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 from unlearner import registry
 from unlearner.report.measures import measure
 from unlearner.report.writing import visible
+from unlearner.settings import further_kind
 
 SCHEMA = "unlearner/report/1"
 
@@ -227,10 +228,24 @@ STATUS_WORDS = {
 }
 
 
+# What a language model's further sets are called, before the name that the user gave.
+FURTHER = {"neutral": "Neutral text", "dialogue": "Dialogues"}
+
+
+def further_sets(report: Report) -> dict[str, str]:
+    """What the sets are called that a language model was measured on beside those of the request.
+
+    Any report has its own, by role.
+    """
+    roles = dict.fromkeys(role for model in report["results"].values() for role in model)
+    kinds = ((role, *role.split(":", 1)) for role in roles if further_kind(role))
+    return {role: f"{FURTHER[kind]}: {name}" for role, kind, name in kinds}
+
+
 def set_names(report: Report) -> dict[str, str]:
     """What each set is called, in the order in which sets are shown."""
     if not is_classifier(report):
-        return SETS
+        return SETS | further_sets(report)
     return CLASS_REMOVAL_SETS if removes_class(report) else CLASSIFIER_SETS
 
 
@@ -266,7 +281,8 @@ def criterion_words(report: Report, criterion: Report) -> str:
     """What is required, such as `EL₁₀ of records to be forgotten`."""
     metric, set_name = criterion["metric"], criterion["set"]
     label = metric_label(report, metric, set_name)
-    named = {**SETS, **set_names(report)}[set_name].lower()
+    named = {**SETS, **set_names(report)}[set_name]
+    named = named[0].lower() + named[1:]
     if label == RECALL_OF_CLASS:
         return label if set_name == "forget" else f"{label} on unseen records"
     return f"{label} of {named}"

@@ -9,6 +9,7 @@ from unlearner.report import classifier_plots, facts, plots, strength_plots, svg
 from unlearner.report.facts import Report
 from unlearner.report.measures import GEOMETRY, measure
 from unlearner.report.plots import GUESSING, Curves, DotRow, Pair, ReferenceLine
+from unlearner.report.tasks import task_picture
 from unlearner.report.words import BY_CONSTRUCTION
 from unlearner.report.writing import macros, one_paragraph
 
@@ -73,6 +74,7 @@ def _language_model_galleries(report: Report) -> Iterator[Gallery]:
     yield _distance(report)
     yield Gallery("Does it come back?", [*_relearning(report)])
     yield Gallery("Does the rest of the model still work?", [*_perplexity_by_round(report)])
+    yield Gallery("Can it still do other tasks?", [*_tasks(report)])
     yield Gallery("How the training went", [*_training(report)])
     yield Gallery("Part of the change", [*_strength(report)])
 
@@ -197,6 +199,12 @@ def _perplexity_by_round(report: Report) -> Iterator[Figure]:
         line = ReferenceLine(before, "before")
         drawing = plots.by_round("rounds-perplexity", "perplexity", curves, line, cut_out=False)
         yield _figure(drawing, "perplexity_by_round")
+
+
+def _tasks(report: Report) -> Iterator[Figure]:
+    drawing = task_picture(report)
+    if drawing:
+        yield _figure(drawing, "tasks", retrained="retrained" in report["tasks"]["results"])
 
 
 def _training(report: Report) -> Iterator[Figure]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from unlearner.files import read_small
-from unlearner.report import facts, tables
+from unlearner.report import facts, tables, tasks
 from unlearner.report.audit import audit_context
 from unlearner.report.facts import Report
 from unlearner.report.figures import galleries
@@ -58,6 +58,8 @@ def context(report: Report) -> dict[str, object]:
         "geometry": tables.geometry_rows(report),
         "trials": tables.trial_rows(report.get("search")),
         "glossary": tables.glossary(report),
+        "tasks": tasks.task_rows(report),
+        "task_headings": tasks.task_headings(report),
     }
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from unlearner.report import facts
 from unlearner.report.facts import Report
 from unlearner.report.measures import measure
+from unlearner.report.tasks import changed_beyond_chance, leading_changes
 from unlearner.report.writing import list_items, macros, one_paragraph, show_interval
 
 BY_CONSTRUCTION = (
@@ -74,6 +75,9 @@ def _language_model_content(report: Report) -> dict[str, object]:
     # What is to be kept, or unseen text where nothing else was given.
     kept = ((name, *facts.values_of(report, name, "perplexity")) for name in ("retain", "holdout"))
     return {
+        "further": facts.further_sets(report),
+        "leading_changes": leading_changes(report),
+        "changed_tasks": changed_beyond_chance(report),
         "limit": partial(facts.limit_of, report),
         "most": facts.perplexity_limit(report),
         "kept": next(

@@ -115,7 +115,8 @@ class _Measuring:
         own = {name: dict(values) for name, values in sections.items()}
         own.setdefault("model", {}).update(name=model, original="", retrained="", base="")
         own.setdefault("data", {}).update(forget="", drop_duplicates=True)
-        self.config, self.family = read_config(own)
+        config, self.family = read_config(own)
+        self.config = config.without_judge()
         rows = [
             as_row(replace(record, id=f"{place}/{record.id}"))
             for place, one in enumerate(asked)
