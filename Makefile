@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests of tiny models run on one thread each, two at a time.
 WORKERS ?= 2
 
-.PHONY: demo test lint format bench bench-adapters bench-rates bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-audit bench-rows bench-compare bench-requests bench-find real-model constraints clean
+.PHONY: demo docs pictures dist wheel-env test lint format bench bench-adapters bench-rates bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-audit bench-rows bench-compare bench-requests bench-find real-model constraints clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
@@ -13,10 +13,37 @@ WORKERS ?= 2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+# Another installation can be put in its place, as that of the wheel.
+UNLEARNER ?= $(BIN)/unlearner
+
 demo: .venv/.ready
 	rm -rf demo-icu demo-deepcut
-	HF_HUB_OFFLINE=1 $(BIN)/unlearner demo icu --output demo-icu
-	HF_HUB_OFFLINE=1 $(BIN)/unlearner demo deepcut --output demo-deepcut
+	HF_HUB_OFFLINE=1 $(UNLEARNER) demo icu --output demo-icu
+	HF_HUB_OFFLINE=1 $(UNLEARNER) demo deepcut --output demo-deepcut
+
+# The pages of docs/ as a site; a warning, such as a link that leads nowhere, is an error.
+docs: .venv/.ready
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
+	@echo build/site/index.html
+
+# The pictures of the README, from a run of the demo; needs chromium.
+pictures: .venv/.ready
+	HF_HUB_OFFLINE=1 $(BIN)/python docs/pictures.py --work $(WORK)/pictures
+
+# dist/ gets an sdist and the wheel that is built from it.
+dist: .venv/.ready
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	@ls dist
+
+# The wheel in an environment of its own, .venv-wheel. The libraries that it needs are those of
+# .venv, found by a line in a .pth file, so that nothing is downloaded; the source is not on the way.
+wheel-env: dist
+	rm -rf .venv-wheel
+	$(PYTHON) -m venv .venv-wheel
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$(.venv-wheel/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/libraries.pth
+	.venv-wheel/bin/python -m pip install --quiet --no-deps --no-index dist/*.whl
 
 test: .venv/.ready
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations=10
@@ -76,7 +103,7 @@ bench-compare: .venv/.ready
 # Every benchmarks/*.yaml of one method whose data are there, and one table of them.
 bench-rows: .venv/.ready
 	$(BIN)/python benchmarks/rows.py --work $(WORK)/rows
-	$(BIN)/python benchmarks/readme_table.py --work $(WORK)/rows
+	$(BIN)/python benchmarks/icu_table.py --work $(WORK)/rows
 
 # Ten deletion requests in a row, and finding a person in a corpus.
 bench-requests: .venv/.ready
@@ -100,4 +127,4 @@ constraints:
 	rm -rf .venv-constraints
 
 clean:
-	rm -rf .venv build demo-icu demo-deepcut src/*.egg-info
+	rm -rf .venv .venv-wheel build dist docs/generated demo-icu demo-deepcut src/*.egg-info

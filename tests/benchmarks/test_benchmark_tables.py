@@ -13,7 +13,7 @@ from test_comparison import comparison
 import compared
 import deepcut_defaults
 import deepcut_table
-import readme_table
+import icu_table
 from real_classifiers import Rows
 
 
@@ -89,13 +89,13 @@ def test_the_table_of_a_comparison_has_means_settings_and_what_a_search_took():
     assert found["`gradient_ascent`"][7] == "-"
 
 
-def test_the_readme_has_the_table_of_the_finished_rows():
-    measured = json.loads(readme_table.RESULTS.read_text("utf-8"))
-    page = readme_table.README.read_text("utf-8")
-    assert readme_table.with_table(page, measured) == page
+def test_the_page_has_the_table_of_the_finished_rows():
+    measured = json.loads(icu_table.RESULTS.read_text("utf-8"))
+    page = icu_table.PAGE.read_text("utf-8")
+    assert icu_table.with_table(page, measured) == page
 
 
-def test_a_line_of_the_readmes_table_is_the_reports_own_figure(tmp_path):
+def test_a_line_of_the_pages_table_is_the_reports_own_figure(tmp_path):
     """Perplexity 2441.3 has no places, 1.049 three digits; unseen text is beside the forget set."""
     value = lambda number: {"value": number}  # noqa: E731
     sets = {
@@ -111,7 +111,7 @@ def test_a_line_of_the_readmes_table_is_the_reports_own_figure(tmp_path):
         "results": {"target": sets, "unlearned": sets},
     }
     (tmp_path / "report.json").write_text(json.dumps(report))
-    found = list(readme_table.lines({"TOFU": readme_table.figures(tmp_path / "report.json")}))
+    found = list(icu_table.lines({"TOFU": icu_table.figures(tmp_path / "report.json")}))
     assert found[2] == ["MA of forgotten records", "0.250", "0.250", "0.380"]
     assert found[3] == ["EL_10 of forgotten records", "-", "-", "0.0003"]
     assert found[4][1:] == ["2441", "2441", "158"]

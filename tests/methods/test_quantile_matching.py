@@ -195,6 +195,18 @@ def test_partners_are_as_many_as_the_records_or_half_of_what_is_there(
     assert {record.id for record in own.records} <= {str(i) for i in range(num_holdout)}
 
 
+@pytest.mark.parametrize(("num_forget", "limit", "left"), [(4, 4, 4), (2, 5, 5), (4, 6, 4)])
+def test_partners_are_drawn_from_those_that_are_not_measured(num_forget, limit, left):
+    """Of 8 unseen ones: 4 of the 4 beyond a sample of 4; of 2 beyond a sample of 6, and 2 more."""
+    config, some = prepared(num_forget, 8)
+    evaluation = config.evaluation.model_copy(update={"max_records": limit})
+    config = replace(config, evaluation=evaluation)
+    measured = some.family.measured_sets(some, config)
+    assert len(measured["holdout"]) == limit
+    judged = some.family.judged_sets(some, measured, config)
+    assert len(judged["holdout"]) == left
+
+
 @pytest.mark.parametrize("num_holdout", [0, 1])
 def test_fewer_than_two_unseen_records_are_refused(num_holdout):
     config, some = prepared(3, max(1, num_holdout))

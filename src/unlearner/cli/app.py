@@ -39,7 +39,6 @@ from unlearner.errors import DiskError, Interrupted, TrainingError, UserError, o
 from unlearner.settings import SEARCH_TRIALS, apply_settings, check_names
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -595,9 +594,22 @@ def demo(
         typer.Option("--output", parser=output_folder, metavar="PATH", help="Default: demo-NAME."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of all random draws.")] = 0,
+    files: Annotated[
+        Path | None,
+        typer.Option(
+            "--files",
+            parser=output_folder,
+            metavar="PATH",
+            help="Write the story's model and records there instead, to try the commands on.",
+        ),
+    ] = None,
 ) -> int:
     """The whole story on generated data: train, receive a request, forget, report. No network."""
     check_names([story], ["icu", "deepcut"], what="demo", where="unlearner demo")
+    if files is not None:
+        from unlearner.cli.demo import write_demo_files
+
+        return write_demo_files(story, files, seed=seed)
     output = output or Path(f"demo-{story}")
     if story == "icu":
         from unlearner.cli.demo import run_demo

@@ -6,6 +6,7 @@ somebody filed wrongly. A model that has not seen them sorts them by what they s
 same model retrained without them, which stands beside it there.
 """
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,9 +77,7 @@ Sets = Mapping[str, RecordSet]
 def run_demo(output: Path, *, seed: int) -> int:
     """`unlearner demo icu`: 0 when the verdict is met, else 3."""
     with _story(output) as (console, work, finish):
-        data = split_people(
-            dossiers(NUM_PEOPLE, seed=seed), num_forget=NUM_FORGET, num_holdout=NUM_HOLDOUT
-        )
+        data = demo_people(seed)
         console.print(
             f"{NUM_PEOPLE} invented customers: a small GPT-Neo learns the dossiers of "
             f"{len(data.trained)} by heart; {len(data.holdout)} it never sees",
@@ -149,6 +148,43 @@ def run_classifier_demo(output: Path, *, seed: int) -> int:
             soft_wrap=True,
         )
     return finish(outcome)
+
+
+def write_demo_files(story: str, folder: Path, *, seed: int) -> int:
+    """`unlearner demo STORY --files FOLDER`: what the story begins with, for commands of one's own.
+
+    The folder gets `model/` and a .jsonl file of each set, the holdout set's named `unseen`.
+    """
+    quieten()
+    with staged(folder) as work:
+        if story == "icu":
+            people = demo_people(seed)
+            target = _customers_model(people, seed)
+            save(target.model, target.tokenizer, work / "model")
+            sets = [people.forget, people.retain, people.holdout]
+        else:
+            filed = demo_messages(seed)
+            _messages_model(filed.trained, seed, work / "model")
+            sets = [filed.forget, filed.retain, filed.holdout, filed.test]
+        for some in sets:
+            name = "unseen" if some.name == "holdout" else some.name
+            rows = (json.dumps(_row(record)) + "\n" for record in some.records)
+            (work / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
+    Console(highlight=False).print(f"model and records: {escape(str(folder))}", soft_wrap=True)
+    return MET
+
+
+def _row(record: Record) -> dict[str, str]:
+    """A line of a file of records."""
+    names = ("id", "subject", "prompt", "response", "text", "label")
+    return {name: getattr(record, name) for name in names if getattr(record, name)}
+
+
+def demo_people(seed: int) -> DemoData:
+    """The sets of invented customers."""
+    return split_people(
+        dossiers(NUM_PEOPLE, seed=seed), num_forget=NUM_FORGET, num_holdout=NUM_HOLDOUT
+    )
 
 
 def demo_messages(seed: int) -> DemoMessages:

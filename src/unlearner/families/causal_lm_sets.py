@@ -155,7 +155,8 @@ def check_needs(config: RunConfig, roles: Collection[str], needs: Collection[str
 def partners_of(prepared: Prepared[TokenizedSet], config: RunConfig) -> TokenizedSet | None:
     """The unseen records that the method learns from, which are left out of every figure.
 
-    As many as there are to be forgotten, or half of all where that is fewer, drawn by the seed.
+    As many as there are to be forgotten, or half of all where that is fewer, drawn by the seed:
+    first of those beyond the sample that is measured, which is drawn by the same seed.
     """
     holdout = prepared.get("holdout")
     if holdout is None or not config.method.learns_from_unseen:
@@ -163,7 +164,9 @@ def partners_of(prepared: Prepared[TokenizedSet], config: RunConfig) -> Tokenize
     generator = torch.Generator().manual_seed(config.training.seed)
     order = torch.randperm(len(holdout), generator=generator).tolist()
     count = min(len(prepared["forget"]), len(holdout) // 2)
-    return holdout.subset(sorted(order[:count])) if count else None
+    limit = config.evaluation.limit_for("causal-lm")
+    chosen = (order[limit:] + order[:limit])[:count]
+    return holdout.subset(sorted(chosen)) if count else None
 
 
 def check_unseen(config: RunConfig, holdout: RecordSet | TokenizedSet | None) -> None:

@@ -1,6 +1,6 @@
-"""Write the table of ICU in the project's README from finished rows.
+"""Write the table of ICU in `docs/measured.md` from finished rows.
 
-    python benchmarks/readme_table.py --work FOLDER
+    python benchmarks/icu_table.py --work FOLDER
 
 FOLDER is that of `rows.py`. Every figure comes from the rows' own reports.
 """
@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "measured.md"
 RESULTS = Path(__file__).parent / "results" / "icu.json"
-# Between these, README has the table.
-BEGIN, END = "<!-- icu: made by benchmarks/readme_table.py -->", "<!-- end of icu -->"
+# Between these, the page has the table.
+BEGIN, END = "<!-- icu: made by benchmarks/icu_table.py -->", "<!-- end of icu -->"
 ROWS = {"TOFU": "tofu_forget01_icu", "LUME": "lume_icu"}
 LINES = (
     ("MA of forgotten records", "ma", "forget"),
@@ -32,8 +32,8 @@ def main() -> None:
     work = parser.parse_args().work
     measured = {name: figures(work / row / "run" / "report.json") for name, row in ROWS.items()}
     RESULTS.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
-    README.write_text(with_table(README.read_text(encoding="utf-8"), measured), encoding="utf-8")
-    print(README)
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), measured), encoding="utf-8")
+    print(PAGE)
 
 
 def figures(path: Path) -> dict[str, Any]:
