@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests of tiny models run on one thread each, two at a time.
 WORKERS ?= 2
 
-.PHONY: demo test lint format bench bench-adapters bench-rates bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-audit bench-rows bench-compare bench-requests bench-find real-model constraints clean
+.PHONY: demo test lint format bench bench-peers bench-adapters bench-rates bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-audit bench-rows bench-compare bench-requests bench-find real-model constraints clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
@@ -38,6 +38,12 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/pools.py
 	cd benchmarks && ../$(BIN)/python records.py
+
+# Beside published loops and evaluations; a larger model from a folder is put behind them.
+bench-peers: .venv/.ready
+	$(BIN)/python benchmarks/peers.py
+	if test -d .models/SmolLM2-135M-Instruct; then $(BIN)/python benchmarks/peers.py --append \
+	  --model .models/SmolLM2-135M-Instruct --records 4 --lengths 4 --repeats 1; fi
 
 bench-adapters: .venv/.ready
 	$(BIN)/python benchmarks/adapters.py --work $(WORK)/adapters
