@@ -47,7 +47,7 @@ class Settings:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure every size and write the table and the figures."""
+    """Measure every size; the table and the figures are written anew behind each."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
     if options.measure:
@@ -55,24 +55,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(measure(options.measure, options.work, encoder, options.embed)))
         return
     started, load = time.perf_counter(), os.getloadavg()[0]
-    results: dict[str, Any] = {"sizes": []}
+    environment = provenance.environment(torch.device("cpu"), 0)
+    results: dict[str, Any] = {
+        "sizes": [],
+        "hardware": environment["hardware"] | {"device": _processor()},
+        "versions": environment["versions"],
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for place, size in enumerate(options.sizes):
             embedded = options.embed if place == 0 else 0
             results["sizes"].append(_run(size, Path(folder), options.encoder, embedded))
-    environment = provenance.environment(torch.device("cpu"), 0)
-    results |= {
-        "hardware": environment["hardware"] | {"device": _processor()},
-        "versions": environment["versions"],
-        "seconds": time.perf_counter() - started,
-        "load": [load, os.getloadavg()[0]],
-    }
-    page = render(results)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(page, encoding="utf-8")
-    figures = json.dumps(results, indent=1) + "\n"
-    options.output.with_suffix(".json").write_text(figures, encoding="utf-8")
-    print(page)
+            results["seconds"] = time.perf_counter() - started
+            results["load"] = [load, os.getloadavg()[0]]
+            options.output.write_text(render(results), encoding="utf-8")
+            figures = json.dumps(results, indent=1) + "\n"
+            options.output.with_suffix(".json").write_text(figures, encoding="utf-8")
+    print(render(results))
 
 
 def _parser() -> argparse.ArgumentParser:
