@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests of tiny models run on one thread each, two at a time.
 WORKERS ?= 2
 
-.PHONY: demo docs pictures dist wheel-env test lint format bench bench-adapters bench-rates bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-audit bench-rows bench-compare bench-requests bench-find real-model constraints clean
+.PHONY: demo docs pictures dist wheel-env test lint format bench bench-peers bench-adapters bench-rates bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-audit bench-rows bench-compare bench-requests bench-find real-model constraints clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
@@ -66,6 +66,12 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/pools.py
 	cd benchmarks && ../$(BIN)/python records.py
 
+# Beside published loops and evaluations; a larger model from a folder is put behind them.
+bench-peers: .venv/.ready
+	$(BIN)/python benchmarks/peers.py
+	if test -d .models/SmolLM2-135M-Instruct; then $(BIN)/python benchmarks/peers.py --append \
+	  --model .models/SmolLM2-135M-Instruct --records 4 --lengths 4 --repeats 1; fi
+
 bench-adapters: .venv/.ready
 	$(BIN)/python benchmarks/adapters.py --work $(WORK)/adapters
 
@@ -75,9 +81,9 @@ bench-rates: .venv/.ready
 bench-memory: .venv/.ready
 	$(BIN)/python benchmarks/memory.py
 
-# On a machine with a CUDA device.
+# On a machine with a CUDA device; BUDGET=600 measures what tells most in ten minutes.
 bench-gpu: .venv/.ready
-	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/gpu.py $(if $(BUDGET),--seconds $(BUDGET))
 
 # Classifiers beside their retrained models.
 bench-banking77 bench-wnut17: bench-%: .venv/.ready

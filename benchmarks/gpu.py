@@ -1,7 +1,8 @@
 """Measure one round of ICU on one CUDA device: its step and its questions, over sizes of models.
 
 Models have random weights and are made from their configuration; nothing is downloaded. Run
-`make bench-gpu`, or `python benchmarks/gpu.py --help`. `--shapes tiny --device cpu` runs the same
+`make bench-gpu`, or `python benchmarks/gpu.py --help`. With `--seconds` the rows that tell most
+come first and none is begun that would not end in time. `--shapes tiny --device cpu` runs the same
 code on a processor and prints the page.
 """
 
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+from gpu_looks import looks
 from gpu_round import asking, matrix_rate, steps
 from gpu_shapes import KERNELS, SHAPES, Combination, Load
 from unlearner import provenance
@@ -31,6 +34,53 @@ GOAL, GOAL_PARAMETERS = 0.5, 1e9
 SHORTEST, LONGEST = 40, 2048  # below, EL_10 has too few prompts; GPT-Neo has no more positions
 NOT_ENOUGH = "does not fit"
 GIB = 1 << 30
+LOOKED_AT = "smollm2-135m"  # the model of a whole run's looks, where nothing else is said
+
+
+@dataclass(frozen=True)
+class Row:
+    """Lines of one of the tables that are measured together.
+
+    Attributes:
+        table: "steps", "asking" or "looks".
+        case: The model and how it is trained; asking and looks are in float32.
+    """
+
+    table: str
+    case: Combination
+
+    @property
+    def words(self) -> str:
+        """What is measured."""
+        if self.table != "steps":
+            return f"{self.case.shape}, {self.table}"
+        return _words(self.case)
+
+    @property
+    def rank(self) -> int:
+        """The place in `MOST_TELLING`; behind them all where it is not there."""
+        case = self.case
+        trained = "LoRA" if case.lora_rank else "all"
+        name = (self.table, case.shape)
+        if self.table == "steps":
+            kept = "checkpointing" if case.checkpointing else "plain"
+            name = (*name, case.precision, trained, kept)
+        return MOST_TELLING.index(name) if name in MOST_TELLING else len(MOST_TELLING)
+
+
+# The order of a run that is given some minutes: what the goals are about, small models first.
+MOST_TELLING: tuple[tuple[str, ...], ...] = (
+    ("steps", "gpt-neo-125m", "bfloat16", "all", "plain"),
+    ("steps", "llama-1b", "bfloat16", "all", "plain"),
+    ("steps", "llama-1b", "bfloat16", "LoRA", "plain"),
+    ("asking", "gpt-neo-125m"),
+    ("looks", LOOKED_AT),
+    ("steps", "llama-8b", "bfloat16", "LoRA", "checkpointing"),
+    ("steps", "gpt-neo-125m", "bfloat16", "LoRA", "plain"),
+    ("asking", "llama-1b"),
+    ("steps", "llama-1b", "bfloat16", "all", "checkpointing"),
+    ("steps", "llama-8b", "bfloat16", "LoRA", "plain"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if output:
             _write(results, output)
 
-    print(render(run(options, keep)))
+    print(render(run(options, keep, lambda: time.perf_counter() - started)))
 
 
 def _write(results: dict[str, Any], output: Path) -> None:
@@ -83,6 +133,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--forget", type=_count, default=load.forget, help="forget windows of a step")
     add("--kept", type=_count, default=load.kept, help="analogous windows of a step")
     add("--records", type=_count, default=load.records, help="that are asked about")
+    add("--looks", nargs="*", choices=SHAPES, help=f"shapes of runs' looks (CUDA: {LOOKED_AT})")
+    add("--look-records", type=_count, default=200, help="of each set of a look")
+    add(
+        "--seconds",
+        type=_count,
+        help="a budget: rows that tell most first, and none that would not end in time",
+    )
     add(
         "--repeats", type=_count, default=load.repeats, help="timings, of which the median is taken"
     )
@@ -97,11 +154,16 @@ def _count(text: str) -> int:
     return number
 
 
-def run(options: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def run(
+    options: argparse.Namespace,
+    keep: Callable[[dict[str, Any]], None],
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Any]:
     """All the figures, as the page and the JSON file hold them.
 
     Args:
-        keep: Is given what there is so far, at first and behind every line of a table.
+        keep: Is given what there is so far, at first and behind every row.
+        clock: Seconds since the start, for the budget.
     """
     device, chosen = options.device, vars(options)
     load = Load(
@@ -118,26 +180,45 @@ def run(options: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> 
         "matrix_rates": rates,
         "steps": [],
         "asking": [],
+        "looks": [],
         "left_out": [],
     }
     keep(results)
-    for shape, attention in itertools.product(options.shapes, options.attention):
-        for case in _combinations(shape, attention, options):
-            if case.unavailable:
-                _leave_out(case, results["left_out"])
-                continue
-            _say(_words(case))
-            row = steps(case, load, device, compiles=options.compile)
-            results["steps"].append(_rated(row, rates["bfloat16"]))
-            keep(results)
-        plain = Combination(shape, attention)  # between epochs the model is asked in float32
-        if plain.unavailable:
-            _leave_out(plain, results["left_out"])
+    longest: dict[str, float] = {}  # seconds of a row, by table
+    for row in _rows(options):
+        case, begun = row.case, clock()
+        if case.unavailable:
+            _leave_out(case, results["left_out"])
+            continue
+        if options.seconds and begun + longest.get(row.table, 0.0) > options.seconds:
+            results["left_out"].append(f"{row.words}: no time was left of {options.seconds} s")
+            continue
+        _say(row.words)
+        if row.table == "steps":
+            found = steps(case, load, device, compiles=options.compile)
+            results["steps"].append(_rated(found, rates["bfloat16"]))
+        elif row.table == "asking":
+            results["asking"] += asking(case.shape, case.attention, load, device)
         else:
-            _say(f"{shape}, asking")
-            results["asking"] += asking(shape, attention, load, device)
+            results["looks"].append(looks(case.shape, load, options.look_records, device))
+        longest[row.table] = max(longest.get(row.table, 0.0), clock() - begun)
         keep(results)
+    keep(results)
     return results
+
+
+def _rows(options: argparse.Namespace) -> list[Row]:
+    """What is to be measured, in its order."""
+    rows = []
+    for shape, attention in itertools.product(options.shapes, options.attention):
+        rows += [Row("steps", case) for case in _combinations(shape, attention, options)]
+        # Between epochs the model is asked in float32.
+        rows.append(Row("asking", Combination(shape, attention)))
+    looked_at = options.looks
+    if looked_at is None:
+        looked_at = [LOOKED_AT] if options.device == "cuda" else []
+    rows += [Row("looks", Combination(shape)) for shape in looked_at]
+    return sorted(rows, key=lambda row: row.rank) if options.seconds else rows
 
 
 def _leave_out(case: Combination, reasons: list[str]) -> None:
@@ -234,7 +315,7 @@ ASKING_COLUMNS = (
 
 def render(results: dict[str, Any]) -> str:
     """The whole page, from the dictionary that is saved as JSON."""
-    parts = [_head(results), _steps(results), _asking(results)]
+    parts = [_head(results), _steps(results), _asking(results), _looks(results)]
     parts += [f"Left out: {reason}.\n" for reason in results["left_out"]]
     return "\n".join(parts)
 
@@ -366,6 +447,54 @@ def _asking_line(row: dict[str, Any]) -> list[str]:
         f"{row['equal']:.0%}",
         _gib(row["peak_bytes"]),
     ]
+
+
+LOOK_COLUMNS = (
+    "model",
+    "records of a set",
+    "MA of forget",
+    "measuring, s",
+    "a look, s",
+    "25 steps, s",
+    "device busy, measuring",
+    "a look",
+    "25 steps",
+    "peak, GiB",
+)
+
+
+def _looks(results: dict[str, Any]) -> str:
+    rows = results["looks"]
+    if not rows:
+        return ""
+    return f"""## Looks of a run
+
+{_table(LOOK_COLUMNS, [_look_line(row) for row in rows])}
+Three sets of so many records of {results["options"]["tokens"]} tokens, to forget, kept and unseen,
+all in float32. Half of the records to forget are the model's own text, half random tokens.
+Measuring is every continuation of all three sets, with MA and EL_10, as a report of target or
+result has it; a look is `Refinement.examine`, as between the steps of a run; the steps are ICU's.
+Busy is the mean of what `nvidia-smi` says of the device four times a second, "-" where there is
+none.
+"""
+
+
+def _look_line(row: dict[str, Any]) -> list[str]:
+    if not row["fits"]:
+        return [row["shape"], str(row["records"]), NOT_ENOUGH, *"-------"]
+    parts = ("measuring", "look", "steps")
+    return [
+        row["shape"],
+        str(row["records"]),
+        f"{row['ma']:.3f}",
+        *(_seconds(row[f"{name}_seconds"]) for name in parts),
+        *(_share(row[f"{name}_busy"]) for name in parts),
+        _gib(row["peak_bytes"]),
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
 
 
 def _sizes(row: dict[str, Any]) -> list[str]:

@@ -60,13 +60,14 @@ def _llama(
     }
 
 
-# The widths and depths of the published models; their Llamas are 3.2 1B and 3.1 8B.
+# The widths and depths of the published models; their Llamas are 3.2 1B, 3.1 8B and SmolLM2.
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": _gpt_neo(2, 32, 2, vocabulary=200),
     "tiny-llama": _llama(2, 32, 2, key_heads=1, inner=64, tied=True, vocabulary=200),
     "gpt-neo-125m": _gpt_neo(12, 768, 12),
     "gpt-neo-1.3b": _gpt_neo(24, 2048, 16),
     "gpt-neo-2.7b": _gpt_neo(32, 2560, 20),
+    "smollm2-135m": _llama(30, 576, 9, key_heads=3, inner=1536, tied=True, vocabulary=49152),
     "llama-1b": _llama(16, 2048, 32, key_heads=8, inner=8192, tied=True),
     "llama-8b": _llama(32, 4096, 32, key_heads=8, inner=14336, tied=False),
 }

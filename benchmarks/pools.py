@@ -32,7 +32,7 @@ from unlearner.data.windows import Layout, TokenizedSet, contents, tail_text, to
 from unlearner.retrieval.analogous import NUM_NEIGHBOURS, find_analogous
 from unlearner.retrieval.neighbours import CandidateSearch, Vectors, embed, load_encoder
 
-SIZES = (10_000, 100_000)
+SIZES = (10_000, 100_000, 1_000_000)
 WIDTH = 384  # numbers in a vector of all-MiniLM-L6-v2
 
 
@@ -47,36 +47,38 @@ class Settings:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure every size and write the table and the figures."""
+    """Measure every size; the table and the figures are written anew behind each."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
     if options.measure:
-        encoder = options.encoder if options.embed >= options.measure else None
-        print(json.dumps(measure(options.measure, options.work, encoder)))
+        encoder = options.encoder if options.embed else None
+        print(json.dumps(measure(options.measure, options.work, encoder, options.embed)))
         return
     started, load = time.perf_counter(), os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder:
-        results: dict[str, Any] = {"sizes": [_run(n, Path(folder), options) for n in options.sizes]}
     environment = provenance.environment(torch.device("cpu"), 0)
-    results |= {
+    results: dict[str, Any] = {
+        "sizes": [],
         "hardware": environment["hardware"] | {"device": _processor()},
         "versions": environment["versions"],
-        "seconds": time.perf_counter() - started,
-        "load": [load, os.getloadavg()[0]],
     }
-    page = render(results)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(page, encoding="utf-8")
-    figures = json.dumps(results, indent=1) + "\n"
-    options.output.with_suffix(".json").write_text(figures, encoding="utf-8")
-    print(page)
+    with tempfile.TemporaryDirectory() as folder:
+        for place, size in enumerate(options.sizes):
+            embedded = options.embed if place == 0 else 0
+            results["sizes"].append(_run(size, Path(folder), options.encoder, embedded))
+            results["seconds"] = time.perf_counter() - started
+            results["load"] = [load, os.getloadavg()[0]]
+            options.output.write_text(render(results), encoding="utf-8")
+            figures = json.dumps(results, indent=1) + "\n"
+            options.output.with_suffix(".json").write_text(figures, encoding="utf-8")
+    print(render(results))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="records of the pool")
     parser.add_argument(
-        "--embed", type=int, default=SIZES[0], help="largest size at which the real encoder runs"
+        "--embed", type=int, default=SIZES[0], help="texts of the first pool that are embedded"
     )
     parser.add_argument("--encoder", default=_mini_lm(), help="folder of the real encoder")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/pools.md"))
@@ -95,16 +97,20 @@ def _mini_lm() -> str | None:
     return str(found.parent)
 
 
-def _run(size: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The figures of one size, from a process of its own."""
+def _run(size: int, folder: Path, encoder: str | None, embedded: int) -> dict[str, Any]:
+    """The figures of one size, from a process of its own.
+
+    Args:
+        embedded: Texts that the encoder is given.
+    """
     work = folder / str(size)
     work.mkdir()
     print(f"{size:,} records", file=sys.stderr, flush=True)
     write_files(work, size)
     train_tokenizer(work)
     command = [sys.executable, __file__, "--measure", str(size), "--work", str(work)]
-    command += ["--embed", str(options.embed)]
-    command += ["--encoder", options.encoder] if options.encoder else []
+    command += ["--embed", str(embedded)]
+    command += ["--encoder", encoder] if encoder else []
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -145,7 +151,7 @@ def _peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def measure(size: int, work: Path, encoder: str | None) -> dict[str, Any]:
+def measure(size: int, work: Path, encoder: str | None, embedded: int = 0) -> dict[str, Any]:
     """All stages at one size, in this process."""
     stages, base = Stages(), _peak()
     tokenizer = AutoTokenizer.from_pretrained(work)
@@ -156,10 +162,11 @@ def measure(size: int, work: Path, encoder: str | None) -> dict[str, Any]:
     copies = stages.run("duplicates", lambda: find_duplicates(ours, theirs))
     assert len(copies) == 2 * NUM_COPIES, "all copies that were put into the pool, and no other"
     stages.run("tf-idf", lambda: find_analogous(forget, pool, tokenizer, Settings()))
+    found = {}
     if encoder is not None:
-        model = load_encoder(encoder, local_only=True)
-        tails = [tail_text(ids, tokenizer) for ids in pool.arrays()]
-        stages.run("embed", lambda: embed(model, tails))
+        texts = [tail_text(ids, tokenizer) for ids in pool.arrays()[:embedded]]
+        queries = [tail_text(ids, tokenizer) for ids in forget.arrays()]
+        found = _embed(stages, load_encoder(encoder, local_only=True), queries, texts)
     stages.run("search", lambda: _search(forget, pool))
     return {
         "records": size,
@@ -167,7 +174,24 @@ def measure(size: int, work: Path, encoder: str | None) -> dict[str, Any]:
         "tokens": pool.num_tokens,
         "base_bytes": base,
         "stages": stages.rows,
+        **found,
     }
+
+
+def _embed(
+    stages: Stages, model: Any, queries: Sequence[str], texts: Sequence[str]
+) -> dict[str, Any]:
+    """The encoder in both precisions, and how many of each text's nearest are the same in both."""
+    nearest = []
+    for name, shorter in (("embed", False), ("embed-bfloat16", True)):
+        if shorter:
+            model.to(torch.bfloat16)
+        found = stages.run(name, lambda shorter=shorter: embed(model, texts, shorter=shorter))
+        cosines = embed(model, queries, shorter=shorter) @ found.T
+        count = min(NUM_NEIGHBOURS, len(texts))
+        nearest.append([set(row) for row in np.argsort(-cosines, axis=1)[:, :count]])
+    shares = [len(one & other) / len(one) for one, other in zip(*nearest, strict=True)]
+    return {"embedded": len(texts), "same_nearest": float(np.mean(shares))}
 
 
 def _search(forget: TokenizedSet, pool: TokenizedSet) -> None:

@@ -43,10 +43,18 @@ class Definition:
     def infer(self, lengths: Iterable[int]) -> None:
         """Make the calls for some prompt lengths."""
         for length in lengths:
-            self.first[length] = timed(lambda length=length: self._generate(length, 1))
+            self.infer_first(length)
             if length <= self.num_tokens - N:
-                left = self.num_tokens - length
-                self.rest[length] = timed(lambda n=left, length=length: self._generate(length, n))
+                self.infer_rest(length)
+
+    def infer_first(self, length: int) -> None:
+        """One new token behind the first `length`, as MA asks for."""
+        self.first[length] = timed(lambda: self._generate(length, 1))
+
+    def infer_rest(self, length: int) -> None:
+        """The whole continuation behind the first `length` tokens, as EL_10 asks for."""
+        left = self.num_tokens - length
+        self.rest[length] = timed(lambda: self._generate(length, left))
 
     def _generate(self, length: int, new: int) -> list[list[int]]:
         prompts = self.ids[:, :length]

@@ -128,6 +128,41 @@ def test_bounded_stops_the_gradient_at_the_bound():
     assert functional.bounded(loss, None) is loss
 
 
+@pytest.mark.parametrize("size", [7, 1000])
+def test_the_size_of_chunks_changes_nothing_and_says_how_often_the_target_is_asked(
+    monkeypatch, size
+):
+    """30 positions, 20 of them with a target: 20 / size calls forwards and as many backwards."""
+    torch.manual_seed(0)
+    logits, target = 3 * torch.randn(30, 11), 3 * torch.randn(20, 11)
+    labels, weights = torch.randint(11, (30,)), torch.randn(3, 30)
+
+    def figures():
+        asked, given = [], logits.clone().requires_grad_()
+
+        def target_logits(rows):
+            asked.append(rows)
+            return target[rows]
+
+        found = functional.label_log_probs(given, labels, target_logits, 20, entropies=True)
+        (torch.stack(found) * weights).sum().backward()
+        return torch.stack(found).detach(), given.grad, len(asked)
+
+    values, gradient, _ = figures()
+    monkeypatch.setattr(functional, "rows_at_once", lambda _: size)
+    other_values, other_gradient, asked = figures()
+    assert torch.allclose(other_values, values, atol=1e-6)
+    assert torch.allclose(other_gradient, gradient, atol=1e-6)
+    assert asked == 2 * math.ceil(20 / size)
+
+
+def test_an_accelerator_works_on_as_many_positions_as_fill_it():
+    """128 MiB of 128,256 floats each are 261 positions; few tokens give more, a processor 64."""
+    assert functional.rows_at_once(torch.empty(1, 128_256, device="meta")) == 261
+    assert functional.rows_at_once(torch.empty(1, 10**9, device="meta")) == 64
+    assert functional.rows_at_once(torch.empty(1, 128_256)) == 64
+
+
 def test_chunks_cover_every_position_once():
     slices = functional.chunks(150)
     assert [i for rows in slices for i in range(rows.start, rows.stop)] == list(range(150))

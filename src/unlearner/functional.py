@@ -15,8 +15,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.functional import normalize
 
-# Positions whose target distribution is recomputed at a time: 64 x 50,257 floats are 13 MB.
+# Positions whose distribution is computed at a time: on a processor 64 x 50,257 floats are 13 MB,
+# which its cache and the C library like; an accelerator starves on so few, and gets so many bytes.
 TARGET_CHUNK = 64
+CHUNK_BYTES = 128 << 20
 
 Tensors = dict[str, Tensor]
 TargetLogits = Callable[[slice], Tensor]
@@ -37,13 +39,16 @@ class _LabelLogProbs(Function):
         if not overwrite and buffer_NV.data_ptr() == logits_NV.data_ptr():
             buffer_NV = buffer_NV.clone()
         normaliser_N = buffer_NV.new_empty(len(buffer_NV))
-        for rows in chunks(len(buffer_NV)):  # logsumexp makes two copies of what it is given
+        at_once = rows_at_once(buffer_NV)
+        for rows in chunks(
+            len(buffer_NV), at_once
+        ):  # logsumexp makes two copies of what it is given
             normaliser_N[rows] = buffer_NV[rows].logsumexp(-1)
         log_probs_N = buffer_NV.gather(-1, labels_N[:, None])[:, 0] - normaliser_N
         kl_N, entropy_N = torch.zeros_like(log_probs_N), torch.zeros_like(log_probs_N)
-        for rows in chunks(len(buffer_NV) if entropies else 0):
+        for rows in chunks(len(buffer_NV) if entropies else 0, at_once):
             entropy_N[rows] = distribution_entropies(buffer_NV[rows] - normaliser_N[rows, None])
-        for rows in chunks(num_target):
+        for rows in chunks(num_target, at_once):
             target_log_probs = _wide(target_logits(rows)).log_softmax(-1)
             difference = target_log_probs - buffer_NV[rows] + normaliser_N[rows, None]
             kl_N[rows] = (target_log_probs.exp() * difference).sum(-1)
@@ -68,7 +73,7 @@ class _LabelLogProbs(Function):
             grad_NV.mul_(factor_N[:, None])
         else:
             _add_entropy_gradient(grad_NV, factor_N, grad_entropy_N, ctx.entropy_N)
-        for rows in chunks(ctx.num_target):
+        for rows in chunks(ctx.num_target, rows_at_once(grad_NV)):
             target = _wide(ctx.target_logits(rows)).softmax(-1)
             grad_NV[rows] -= grad_kl_N[rows, None] * target
         grad_NV.scatter_add_(-1, ctx.labels[:, None], grad_log_probs_N[:, None])
@@ -79,16 +84,23 @@ def _add_entropy_gradient(
     probabilities_NV: Tensor, factor_N: Tensor, grad_entropy_N: Tensor, entropy_N: Tensor
 ) -> None:
     """In place of p, p times its factor, less the entropy's gradient times p (log p + H)."""
-    for rows in chunks(len(probabilities_NV)):
+    for rows in chunks(len(probabilities_NV), rows_at_once(probabilities_NV)):
         p = probabilities_NV[rows]
         of_entropy = grad_entropy_N[rows, None]
         logs = torch.xlogy(p, p).mul_(of_entropy)
         p.mul_(factor_N[rows, None] - of_entropy * entropy_N[rows, None]).sub_(logs)
 
 
-def chunks(length: int) -> list[slice]:
-    """Consecutive slices of at most TARGET_CHUNK positions."""
-    return [slice(i, min(i + TARGET_CHUNK, length)) for i in range(0, length, TARGET_CHUNK)]
+def chunks(length: int, size: int = TARGET_CHUNK) -> list[slice]:
+    """Consecutive slices of at most so many positions."""
+    return [slice(i, min(i + size, length)) for i in range(0, length, size)]
+
+
+def rows_at_once(logits_NV: Tensor) -> int:
+    """Positions that are worked on at a time, where such logits are."""
+    if logits_NV.device.type == "cpu":
+        return TARGET_CHUNK
+    return max(TARGET_CHUNK, CHUNK_BYTES // (4 * logits_NV.shape[-1]))
 
 
 def label_log_probs(

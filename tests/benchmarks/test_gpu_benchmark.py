@@ -199,6 +199,7 @@ def test_torch_counts_the_operations_of_a_step(rank, checkpointing):
         ("gpt-neo-125m", 125_198_592),
         ("gpt-neo-1.3b", 1_315_575_808),
         ("gpt-neo-2.7b", 2_651_307_520),
+        ("smollm2-135m", 134_515_008),
         ("llama-1b", 1_235_814_400),
         ("llama-8b", 8_030_261_248),
     ],
@@ -340,3 +341,65 @@ def test_on_a_processor_nothing_is_written_unless_asked_for(monkeypatch, tmp_pat
     gpu.main([*SMALL, *ONE])
     assert list(tmp_path.iterdir()) == []
     assert "# One round of ICU" in capsys.readouterr().out
+
+
+def rows(*options):
+    """The order of rows of a run with a budget, on CUDA, in words."""
+    given = gpu._parser().parse_args(["--seconds", "600", *options])
+    return [row.words for row in gpu._rows(given)]
+
+
+def test_with_a_budget_the_most_telling_rows_come_first():
+    """The four that ten minutes are for are among the first six; every other one comes behind."""
+    first, everything = rows()[: len(gpu.MOST_TELLING)], rows()
+    assert first[0] == "gpt-neo-125m, auto attention, bfloat16, all weights, no checkpointing"
+    assert first[1].startswith("llama-1b, auto attention, bfloat16, all weights")
+    assert "smollm2-135m, looks" in first[:6]
+    assert "llama-8b, auto attention, bfloat16, LoRA rank 16, checkpointing" in first[:6]
+    given = gpu._parser().parse_args([])
+    assert sorted(row.words for row in gpu._rows(given)) == sorted(everything)
+    assert len(everything) == 6 * (2 * 2 * 2 + 1) + 1
+
+
+def test_a_name_of_the_order_is_a_row_that_is_run():
+    given = gpu._parser().parse_args(["--seconds", "600"])
+    assert {row.rank for row in gpu._rows(given)} == set(range(len(gpu.MOST_TELLING) + 1))
+
+
+@pytest.mark.usefixtures("asked_before")
+def test_no_row_is_begun_that_would_not_end_within_the_budget(monkeypatch):
+    """Steps of 4 seconds and 10 in all: two end at 8, a third would end at 12; asking is tried."""
+    now, kept = [0.0], []
+    real = gpu.steps
+
+    def steps(*given, **options):
+        now[0] += 4
+        return real(*given, **options)
+
+    monkeypatch.setattr(gpu, "steps", steps)
+    options = gpu._parser().parse_args([*SMALL, "--seconds", "10", "--looks"])
+    results = gpu.run(options, lambda found: kept.append(len(found["steps"])), lambda: now[0])
+    assert len(results["steps"]) == 2
+    assert len(results["asking"]) == 2  # both sets of one row
+    assert [reason.partition(": ")[2] for reason in results["left_out"]] == [
+        "no time was left of 10 s"
+    ] * 6
+    assert kept == [0, 1, 2, 2, 2]  # the page is written behind every row
+
+
+def test_a_row_of_looks_has_measuring_a_look_and_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "_rows", lambda _: [gpu.Row("looks", Combination("tiny-llama"))])
+    (_, _, (head, _, line)), results = run(tmp_path, "--look-records", "2")
+    assert tuple(head) == gpu.LOOK_COLUMNS
+    assert line[:2] == ["tiny-llama", "2"]
+    (row,) = results["looks"]
+    assert 0.5 <= row["ma"] < 0.6  # one of two records is the model's own text
+    assert all(row[f"{name}_seconds"] > 0 for name in ("measuring", "look", "steps"))
+    assert row["measuring_busy"] is None
+    assert line[6:9] == ["-", "-", "-"]
+
+
+def test_looks_that_do_not_fit_have_a_line(monkeypatch):
+    monkeypatch.setattr("gpu_looks.infer", no_room)
+    found = gpu.looks("tiny", Load(tokens=40, forget=1, kept=1), 2, "cpu")
+    assert gpu._look_line(found) == ["tiny", "2", "does not fit", *"-------"]

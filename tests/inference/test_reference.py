@@ -1,5 +1,7 @@
 """The kept distribution is the target model's own, whatever happens to the model afterwards."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,27 @@ def test_the_target_is_asked_in_the_forward_passs_arithmetic_in_the_backward_too
     full = target.logits([0, 1, 2], batch)
     with torch.autocast("cpu", torch.bfloat16):
         assert full(slice(None)).dtype == torch.float32
+
+
+def test_weights_of_the_target_are_rounded_once_and_to_what_autocast_makes_of_them(monkeypatch):
+    """The same bits as autocast's own call; a copy is made for the first batch and no other."""
+    model, some = tiny_model("llama"), windows()
+    target, batch = TargetDistribution.of(model, some), collate(windows())
+    copies = []
+    whole = copy.deepcopy
+    monkeypatch.setattr(
+        "unlearner.models.heads.copy.deepcopy", lambda h: copies.append(h) or whole(h)
+    )
+    assert target.head is not None
+    states = torch.cat(list(target.hidden))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = target.head(states)
+        for _ in range(2):
+            assert torch.equal(target.logits([0, 1, 2], batch)(slice(None)), expected)
+    assert copies == [target.head]
+    assert target.logits([0, 1, 2], batch)(slice(None)).dtype == torch.float32
+    rounded = target.head.rounded(torch.float16)
+    assert rounded.linear.weight.dtype == torch.float16  # another dtype is made anew
 
 
 def test_bytes_kept_are_positions_times_width_times_four():

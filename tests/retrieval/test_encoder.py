@@ -9,13 +9,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
+from sklearn.feature_extraction.text import TfidfVectorizer
 from transformers import BertModel
 
 from classifier_world import SEQUENCE, tiny_config, toy_tokenizer
 from in_processes import in_processes
 from unlearner.errors import UserError
-from unlearner.retrieval import neighbours
+from unlearner.retrieval import neighbours, tf_idf
 from unlearner.retrieval.neighbours import Texts, embed, make_vectors, retrieve
 
 TEXTS = [f"text number {number}" for number in range(14)]  # blocks of 4, 4, 4 and 2
@@ -104,6 +106,45 @@ def test_the_time_left_is_logged_where_there_is_more_than_one_block(caplog):
     assert lines[-1].endswith("0 minutes left")
 
 
+class Half(Toy):
+    """As a model in bfloat16: vectors of no length, to three digits."""
+
+    device = torch.device("cpu")
+
+    def to(self, dtype):
+        self.dtype = dtype
+
+    def encode(self, texts, *, normalize_embeddings, **options):
+        assert normalize_embeddings is (not hasattr(self, "dtype"))
+        found = torch.from_numpy(super().encode(texts, **options))
+        return (3 * found).bfloat16().float().numpy() if hasattr(self, "dtype") else found.numpy()
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_many_texts_are_embedded_in_bfloat16_where_the_device_multiplies_in_it(
+    monkeypatch, supported
+):
+    """From `MANY` texts on, here 6; vectors have length 1 in float32 all the same."""
+    monkeypatch.setattr(neighbours, "MANY", 6)
+    monkeypatch.setattr(neighbours, "multiplies_bfloat16", lambda _: supported)
+    monkeypatch.setattr(neighbours, "load_encoder", lambda *_, **__: Half())
+    few, many = (make_vectors(TEXTS[:2], TEXTS[:count], "some") for count in (5, 6))
+    assert (few.shorter, many.shorter) == (False, supported)
+    assert few.texts.tobytes() == Toy().encode(TEXTS[:5]).tobytes()
+    assert np.allclose(np.linalg.norm(many.texts, axis=1), 1, atol=1e-6)
+    assert np.allclose(many.texts[:5], few.texts, atol=0.01)
+    assert (many.texts[:5] == few.texts).all() == (not supported)
+
+
+def test_a_processor_says_whether_it_multiplies_in_bfloat16(monkeypatch):
+    cpu = torch.device("cpu")
+    for found, expected in (({"avx512_bf16": True}, True), ({"avx512_bf16": False}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
+        assert neighbours.multiplies_bfloat16(cpu) is expected
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not neighbours.multiplies_bfloat16(cpu)
+
+
 # TF-IDF
 
 
@@ -140,6 +181,27 @@ def test_tf_idf_is_that_of_the_formula_over_both_sides():
     assert found.dtype == np.float32
     assert np.allclose(found, tf_idf_cosines(queries, texts), atol=1e-6)
     assert found.max() > 0.5
+
+
+def test_tf_idf_of_many_blocks_has_the_numbers_of_scikit_learn(monkeypatch, caplog):
+    """Bit for bit, with blocks of 4 texts and counts put in order again and again."""
+    monkeypatch.setattr(tf_idf, "BLOCK", 4)
+    monkeypatch.setattr(tf_idf, "PENDING", 20)
+    caplog.set_level(logging.INFO, logger="unlearner.retrieval.tf_idf")
+    rng = random.Random(3)
+    queries, texts = random_texts(rng, 5), random_texts(rng, 70)
+    pattern = r"\w+|[^\w\s]"
+    rows = TfidfVectorizer(ngram_range=(1, 2), token_pattern=pattern).fit_transform(
+        [*queries, *texts]
+    )
+    columns = np.unique(rows[:5].indices)
+    expected = rows.astype(np.float32)[:, columns].toarray()
+    found = tf_idf.tf_idf_vectors(queries, texts)
+    assert np.concatenate([some.toarray() for some in found]).tobytes() == expected.tobytes()
+    assert [record.message for record in caplog.records] == [
+        "counted the terms of 16 of 18 blocks of 4 texts",
+        "weighted 16 of 18 blocks of 4 texts",
+    ]
 
 
 def test_queries_without_words_are_like_nothing():

@@ -219,6 +219,8 @@ class TargetDistribution:
         # must be that of the divergence that was reported.
         enabled = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type)
+        # A call is of some positions only, and autocast keeps no copy of what is not trained.
+        head = head.rounded(dtype) if enabled else head
 
         def of_rows(rows: slice) -> Tensor:
             with torch.no_grad(), torch.autocast(device.type, dtype, enabled=enabled):

@@ -376,6 +376,9 @@ LOGITS_BYTES = 24 << 20
 # Of each model that is alive, what `output_head` has found: a loss needs it at every step.
 _KNOWN_HEADS: "WeakKeyDictionary[nn.Module, OutputHead | None]" = WeakKeyDictionary()
 
+# Of each frozen head that is alive, the same in half precision.
+_ROUNDED_HEADS: "WeakKeyDictionary[nn.Module, OutputHead]" = WeakKeyDictionary()
+
 
 class OutputHead(nn.Module):
     """The map from last hidden states to logits, apart from the model's body.
@@ -410,6 +413,19 @@ class OutputHead(nn.Module):
         if not trained and not sharding.wanted():
             return self  # as where adapters are trained
         return copy.deepcopy(self).requires_grad_(False)
+
+    def rounded(self, dtype: torch.dtype) -> "OutputHead":
+        """A frozen head with weights as autocast rounds them, which it would do at every call.
+
+        Made once, and kept as long as this one.
+        """
+        own, known = cast("Tensor", self.linear.weight), _ROUNDED_HEADS.get(self)
+        kept = None if known is None else cast("Tensor", known.linear.weight)
+        if kept is None or (kept.dtype, kept.device) != (dtype, own.device):
+            known = copy.deepcopy(self).requires_grad_(False).to(dtype)
+            _ROUNDED_HEADS[self] = known
+        assert known is not None
+        return known
 
 
 def output_head(model: PreTrainedModel) -> OutputHead | None:

@@ -124,10 +124,11 @@ def _data(found: Findings, key: bytes) -> Json:
 
 
 def _retrieval(analogous: AnalogousSet, pairs: str) -> Json:
+    found = analogous.found
     return {
-        "encoder": own_name(analogous.found.encoder),
+        "encoder": f"{own_name(found.encoder)}{' in bfloat16' if found.shorter else ''}",
         "pairs": pairs,
-        "near_duplicates_excluded": len(analogous.found.excluded),
-        "without_clean_pair": analogous.found.overlapping,
+        "near_duplicates_excluded": len(found.excluded),
+        "without_clean_pair": found.overlapping,
         "longest_shared_run": analogous.longest_shared_run,
     }

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix, eye, hstack
 from scipy.sparse.csgraph import maximum_bipartite_matching, min_weight_full_bipartite_matching
 
@@ -24,6 +25,7 @@ from unlearner import processes
 from unlearner.data.duplicates import find_duplicates
 from unlearner.errors import UserError
 from unlearner.retrieval.overlap import Ids, longest_shared_runs, shared_runs
+from unlearner.retrieval.tf_idf import tf_idf_vectors
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -38,8 +40,8 @@ MINI_LM_FILES = (
     "model.safetensors",
 )
 
-WORDS_AND_MARKS = r"\w+|[^\w\s]"  # scikit-learn's own pattern drops one-letter words
-BLOCK = 8192  # texts; a core embeds as many in about a minute
+BLOCK = 8192  # texts; a core embeds as many in about two minutes
+MANY = 100_000  # texts to search in from which they are embedded in bfloat16, where that is faster
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +54,13 @@ class Vectors:
         queries: (F, D).
         texts: (P, D).
         encoder: What made them: a path or id, or "tf-idf".
+        shorter: The encoder computed in bfloat16.
     """
 
     queries: np.ndarray | csr_matrix
     texts: np.ndarray | csr_matrix
     encoder: str
+    shorter: bool = False
 
     def cosines(self, rows: Sequence[int]) -> np.ndarray:
         """The cosines of these queries with every text, (len(rows), P) float32."""
@@ -87,9 +91,22 @@ def make_vectors(queries: Sequence[str], texts: Sequence[str], encoder: str) -> 
         paths = (try_to_load_from_cache(MINI_LM, file) for file in MINI_LM_FILES)
         encoder = MINI_LM if all(isinstance(path, str) for path in paths) else TF_IDF
     if encoder == TF_IDF:
-        return _tf_idf(queries, texts)
+        return Vectors(*tf_idf_vectors(queries, texts), TF_IDF)
     model = load_encoder(encoder, local_only=automatic)
-    return Vectors(embed(model, queries), embed(model, texts), encoder)
+    shorter = len(texts) >= MANY and multiplies_bfloat16(model.device)
+    if shorter:
+        model.to(torch.bfloat16)
+    ours, theirs = (embed(model, some, shorter=shorter) for some in (queries, texts))
+    return Vectors(ours, theirs, encoder, shorter)
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for products of bfloat16; without them it is slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch 2.6 does not say what a processor can do.
+    own = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return bool(own.get("avx512_bf16") or own.get("amx_bf16"))
 
 
 def load_encoder(name: str, *, local_only: bool) -> "SentenceTransformer":
@@ -112,13 +129,23 @@ def load_encoder(name: str, *, local_only: bool) -> "SentenceTransformer":
         ) from error
 
 
-def embed(model: "SentenceTransformer", texts: Sequence[str]) -> np.ndarray:
-    """The vectors of the texts, of length 1, (N, D) float32; processes share the work."""
+def embed(
+    model: "SentenceTransformer", texts: Sequence[str], *, shorter: bool = False
+) -> np.ndarray:
+    """The vectors of the texts, of length 1, (N, D) float32; processes share the work.
+
+    Within a block texts of similar length are embedded together, so that little is padding.
+
+    Args:
+        shorter: The model is in bfloat16.
+    """
     blocks = [list(texts[start : start + BLOCK]) for start in range(0, len(texts), BLOCK)]
     started, vectors = time.perf_counter(), []
     mine = processes.share(blocks)
     for done, block in enumerate(mine, start=1):
-        vectors.append(model.encode(block, normalize_embeddings=True, show_progress_bar=False))
+        # A length taken in bfloat16 would be wrong by some thousandths.
+        found = model.encode(block, normalize_embeddings=not shorter, show_progress_bar=False)
+        vectors.append(_scaled(found) if shorter else found)
         if len(blocks) > 1 and processes.is_main():
             minutes = (time.perf_counter() - started) / done * (len(mine) - done) / 60
             share = f"{done} of {len(mine)} blocks of {BLOCK} texts"
@@ -128,20 +155,10 @@ def embed(model: "SentenceTransformer", texts: Sequence[str]) -> np.ndarray:
     return np.concatenate(ordered).astype(np.float32, copy=False)
 
 
-def _tf_idf(queries: Sequence[str], texts: Sequence[str]) -> Vectors:
-    """Single words and pairs of them, weighted over both sides."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=WORDS_AND_MARKS)
-    try:
-        rows = vectorizer.fit_transform([*queries, *texts]).astype(np.float32)
-    except ValueError as error:  # what it says of an empty vocabulary
-        raise UserError(
-            "the texts to compare are all empty; give records with words in them"
-        ) from error
-    ours, theirs = rows[: len(queries)], rows[len(queries) :]
-    columns = np.unique(ours.indices)  # no other term can give a product
-    return Vectors(ours[:, columns], theirs[:, columns], TF_IDF)
+def _scaled(vectors: np.ndarray) -> np.ndarray:
+    """To length 1, in float32; 0 stays 0."""
+    wide = np.asarray(vectors, dtype=np.float32)
+    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
 
 
 NEAR_DUPLICATE = 0.8  # Jaccard index from which a pool record is a near duplicate
@@ -179,6 +196,7 @@ class Retrieved:
         encoder: What embedded the texts: a path or id, or "tf-idf".
         excluded: Pool records that are near duplicates of a forget record, used for none.
         overlapping: Number of forget records for which no pool record passes.
+        shorter: The encoder computed in bfloat16.
     """
 
     neighbours: tuple[tuple[int, ...], ...]
@@ -186,6 +204,7 @@ class Retrieved:
     encoder: str
     excluded: tuple[int, ...]
     overlapping: int
+    shorter: bool = False
 
 
 def retrieve(
@@ -233,6 +252,7 @@ def retrieve(
         encoder=vectors.encoder,
         excluded=tuple(sorted(excluded)),
         overlapping=overlapping,
+        shorter=vectors.shorter,
     )
 
 

@@ -150,7 +150,8 @@ def plan_run(
     step, num_steps = _largest_step(loaded, sets, method, method.batch_size or recipe.batch_size)
     parts = _first_guess(loaded, method, settings)
     if language:
-        parts |= _reference(loaded, sets, measured, method)
+        lower = settings.precision == "bfloat16"
+        parts |= _reference(loaded, sets, measured, method, lower=lower)
     parts[SAVED] += evaluation.bytes
 
     def loss() -> Tensor:
@@ -271,8 +272,14 @@ def _first_guess(
     }
 
 
-def _reference(loaded: Loaded, sets: Sets, measured: Sets, method: PlannedMethod) -> dict[str, int]:
-    """The target's output layer and states, of what is measured and what is compared with."""
+def _reference(
+    loaded: Loaded, sets: Sets, measured: Sets, method: PlannedMethod, *, lower: bool
+) -> dict[str, int]:
+    """The target's output layer and states, of what is measured and what is compared with.
+
+    Args:
+        lower: Steps are in bfloat16, so that the layer is there rounded as well where they compare.
+    """
     pool = sets.get("pool") or sets.get("retain") or sets["forget"]
     most = min(pool.num_tokens, MAX_COMPARED * max(map(len, _sequences(pool))))
     asked = [name for name, kind in method.asks.items() if kind != "log_probs"]
@@ -283,7 +290,7 @@ def _reference(loaded: Loaded, sets: Sets, measured: Sets, method: PlannedMethod
     weight = cast("Tensor", output.weight)
     on_host = weight.device.type == "cuda"
     return {
-        "reference outputs": FLOAT * len(tokens) * weight.numel(),
+        "reference outputs": (FLOAT * len(tokens) + 2 * lower * len(asked)) * weight.numel(),
         "reference states": 0 if on_host else FLOAT * sum(tokens) * weight.shape[1],
     }
 
