@@ -3,19 +3,20 @@
     python benchmarks/audit.py --work FOLDER [--seeds 0 1 2 3 4] [--budget quick|full]
 
 TOFU on stories260k: of the last 200 questions 40 are to be forgotten, the first 100 are unseen. Of
-each seed a target, a retrained model as control and another retrained model as candidate are made,
-and the target is unlearned by each method. The audit should open every target and pass every
-candidate. Writes `results/audit.md` and `.json`; what is finished is kept in FOLDER.
+each seed a target and a retrained model are made, and the target is unlearned by each method. The
+seed's retrained model is the control, those of the next two seeds are candidates: of five seeds
+every two retrained models stand beside each other once. The audit should open every target and pass
+every candidate. Writes `results/audit.md` and `.json`; what is finished is kept in FOLDER.
 """
 
 import argparse
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from unlearner.cli.app import MET, NOT_MET, run
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -23,11 +24,14 @@ DATA = Path(os.environ.get("UNLEARNER_DATA", Path(__file__).parents[2] / "shared
 
 COLUMNS = "question=prompt,answer=response"
 
-METHODS = ("icu", "weighted_gradient_ascent", "npo", "undial", "quantile_matching")
+METHODS = (
+    *("icu", "weighted_gradient_ascent", "npo"),
+    *("undial", "quantile_matching", "counterfactual"),
+)
 
 FORGET, RETAIN, UNSEEN = 40, 160, 100
 
-SHIFT = 100  # from the seed of a control to that of the candidate beside it
+NEXT = (1, 2)  # seeds from that of a control to those of the candidates beside it
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.work.mkdir(parents=True, exist_ok=True)
     write_records(asked.work)
     for seed in asked.seeds:
-        make_seed(asked.work, seed, asked.methods, asked.budget)
+        make_models(asked.work, seed, asked.methods)
+    for seed in asked.seeds:
+        make_audits(asked.work, seed, asked.seeds, asked.methods, asked.budget)
     if not asked.no_table:
         write_table(asked.work, asked.seeds, ("target", "retrained", *asked.methods), asked.budget)
 
@@ -60,26 +66,36 @@ def write_records(work: Path) -> None:
         (work / f"{name}.jsonl").write_text("\n".join(some) + "\n", encoding="utf-8")
 
 
-def make_seed(work: Path, seed: int, methods: Sequence[str], budget: str) -> None:
-    """The models of a seed that are missing, and their audits."""
+def make_models(work: Path, seed: int, methods: Sequence[str]) -> None:
+    """The models of a seed that are missing."""
     place = work / f"seed-{seed}"
-    target, control = place / "target", place / "control"
-    learn(work / "records.jsonl", target, seed)
-    learn(work / "retain.jsonl", control, seed)
-    learn(work / "retain.jsonl", place / "retrained", seed + SHIFT)
-    models = {"target": target, "retrained": place / "retrained"}
+    learn(work / "records.jsonl", place / "target", seed)
+    learn(work / "retain.jsonl", place / "retrained", seed)
     for method in methods:
-        run = place / method
-        if not run.exists():
-            command("forget", target, *sets(work), "--method", method, "--output", run, seed=seed)
-        models[method] = run / "model"
+        output = place / method
+        if not output.exists():
+            line = ("forget", place / "target", *sets(work), "--method", method, "--output", output)
+            command(*line, seed=seed)
+
+
+def make_audits(
+    work: Path, seed: int, seeds: Sequence[int], methods: Sequence[str], budget: str
+) -> None:
+    """The audits of a seed that are missing."""
+    place = work / f"seed-{seed}"
+    models = {"target": place / "target"}
+    for step in NEXT:
+        other = seeds[(seeds.index(seed) + step) % len(seeds)]
+        if other != seed:
+            models[f"retrained-{step}"] = work / f"seed-{other}" / "retrained"
+    models |= {method: place / method / "model" for method in methods}
     for name, model in models.items():
         found = place / f"audit-{name}-{budget}"
         if not (found / "audit.json").exists() and model.exists():
             resume = ("--resume",) if found.exists() else ()
-            names = ("--model", model, "--target", target, "--retrained", control)
-            more = ("--budget", budget, "--output", found, *resume)
-            command("audit", *names, *sets(work), *more, seed=seed)
+            names = ("--model", model, "--target", place / "target")
+            more = ("--retrained", place / "retrained", "--budget", budget, "--output", found)
+            command("audit", *names, *more, *resume, *sets(work), seed=seed)
 
 
 def learn(records: Path, folder: Path, seed: int) -> None:
@@ -102,9 +118,9 @@ def option(work: Path, role: str) -> tuple[str, Path]:
 def command(*parts: object, seed: int) -> None:
     """A command of the program; what it says stays, and so does a verdict that is not met."""
     setting = "seed" if parts[0] == "finetune" else "training.seed"
-    line = [sys.executable, "-m", "unlearner", *map(str, parts), f"{setting}={seed}", "--quiet"]
-    status = subprocess.run(line, check=False).returncode
-    if status not in (0, 3):
+    line = [*map(str, parts), f"{setting}={seed}", "--quiet"]
+    status = run(line)
+    if status not in (MET, NOT_MET):
         raise SystemExit(f"{' '.join(line)}: ended with {status}")
 
 

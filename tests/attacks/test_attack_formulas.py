@@ -193,6 +193,16 @@ def test_cross_fitting_scores_every_record_by_a_classifier_that_has_not_seen_its
             assert place ^ 1 in test
 
 
+def test_cross_fitting_of_one_person_leaves_out_the_record_itself():
+    def scores(train, test, labels):
+        assert not set(train) & set(test)
+        return labels[test].astype(float)
+
+    found = _cross_fitting.cross_fitted(scores, ["a"] * 6, list("bcdefg"), seed=0)
+    assert np.isfinite(found.forget).all()
+    assert found.forget.min() > found.unseen.max()
+
+
 def test_cross_fitting_of_one_subject_says_nothing():
     found = _cross_fitting.cross_fitted(lambda *_: 0, ["a", "a"], ["b", "b"], seed=0)
     assert np.isnan(found.forget).all()

@@ -25,10 +25,12 @@ from unlearner import registry
 from unlearner.attacks import leftovers, prompting
 from unlearner.attacks._weights import change_matrices, matrices
 from unlearner.attacks.base import Attack, Subject, load_attack, recall
+from unlearner.attacks.extraction import log_chances
 from unlearner.attacks.paraphrase import by_rules
 from unlearner.attacks.quantisation import rounded
 from unlearner.data.record import RecordSet
 from unlearner.data.windows import tokenize_set
+from unlearner.inference.language_model import drawn_responses
 from unlearner.models import adapters, loading
 
 NAMES = registry.names("attacks")
@@ -305,6 +307,42 @@ def test_forms_keep_the_response_and_count_it_alone(text_world):
             response = old.input_ids[old.prefix : old.stop].tolist()
             assert new.input_ids[new.prefix :].tolist() == response
             assert new.input_ids[1:][new.scored].tolist() == response
+
+
+def test_texts_are_drawn_as_often_as_the_model_says(text_world):
+    """Of a model whose next token is t with chance p_t, 4,000 draws have it p_t of the time."""
+    model, window = text_world["other"].model, text_sets()["forget"].windows[0]
+    before = torch.from_numpy(window.input_ids[: window.prefix])[None]
+    with torch.no_grad():
+        logits = model(before).logits[0, -1]
+        second = model(torch.cat([before, logits.argmax()[None, None]], 1)).logits[0, -1]
+    torch.manual_seed(0)
+    [rows] = drawn_responses(model, [window], 4000)
+    chances = logits.softmax(-1).numpy()
+    found = np.bincount([row[0] for row in rows], minlength=len(chances)) / 4000
+    np.testing.assert_allclose(found, chances, atol=0.04)
+    # and so has the next one, behind the most probable first
+    behind = [row[1] for row in rows if row[0] == int(logits.argmax()) and len(row) > 1]
+    share = np.bincount(behind, minlength=len(chances)) / len(behind)
+    np.testing.assert_allclose(share, second.softmax(-1).numpy(), atol=0.06)
+
+
+def test_records_are_drawn_as_often_as_their_exact_chance_whatever_else_is_in_the_batch(text_world):
+    """Of each record 60 draws; the mean of p_z over records is known to within 0.03 by them."""
+    given = materials(text_world["target"], text_sets())
+    some = given.sets["forget"]
+    answers = Subject("target", text_world["target"]).ask(given, "forget")
+    expected = np.exp(log_chances(answers, len(some))).mean()
+    torch.manual_seed(0)
+    found = drawn_responses(text_world["target"].model, some.windows, 60, batch_tokens=64)
+    right = []
+    for window, rows in zip(some.windows, found, strict=True):
+        response = window.input_ids[window.prefix : window.stop].tolist()
+        assert len(rows) == 60
+        assert all(0 < len(row) <= len(response) for row in rows)
+        right += [row.tolist() == response for row in rows]
+    assert 0.1 < expected < 0.9
+    assert np.mean(right) == pytest.approx(expected, abs=0.05)
 
 
 def test_padding_and_batches_change_no_number(text_world):

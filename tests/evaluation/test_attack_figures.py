@@ -9,6 +9,8 @@ from unlearner.evaluation.attack_figures import (
     RecordValues,
     Resampling,
     compare_with_control,
+    has_learned_unseen,
+    units,
 )
 
 MEAN = AttackFigure("known", "known", "mean")
@@ -105,6 +107,26 @@ def test_fewer_than_five_subjects_say_nothing_however_many_records():
     )
     assert one.status == "not informative"
     assert "subjects" in one.reason
+
+
+def test_a_control_that_has_learned_the_unseen_records_is_told():
+    """Its unseen records are likelier than its forget records and than the target's."""
+    unseen = np.arange(20.0)
+    target, learned = RecordValues(unseen + 50, unseen), RecordValues(unseen, unseen + 50)
+    assert has_learned_unseen(target, learned, drawn())
+    assert not has_learned_unseen(target, RecordValues(unseen, unseen), drawn())
+    # of another kind to both models; surer of everything
+    other_kind = RecordValues(unseen - 50, unseen)
+    assert not has_learned_unseen(RecordValues(unseen, unseen), other_kind, drawn())
+    surer = RecordValues(unseen + 50, unseen + 50)
+    assert not has_learned_unseen(target, surer, drawn())
+
+
+def test_records_of_fewer_than_five_subjects_are_drawn_one_by_one():
+    five, four = list("abcdeabcde"), list("abcdabcd")
+    assert units(five) == five
+    assert units(four) == [str(number) for number in range(8)]
+    assert units([]) == []
 
 
 @pytest.mark.parametrize(("shift", "reason"), [(25, "above"), (-25, "below")])

@@ -26,7 +26,7 @@ def world(one_key, language_models, tmp_path_factory):  # noqa: ARG001 - the key
     for role in ("forget", "retain", "holdout"):
         rows = ({"id": r.id, "prompt": r.prompt, "response": r.response} for r in pairs(role))
         (root / f"{role}.jsonl").write_text(json_lines(*rows))
-    for name in ("target", "retrained", "other"):
+    for name in ("target", "retrained", "other", "leaky"):
         shutil.copytree(language_models / name, root / name)
     status = run(
         [
@@ -115,6 +115,15 @@ def test_the_target_fails_and_a_model_that_never_saw_the_records_passes(world, t
         jsonschema.validate(read(tmp_path / name), SCHEMA)
         page = Page((tmp_path / name / "audit.html").read_text("utf-8"))
         assert "membership inference" in page.shown
+
+
+@pytest.mark.parametrize("option", ["--retrained", "--proxy"])
+def test_a_control_that_has_learned_the_unseen_records_is_refused(option, world, tmp_path, capsys):
+    line = models(world, "other", tmp_path / "a", option, str(world / "leaky"))
+    assert run(line) == WRONG_INPUT
+    [said] = capsys.readouterr().err.splitlines()
+    assert f"{option} {world / 'leaky'}: has learned the unseen records" in said
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_proxy_is_made_of_the_pretrained_model(world, tmp_path):

@@ -22,6 +22,7 @@ from unlearner.evaluation.attack_figures import (
     RecordValues,
     Resampling,
     compare_with_control,
+    units,
 )
 from unlearner.evaluation.intervals import AnyAnswer, record_values
 from unlearner.families.base import AnyFamily, AnyPrepared
@@ -91,8 +92,9 @@ class Materials:
         return self.budget == "full"
 
     def resampling(self) -> Resampling:
-        """The subjects of the records, to be drawn with replacement."""
-        return Resampling(self.sets[FORGET].groups, self.sets[UNSEEN].groups, self.seed)
+        """What is drawn of the records with replacement."""
+        groups = (units(self.sets[role].groups) for role in (FORGET, UNSEEN))
+        return Resampling(*groups, self.seed)
 
 
 @dataclass

@@ -8,7 +8,8 @@ With d the difference of a model from the control,
 where v is a share per record and the AUC is of forget against unseen records. Without a control
 model unseen records take its place: d_m is then the mean of F less that of H under the same model,
 or AUC_m - 1/2. Whole subjects are drawn with replacement, the same for all models, so that what the
-models have in common cancels.
+models have in common cancels. Of fewer than five subjects single records are drawn: what follows is
+then of these people's records, and not of other people.
 
 Nothing is compared with an absolute number: a retrained model is not at 1/2 or at 0 either.
 """
@@ -37,7 +38,11 @@ MOST_SHARE = 0.5
 
 RESAMPLES = 4000
 
-FEWEST = 5  # subjects; of fewer a bootstrap knows nothing of their spread
+FEWEST = 5  # subjects, or records; of fewer a bootstrap knows nothing of their spread
+
+# A control has learned the unseen records where both AUCs of `has_learned_unseen` are above it:
+# halfway from guessing to certainty.
+LEARNED_AUC = 0.75
 
 ROWS = 200  # resamples at a time
 
@@ -127,7 +132,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Resampling:
-    """Subjects drawn with replacement, alike for every figure and every model.
+    """Subjects drawn with replacement, alike for every figure and every model; see `units`.
 
     Attributes:
         forget: (N,) the subject of each forget record.
@@ -152,6 +157,11 @@ class Resampling:
             rows = np.concatenate([np.ones((1, count)), draws])
             self.weights[role] = rows[:, group_of]
         return self.weights[role]
+
+
+def units(groups: Sequence[str]) -> Sequence[str]:
+    """What is drawn for each record: its subject, or itself where there are too few subjects."""
+    return groups if len(set(groups)) >= FEWEST else [str(index) for index in range(len(groups))]
 
 
 def compare_with_control(
@@ -181,7 +191,7 @@ def compare_with_control(
     known = _estimated(target_gap, level) if figure.scale == "target" else None
     difference = _estimated(gap, 0.05)
     few = _count_subjects(readings["unlearned"], drawn) < FEWEST
-    status, reason = "not informative", f"fewer than {FEWEST} subjects"
+    status, reason = "not informative", f"fewer than {FEWEST} records or subjects"
     if not few:
         status, reason = _status(figure, _estimated(gap, level), difference, known, scale)
     return Comparison(
@@ -239,6 +249,25 @@ def _counted(readings: Mapping[str, RecordValues]) -> tuple[dict[str, RecordValu
     return masked, int(forget.sum())
 
 
+def has_learned_unseen(target: RecordValues, control: RecordValues, drawn: Resampling) -> bool:
+    """Whether a control is none, because it was trained on the very records taken for unseen.
+
+    It finds them likelier than those to be forgotten, and likelier than the target finds them: by
+    AUCs whose 95 % intervals are above `LEARNED_AUC`. Sets of different kinds show in the first
+    alone, a model that is surer of everything in the second.
+
+    Args:
+        target: Log-likelihoods of the records, higher is likelier.
+        control: Likewise.
+    """
+    readings, _ = _counted({"target": target, "control": control})
+    own, before = readings["control"], readings["target"].unseen
+    forget, unseen = drawn.weights_of("forget"), drawn.weights_of("unseen")
+    pairs = [(own.unseen, own.forget, forget), (own.unseen, before, unseen)]
+    found = [_areas(more, less, unseen, weights) for more, less, weights in pairs]
+    return all(_estimated(rows, 0.05).low > LEARNED_AUC for rows in found)
+
+
 def _count_subjects(reading: RecordValues, drawn: Resampling) -> int:
     can_say = zip(drawn.forget, np.isfinite(reading.forget), strict=True)
     return len({group for group, says in can_say if says})
@@ -249,20 +278,20 @@ def _resampled(figure: AttackFigure, reading: RecordValues, drawn: Resampling) -
     forget = drawn.weights_of("forget")
     if figure.kind == "mean":
         return _weighted_means(reading.forget, forget)
-    unseen = drawn.weights_of("unseen")
-    mine, theirs = np.isfinite(reading.forget), np.isfinite(reading.unseen)
+    return _areas(reading.forget, reading.unseen, forget, drawn.weights_of("unseen"))
+
+
+def _areas(
+    more: np.ndarray, less: np.ndarray, more_weights: np.ndarray, less_weights: np.ndarray
+) -> np.ndarray:
+    """(1 + S,) the chance that one of the first is above one of the second, by resample."""
+    mine, theirs = np.isfinite(more), np.isfinite(less)
     found = []
-    for start in range(0, len(forget), ROWS):
+    for start in range(0, len(more_weights), ROWS):
         rows = slice(start, start + ROWS)
         with np.errstate(invalid="ignore", divide="ignore"):
-            found.append(
-                area_under_roc(
-                    reading.forget[mine],
-                    reading.unseen[theirs],
-                    forget[rows][:, mine],
-                    unseen[rows][:, theirs],
-                )
-            )
+            weights = more_weights[rows][:, mine], less_weights[rows][:, theirs]
+            found.append(area_under_roc(more[mine], less[theirs], *weights))
     return np.concatenate(found)
 
 

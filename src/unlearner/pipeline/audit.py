@@ -23,12 +23,15 @@ from unlearner.attacks.base import (
     Materials,
     Subject,
     load_attack,
+    per_record,
 )
 from unlearner.config import RunConfig
 from unlearner.data.record import digest_records
 from unlearner.errors import Interrupted, UserError
+from unlearner.evaluation.attack_figures import RecordValues, has_learned_unseen
 from unlearner.families.base import AnyFamily, AnyPrepared
 from unlearner.files import LARGE, read_json, read_small, saving, write_whole
+from unlearner.metrics import loss
 from unlearner.models.loading import Loaded, limit_threads, load_with_new_head
 from unlearner.output import Json
 from unlearner.pipeline.finished_run import check_same, config_of
@@ -192,6 +195,7 @@ def audit(opened: Opened, request: AuditRequest, output: Path, *, resume: bool, 
     subjects["unlearned"] = Subject("unlearned", opened.unlearned)
     if models.control is not None:
         subjects["control"] = Subject("control", models.control)
+        _check_control(subjects, materials, f"--{models.kind} {models.control.name}")
     done: list[Json] = list(kept)
     finished = {entry["name"] for entry in done}
     names += [entry["name"] for entry in done if entry["name"] not in names]
@@ -346,6 +350,26 @@ def _models(opened: Opened, request: AuditRequest, say: Say) -> ControlModels:
         )
     say(f"training a proxy on {len(retain)} retained records for {PROXY_EPOCHS} epochs")
     return ControlModels("proxy", _train_proxy(opened, request.pretrained, pretrained), pretrained)
+
+
+def _check_control(subjects: Mapping[str, Subject], materials: Materials, named: str) -> None:
+    """Look whether the records that are taken for unseen are unseen to the control.
+
+    Raises:
+        UserError: It has learned them.
+    """
+    likelihoods = {}
+    for role in ("target", "control"):
+        parts = [
+            -per_record(subjects[role].ask(materials, some), loss.metric, len(materials.sets[some]))
+            for some in (FORGET, UNSEEN)
+        ]
+        likelihoods[role] = RecordValues(*parts)
+    if has_learned_unseen(likelihoods["target"], likelihoods["control"], materials.resampling()):
+        raise UserError(
+            f"{named}: has learned the unseen records (--holdout), so that it is no control; give "
+            "one that was trained on the retained records alone, or records that it has not seen"
+        )
 
 
 def _train_proxy(opened: Opened, name: str, pretrained: Loaded | None) -> Loaded:

@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from unlearner.errors import UserError, quoted
+from unlearner.evaluation.attack_figures import FEWEST
 from unlearner.evaluation.verdict import Claim, overall
 from unlearner.files import LARGE, read_json
 from unlearner.output import Json
@@ -205,6 +206,7 @@ def audit_context(audit: Report) -> dict[str, object]:
         "audit": audit,
         "attack_sections": sections,
         "attack_control": audit["control"]["sentence"],
+        "fewest_subjects": FEWEST,
     }
 
 
