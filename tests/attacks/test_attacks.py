@@ -1,6 +1,8 @@
 """Every file of attacks/: its contract, that it fails a target and passes a retrained model."""
 
+import json
 import re
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 
@@ -19,7 +21,7 @@ from attack_world import (
     text_sets,
     weights,
 )
-from classifier_world import SEQUENCE
+from classifier_world import SEQUENCE, tiny_classifier, toy_tokenizer
 from conftest import tiny_tokenizer
 from unlearner import registry
 from unlearner.attacks import leftovers, prompting
@@ -360,18 +362,34 @@ def test_padding_and_batches_change_no_number(text_world):
             np.testing.assert_allclose(reading.forget[3], one[figure].forget[0], atol=1e-5)
 
 
-def test_a_reference_model_tells_records_that_were_learned(label_world):
-    from unlearner.attacks import reference_models
+def test_reference_models_are_trained_and_tell_records_that_were_learned(
+    label_world, label_models, tmp_path
+):
+    """By the target's own recipe, from its encoder, each on another half of the retained records.
 
+    Their labels are what the words suggest, those of forget and unseen records are not: a reference
+    model finds both unlikely, and the target its own ones likely.
+    """
     given = materials(label_world["target"], labelled_sets(), SEQUENCE)
     attack = load_attack("reference_models")
     assert "provenance.json" in attack.skipped(given)
-    zeros = [np.zeros(16), np.zeros(16)]
-    given.cache["rmia"] = zeros
+    folder = tmp_path / "target"
+    shutil.copytree(label_models / "target", folder)
+    loading.save(tiny_classifier(SEQUENCE).base_model, toy_tokenizer(), tmp_path / "encoder")
+    recipe = {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}
+    known = {"model": str(tmp_path / "encoder"), "finetune": recipe}
+    (folder / "provenance.json").write_text(json.dumps(known))
+    given = materials(load(folder, SEQUENCE), labelled_sets(), SEQUENCE)
+    assert attack.skipped(given) == ""
     found = attacked(attack, given, label_world["target"], label_world["retrained"])
+    reference = np.concatenate(given.cache["rmia"])  # log of a mean over four models
+    assert np.isfinite(reference).all()
+    assert reference.mean() < -1.0  # they have learned that other labels fit
     assert found.figures["rmia_auc"].models["target"].value > 0.9
     assert found.status == "opened"
-    assert reference_models.MODELS["full"] == 4
+    assert (
+        attacked(attack, given, label_world["other"], label_world["retrained"]).status != "opened"
+    )
 
 
 def test_the_taught_models_are_what_the_tests_take_them_for(text_world):

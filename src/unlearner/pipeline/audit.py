@@ -111,14 +111,23 @@ def open_run(run_dir: Path, say: Say) -> Opened:
     return _ready_to_attack(config, prepared, unlearned, folder)
 
 
-def open_models(config: RunConfig, family: AnyFamily, model: str, say: Say) -> Opened:
+def open_models(
+    config: RunConfig,
+    family: AnyFamily,
+    model: str,
+    say: Say,
+    given: Mapping[str, Any] | None = None,
+) -> Opened:
     """Any model, whoever made it, beside the target that the configuration names.
+
+    Args:
+        given: Sets that do not come from the files, as rows.
 
     Raises:
         UserError: A set is missing, or a model cannot be loaded or compared.
     """
     say("loading the target model and the one to be audited")
-    prepared = start(config, family, command="evaluate")
+    prepared = start(config, family, given, command="evaluate")
     unlearned = family.load_like(model, "model", prepared)
     return _ready_to_attack(config, prepared, unlearned, Path(model))
 
