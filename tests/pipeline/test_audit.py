@@ -215,7 +215,9 @@ def test_full_attacks_run_on_a_language_model(world, tmp_path):
     names = "prompting,paraphrase,pair,logit_lens,noise,pruning,relearning"
     rows = json_lines(*({"id": r.id, "prompt": f"say: {r.prompt}"} for r in pairs("forget")))
     (tmp_path / "w.jsonl").write_text(rows)
+    (tmp_path / "u.txt").write_text("the rain falls on the hill\nthe sea is wide and grey\n" * 4)
     more = ("--retrained", str(world / "retrained"), "--attacks", names)
+    more += ("--unrelated", str(tmp_path / "u.txt"))
     line = models(world, "target", tmp_path / "a", *more, "--wordings", str(tmp_path / "w.jsonl"))
     assert run(line) == NOT_MET
     found = read(tmp_path / "a")
@@ -224,6 +226,9 @@ def test_full_attacks_run_on_a_language_model(world, tmp_path):
     assert claims == {"robustness", "unseen forms"}
     relearning = next(one for one in found["attacks"] if one["name"] == "relearning")
     assert set(relearning["curves"]) == {"target", "unlearned", "control"}
+    figures = {one["name"]: one["status"] for one in relearning["figures"]}
+    assert set(figures) == {"on_retained", "on_some", "on_unrelated"}
+    assert figures["on_unrelated"] == "opened"
 
 
 def test_classifiers_are_audited(label_models, tmp_path, one_key):  # noqa: ARG001 - the key

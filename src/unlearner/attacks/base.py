@@ -46,7 +46,7 @@ CONTROLS = {
     "unseen": "unseen records under the same model",
 }
 
-FORGET, UNSEEN = "forget", "unseen"
+FORGET, UNSEEN, UNRELATED = "forget", "unseen", "unrelated"
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Materials:
 
     Attributes:
         prepared: The target model, and the sets in its tokens.
-        sets: The records attacked, "forget", beside "unseen" ones of the same kind; "retain" where
-            there are such records.
+        sets: The records attacked, "forget", beside "unseen" ones of the same kind; "retain" and
+            "unrelated" where there are such records.
         target: The model before unlearning.
         pretrained: What training started from, where it was given.
         control: Which of `CONTROLS`.

@@ -301,6 +301,9 @@ def audit(
     wordings: Annotated[
         str, typer.Option(help="JSON lines of id and prompt: your own wordings of the records.")
     ] = "",
+    unrelated: Annotated[
+        str, typer.Option(help="Text of another kind, for `relearning` to go on with.")
+    ] = "",
     output: Annotated[
         Path | None,
         typer.Option("--output", parser=output_folder, metavar="PATH", help="With --model."),
@@ -329,6 +332,7 @@ def audit(
         "pretrained": pretrained,
         "proxy": proxy,
         "wordings": wordings,
+        "unrelated": unrelated,
     }
     if run_dir:
         _alone(run_dir, options | {"model": model, "target": target, "output": output}, settings)

@@ -18,6 +18,7 @@ from unlearner import processes, provenance, registry
 from unlearner.attacks.base import (
     CONTROLS,
     FORGET,
+    UNRELATED,
     UNSEEN,
     Budget,
     Materials,
@@ -26,7 +27,9 @@ from unlearner.attacks.base import (
     per_record,
 )
 from unlearner.config import RunConfig
+from unlearner.data.loading import read_records
 from unlearner.data.record import digest_records
+from unlearner.data.windows import TokenizedSet, tokenize_set
 from unlearner.errors import Interrupted, UserError
 from unlearner.evaluation.attack_figures import RecordValues, has_learned_unseen
 from unlearner.families.base import AnyFamily, AnyPrepared
@@ -60,6 +63,7 @@ class AuditRequest:
         budget: "quick" or "full".
         retrained, pretrained, proxy: Models by name, for the control.
         wordings: A file with wordings of the user's own, by the id of the record.
+        unrelated: Text of another kind, to go on learning.
     """
 
     attacks: tuple[str, ...] = ()
@@ -68,6 +72,7 @@ class AuditRequest:
     pretrained: str = ""
     proxy: str = ""
     wordings: str = ""
+    unrelated: str = ""
 
 
 @dataclass(frozen=True)
@@ -186,12 +191,13 @@ def audit(opened: Opened, request: AuditRequest, output: Path, *, resume: bool, 
     family = opened.prepared.family
     names = chosen_attacks(request, family)
     wordings = read_wordings(request.wordings, opened.prepared)
+    sets = _sets(opened) | read_unrelated(request.unrelated, opened.prepared)
     identity = _identity(opened, request)
     kept = _kept(output, identity, resume=resume)
     models = _models(opened, request, say)
     materials = Materials(
         prepared=opened.prepared,
-        sets=_sets(opened),
+        sets=sets,
         config=opened.config,
         target=opened.prepared.loaded,
         pretrained=models.pretrained,
@@ -408,7 +414,21 @@ def _train_proxy(opened: Opened, name: str, pretrained: Loaded | None) -> Loaded
     return replace(fresh, model=cast(PreTrainedModel, learned.eval()))
 
 
-# The user's own wordings
+# The user's own wordings and text
+
+
+def read_unrelated(path: str, prepared: AnyPrepared) -> dict[str, TokenizedSet]:
+    """The text to go on learning, by its role; empty where none was given.
+
+    Raises:
+        UserError: It cannot be read, or is for a classifier.
+    """
+    if not path:
+        return {}
+    if not prepared.family.writes_text:
+        raise UserError("--unrelated: for causal language models; leave it out for a classifier")
+    records = read_records(path, name=UNRELATED)
+    return {UNRELATED: tokenize_set(records, prepared.loaded.tokenizer, prepared.layout)}
 
 
 def read_wordings(path: str, prepared: AnyPrepared) -> dict[str, list[str]]:
