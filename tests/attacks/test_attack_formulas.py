@@ -10,6 +10,7 @@ from unlearner.attacks import (
     _cross_fitting,
     extraction,
     least_likely,
+    margins,
     membership,
     noise,
     pair,
@@ -138,6 +139,23 @@ def test_the_area_under_a_curve_by_trapezoids():
     found = relearning.area(looks)
     np.testing.assert_allclose(found.forget, [0.65, 1.3])
     np.testing.assert_allclose(found.unseen, [0.5])
+
+
+def test_the_divergence_of_margins_by_hand():
+    """Two models at 0 and 2, at 1 and 3: each spread is 2, with (1 + 1/2) 3; of 4 from 1: 9 / 6."""
+    known = np.array([[0.0, 1.0], [2.0, 3.0]])
+    found = margins.divergences(np.array([4.0, 2.0]), known, known)
+    np.testing.assert_allclose(found, [1.5, 0.0])
+    # one held against the other: (0 - 2)^2 / (2 * 2 * (1 + 1))
+    np.testing.assert_allclose(margins.divergences(known[0], known[1:], known), [0.5, 0.5])
+
+
+def test_models_alike_diverge_by_a_half():
+    draw = np.random.default_rng(0)
+    known, own = draw.normal(size=(5, 4000)), draw.normal(size=4000)
+    assert margins.divergences(own, known, known).mean() == pytest.approx(0.5, abs=0.03)
+    alone = [margins.divergences(known[j], np.delete(known, j, 0), known) for j in range(5)]
+    assert np.mean(alone) == pytest.approx(0.5, abs=0.03)
 
 
 def test_whole_subjects_are_taught_again_until_the_share_is_there():

@@ -21,7 +21,7 @@ from attack_world import (
     text_sets,
     weights,
 )
-from classifier_world import SEQUENCE, tiny_classifier, toy_tokenizer
+from classifier_world import SEQUENCE, learn_by_heart, tiny_classifier, toy_tokenizer
 from conftest import tiny_tokenizer
 from unlearner import registry
 from unlearner.attacks import leftovers, prompting
@@ -39,7 +39,15 @@ NAMES = registry.names("attacks")
 TEXT = [name for name in NAMES if "causal-lm" in load_attack(name).families]
 LABEL = [name for name in NAMES if SEQUENCE in load_attack(name).families]
 # What a tiny model, or a test of a file alone, cannot show.
-OTHERWISE = ("leftovers", "reference_models", "least_likely", "pair", "logit_lens", "paraphrase")
+OTHERWISE = (
+    "leftovers",
+    "reference_models",
+    "margins",
+    "least_likely",
+    "pair",
+    "logit_lens",
+    "paraphrase",
+)
 
 
 @pytest.fixture(scope="module")
@@ -360,6 +368,28 @@ def test_padding_and_batches_change_no_number(text_world):
         one = attack.run(Subject("unlearned", text_world["other"]), single).readings
         for figure, reading in whole.items():
             np.testing.assert_allclose(reading.forget[3], one[figure].forget[0], atol=1e-5)
+
+
+def test_margins_tell_a_model_that_knows_the_records_from_three_that_do_not(label_world):
+    """Odd labels: the target is sure of them, each retrained model of others."""
+    models = [
+        loaded(
+            learn_by_heart(tiny_classifier(SEQUENCE, seed), labelled_sets()["retain"]),
+            toy_tokenizer(),
+        )
+        for seed in (2, 3, 4)
+    ]
+    attack, few = (
+        load_attack("margins"),
+        materials(label_world["target"], labelled_sets(), SEQUENCE),
+    )
+    assert "more than once" in attack.skipped(few)
+    given = replace(few, retrained=models[:2], cache={})
+    assert attack.skipped(given) == ""
+    found = attacked(attack, given, label_world["target"], models[0])
+    assert found.status == "opened"
+    given = replace(few, retrained=models[:2], cache={})
+    assert attacked(attack, given, models[2], models[0]).status != "opened"
 
 
 def test_reference_models_are_trained_and_tell_records_that_were_learned(

@@ -291,7 +291,10 @@ def audit(
     retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
     holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
     forget_class: ForgetClass = "",
-    retrained: Annotated[str, typer.Option(help="A model trained without --forget.")] = "",
+    retrained: Annotated[
+        list[str] | None,
+        typer.Option(help="A model trained without --forget; again for those of other seeds."),
+    ] = None,
     pretrained: Annotated[
         str, typer.Option(help="What training started from: makes a proxy, as control.")
     ] = "",
@@ -328,7 +331,8 @@ def audit(
     request = {
         "attacks": _attack_names(attacks),
         "budget": budget,
-        "retrained": retrained,
+        "retrained": next(iter(retrained or ()), ""),
+        "more_retrained": tuple(retrained or ())[1:],
         "pretrained": pretrained,
         "proxy": proxy,
         "wordings": wordings,

@@ -62,6 +62,7 @@ class AuditRequest:
         attacks: Their names; empty for all of the budget.
         budget: "quick" or "full".
         retrained, pretrained, proxy: Models by name, for the control.
+        more_retrained: Others like `retrained`, of other seeds.
         wordings: A file with wordings of the user's own, by the id of the record.
         unrelated: Text of another kind, to go on learning.
     """
@@ -69,6 +70,7 @@ class AuditRequest:
     attacks: tuple[str, ...] = ()
     budget: Budget = "quick"
     retrained: str = ""
+    more_retrained: tuple[str, ...] = ()
     pretrained: str = ""
     proxy: str = ""
     wordings: str = ""
@@ -205,6 +207,7 @@ def audit(opened: Opened, request: AuditRequest, output: Path, *, resume: bool, 
         budget=request.budget,
         wordings=wordings,
         folder=opened.folder if opened.folder.is_dir() else None,
+        retrained=models.retrained,
     )
     subjects = {"target": Subject("target", materials.target)}
     subjects["unlearned"] = Subject("unlearned", opened.unlearned)
@@ -334,6 +337,7 @@ class ControlModels:
     kind: str
     control: Loaded | None
     pretrained: Loaded | None
+    retrained: tuple[Loaded, ...] = ()
 
 
 def _models(opened: Opened, request: AuditRequest, say: Say) -> ControlModels:
@@ -348,9 +352,9 @@ def _models(opened: Opened, request: AuditRequest, say: Say) -> ControlModels:
     if request.pretrained and family.writes_text:
         pretrained = family.load_like(request.pretrained, "pretrained", prepared)
     if retrained:
-        return ControlModels(
-            "retrained", family.load_like(retrained, "retrained", prepared), pretrained
-        )
+        names = (retrained, *request.more_retrained)
+        loaded = tuple(family.load_like(name, "retrained", prepared) for name in names)
+        return ControlModels("retrained", loaded[0], pretrained, loaded)
     if request.proxy:
         return ControlModels(
             "proxy", family.load_like(request.proxy, "proxy", prepared), pretrained
