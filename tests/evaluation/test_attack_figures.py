@@ -204,6 +204,22 @@ def test_numbers_that_are_not_finite_are_no_alarm_and_no_acquittal():
     assert one.to_json(TWENTY)["unlearned"]["value"] is None
 
 
+def test_the_more_is_tried_the_clearer_a_difference_has_to_be():
+    """0.12 above the control, with a standard error of 0.2 / sqrt(20) = 0.045: 2.7 of them.
+
+    Two normal tails of 5 % begin at 1.96, of 5 % over 60 tests at 3.3.
+    """
+    spread = 0.2 * np.tile([-1.0, 1.0], 10)
+    readings = {
+        "target": shares(0.9),
+        "unlearned": RecordValues(0.22 + spread, np.zeros(20)),
+        "control": RecordValues(np.full(20, 0.1), np.zeros(20)),
+    }
+    many = Resampling(TWENTY, TWENTY)
+    assert compare_with_control(MEAN, readings, many, 1).status == "opened"
+    assert compare_with_control(MEAN, readings, many, 60).status == "holds"
+
+
 def test_models_alike_but_for_chance_are_rarely_opened():
     """Of 200 pairs of models whose records differ by chance alone at most 4 are opened."""
     opened = 0

@@ -17,6 +17,9 @@ from transformers import PreTrainedModel
 from unlearner import registry
 from unlearner.config import RunConfig
 from unlearner.evaluation.attack_figures import (
+    FEWEST_RESAMPLES,
+    MOST_WEIGHTS,
+    RESAMPLES,
     AttackFigure,
     Comparison,
     RecordValues,
@@ -95,8 +98,9 @@ class Materials:
 
     def resampling(self) -> Resampling:
         """What is drawn of the records with replacement."""
-        groups = (units(self.sets[role].groups) for role in (FORGET, UNSEEN))
-        return Resampling(*groups, self.seed)
+        groups = [units(self.sets[role].groups) for role in (FORGET, UNSEEN)]
+        most = MOST_WEIGHTS // max(1, *map(len, groups))
+        return Resampling(*groups, self.seed, min(RESAMPLES, max(FEWEST_RESAMPLES, most)))
 
 
 @dataclass
@@ -205,7 +209,7 @@ class Attack(ABC):
                 figure,
                 {role: attempt.readings[figure.name] for role, attempt in attempts.items()},
                 drawn,
-                len(names),
+                len(names) * len(attacks_for(materials.family)),
             )
             for figure in self.figures
             if figure.name in names
@@ -227,6 +231,11 @@ def overall_status(found: Sequence[Comparison]) -> tuple[str, str]:
         return "holds", "like the control"
     reasons = dict.fromkeys(one.reason for one in found)
     return "not informative", "; ".join(reasons) or "no record could say"
+
+
+def attacks_for(family: AnyFamily) -> list[str]:
+    """The names of all attacks on models of a family."""
+    return [name for name in registry.names("attacks") if family.name in load_attack(name).families]
 
 
 def load_attack(name: str) -> Attack:

@@ -25,9 +25,9 @@ from unlearner.metrics._statistics import area_under_roc
 
 Status = Literal["holds", "opened", "not informative", "not run"]
 
-# Of a figure's interval, in all figures of an attack together: one in a hundred attacks on a model
-# that is like its control is opened by chance.
-LEVEL = 0.01
+# Of the intervals that open, in all figures of all attacks together: one in twenty audits of a
+# model that is like its control is opened by chance.
+LEVEL = 0.05
 
 # Of the way from the control to the target model: less is nothing that came back.
 LEAST_SHARE = 0.1
@@ -36,7 +36,10 @@ LEAST_SHARE = 0.1
 # clearly above the control" is not "like the control".
 MOST_SHARE = 0.5
 
-RESAMPLES = 4000
+# As many as the intervals of a long audit need, whose ends leave less than a thousandth
+# outside; fewer where there are so many records that their weights would fill the memory.
+RESAMPLES, FEWEST_RESAMPLES = 20_000, 4000
+MOST_WEIGHTS = 32_000_000
 
 FEWEST = 5  # subjects, or records; of fewer a bootstrap knows nothing of their spread
 
@@ -168,14 +171,14 @@ def compare_with_control(
     figure: AttackFigure,
     readings: Mapping[str, RecordValues],
     drawn: Resampling,
-    num_figures: int = 1,
+    num_tests: int = 1,
 ) -> Comparison:
     """A figure of the unlearned model beside the control.
 
     Args:
         readings: Of "target", "unlearned" and, where there is a control model, "control".
         drawn: The resampled subjects.
-        num_figures: Figures of the attack, over which its level is divided.
+        num_tests: Figures of the whole audit, over which its level is divided.
     """
     readings, num_records = _counted(readings)
     values = {role: _resampled(figure, reading, drawn) for role, reading in readings.items()}
@@ -187,7 +190,7 @@ def compare_with_control(
     models = {role: _estimated(rows, 0.05) for role, rows in values.items()}
     models["control"] = _estimated(of_control, 0.05)
     scale = 1.0 if figure.scale == "range" else abs(float(target_gap[0]))
-    level = LEVEL / num_figures
+    level = LEVEL / num_tests
     known = _estimated(target_gap, level) if figure.scale == "target" else None
     difference = _estimated(gap, 0.05)
     few = _count_subjects(readings["unlearned"], drawn) < FEWEST

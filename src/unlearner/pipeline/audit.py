@@ -23,6 +23,7 @@ from unlearner.attacks.base import (
     Budget,
     Materials,
     Subject,
+    attacks_for,
     load_attack,
     per_record,
 )
@@ -168,8 +169,7 @@ def chosen_attacks(request: AuditRequest, family: AnyFamily) -> list[str]:
             )
     if request.attacks:
         return list(dict.fromkeys(request.attacks))
-    named = [(name, load_attack(name)) for name in registry.names("attacks")]
-    fitting = [(name, attack) for name, attack in named if family.name in attack.families]
+    fitting = [(name, load_attack(name)) for name in attacks_for(family)]
     wanted = [one for one in fitting if request.budget == "full" or one[1].cost == "quick"]
     return [name for name, _ in sorted(wanted, key=lambda one: (one[1].cost != "quick", one[0]))]
 
