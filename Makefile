@@ -91,7 +91,7 @@ bench-banking77 bench-wnut17: bench-%: .venv/.ready
 
 # Targets, retrained models and methods under the audit.
 bench-audit: .venv/.ready
-	$(BIN)/python benchmarks/audit.py --work $(WORK)/audit
+	$(BIN)/python benchmarks/audit.py --work $(WORK)/audit --full 0 --compared $(WORK)/compare
 
 bench-defaults: .venv/.ready
 	$(BIN)/python benchmarks/deepcut_defaults.py --task banking77 --work $(WORK)

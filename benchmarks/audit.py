@@ -1,49 +1,80 @@
 """What the audit says of targets, of retrained models and of methods, over seeds.
 
-    python benchmarks/audit.py --work FOLDER [--seeds 0 1 2 3 4] [--budget quick|full]
+    python benchmarks/audit.py --work FOLDER [--seeds 0 1 2 3 4] [--full 0] [--compared FOLDER]
 
 TOFU on stories260k: of the last 200 questions 40 are to be forgotten, the first 100 are unseen. Of
-each seed a target, a retrained model as control and another retrained model as candidate are made,
-and the target is unlearned by each method. The audit should open every target and pass every
-candidate. Writes `results/audit.md` and `.json`; what is finished is kept in FOLDER.
+each seed a target and a retrained model are made, by ten epochs. A retrained model is the control
+of its seed; those of the next two seeds are candidates, so that of five seeds every two retrained
+models stand beside each other once. The target stands beside its own control and the next one. The
+audit should open every target and pass every candidate.
+
+With --compared, the models of the methods in a folder that `make bench-compare` has filled, beside
+its retrained model. Writes `results/audit.md` and `.json`; what is finished is kept in FOLDER.
 """
 
 import argparse
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from unlearner.cli.app import MET, NOT_MET, run
 
 RESULTS = Path(__file__).parent / "results"
+
+COMPARISON = Path(__file__).parent / "tofu_forget01_compare.yaml"
 
 DATA = Path(os.environ.get("UNLEARNER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 COLUMNS = "question=prompt,answer=response"
 
-METHODS = ("icu", "weighted_gradient_ascent", "npo", "undial", "quantile_matching")
+METHODS = (
+    *("icu", "weighted_gradient_ascent", "npo"),
+    *("undial", "quantile_matching", "counterfactual"),
+)
 
-FORGET, RETAIN, UNSEEN = 40, 160, 100
+FORGET, RETAIN, UNSEEN, EPOCHS = 40, 160, 100, 10
 
-SHIFT = 100  # from the seed of a control to that of the candidate beside it
+TARGET, RETRAINED = "the target", "another retrained model"
+
+Audit = dict[str, Any]
+
+
+class Job(NamedTuple):
+    """One audit: of what kind the model is, and the folders of model, target, control, result."""
+
+    kind: str
+    model: Path
+    target: Path
+    control: Path
+    output: Path
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--budget", choices=("quick", "full"), default="full")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--full", type=int, nargs="*", default=[], help="seeds, by all attacks too")
+    parser.add_argument("--compared", type=Path, help="that of `make bench-compare`")
     parser.add_argument("--no-table", action="store_true")
     asked = parser.parse_args(arguments)
     asked.work.mkdir(parents=True, exist_ok=True)
     write_records(asked.work)
     for seed in asked.seeds:
-        make_seed(asked.work, seed, asked.methods, asked.budget)
+        learn(asked.work / "records.jsonl", asked.work / f"seed-{seed}" / "target", seed)
+        learn(asked.work / "retain.jsonl", asked.work / f"seed-{seed}" / "retrained", seed)
+    options = {"quick": asked.seeds, "full": asked.full}
+    for budget, seeds in options.items():
+        for seed in seeds:
+            for job in jobs_of(asked.work, seed, asked.seeds, budget):
+                audit(job, budget, seed, *sets(asked.work))
+    if asked.compared:
+        config = write_config(asked.work)
+        for job in compared_jobs(asked.work, asked.compared):
+            audit(job, "quick", 0, "--config", config)
     if not asked.no_table:
-        write_table(asked.work, asked.seeds, ("target", "retrained", *asked.methods), asked.budget)
+        write_table(asked.work, asked.compared, options)
 
 
 def write_records(work: Path) -> None:
@@ -60,94 +91,142 @@ def write_records(work: Path) -> None:
         (work / f"{name}.jsonl").write_text("\n".join(some) + "\n", encoding="utf-8")
 
 
-def make_seed(work: Path, seed: int, methods: Sequence[str], budget: str) -> None:
-    """The models of a seed that are missing, and their audits."""
-    place = work / f"seed-{seed}"
-    target, control = place / "target", place / "control"
-    learn(work / "records.jsonl", target, seed)
-    learn(work / "retain.jsonl", control, seed)
-    learn(work / "retain.jsonl", place / "retrained", seed + SHIFT)
-    models = {"target": target, "retrained": place / "retrained"}
-    for method in methods:
-        run = place / method
-        if not run.exists():
-            command("forget", target, *sets(work), "--method", method, "--output", run, seed=seed)
-        models[method] = run / "model"
-    for name, model in models.items():
-        found = place / f"audit-{name}-{budget}"
-        if not (found / "audit.json").exists() and model.exists():
-            resume = ("--resume",) if found.exists() else ()
-            names = ("--model", model, "--target", target, "--retrained", control)
-            more = ("--budget", budget, "--output", found, *resume)
-            command("audit", *names, *sets(work), *more, seed=seed)
+def write_config(work: Path) -> Path:
+    """The data section of the comparison's file alone."""
+    from unlearner.pipeline.run_file import read_run_file
+
+    data = read_run_file(COMPARISON, []).data.model_dump(mode="json", exclude_defaults=True)
+    path = work / "compared.yaml"
+    path.write_text(json.dumps({"data": data}), encoding="utf-8")  # JSON is YAML
+    return path
 
 
 def learn(records: Path, folder: Path, seed: int) -> None:
-    """A model that has learned a file by the recipe of the acceptance test."""
+    """A model that has learned a file."""
     if not folder.exists():
         pretrained = DATA / "models" / "stories260k"
-        more = ("--map", COLUMNS, "--output", folder)
-        command("finetune", pretrained, "--records", records, *more, seed=seed)
+        more = ("--map", COLUMNS, "--output", folder, f"epochs={EPOCHS}", f"seed={seed}")
+        command("finetune", pretrained, "--records", records, *more)
+
+
+def jobs_of(work: Path, seed: int, seeds: Sequence[int], budget: str) -> Iterator[Job]:
+    """The audits of a seed whose models are there."""
+    place = work / f"seed-{seed}"
+    own, later = (
+        place / "retrained",
+        [
+            work / f"seed-{seeds[(seeds.index(seed) + step) % len(seeds)]}" / "retrained"
+            for step in (1, 2)
+        ],
+    )
+    target = place / "target"
+    pairs = [(TARGET, target, own), (TARGET, target, later[0])]
+    pairs += [(RETRAINED, other, own) for other in dict.fromkeys(later) if other != own]
+    for number, (kind, model, control) in enumerate(pairs):
+        yield Job(kind, model, target, control, place / f"audit-{number}-{budget}")
+
+
+def compared_jobs(work: Path, compared: Path) -> Iterator[Job]:
+    """Those of the methods' models that a comparison has made by now."""
+    for method in METHODS:
+        for place in sorted((compared / "run" / "runs" / method).glob("seed-*")):
+            models = (place / "model", compared / "target", compared / "retrained")
+            yield Job(f"`{method}`", *models, work / f"audit-{method}-{place.name}")
+
+
+def audit(job: Job, budget: str, seed: int, *records: object) -> None:
+    """One audit, where it is missing."""
+    if (job.output / "audit.json").exists() or not job.model.exists():
+        return
+    resume = ("--resume",) if job.output.exists() else ()
+    names = ("--model", job.model, "--target", job.target, "--retrained", job.control)
+    more = ("--budget", budget, "--output", job.output, f"training.seed={seed}")
+    command("audit", *names, *more, *resume, *records)
 
 
 def sets(work: Path) -> list[object]:
-    named = [part for role in ("forget", "retain", "holdout") for part in option(work, role)]
+    roles = ("forget", "retain", "holdout")
+    named = [part for role in roles for part in (f"--{role}", work / f"{role}.jsonl")]
     return [*named, "--map", COLUMNS]
 
 
-def option(work: Path, role: str) -> tuple[str, Path]:
-    return f"--{role}", work / f"{role}.jsonl"
-
-
-def command(*parts: object, seed: int) -> None:
+def command(*parts: object) -> None:
     """A command of the program; what it says stays, and so does a verdict that is not met."""
-    setting = "seed" if parts[0] == "finetune" else "training.seed"
-    line = [sys.executable, "-m", "unlearner", *map(str, parts), f"{setting}={seed}", "--quiet"]
-    status = subprocess.run(line, check=False).returncode
-    if status not in (0, 3):
+    line = [*map(str, parts), "--quiet"]
+    status = run(line)
+    if status not in (MET, NOT_MET):
         raise SystemExit(f"{' '.join(line)}: ended with {status}")
 
 
 # The table
 
 
-def write_table(work: Path, seeds: Sequence[int], models: Sequence[str], budget: str) -> None:
+def write_table(work: Path, compared: Path | None, options: Mapping[str, Sequence[int]]) -> None:
     """How often each attack opened each kind of model, and every audit's statuses as JSON."""
-    found = {name: [read(work, seed, name, budget) for seed in seeds] for name in models}
-    found = {name: [one for one in some if one] for name, some in found.items()}
-    attacks = list(
-        dict.fromkeys(e["name"] for some in found.values() for a in some for e in a["attacks"])
-    )
+    found: dict[str, dict[str, list[Audit]]] = {}
+    for budget, seeds in options.items():
+        jobs = [job for s in seeds for job in jobs_of(work, s, options["quick"], budget)]
+        found[budget] = audits_of(jobs)
+    if compared:
+        found["methods"] = audits_of(list(compared_jobs(work, compared)))
+    found = {name: kinds for name, kinds in found.items() if kinds}
     lines = [
         "# What the audit says of targets, retrained models and methods",
         "",
-        f"TOFU on stories260k, {FORGET} records to forget beside {UNSEEN} unseen ones; seeds "
-        f"{', '.join(map(str, seeds))}; budget {budget}; the control is a retrained model of the",
-        "same seed as the target. How often each attack opened, of how many audits in which it",
-        "said anything. Made by `benchmarks/audit.py`.",
-        "",
+        f"TOFU on stories260k, {FORGET} records to forget beside {UNSEEN} unseen ones. How often "
+        "each attack opened, of how many",
+        "audits in which it said anything; seconds of the slowest. Made by `benchmarks/audit.py`.",
+    ]
+    headings = {
+        "quick": f"Budget quick, seeds {', '.join(map(str, options['quick']))}",
+        "full": f"Budget full, seed {', '.join(map(str, options['full']))}",
+        "methods": "Methods as `make bench-compare` has run them, budget quick",
+    }
+    for name, kinds in found.items():
+        lines += ["", f"## {headings[name]}", "", *table(kinds)]
+    (RESULTS / "audit.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    kept = {
+        name: {kind: [statuses(one) for one in some] for kind, some in kinds.items()}
+        for name, kinds in found.items()
+    }
+    (RESULTS / "audit.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def audits_of(jobs: Sequence[Job]) -> dict[str, list[Audit]]:
+    """Those that are finished, by kind of model."""
+    found: dict[str, list[Audit]] = {}
+    for job in jobs:
+        path = job.output / "audit.json"
+        if path.exists():
+            found.setdefault(job.kind, []).append(json.loads(path.read_text(encoding="utf-8")))
+    return found
+
+
+def table(kinds: Mapping[str, Sequence[Audit]]) -> list[str]:
+    every = [entry["name"] for some in kinds.values() for one in some for entry in one["attacks"]]
+    attacks = list(dict.fromkeys(every))
+    lines = [
         "| model | audits opened | " + " | ".join(f"`{name}`" for name in attacks) + " | seconds |",
         "|" + " --- |" * (len(attacks) + 3),
     ]
-    for name, audits in found.items():
-        opened = sum(audit["status"] == "not met" for audit in audits)
+    for kind, audits in kinds.items():
+        opened = sum(one["status"] == "not met" for one in audits)
         cells = [cell(audits, attack) for attack in attacks]
-        seconds = max((audit["seconds"] for audit in audits), default=0.0)
-        row = [f"`{name}`" if name in METHODS else name, f"{opened} of {len(audits)}", *cells]
-        lines.append(f"| {' | '.join(row)} | {seconds:.0f} |")
-    (RESULTS / "audit.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    kept = {name: [statuses(audit) for audit in audits] for name, audits in found.items()}
-    text = json.dumps({"seeds": list(seeds), "budget": budget, "audits": kept}, indent=1)
-    (RESULTS / "audit.json").write_text(text + "\n", encoding="utf-8")
+        seconds = max(one["seconds"] for one in audits)
+        row = [kind, f"{opened} of {len(audits)}", *cells, f"{seconds:.0f}"]
+        lines.append(f"| {' | '.join(row)} |")
+    return lines
 
 
-def read(work: Path, seed: int, name: str, budget: str) -> dict[str, Any] | None:
-    """An audit; None where the run made no model."""
-    path = work / f"seed-{seed}" / f"audit-{name}-{budget}" / "audit.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def cell(audits: Sequence[Audit], attack: str) -> str:
+    """Opened of informative, such as `2 of 5`; a dash where it never said anything."""
+    said = [e["status"] for audit in audits for e in audit["attacks"] if e["name"] == attack]
+    informative = [status for status in said if status in ("opened", "holds")]
+    opened = informative.count("opened")
+    return f"{opened} of {len(informative)}" if informative else "–"
 
 
-def statuses(audit: dict[str, Any]) -> dict[str, Any]:
+def statuses(audit: Audit) -> dict[str, Any]:
     return {
         entry["name"]: {
             "status": entry["status"],
@@ -158,14 +237,6 @@ def statuses(audit: dict[str, Any]) -> dict[str, Any]:
         }
         for entry in audit["attacks"]
     }
-
-
-def cell(audits: Sequence[dict[str, Any]], attack: str) -> str:
-    """Opened of informative, such as `2 of 5`; a dash where it never said anything."""
-    said = [e["status"] for audit in audits for e in audit["attacks"] if e["name"] == attack]
-    informative = [status for status in said if status in ("opened", "holds")]
-    opened = informative.count("opened")
-    return f"{opened} of {len(informative)}" if informative else "–"
 
 
 if __name__ == "__main__":

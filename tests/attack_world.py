@@ -64,6 +64,7 @@ def write_language_models(root):
         ("target", ("forget", "retain"), 0),
         ("retrained", ("retain",), 0),
         ("other", ("retain",), 1),
+        ("leaky", ("retain", "holdout"), 1),
     ):
         loading.save(taught(sets, roles, seed), tiny_tokenizer(), root / name)
 

@@ -10,6 +10,7 @@ from unlearner.attacks import (
     _cross_fitting,
     extraction,
     least_likely,
+    margins,
     membership,
     noise,
     pair,
@@ -140,6 +141,23 @@ def test_the_area_under_a_curve_by_trapezoids():
     np.testing.assert_allclose(found.unseen, [0.5])
 
 
+def test_the_divergence_of_margins_by_hand():
+    """Two models at 0 and 2, at 1 and 3: each spread is 2, with (1 + 1/2) 3; of 4 from 1: 9 / 6."""
+    known = np.array([[0.0, 1.0], [2.0, 3.0]])
+    found = margins.divergences(np.array([4.0, 2.0]), known, known)
+    np.testing.assert_allclose(found, [1.5, 0.0])
+    # one held against the other: (0 - 2)^2 / (2 * 2 * (1 + 1))
+    np.testing.assert_allclose(margins.divergences(known[0], known[1:], known), [0.5, 0.5])
+
+
+def test_models_alike_diverge_by_a_half():
+    draw = np.random.default_rng(0)
+    known, own = draw.normal(size=(5, 4000)), draw.normal(size=4000)
+    assert margins.divergences(own, known, known).mean() == pytest.approx(0.5, abs=0.03)
+    alone = [margins.divergences(known[j], np.delete(known, j, 0), known) for j in range(5)]
+    assert np.mean(alone) == pytest.approx(0.5, abs=0.03)
+
+
 def test_whole_subjects_are_taught_again_until_the_share_is_there():
     groups = ["a"] * 3 + ["b"] * 3 + ["c"] * 14
     for seed in range(5):
@@ -191,6 +209,16 @@ def test_cross_fitting_scores_every_record_by_a_classifier_that_has_not_seen_its
         assert train.isdisjoint(test)
         for place in test:  # the two records of a subject are next to each other
             assert place ^ 1 in test
+
+
+def test_cross_fitting_of_one_person_leaves_out_the_record_itself():
+    def scores(train, test, labels):
+        assert not set(train) & set(test)
+        return labels[test].astype(float)
+
+    found = _cross_fitting.cross_fitted(scores, ["a"] * 6, list("bcdefg"), seed=0)
+    assert np.isfinite(found.forget).all()
+    assert found.forget.min() > found.unseen.max()
 
 
 def test_cross_fitting_of_one_subject_says_nothing():

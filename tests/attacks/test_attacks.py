@@ -1,6 +1,8 @@
 """Every file of attacks/: its contract, that it fails a target and passes a retrained model."""
 
+import json
 import re
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 
@@ -19,23 +21,33 @@ from attack_world import (
     text_sets,
     weights,
 )
-from classifier_world import SEQUENCE
+from classifier_world import SEQUENCE, learn_by_heart, tiny_classifier, toy_tokenizer
 from conftest import tiny_tokenizer
 from unlearner import registry
 from unlearner.attacks import leftovers, prompting
 from unlearner.attacks._weights import change_matrices, matrices
 from unlearner.attacks.base import Attack, Subject, load_attack, recall
+from unlearner.attacks.extraction import log_chances
 from unlearner.attacks.paraphrase import by_rules
 from unlearner.attacks.quantisation import rounded
 from unlearner.data.record import RecordSet
 from unlearner.data.windows import tokenize_set
+from unlearner.inference.language_model import drawn_responses
 from unlearner.models import adapters, loading
 
 NAMES = registry.names("attacks")
 TEXT = [name for name in NAMES if "causal-lm" in load_attack(name).families]
 LABEL = [name for name in NAMES if SEQUENCE in load_attack(name).families]
 # What a tiny model, or a test of a file alone, cannot show.
-OTHERWISE = ("leftovers", "reference_models", "least_likely", "pair", "logit_lens", "paraphrase")
+OTHERWISE = (
+    "leftovers",
+    "reference_models",
+    "margins",
+    "least_likely",
+    "pair",
+    "logit_lens",
+    "paraphrase",
+)
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +319,42 @@ def test_forms_keep_the_response_and_count_it_alone(text_world):
             assert new.input_ids[1:][new.scored].tolist() == response
 
 
+def test_texts_are_drawn_as_often_as_the_model_says(text_world):
+    """Of a model whose next token is t with chance p_t, 4,000 draws have it p_t of the time."""
+    model, window = text_world["other"].model, text_sets()["forget"].windows[0]
+    before = torch.from_numpy(window.input_ids[: window.prefix])[None]
+    with torch.no_grad():
+        logits = model(before).logits[0, -1]
+        second = model(torch.cat([before, logits.argmax()[None, None]], 1)).logits[0, -1]
+    torch.manual_seed(0)
+    [rows] = drawn_responses(model, [window], 4000)
+    chances = logits.softmax(-1).numpy()
+    found = np.bincount([row[0] for row in rows], minlength=len(chances)) / 4000
+    np.testing.assert_allclose(found, chances, atol=0.04)
+    # and so has the next one, behind the most probable first
+    behind = [row[1] for row in rows if row[0] == int(logits.argmax()) and len(row) > 1]
+    share = np.bincount(behind, minlength=len(chances)) / len(behind)
+    np.testing.assert_allclose(share, second.softmax(-1).numpy(), atol=0.06)
+
+
+def test_records_are_drawn_as_often_as_their_exact_chance_whatever_else_is_in_the_batch(text_world):
+    """Of each record 60 draws; the mean of p_z over records is known to within 0.03 by them."""
+    given = materials(text_world["target"], text_sets())
+    some = given.sets["forget"]
+    answers = Subject("target", text_world["target"]).ask(given, "forget")
+    expected = np.exp(log_chances(answers, len(some))).mean()
+    torch.manual_seed(0)
+    found = drawn_responses(text_world["target"].model, some.windows, 60, batch_tokens=64)
+    right = []
+    for window, rows in zip(some.windows, found, strict=True):
+        response = window.input_ids[window.prefix : window.stop].tolist()
+        assert len(rows) == 60
+        assert all(0 < len(row) <= len(response) for row in rows)
+        right += [row.tolist() == response for row in rows]
+    assert 0.1 < expected < 0.9
+    assert np.mean(right) == pytest.approx(expected, abs=0.05)
+
+
 def test_padding_and_batches_change_no_number(text_world):
     """A record alone has the value that it has among others of other lengths."""
     given = materials(text_world["target"], text_sets())
@@ -322,18 +370,56 @@ def test_padding_and_batches_change_no_number(text_world):
             np.testing.assert_allclose(reading.forget[3], one[figure].forget[0], atol=1e-5)
 
 
-def test_a_reference_model_tells_records_that_were_learned(label_world):
-    from unlearner.attacks import reference_models
+def test_margins_tell_a_model_that_knows_the_records_from_three_that_do_not(label_world):
+    """Odd labels: the target is sure of them, each retrained model of others."""
+    models = [
+        loaded(
+            learn_by_heart(tiny_classifier(SEQUENCE, seed), labelled_sets()["retain"]),
+            toy_tokenizer(),
+        )
+        for seed in (2, 3, 4)
+    ]
+    attack, few = (
+        load_attack("margins"),
+        materials(label_world["target"], labelled_sets(), SEQUENCE),
+    )
+    assert "more than once" in attack.skipped(few)
+    given = replace(few, retrained=models[:2], cache={})
+    assert attack.skipped(given) == ""
+    found = attacked(attack, given, label_world["target"], models[0])
+    assert found.status == "opened"
+    given = replace(few, retrained=models[:2], cache={})
+    assert attacked(attack, given, models[2], models[0]).status != "opened"
 
+
+def test_reference_models_are_trained_and_tell_records_that_were_learned(
+    label_world, label_models, tmp_path
+):
+    """By the target's own recipe, from its encoder, each on another half of the retained records.
+
+    Their labels are what the words suggest, those of forget and unseen records are not: a reference
+    model finds both unlikely, and the target its own ones likely.
+    """
     given = materials(label_world["target"], labelled_sets(), SEQUENCE)
     attack = load_attack("reference_models")
     assert "provenance.json" in attack.skipped(given)
-    zeros = [np.zeros(16), np.zeros(16)]
-    given.cache["rmia"] = zeros
+    folder = tmp_path / "target"
+    shutil.copytree(label_models / "target", folder)
+    loading.save(tiny_classifier(SEQUENCE).base_model, toy_tokenizer(), tmp_path / "encoder")
+    recipe = {"epochs": 6, "batch_size": 8, "learning_rate": 3e-3}
+    known = {"model": str(tmp_path / "encoder"), "finetune": recipe}
+    (folder / "provenance.json").write_text(json.dumps(known))
+    given = materials(load(folder, SEQUENCE), labelled_sets(), SEQUENCE)
+    assert attack.skipped(given) == ""
     found = attacked(attack, given, label_world["target"], label_world["retrained"])
+    reference = np.concatenate(given.cache["rmia"])  # log of a mean over four models
+    assert np.isfinite(reference).all()
+    assert reference.mean() < -1.0  # they have learned that other labels fit
     assert found.figures["rmia_auc"].models["target"].value > 0.9
     assert found.status == "opened"
-    assert reference_models.MODELS["full"] == 4
+    assert (
+        attacked(attack, given, label_world["other"], label_world["retrained"]).status != "opened"
+    )
 
 
 def test_the_taught_models_are_what_the_tests_take_them_for(text_world):

@@ -103,6 +103,13 @@ WRONG = [
     wordings(
         "wordings of nobody", '{"id": "99", "prompt": "who?"}\n', "line 1", "'99'", "no record"
     ),
+    Wrong("unrelated text that is not there", BASE + "--unrelated none.txt", ("unrelated none",)),
+    Wrong(
+        "unrelated text without text",
+        BASE + "--unrelated empty.jsonl",
+        ("unrelated empty.jsonl", "no records"),
+        {"empty.jsonl": ""},
+    ),
     Wrong("wordings that are no file", BASE + "--wordings none.jsonl", ("--wordings none.jsonl",)),
     Wrong("a run that is not there", "audit nowhere", ("nowhere", "no such folder")),
     Wrong("a folder without a report", "audit run", ("report.json", "no such file"), {"run/x": ""}),

@@ -9,6 +9,8 @@ from unlearner.evaluation.attack_figures import (
     RecordValues,
     Resampling,
     compare_with_control,
+    has_learned_unseen,
+    units,
 )
 
 MEAN = AttackFigure("known", "known", "mean")
@@ -107,6 +109,26 @@ def test_fewer_than_five_subjects_say_nothing_however_many_records():
     assert "subjects" in one.reason
 
 
+def test_a_control_that_has_learned_the_unseen_records_is_told():
+    """Its unseen records are likelier than its forget records and than the target's."""
+    unseen = np.arange(20.0)
+    target, learned = RecordValues(unseen + 50, unseen), RecordValues(unseen, unseen + 50)
+    assert has_learned_unseen(target, learned, drawn())
+    assert not has_learned_unseen(target, RecordValues(unseen, unseen), drawn())
+    # of another kind to both models; surer of everything
+    other_kind = RecordValues(unseen - 50, unseen)
+    assert not has_learned_unseen(RecordValues(unseen, unseen), other_kind, drawn())
+    surer = RecordValues(unseen + 50, unseen + 50)
+    assert not has_learned_unseen(target, surer, drawn())
+
+
+def test_records_of_fewer_than_five_subjects_are_drawn_one_by_one():
+    five, four = list("abcdeabcde"), list("abcdabcd")
+    assert units(five) == five
+    assert units(four) == [str(number) for number in range(8)]
+    assert units([]) == []
+
+
 @pytest.mark.parametrize(("shift", "reason"), [(25, "above"), (-25, "below")])
 def test_a_mark_is_a_failure_from_either_side(shift, reason):
     one = found(AUC, target=scores(25), unlearned=scores(shift), control=scores(0))
@@ -180,6 +202,22 @@ def test_numbers_that_are_not_finite_are_no_alarm_and_no_acquittal():
     one = found(target=shares(1.0), unlearned=nothing, control=shares(0.0))
     assert one.status == "not informative"
     assert one.to_json(TWENTY)["unlearned"]["value"] is None
+
+
+def test_the_more_is_tried_the_clearer_a_difference_has_to_be():
+    """0.12 above the control, with a standard error of 0.2 / sqrt(20) = 0.045: 2.7 of them.
+
+    Two normal tails of 5 % begin at 1.96, of 5 % over 60 tests at 3.3.
+    """
+    spread = 0.2 * np.tile([-1.0, 1.0], 10)
+    readings = {
+        "target": shares(0.9),
+        "unlearned": RecordValues(0.22 + spread, np.zeros(20)),
+        "control": RecordValues(np.full(20, 0.1), np.zeros(20)),
+    }
+    many = Resampling(TWENTY, TWENTY)
+    assert compare_with_control(MEAN, readings, many, 1).status == "opened"
+    assert compare_with_control(MEAN, readings, many, 60).status == "holds"
 
 
 def test_models_alike_but_for_chance_are_rarely_opened():

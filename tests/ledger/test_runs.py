@@ -205,6 +205,26 @@ def test_models_of_later_are_measured(two_done, tmp_path):
     assert "to be run again: a, b" in out
 
 
+def test_the_records_of_a_request_are_attacked_on_any_model(call, tmp_path, model_folders):
+    """The model from before is opened, the untrained one is not; beside the untrained one."""
+    shutil.copytree(model_folders / "good", tmp_path / "first")
+    assert call("requests add --records forget.jsonl --id a")[0] == MET
+    assert call(RUN.replace("$models/good", "first"))[0] == NOT_MET
+    line = "requests verify {} --audit quick --retrained $models/blank --quiet"
+    status, out, err, _ = call(line.format("first"))
+    assert status == NOT_MET, (out, err)
+    assert "request a: lost: attacks (control: retrained): " in out
+    assert "to be run again: a" in out
+    status, out, err, _ = call(line.format("$models/blank"))
+    assert "request a: holds: attacks (control: retrained): " in out, (out, err)
+    assert status == MET
+    shutil.rmtree(tmp_path / "first")
+    status, out, _, _ = call(line.format(""))
+    assert status == NOT_MET
+    assert "not measured: attacks: the model from before it is gone" in out
+    assert not any(text in out for text in FORGET)
+
+
 def test_a_model_of_another_line_is_not_run_on(two_done):
     two_done("requests reopen a --reason restored")
     status, _, err, _ = two_done("requests run $models/blank --output runs" + EASY)

@@ -26,7 +26,7 @@ def world(one_key, language_models, tmp_path_factory):  # noqa: ARG001 - the key
     for role in ("forget", "retain", "holdout"):
         rows = ({"id": r.id, "prompt": r.prompt, "response": r.response} for r in pairs(role))
         (root / f"{role}.jsonl").write_text(json_lines(*rows))
-    for name in ("target", "retrained", "other"):
+    for name in ("target", "retrained", "other", "leaky"):
         shutil.copytree(language_models / name, root / name)
     status = run(
         [
@@ -115,6 +115,15 @@ def test_the_target_fails_and_a_model_that_never_saw_the_records_passes(world, t
         jsonschema.validate(read(tmp_path / name), SCHEMA)
         page = Page((tmp_path / name / "audit.html").read_text("utf-8"))
         assert "membership inference" in page.shown
+
+
+@pytest.mark.parametrize("option", ["--retrained", "--proxy"])
+def test_a_control_that_has_learned_the_unseen_records_is_refused(option, world, tmp_path, capsys):
+    line = models(world, "other", tmp_path / "a", option, str(world / "leaky"))
+    assert run(line) == WRONG_INPUT
+    [said] = capsys.readouterr().err.splitlines()
+    assert f"{option} {world / 'leaky'}: has learned the unseen records" in said
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_proxy_is_made_of_the_pretrained_model(world, tmp_path):
@@ -206,7 +215,9 @@ def test_full_attacks_run_on_a_language_model(world, tmp_path):
     names = "prompting,paraphrase,pair,logit_lens,noise,pruning,relearning"
     rows = json_lines(*({"id": r.id, "prompt": f"say: {r.prompt}"} for r in pairs("forget")))
     (tmp_path / "w.jsonl").write_text(rows)
+    (tmp_path / "u.txt").write_text("the rain falls on the hill\nthe sea is wide and grey\n" * 4)
     more = ("--retrained", str(world / "retrained"), "--attacks", names)
+    more += ("--unrelated", str(tmp_path / "u.txt"))
     line = models(world, "target", tmp_path / "a", *more, "--wordings", str(tmp_path / "w.jsonl"))
     assert run(line) == NOT_MET
     found = read(tmp_path / "a")
@@ -215,6 +226,9 @@ def test_full_attacks_run_on_a_language_model(world, tmp_path):
     assert claims == {"robustness", "unseen forms"}
     relearning = next(one for one in found["attacks"] if one["name"] == "relearning")
     assert set(relearning["curves"]) == {"target", "unlearned", "control"}
+    figures = {one["name"]: one["status"] for one in relearning["figures"]}
+    assert set(figures) == {"on_retained", "on_some", "on_unrelated"}
+    assert figures["on_unrelated"] == "opened"
 
 
 def test_classifiers_are_audited(label_models, tmp_path, one_key):  # noqa: ARG001 - the key

@@ -1,4 +1,4 @@
-"""FitAndScore of records by classifiers that have seen no record of the same subject."""
+"""Scores of records by classifiers that have seen no record of the same subject."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,9 +18,13 @@ def cross_fitted(
 ) -> RecordValues:
     """Each record's score by a classifier that has seen no record of its subject.
 
+    Where all records to be forgotten are of one subject, by one that has not seen the record.
+
     Args:
         scores: Fits on some rows, forget records before unseen ones, and scores others.
     """
+    if len(set(forget_groups)) < 2:
+        forget_groups = [str(index) for index in range(len(forget_groups))]
     groups = [*(f"f {g}" for g in forget_groups), *(f"u {g}" for g in unseen_groups)]
     labels = np.array([1] * len(forget_groups) + [0] * len(unseen_groups))
     found = np.full(len(labels), np.nan)

@@ -17,11 +17,15 @@ from transformers import PreTrainedModel
 from unlearner import registry
 from unlearner.config import RunConfig
 from unlearner.evaluation.attack_figures import (
+    FEWEST_RESAMPLES,
+    MOST_WEIGHTS,
+    RESAMPLES,
     AttackFigure,
     Comparison,
     RecordValues,
     Resampling,
     compare_with_control,
+    units,
 )
 from unlearner.evaluation.intervals import AnyAnswer, record_values
 from unlearner.families.base import AnyFamily, AnyPrepared
@@ -45,7 +49,7 @@ CONTROLS = {
     "unseen": "unseen records under the same model",
 }
 
-FORGET, UNSEEN = "forget", "unseen"
+FORGET, UNSEEN, UNRELATED = "forget", "unseen", "unrelated"
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,12 @@ class Materials:
 
     Attributes:
         prepared: The target model, and the sets in its tokens.
-        sets: The records attacked, "forget", beside "unseen" ones of the same kind; "retain" where
-            there are such records.
+        sets: The records attacked, "forget", beside "unseen" ones of the same kind; "retain" and
+            "unrelated" where there are such records.
         target: The model before unlearning.
         pretrained: What training started from, where it was given.
         control: Which of `CONTROLS`.
+        retrained: The models of that kind, the control among them.
         wordings: The user's own wordings of forget records, by the record's id.
         folder: Of the unlearned model.
         cache: What an attack makes once, for all models.
@@ -73,6 +78,7 @@ class Materials:
     budget: Budget = "quick"
     wordings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     folder: Path | None = None
+    retrained: Sequence[Loaded] = ()
     cache: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -91,8 +97,10 @@ class Materials:
         return self.budget == "full"
 
     def resampling(self) -> Resampling:
-        """The subjects of the records, to be drawn with replacement."""
-        return Resampling(self.sets[FORGET].groups, self.sets[UNSEEN].groups, self.seed)
+        """What is drawn of the records with replacement."""
+        groups = [units(self.sets[role].groups) for role in (FORGET, UNSEEN)]
+        most = MOST_WEIGHTS // max(1, *map(len, groups))
+        return Resampling(*groups, self.seed, min(RESAMPLES, max(FEWEST_RESAMPLES, most)))
 
 
 @dataclass
@@ -201,7 +209,7 @@ class Attack(ABC):
                 figure,
                 {role: attempt.readings[figure.name] for role, attempt in attempts.items()},
                 drawn,
-                len(names),
+                len(names) * len(attacks_for(materials.family)),
             )
             for figure in self.figures
             if figure.name in names
@@ -223,6 +231,11 @@ def overall_status(found: Sequence[Comparison]) -> tuple[str, str]:
         return "holds", "like the control"
     reasons = dict.fromkeys(one.reason for one in found)
     return "not informative", "; ".join(reasons) or "no record could say"
+
+
+def attacks_for(family: AnyFamily) -> list[str]:
+    """The names of all attacks on models of a family."""
+    return [name for name in registry.names("attacks") if family.name in load_attack(name).families]
 
 
 def load_attack(name: str) -> Attack:

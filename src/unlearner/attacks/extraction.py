@@ -78,7 +78,7 @@ def hit_chance(log_p: np.ndarray, samples: int) -> np.ndarray:
 
 def samples_needed(log_p: np.ndarray, chance: float) -> np.ndarray:
     """Samples at which each record is hit with that chance; infinite where p is 0."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         needed = math.log1p(-chance) / np.log1p(-np.exp(log_p))
     return np.maximum(1.0, np.ceil(needed))
 

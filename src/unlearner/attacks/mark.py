@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from unlearner.attacks._cross_fitting import cross_fitted
 from unlearner.attacks.base import FORGET, UNSEEN, Attack, Attempt, Materials, Subject
-from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
+from unlearner.evaluation.attack_figures import AttackFigure, RecordValues, units
 from unlearner.inference.answers import Answer
 from unlearner.metrics import mia_min_k_auc
 from unlearner.metrics._statistics import area_under_roc
@@ -23,6 +23,8 @@ from unlearner.metrics._statistics import area_under_roc
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 TREES = 200
+
+REPEATS = 3  # of the division into folds, which is a draw of its own
 
 
 class Mark(Attack):
@@ -53,6 +55,8 @@ def told_apart(
 ) -> RecordValues:
     """How treated each record looks to a forest that has seen no record of its subject.
 
+    The mean over several divisions into folds; where there are few subjects, of single records.
+
     Args:
         answers: The model's to the forget and to the unseen records.
         groups: The subject of each of these records.
@@ -67,8 +71,13 @@ def told_apart(
         )
         return forest.fit(rows[train], labels[train]).predict_proba(rows[test])[:, 1]
 
-    forget, unseen = groups
-    return cross_fitted(scores, forget, unseen, seed)
+    # Folds of few subjects differ so much that what is learned from one is wrong of the next.
+    forget, unseen = map(units, groups)
+    found = [cross_fitted(scores, forget, unseen, seed + repeat) for repeat in range(REPEATS)]
+    return RecordValues(
+        np.mean([one.forget for one in found], axis=0),
+        np.mean([one.unseen for one in found], axis=0),
+    )
 
 
 def mark_auc(

@@ -1,8 +1,9 @@
 r"""Relearning: what do some steps of ordinary training bring back, and how soon?
 
 Fifty steps by the settings of `unlearner finetune`: once on retained records alone, which whoever
-goes on training does without knowing, and once on a tenth of the forget set, whole subjects, with
-the rest of it measured. Of each record the area under the curve,
+goes on training does without knowing, once on a tenth of the forget set, whole subjects, with the
+rest of it measured, and once on unrelated text where the user gives some. Of each record the area
+under the curve,
 
 .. math:: \frac{1}{S} \int_0^S v_s(x) \, ds
 
@@ -21,6 +22,7 @@ import numpy as np
 from unlearner.attacks.base import (
     ALL_FAMILIES,
     FORGET,
+    UNRELATED,
     UNSEEN,
     Attack,
     Attempt,
@@ -42,13 +44,15 @@ class Relearning(Attack):
     families = ALL_FAMILIES
     cost = "full"
     shows = (
-        "Whether the records come back when the model goes on learning, on other records or on a "
-        "few of the forgotten ones, faster than a model learns them that never had them."
+        "Whether the records come back when the model goes on learning, on other records, on a few "
+        "of the forgotten ones or on unrelated text, faster than a model learns them that never "
+        "had them."
     )
     cannot_show = "What longer training brings, or training with other settings."
     figures = (
         AttackFigure("on_retained", "known while it learns retained records", "mean"),
         AttackFigure("on_some", "others known while it learns a tenth of them", "mean"),
+        AttackFigure("on_unrelated", "known while it learns unrelated text", "mean"),
     )
 
     def run(self, subject: Subject, materials: Materials) -> Attempt:
@@ -65,6 +69,10 @@ class Relearning(Attack):
                 look.forget[taught] = np.nan
             readings["on_some"] = area(looks)
             values["on some of them"] = _means(looks)
+        if UNRELATED in materials.sets:
+            looks = _looks(subject, materials, materials.sets[UNRELATED])
+            readings["on_unrelated"] = area(looks)
+            values["on unrelated text"] = _means(looks)
         return Attempt(readings, Curve("training step", LOOKS, values))
 
 

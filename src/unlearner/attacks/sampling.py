@@ -24,8 +24,7 @@ from scipy.stats import beta
 from unlearner.attacks.base import FORGET, UNSEEN, Attack, Attempt, Curve, Materials, Subject
 from unlearner.data.windows import TokenizedSet
 from unlearner.evaluation.attack_figures import AttackFigure, RecordValues
-from unlearner.inference.generation import generate
-from unlearner.models import sharding
+from unlearner.inference.language_model import drawn_responses
 from unlearner.models.loading import Loaded
 
 SAMPLES = 20
@@ -75,17 +74,13 @@ def sampled_overlaps(loaded: Loaded, some: TokenizedSet) -> np.ndarray:
 
     Of a record of several windows the last that has one counts.
     """
-    model, found = loaded.model.eval(), np.full((len(some), SAMPLES), np.nan)
-    device = sharding.device_of(model)
-    for window in some.windows:
+    found = np.full((len(some), SAMPLES), np.nan)
+    drawn = drawn_responses(loaded.model, some.windows, SAMPLES)
+    for window, rows in zip(some.windows, drawn, strict=True):
         response = window.input_ids[window.prefix : window.stop].tolist()
-        if not response:
-            continue
-        prompt = torch.from_numpy(window.input_ids[: window.prefix]).to(device)
-        rows = generate(model, prompt.repeat(SAMPLES, 1), len(response), sampled=True)
-        found[window.record] = [
-            common_length(response, row.tolist()) / len(response) for row in rows
-        ]
+        if response:
+            shares = [common_length(response, row.tolist()) / len(response) for row in rows]
+            found[window.record] = shares
     return found
 
 

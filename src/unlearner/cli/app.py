@@ -310,7 +310,10 @@ def audit(
     retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
     holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
     forget_class: ForgetClass = "",
-    retrained: Annotated[str, typer.Option(help="A model trained without --forget.")] = "",
+    retrained: Annotated[
+        list[str] | None,
+        typer.Option(help="A model trained without --forget; again for those of other seeds."),
+    ] = None,
     pretrained: Annotated[
         str, typer.Option(help="What training started from: makes a proxy, as control.")
     ] = "",
@@ -319,6 +322,9 @@ def audit(
     budget: Annotated[str, typer.Option(metavar="quick|full", help="How much is tried.")] = "quick",
     wordings: Annotated[
         str, typer.Option(help="JSON lines of id and prompt: your own wordings of the records.")
+    ] = "",
+    unrelated: Annotated[
+        str, typer.Option(help="Text of another kind, for `relearning` to go on with.")
     ] = "",
     output: Annotated[
         Path | None,
@@ -344,10 +350,12 @@ def audit(
     request = {
         "attacks": _attack_names(attacks),
         "budget": budget,
-        "retrained": retrained,
+        "retrained": next(iter(retrained or ()), ""),
+        "more_retrained": tuple(retrained or ())[1:],
         "pretrained": pretrained,
         "proxy": proxy,
         "wordings": wordings,
+        "unrelated": unrelated,
     }
     if run_dir:
         _alone(run_dir, options | {"model": model, "target": target, "output": output}, settings)

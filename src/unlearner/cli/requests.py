@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from unlearner.cli.arguments import Quiet, column_names, sections_of
+from unlearner.errors import UserError
+from unlearner.settings import check_names
 
 app = typer.Typer(no_args_is_help=True, help="Deletion requests over time, as a record.")
 models = typer.Typer(no_args_is_help=True, help="Models that the ledger is to know.")
@@ -191,11 +193,29 @@ def verify(
     measure: Annotated[
         bool, typer.Option("--measure/--bytes-only", help="Run the model on the records.")
     ] = True,
+    audit: Annotated[
+        str, typer.Option(metavar="quick|full", help="Also attack the records, see `audit`.")
+    ] = "",
+    retrained: Annotated[
+        str, typer.Option(help="With --audit: a model trained without the records.")
+    ] = "",
+    pretrained: Annotated[
+        str, typer.Option(help="With --audit: what training started from, for a proxy.")
+    ] = "",
     anchor: AnchorFile = "",
     quiet: Quiet = False,
 ) -> int:
     """Check the chain, the files, and that answered requests hold on a model: 0, or else 3."""
     model, sections = sections_of(arguments, None, data__retain=retain, data__holdout=holdout)
+    attacks = {"budget": audit, "retrained": retrained, "pretrained": pretrained}
+    if audit:
+        check_names([audit], ["quick", "full"], what="budget", where="--audit")
+        if not measure:
+            raise UserError(
+                "--bytes-only: leaves the model alone, and --audit attacks it; give one"
+            )
+    elif retrained or pretrained:
+        raise UserError("--retrained and --pretrained: are for --audit; give that too")
     from unlearner.cli.requests_commands import run_verify
 
     return run_verify(
@@ -205,6 +225,7 @@ def verify(
         records=records or [],
         sections=sections,
         measure=measure,
+        attacks=attacks if audit else None,
         quiet=quiet,
     )
 

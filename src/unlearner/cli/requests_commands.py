@@ -14,6 +14,7 @@ from unlearner import processes
 from unlearner.cli.terminal import MET, NOT_MET, RunProgress, results_console
 from unlearner.errors import UserError, printable, quoted
 from unlearner.files import LARGE, read_small, write_whole
+from unlearner.pipeline.audit import AuditRequest
 from unlearner.requests.erasure import OPEN_STATES
 from unlearner.requests.ledger import Ledger, write_json, write_list
 from unlearner.training.log import quieten
@@ -188,6 +189,7 @@ def run_verify(
     records: Sequence[str],
     sections: Mapping[str, Any],
     measure: bool,
+    attacks: Mapping[str, Any] | None,
     quiet: bool,
 ) -> int:
     """`requests verify`: 0 when nothing is wrong and nothing unknown, else 3."""
@@ -201,7 +203,12 @@ def run_verify(
         given[name] = path
     with _progress(quiet=quiet) as progress:
         found = Ledger(ledger, anchor).verify(
-            model, records=given, sections=sections, measure=measure, say=progress.say
+            model,
+            records=given,
+            sections=sections,
+            measure=measure,
+            attacks=None if attacks is None else AuditRequest(**attacks),
+            say=progress.say,
         )
     console = results_console()
     for one in found.findings:

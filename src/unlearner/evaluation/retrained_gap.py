@@ -90,8 +90,10 @@ def margin_kl(answers: Sequence[ClassAnswer]) -> float | None:
     if sum(len(answer.labels) for answer in known) < 2:
         return None
     labels = np.concatenate([answer.labels for answer in known])
-    own = _margins([answer.class_log_probs for answer in known], labels)
-    other = _margins([answer.retrained for answer in known if answer.retrained is not None], labels)
+    own = own_margins([answer.class_log_probs for answer in known], labels)
+    other = own_margins(
+        [answer.retrained for answer in known if answer.retrained is not None], labels
+    )
     spread, wanted = float(own.std()), float(other.std())
     if spread == 0 or wanted == 0:
         return None
@@ -137,6 +139,7 @@ def token_loss_distances(
     return {"token_loss_ks": found} if found else {}
 
 
-def _margins(log_probs: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+def own_margins(log_probs: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+    """(N,) log p / (1 - p) of each position's own label, in nats, cut off at `MOST_MARGIN`."""
     given = torch.from_numpy(np.concatenate(log_probs)), torch.from_numpy(labels)
     return label_margins(*given).numpy().astype(float).clip(-MOST_MARGIN, MOST_MARGIN)

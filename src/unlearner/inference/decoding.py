@@ -1,4 +1,6 @@
-"""Greedy continuations of many prompts at once, each from the key/value cache of one forward pass.
+"""Continuations of many prompts at once, each from the key/value cache of one forward pass.
+
+They are greedy, or drawn.
 
 T tokens of a window.
 
@@ -11,7 +13,7 @@ rotary or learned positions see what they would see alone. Where the model's att
 (`prefix_attention`), rows of one window read the keys and values of their prompts in common.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +45,35 @@ class Prompt:
     length: int
     first: int
     total: int
+
+
+# From the logits of some rows, (R, V), the token of each, (R,).
+Choice = Callable[[Tensor], Tensor]
+
+
+def drawn(logits_RV: Tensor) -> Tensor:
+    """(R,) a token of each row, from the model's own distribution, by the global generator."""
+    return torch.multinomial(logits_RV.float().softmax(-1), 1)[:, 0]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What makes the next token.
+
+    Attributes:
+        head: The model's output head; None where it is run as a whole.
+        choose: `argmax`, or `drawn`.
+    """
+
+    model: PreTrainedModel
+    head: OutputHead | None
+    choose: Choice
+
+    def next_tokens(self, tokens_R: Tensor, position: int, cache: DynamicCache) -> Tensor:
+        """(R,) what follows one more token of each row."""
+        part = self.model if self.head is None else self.model.base_model
+        states = next_states(part, tokens_R, position, cache)
+        return torch.cat([self.choose(logits) for logits in logits_in_parts(states, self.head)])
 
 
 class RowBatch:
@@ -195,15 +226,49 @@ def continuations(
         memory_bytes: Room for keys, values and logits of the prompts that are decoded together.
     """
     found: list[dict[int, np.ndarray]] = [{} for _ in input_ids]
-    if not prompts:
-        return found
-    if cache is not None:
-        decode = partial(_decode, model, head, cache, prompts, memory_bytes)
-    else:
-        decode = partial(_generate_all, model, input_ids, prompts)
-    for prompt, tokens in sharding.inside(model, decode, calls_model=cache is None or head is None):
+    decoder = Decoder(model, head, argmax)
+    for prompt, tokens in _continued(decoder, cache, input_ids, prompts, memory_bytes):
         found[prompt.window][prompt.length] = tokens
     return found
+
+
+def drawn_continuations(
+    model: PreTrainedModel,
+    head: OutputHead | None,
+    cache: Cache | None,
+    input_ids: Tensor,
+    prompts: Sequence[Prompt],
+    *,
+    memory_bytes: int,
+) -> list[list[np.ndarray]]:
+    """What is drawn behind the prompts of each window, as often as it has prompts.
+
+    Arguments and ends are those of `continuations`; of a prompt without a cache its first token is
+    drawn anew.
+    """
+    found: list[list[np.ndarray]] = [[] for _ in input_ids]
+    decoder = Decoder(model, head, drawn)
+    for prompt, tokens in _continued(decoder, cache, input_ids, prompts, memory_bytes):
+        found[prompt.window].append(tokens)
+    return found
+
+
+def _continued(
+    decoder: Decoder,
+    cache: Cache | None,
+    input_ids: Tensor,
+    prompts: Sequence[Prompt],
+    memory_bytes: int,
+) -> list[tuple[Prompt, np.ndarray]]:
+    """The prompts, in any order, with what follows them."""
+    if not prompts:
+        return []
+    if cache is not None:
+        decode = partial(_decode, decoder, cache, prompts, memory_bytes)
+    else:
+        decode = partial(_generate_all, decoder, input_ids, prompts)
+    calls_model = cache is None or decoder.head is None
+    return sharding.inside(decoder.model, decode, calls_model=calls_model)
 
 
 def _until_end(tokens: np.ndarray, ends: frozenset[int]) -> np.ndarray:
@@ -212,13 +277,10 @@ def _until_end(tokens: np.ndarray, ends: frozenset[int]) -> np.ndarray:
 
 
 def _decode(
-    model: PreTrainedModel,
-    head: OutputHead | None,
-    cache: Cache,
-    prompts: Sequence[Prompt],
-    memory_bytes: int,
+    decoder: Decoder, cache: Cache, prompts: Sequence[Prompt], memory_bytes: int
 ) -> list[tuple[Prompt, np.ndarray]]:
-    """The prompts with what follows them, from the cache."""
+    """As `_continued`, from the cache."""
+    model, head = decoder.model, decoder.head
     # With a head the logits come in parts.
     logits_bytes = 8 * model.config.get_text_config().vocab_size if head is None else 0
     ends = eos_ids(model)
@@ -230,16 +292,15 @@ def _decode(
         logits_bytes=logits_bytes,
         memory_bytes=memory_bytes,
     ):
-        rows = _decode_rows(model, head, cache, batch)
+        rows = _decode_rows(decoder, cache, batch)
         for prompt, row in zip(batch.prompts, rows, strict=True):
             found.append((prompt, _until_end(row[prompt.length : prompt.total], ends)))
     return found
 
 
-def _decode_rows(
-    model: PreTrainedModel, head: OutputHead | None, cache: Cache, batch: RowBatch
-) -> np.ndarray:
+def _decode_rows(decoder: Decoder, cache: Cache, batch: RowBatch) -> np.ndarray:
     """The prompts' rows of tokens, each whole from its prompt length on."""
+    model = decoder.model
     device = sharding.device_of(model)
     states = _keys_and_values(cache)
     layers = {number: RowCache(*both, batch) for number, both in states.items()}
@@ -264,27 +325,18 @@ def _decode_rows(
                 attention.groups = RowGroups.of(rows.window[:joined], len(batch.windows), device)
             for layer in layers.values():
                 layer.position = position
-            _advance(model, head, row_cache, rows, position, joined)
+            _advance(decoder, row_cache, rows, position, joined)
     output[rows.origin] = rows.tokens.cpu().numpy()
     return output
 
 
-def _advance(
-    model: PreTrainedModel,
-    head: OutputHead | None,
-    cache: DynamicCache,
-    rows: Rows,
-    position: int,
-    joined: int,
-) -> None:
+def _advance(decoder: Decoder, cache: DynamicCache, rows: Rows, position: int, joined: int) -> None:
     """One more token for the first `joined` rows, those whose prompt is no longer than position."""
     current = rows.tokens[:joined, position]
     rows.ended[:joined] |= torch.isin(current, rows.eos)
-    part = model if head is None else model.base_model
-    states = next_states(part, current, position, cache)
     # A row that joins at the next position keeps its own first token.
-    following = [argmax(logits) for logits in logits_in_parts(states, head)]
-    rows.tokens[:joined, position + 1] = sharding.agree(model, torch.cat(following))
+    following = decoder.next_tokens(current, position, cache)
+    rows.tokens[:joined, position + 1] = sharding.agree(decoder.model, following)
 
 
 def _drop_ended(
@@ -303,17 +355,18 @@ def _drop_ended(
 
 
 def _generate_all(
-    model: PreTrainedModel, input_ids: Tensor, prompts: Sequence[Prompt]
+    decoder: Decoder, input_ids: Tensor, prompts: Sequence[Prompt]
 ) -> list[tuple[Prompt, np.ndarray]]:
-    """As `_decode`, by the model's own `generate` on prompts of equal length.
+    """As `_continued`, by the model's own `generate` on prompts of equal length.
 
     For models whose state is not a cache of keys and values (Mamba, hybrids): slower, as exact.
     """
-    found = []
+    found, model = [], decoder.model
     for length in sorted({prompt.length for prompt in prompts}):
         same = [prompt for prompt in prompts if prompt.length == length]
         ids = input_ids[[prompt.window for prompt in same], :length]
-        rows = generate(model, ids, max(prompt.total for prompt in same) - length)
+        longest = max(prompt.total for prompt in same) - length
+        rows = generate(model, ids, longest, sampled=decoder.choose is drawn)
         for prompt, row in zip(same, rows, strict=True):
             found.append((prompt, _until_end(row[: prompt.total - length], eos_ids(model))))
     return found

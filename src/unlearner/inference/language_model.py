@@ -18,7 +18,7 @@ from unlearner.data.batches import collate, length_batches
 from unlearner.data.windows import Window
 from unlearner.functional import TargetLogits, Tensors
 from unlearner.inference.answers import Answer
-from unlearner.inference.decoding import Prompt, continuations
+from unlearner.inference.decoding import Prompt, continuations, drawn, drawn_continuations
 from unlearner.inference.generation import eos_ids, generate, shares_cache
 from unlearner.inference.reference import TargetDistribution
 from unlearner.models import sharding
@@ -121,14 +121,7 @@ def _teacher_forced(
     shares: bool,
 ) -> tuple[list[Answer], Cache | None]:
     """The answers but for continuations, and the keys and values that these begin with, if any."""
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    forward = model if head is None else model.base_model
-    if shares:
-        # without a configuration: sliding layers keep every position too
-        out = forward(**inputs, past_key_values=DynamicCache(), use_cache=True)
-    else:
-        out = forward(**inputs, use_cache=False)
-    states_BTD = out.logits if head is None else out[0]
+    states_BTD, cache = _states_and_cache(model, head, batch, shares=shares)
     kls = _divergences(head, states_BTD, batch, target_logits)
     ends, answers = eos_ids(model), []
     for row, window in enumerate(windows):
@@ -151,7 +144,22 @@ def _teacher_forced(
                 deviation=moments[1],
             )
         )
-    return answers, out.past_key_values if shares else None
+    return answers, cache
+
+
+def _states_and_cache(
+    model: PreTrainedModel, head: OutputHead | None, batch: Tensors, *, shares: bool
+) -> tuple[Tensor, Cache | None]:
+    """Last hidden states (B, T, D), logits without a head, and the keys and values, if any."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    forward = model if head is None else model.base_model
+    if shares:
+        # without a configuration: sliding layers keep every position too
+        out = forward(**inputs, past_key_values=DynamicCache(), use_cache=True)
+    else:
+        out = forward(**inputs, use_cache=False)
+    states_BTD = out.logits if head is None else out[0]
+    return states_BTD, out.past_key_values if shares else None
 
 
 def _zlib_bytes(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -251,3 +259,33 @@ def beam_continuations(
             new = row[: num_tokens[index]]
             texts[index] = str(tokenizer.decode(new, skip_special_tokens=True))
     return texts
+
+
+@torch.no_grad()
+def drawn_responses(
+    model: PreTrainedModel, windows: Sequence[Window], count: int, batch_tokens: int = 4096
+) -> list[list[np.ndarray]]:
+    """Of each window that many texts drawn behind its prefix, by the global generator.
+
+    Each is as long as what the window has there, or ends with the first end-of-text token.
+    """
+    model.eval()
+    head = output_head(model)
+    shares, room = shares_cache(model, head), decoding_room(sharding.device_of(model))
+    found: dict[int, list[np.ndarray]] = {}
+    for indices in length_batches(windows, batch_tokens):
+        batch = collate([windows[index] for index in indices], sharding.device_of(model))
+        states_BTD, cache = _states_and_cache(model, head, batch, shares=shares)
+        prompts = []
+        for row, index in enumerate(indices):
+            length, total = windows[index].prefix, windows[index].stop
+            if total > length:
+                last = states_BTD[row, length - 1]
+                logits = last if head is None else head(last)
+                first = drawn(logits.expand(count, -1)).tolist()
+                prompts += [Prompt(row, length, token, total) for token in first]
+        texts = drawn_continuations(
+            model, head, cache, batch["input_ids"], prompts, memory_bytes=room
+        )
+        found |= dict(zip(indices, texts, strict=True))
+    return [found[index] for index in range(len(windows))]

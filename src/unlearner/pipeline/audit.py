@@ -18,17 +18,24 @@ from unlearner import processes, provenance, registry
 from unlearner.attacks.base import (
     CONTROLS,
     FORGET,
+    UNRELATED,
     UNSEEN,
     Budget,
     Materials,
     Subject,
+    attacks_for,
     load_attack,
+    per_record,
 )
 from unlearner.config import RunConfig
+from unlearner.data.loading import read_records
 from unlearner.data.record import digest_records
+from unlearner.data.windows import TokenizedSet, tokenize_set
 from unlearner.errors import Interrupted, UserError
+from unlearner.evaluation.attack_figures import RecordValues, has_learned_unseen
 from unlearner.families.base import AnyFamily, AnyPrepared
 from unlearner.files import LARGE, read_json, read_small, saving, write_whole
+from unlearner.metrics import loss
 from unlearner.models.loading import Loaded, limit_threads, load_with_new_head
 from unlearner.output import Json
 from unlearner.pipeline.finished_run import check_same, config_of
@@ -56,15 +63,19 @@ class AuditRequest:
         attacks: Their names; empty for all of the budget.
         budget: "quick" or "full".
         retrained, pretrained, proxy: Models by name, for the control.
+        more_retrained: Others like `retrained`, of other seeds.
         wordings: A file with wordings of the user's own, by the id of the record.
+        unrelated: Text of another kind, to go on learning.
     """
 
     attacks: tuple[str, ...] = ()
     budget: Budget = "quick"
     retrained: str = ""
+    more_retrained: tuple[str, ...] = ()
     pretrained: str = ""
     proxy: str = ""
     wordings: str = ""
+    unrelated: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,15 +119,24 @@ def open_run(run_dir: Path, say: Say) -> Opened:
     return _ready_to_attack(config, prepared, unlearned, folder)
 
 
-def open_models(config: RunConfig, family: AnyFamily, model: str, say: Say) -> Opened:
+def open_models(
+    config: RunConfig,
+    family: AnyFamily,
+    model: str,
+    say: Say,
+    given: Mapping[str, Any] | None = None,
+) -> Opened:
     """Any model, whoever made it, beside the target that the configuration names.
+
+    Args:
+        given: Sets that do not come from the files, as rows.
 
     Raises:
         UserError: A set is missing, or a model cannot be loaded or compared.
     """
     say("loading the target model and the one to be audited")
     config = config.of_request_alone()
-    prepared = start(config, family, command="evaluate")
+    prepared = start(config, family, given, command="evaluate")
     unlearned = family.load_like(model, "model", prepared)
     return _ready_to_attack(config, prepared, unlearned, Path(model))
 
@@ -150,8 +170,7 @@ def chosen_attacks(request: AuditRequest, family: AnyFamily) -> list[str]:
             )
     if request.attacks:
         return list(dict.fromkeys(request.attacks))
-    named = [(name, load_attack(name)) for name in registry.names("attacks")]
-    fitting = [(name, attack) for name, attack in named if family.name in attack.families]
+    fitting = [(name, load_attack(name)) for name in attacks_for(family)]
     wanted = [one for one in fitting if request.budget == "full" or one[1].cost == "quick"]
     return [name for name, _ in sorted(wanted, key=lambda one: (one[1].cost != "quick", one[0]))]
 
@@ -175,12 +194,13 @@ def audit(opened: Opened, request: AuditRequest, output: Path, *, resume: bool, 
     family = opened.prepared.family
     names = chosen_attacks(request, family)
     wordings = read_wordings(request.wordings, opened.prepared)
+    sets = _sets(opened) | read_unrelated(request.unrelated, opened.prepared)
     identity = _identity(opened, request)
     kept = _kept(output, identity, resume=resume)
     models = _models(opened, request, say)
     materials = Materials(
         prepared=opened.prepared,
-        sets=_sets(opened),
+        sets=sets,
         config=opened.config,
         target=opened.prepared.loaded,
         pretrained=models.pretrained,
@@ -188,11 +208,13 @@ def audit(opened: Opened, request: AuditRequest, output: Path, *, resume: bool, 
         budget=request.budget,
         wordings=wordings,
         folder=opened.folder if opened.folder.is_dir() else None,
+        retrained=models.retrained,
     )
     subjects = {"target": Subject("target", materials.target)}
     subjects["unlearned"] = Subject("unlearned", opened.unlearned)
     if models.control is not None:
         subjects["control"] = Subject("control", models.control)
+        _check_control(subjects, materials, f"--{models.kind} {models.control.name}")
     done: list[Json] = list(kept)
     finished = {entry["name"] for entry in done}
     names += [entry["name"] for entry in done if entry["name"] not in names]
@@ -316,6 +338,7 @@ class ControlModels:
     kind: str
     control: Loaded | None
     pretrained: Loaded | None
+    retrained: tuple[Loaded, ...] = ()
 
 
 def _models(opened: Opened, request: AuditRequest, say: Say) -> ControlModels:
@@ -330,9 +353,9 @@ def _models(opened: Opened, request: AuditRequest, say: Say) -> ControlModels:
     if request.pretrained and family.writes_text:
         pretrained = family.load_like(request.pretrained, "pretrained", prepared)
     if retrained:
-        return ControlModels(
-            "retrained", family.load_like(retrained, "retrained", prepared), pretrained
-        )
+        names = (retrained, *request.more_retrained)
+        loaded = tuple(family.load_like(name, "retrained", prepared) for name in names)
+        return ControlModels("retrained", loaded[0], pretrained, loaded)
     if request.proxy:
         return ControlModels(
             "proxy", family.load_like(request.proxy, "proxy", prepared), pretrained
@@ -347,6 +370,26 @@ def _models(opened: Opened, request: AuditRequest, say: Say) -> ControlModels:
         )
     say(f"training a proxy on {len(retain)} retained records for {PROXY_EPOCHS} epochs")
     return ControlModels("proxy", _train_proxy(opened, request.pretrained, pretrained), pretrained)
+
+
+def _check_control(subjects: Mapping[str, Subject], materials: Materials, named: str) -> None:
+    """Look whether the records that are taken for unseen are unseen to the control.
+
+    Raises:
+        UserError: It has learned them.
+    """
+    likelihoods = {}
+    for role in ("target", "control"):
+        parts = [
+            -per_record(subjects[role].ask(materials, some), loss.metric, len(materials.sets[some]))
+            for some in (FORGET, UNSEEN)
+        ]
+        likelihoods[role] = RecordValues(*parts)
+    if has_learned_unseen(likelihoods["target"], likelihoods["control"], materials.resampling()):
+        raise UserError(
+            f"{named}: has learned the unseen records (--holdout), so that it is no control; give "
+            "one that was trained on the retained records alone, or records that it has not seen"
+        )
 
 
 def _train_proxy(opened: Opened, name: str, pretrained: Loaded | None) -> Loaded:
@@ -376,7 +419,21 @@ def _train_proxy(opened: Opened, name: str, pretrained: Loaded | None) -> Loaded
     return replace(fresh, model=cast(PreTrainedModel, learned.eval()))
 
 
-# The user's own wordings
+# The user's own wordings and text
+
+
+def read_unrelated(path: str, prepared: AnyPrepared) -> dict[str, TokenizedSet]:
+    """The text to go on learning, by its role; empty where none was given.
+
+    Raises:
+        UserError: It cannot be read, or is for a classifier.
+    """
+    if not path:
+        return {}
+    if not prepared.family.writes_text:
+        raise UserError("--unrelated: for causal language models; leave it out for a classifier")
+    records = read_records(path, name=UNRELATED)
+    return {UNRELATED: tokenize_set(records, prepared.loaded.tokenizer, prepared.layout)}
 
 
 def read_wordings(path: str, prepared: AnyPrepared) -> dict[str, list[str]]:

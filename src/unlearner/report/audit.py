@@ -4,6 +4,7 @@
 a run, which stays as it is: the two come together on the page alone.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any
 from markupsafe import Markup
 
 from unlearner.errors import UserError, quoted
+from unlearner.evaluation.attack_figures import FEWEST
 from unlearner.evaluation.verdict import Claim, overall
 from unlearner.files import LARGE, read_json
 from unlearner.output import Json
 from unlearner.report import plots, svg
 from unlearner.report.facts import Report
 from unlearner.report.plots import DotRow
-from unlearner.report.writing import NOTHING, html_page, plural, show, significant
+from unlearner.report.writing import NOTHING, html_page, plural, show, show_interval, significant
 
 AUDIT_FILE, AUDIT_SCHEMA = "audit.json", "unlearner/audit/1"
 
@@ -44,6 +46,10 @@ UNITS = {"mean": "ma", "auc": "mia_loss_auc"}
 
 # An AUC below it is explained in words, where the attack is opened from below.
 NEAR_ZERO = 0.1
+
+LEAST_SHOWN = 5e-7  # as a share; smaller ones have only zeros
+
+LABEL_WIDTH = 26  # letters of a line beside a picture
 
 LABELS = {"target": "before", "unlearned": "after", "retrained": "control"}
 
@@ -205,6 +211,7 @@ def audit_context(audit: Report) -> dict[str, object]:
         "audit": audit,
         "attack_sections": sections,
         "attack_control": audit["control"]["sentence"],
+        "fewest_subjects": FEWEST,
     }
 
 
@@ -240,12 +247,16 @@ def _figure_row(figure: Report) -> FigureRow:
 
 
 def _figure_cell(metric: str, estimate: Report) -> tuple[str, str]:
-    if estimate["value"] is None:
+    value, low, high = (_rounded(estimate[name]) for name in ("value", "low", "high"))
+    if value is None:
         return NOTHING, ""
-    value = show(metric, estimate["value"])
-    if estimate["low"] is None or estimate["high"] is None:
-        return value, ""
-    return value, f"({show(metric, estimate['low'])} to {show(metric, estimate['high'])})"
+    between = show_interval(metric, low, high)
+    return show(metric, value), f"({between})" if between else ""
+
+
+def _rounded(value: float | None) -> float | None:
+    """The value, and 0 for one of which no digit would be shown."""
+    return 0.0 if value is not None and abs(value) < LEAST_SHOWN else value
 
 
 def _remarks(entry: Report) -> list[str]:
@@ -324,9 +335,12 @@ def _drawings(entry: Report) -> list[Markup]:
 def _dot_row(figure: Report) -> DotRow:
     roles = {"target": "target", "unlearned": "unlearned", "control": "retrained"}
     figures = {
-        shown: figure[role] for role, shown in roles.items() if figure[role]["value"] is not None
+        shown: {name: _rounded(end) for name, end in figure[role].items()}
+        for role, shown in roles.items()
+        if figure[role]["value"] is not None
     }
-    return DotRow(figure["label"], UNITS[figure["kind"]], figures)
+    label = "\n".join(textwrap.wrap(figure["label"], LABEL_WIDTH))
+    return DotRow(label, UNITS[figure["kind"]], figures)
 
 
 def _attack_curves(name: str, curves: Mapping[str, Report]) -> Markup:

@@ -20,6 +20,7 @@ from unlearner.data.record import RecordSet, digest_content, digest_subject
 from unlearner.errors import UserError, quoted
 from unlearner.files import write_whole
 from unlearner.models.lineage import digest_file, digest_weights
+from unlearner.pipeline.audit import AuditRequest
 from unlearner.provenance import read_key
 from unlearner.requests import erasure
 from unlearner.requests.book import DECISIONS, FIRST_STATE, Book, Request, one_month_after
@@ -29,7 +30,7 @@ from unlearner.requests.records import WorkingFiles, about, confirmed, read_any
 from unlearner.requests.runs import Carrier, Ended, RequestPlan
 from unlearner.requests.seal import Anchor, Head, read_anchor, write_anchor
 from unlearner.requests.store import Event, Store, now
-from unlearner.requests.verification import Verification, verify
+from unlearner.requests.verification import Measures, Verification, verify
 from unlearner.retrieval.neighbours import TF_IDF
 from unlearner.settings import check_names
 
@@ -310,6 +311,7 @@ class Ledger:
         records: Mapping[str, str] | None = None,
         sections: Mapping[str, Mapping[str, Any]] | None = None,
         measure: bool = True,
+        attacks: AuditRequest | None = None,
         say: Say = logger.info,
     ) -> Verification:
         """Check ledger, anchor and files, and that answered requests hold on a model.
@@ -319,6 +321,7 @@ class Ledger:
             records: Files of records whose working files are gone, by request.
             sections: Laid over those of the last run, for files that were moved.
             measure: Run the model; else only bytes are compared.
+            attacks: Also the audit of each answered request's records, as `AuditRequest()`.
 
         Raises:
             UserError: A file or the model cannot be used, or another process is at work.
@@ -331,9 +334,7 @@ class Ledger:
                 self.files,
                 model=str(model),
                 anchor=self.anchor,
-                given=records or {},
-                sections=sections or {},
-                measure=measure,
+                measures=Measures(records or {}, sections or {}, attacks) if measure else None,
                 say=say,
             )
 

@@ -424,8 +424,10 @@ def _hold_the_floor(book: Book, sections: dict[str, Any], say: Say) -> None:
     say("the model before the first request is gone; the ledger holds the limits that it set")
 
 
-def all_asked(book: Book, files: WorkingFiles, key: bytes, given: Mapping[str, str]) -> list[Asked]:
-    """What is to be asked of a model: every answered request, with its last run's criteria.
+def all_asked(
+    book: Book, files: WorkingFiles, key: bytes, given: Mapping[str, str]
+) -> list[tuple[Run, Asked]]:
+    """What is to be asked of a model: every answered request's last run, with its criteria.
 
     Args:
         given: Files of the records of requests whose working files are gone, by id.
@@ -444,7 +446,7 @@ def all_asked(book: Book, files: WorkingFiles, key: bytes, given: Mapping[str, s
         there = [some for some in sets if some is not None]
         records = joined(run.requests, there) if len(there) == len(sets) else None
         criteria = tuple(criterion_of(one) for one in run.finished["criteria"])
-        found.append(Asked(run.requests, records, criteria))
+        found.append((run, Asked(run.requests, records, criteria)))
     return found
 
 
@@ -487,7 +489,7 @@ def ask_again(
     merged.pop("method", None)
     for name, values in (sections or {}).items():
         merged.setdefault(name, {}).update(values)
-    asked = all_asked(book, files, key, given)
+    asked = [one for _, one in all_asked(book, files, key, given)]
     taken = book.last_finished()
     utility = taken.finished["utility"] if taken else []
     limits = [criterion_of(one) for one in utility]

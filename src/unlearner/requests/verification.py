@@ -11,9 +11,12 @@ from typing import Any
 
 from unlearner.errors import UserError
 from unlearner.models.lineage import digest_file, digest_weights
+from unlearner.pipeline.audit import AuditRequest
+from unlearner.requests.attacked import attack_requests
 from unlearner.requests.book import Book, Run
+from unlearner.requests.holds import StillHeld
 from unlearner.requests.records import WorkingFiles
-from unlearner.requests.runs import ask_again, known_before
+from unlearner.requests.runs import all_asked, ask_again, known_before
 from unlearner.requests.seal import read_anchor
 from unlearner.requests.store import ANSWERED, Damaged, Store
 
@@ -54,15 +57,28 @@ class Verification:
         return tuple(dict.fromkeys(name for one in self.findings for name in one.requests))
 
 
+@dataclass(frozen=True)
+class Measures:
+    """How the records of answered requests are measured on a model.
+
+    Attributes:
+        given: Files of records whose working files are gone, by request.
+        sections: Laid over those of the last run.
+        attacks: The audit to be made of the records; None for none.
+    """
+
+    given: Mapping[str, str]
+    sections: Mapping[str, Any]
+    attacks: AuditRequest | None = None
+
+
 def verify(
     store: Store,
     files: WorkingFiles,
     *,
     model: str,
     anchor: Path | None,
-    given: Mapping[str, str],
-    sections: Mapping[str, Any],
-    measure: bool,
+    measures: Measures | None,
     say: Callable[[str], None],
 ) -> Verification:
     """Look at the ledger itself, the anchor, the files, and the records on a model.
@@ -70,9 +86,7 @@ def verify(
     Args:
         model: The folder to measure; empty for the ledger's current model.
         anchor: A file that `--anchor` has kept; None where there is none.
-        given: Files of records whose working files are gone, by request.
-        sections: Laid over those of the last run.
-        measure: Run the model on the records; else only bytes are compared.
+        measures: None where only bytes are to be compared.
 
     Raises:
         UserError: A file that was named, or the model, cannot be used.
@@ -94,8 +108,8 @@ def verify(
     found += _artefacts(book)
     place = Path(model or (book.current.path if book.current else ""))
     found += _current(book, place) if book.current else []
-    if measure and book.answered() and digest_weights(place):
-        found += _measured(book, files, store.key, place, given, sections, say)
+    if measures and book.answered() and digest_weights(place):
+        found += map(_finding, _measured(book, files, store.key, place, measures, say))
     return Verification(tuple(found))
 
 
@@ -184,17 +198,21 @@ def _measured(
     files: WorkingFiles,
     key: bytes,
     place: Path,
-    given: Mapping[str, str],
-    sections: Mapping[str, Any],
+    measures: Measures,
     say: Callable[[str], None],
-) -> list[Finding]:
+) -> list[StillHeld]:
+    given, sections = measures.given, measures.sections
     held = ask_again(book, files, key, str(place), given, say, sections)
     held = known_before(book, digest_weights(place) or "", held)
-    found = []
-    for one in held:
-        status = {"holds": OK, "lost": WRONG}.get(one.status, NOT_MEASURED)
-        name = f"request {', '.join(one.requests)}" if one.requests else "quality"
-        words = f"{one.status}: {one.reason}" if one.reason else one.status
-        again = one.requests if status == WRONG else ()
-        found.append(Finding("request", status, f"{name}: {words}", again))
-    return found
+    if measures.attacks is None:
+        return held
+    runs = all_asked(book, files, key, given)
+    return held + attack_requests(runs, str(place), sections, measures.attacks, say)
+
+
+def _finding(held: StillHeld) -> Finding:
+    status = {"holds": OK, "lost": WRONG}.get(held.status, NOT_MEASURED)
+    name = f"request {', '.join(held.requests)}" if held.requests else "quality"
+    words = f"{held.status}: {held.reason}" if held.reason else held.status
+    again = held.requests if status == WRONG else ()
+    return Finding("request", status, f"{name}: {words}", again)
