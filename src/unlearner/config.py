@@ -92,17 +92,16 @@ class RunConfig:
             "search": self.search.model_dump(),
         }
 
-    def without_judge(self) -> "RunConfig":
-        """The same for what asks the model itself alone."""
-        evaluation = self.evaluation.model_copy(update={"judge": JudgeSettings()})
-        return replace(self, evaluation=evaluation)
+    def of_sets_alone(self) -> "RunConfig":
+        """The same without tasks and a judge."""
+        none = {"harness": (), "judge": JudgeSettings()}
+        return replace(self, evaluation=self.evaluation.model_copy(update=none))
 
     def of_request_alone(self) -> "RunConfig":
         """The same without what is measured beside the sets of the request."""
         return replace(
-            self,
+            self.of_sets_alone(),
             data=self.data.model_copy(update={kind: {} for kind in FURTHER_SETS}),
-            evaluation=self.without_judge().evaluation.model_copy(update={"harness": ()}),
             criteria=self.criteria.model_copy(update={"neutral_ratio": None}),
         )
 

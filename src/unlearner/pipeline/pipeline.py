@@ -174,7 +174,7 @@ def dated(config: RunConfig, prepared: AnyPrepared) -> RunConfig:
 def check(config: RunConfig, prepared: AnyPrepared, *, say: Say = logger.info) -> CheckResult:
     """How well the model knows the records, where copies are, what a run would take."""
     _tell_notes(prepared)
-    config = config.without_judge()
+    config = config.of_sets_alone()
     family, sets = prepared.family, prepared.family.measured_sets(prepared, config)
     notice(config.model.name, config.model.original, say)
     original = measure_original(config, prepared, sets, say)

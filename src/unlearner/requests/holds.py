@@ -116,7 +116,7 @@ class _Measuring:
         own.setdefault("model", {}).update(name=model, original="", retrained="", base="")
         own.setdefault("data", {}).update(forget="", drop_duplicates=True)
         config, self.family = read_config(own)
-        self.config = config.without_judge()
+        self.config = config.of_sets_alone()
         rows = [
             as_row(replace(record, id=f"{place}/{record.id}"))
             for place, one in enumerate(asked)
