@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
+from operator import not_
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -387,6 +388,8 @@ class EvaluationSettings(Section):
         batch_tokens: Tokens of one forward pass, padding included.
         memory_bytes: Room for keys and values while continuations are decoded. "auto" is half of
             what a CUDA device has free, and 1 GiB elsewhere.
+        look_autocast: Between steps a generator is measured in bfloat16 arithmetic, which an
+            accelerator is faster in; the report and its limits are of float32 all the same.
         bertscore_model: Path or hub id of the encoder of `bertscore_f1`, of generators; without one
             it is not measured.
         bertscore_baseline: What it gives to unrelated text; it is then rescaled to 0.
@@ -406,6 +409,7 @@ class EvaluationSettings(Section):
     resamples: int = Field(default=1000, gt=0, le=100_000)
     batch_tokens: int = Field(default=4096, gt=0, le=2**31)
     memory_bytes: Annotated[int, Field(gt=0, le=2**50)] | Literal["auto"] = "auto"
+    look_autocast: bool = Field(default=False, exclude_if=not_)  # in run files where it is used
     bertscore_model: str | None = None
     bertscore_baseline: float = Field(default=0.0, ge=0.0, lt=1.0)
     dialogue_tokens: int = Field(default=128, gt=0, le=65_536)

@@ -1,5 +1,7 @@
 """The fast answers equal the slow definitions on every architecture."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from unlearner.errors import UserError
 from unlearner.inference.generation import eos_ids
 from unlearner.inference.language_model import Questions, decoding_room, infer
 from unlearner.metrics._ngrams import extraction_likelihood as fast_el
+from unlearner.models.loading import load_causal_lm
 
 
 def window(index: int, ids: list[int]) -> Window:
@@ -46,6 +49,33 @@ def test_metrics_equal_one_generate_per_prompt(architecture, tokenizer):
                 total, weight = fast_el(answer, n)
                 assert total / weight == extraction_likelihood(continued, x, n)
         np.testing.assert_allclose(answer.log_probs, log_probs(model, x), rtol=0, atol=2e-5)
+
+
+def test_in_lower_arithmetic_answers_are_near_and_whole(architecture, tokenizer):
+    """bfloat16 has three digits; the same questions have answers, and probabilities are float32."""
+    model = tiny_model(architecture)
+    some = [window(i, x) for i, x in enumerate(texts(model))]
+    full, low = (infer(model, tokenizer, some, Questions(lower=lower)) for lower in (False, True))
+    for one, other in zip(full, low, strict=True):
+        assert other.log_probs.dtype == np.float32
+        assert not np.array_equal(other.log_probs, one.log_probs)
+        np.testing.assert_allclose(other.log_probs, one.log_probs, rtol=0.05, atol=0.3)
+        assert set(other.decoded) == {t for t in other.breaks if t < len(other.input_ids)}
+    again = infer(model, tokenizer, some, Questions())
+    assert [a.log_probs.tobytes() for a in again] == [a.log_probs.tobytes() for a in full]
+
+
+def test_continuations_of_a_real_model_are_those_of_generate(shared_data):
+    """stories260k and 40 tokens of TOFU, which it has never seen: it breaks, and is decoded."""
+    loaded = load_causal_lm(str(shared_data / "models" / "stories260k"))
+    rows = (shared_data / "tofu" / "full.json").read_text(encoding="utf-8")
+    row = json.loads(rows.partition("\n")[0])
+    ids = loaded.tokenizer(f"{row['question']} {row['answer']}")["input_ids"][:40]
+    (answer,) = infer(loaded.model, loaded.tokenizer, [window(0, ids)], Questions(prompt_start=12))
+    assert len(answer.decoded) > 5
+    for length in range(12, 40):
+        expected = greedy(loaded.model, ids[:length], 40)
+        assert answer.continuation(length).tolist() == expected
 
 
 def test_a_later_prompt_start_equals_the_definition_with_that_range(tokenizer):

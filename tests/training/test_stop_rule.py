@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import torch
 
 from conftest import tiny_model
 from unlearner.data.record import Record
-from unlearner.data.windows import TokenizedSet, Window
+from unlearner.data.windows import Layout, TokenizedSet, Window
+from unlearner.families import CAUSAL_LM, causal_lm
 from unlearner.inference.answers import Answer
 from unlearner.inference.language_model import Questions, beam_continuations, infer
+from unlearner.settings import CriteriaSettings, EvaluationSettings
 from unlearner.training import stop_rule
 from unlearner.training.data import HoldoutBaseline, UnlearningData
 from unlearner.training.stop_rule import Refinement, RoundState, above_worst, excess, is_better
@@ -89,6 +92,42 @@ def examine(monkeypatch, answers, rules=None, level=LEVEL, kept_nats=1.0):
 
     monkeypatch.setattr(stop_rule, "infer", said)
     return Refinement(rules or Rules(), data(forget, level=level)).examine(None, 0)
+
+
+def test_looks_are_in_the_arithmetic_of_the_datas_questions(monkeypatch):
+    """Of all three sets; what a report asks is of float32 whatever the setting is."""
+    asked = []
+
+    def said(_model, _tokenizer, windows, questions):
+        asked.append(questions.lower)
+        return [answer(window.record, log_probs=np.full(20, -1.0)) for window in windows]
+
+    monkeypatch.setattr(stop_rule, "infer", said)
+    some = replace(data(tokenized("forget", 2)), questions=Questions(lower=True))
+    Refinement(Rules(), replace(some, unseen=tokenized("holdout", 2))).examine(None, 0)
+    assert asked == [True] * 3
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_the_setting_is_for_looks_alone_and_stands_in_run_files_where_it_is_used(
+    monkeypatch, lower
+):
+    evaluation = EvaluationSettings(look_autocast=lower)
+    assert ("look_autocast" in evaluation.model_dump()) is lower
+    assert not causal_lm.questions_of(evaluation).lower
+    for name in ("without_copies", "pool_of", "recipe_of"):
+        monkeypatch.setattr(causal_lm, name, lambda *_: None)
+
+    class Prepared(dict):
+        loaded, layout = SimpleNamespace(tokenizer=None), Layout()
+
+    config = SimpleNamespace(
+        evaluation=evaluation,
+        criteria=CriteriaSettings(),
+        model=None,
+    )
+    found = CAUSAL_LM.method_data(Prepared(forget=None), {}, LEVEL, config, {})
+    assert found.questions.lower is lower
 
 
 # Rounds of a loop that works on the whole set

@@ -269,7 +269,9 @@ class CausalLM(Family[TokenizedSet, Answer]):
             retain=prepared.get("retain"),
             analogous=None,
             level=level,
-            questions=questions_of(config.evaluation),
+            questions=replace(
+                questions_of(config.evaluation), lower=config.evaluation.look_autocast
+            ),
             utility_floor=floor,
             unseen_floor=_unseen_floor(scores, config),
             layout=prepared.layout,

@@ -5,6 +5,7 @@ Shapes: B windows, T tokens, N label positions, V vocabulary, D hidden.
 
 import zlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -35,12 +36,14 @@ class Questions:
         prompt_start: Shortest prompt of EL: a length in tokens, or a share of the text below 1.
         batch_tokens: Tokens of one teacher-forced batch, padding included.
         memory_bytes: Room for the decoding rows' own keys and values; None for `decoding_room`.
+        lower: Run the model in bfloat16 arithmetic; probabilities are float32 all the same.
     """
 
     continuations: str = "all"
     prompt_start: float = 1
     batch_tokens: int = 4096
     memory_bytes: int | None = None
+    lower: bool = False
 
 
 ROOM = 1 << 30
@@ -76,6 +79,22 @@ def infer(
     model.eval()
     head = output_head(model)
     shares = shares_cache(model, head)
+    kind = sharding.device_of(model).type
+    with torch.autocast(kind, torch.bfloat16) if questions.lower else nullcontext():
+        return _infer(model, tokenizer, windows, questions, target, head, shares=shares)
+
+
+def _infer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    windows: Sequence[Window],
+    questions: Questions,
+    target: TargetDistribution | None,
+    head: OutputHead | None,
+    *,
+    shares: bool,
+) -> list[Answer]:
+    """As `infer`, in the arithmetic that it was called in."""
     divided = sharding.is_sharded(model)  # then every process has to run every batch
     room = questions.memory_bytes or decoding_room(sharding.device_of(model), divided=divided)
     batches = length_batches(windows, questions.batch_tokens)

@@ -50,7 +50,7 @@ def tf_idf_vectors(queries: Sequence[str], texts: Sequence[str]) -> tuple[csr_ma
     for number, some in enumerate(words):
         rows.append(_weighted(some, frequencies, columns, num_texts))
         _log("weighted", number, len(words))
-    return rows[0], vstack(rows[1:], format="csr")
+    return rows[0], csr_matrix(vstack(rows[1:], format="csr"))
 
 
 def _log(what: str, number: int, count: int) -> None:
