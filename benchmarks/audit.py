@@ -2,8 +2,10 @@
 
     python benchmarks/audit.py --work FOLDER [--seeds 0 1 2 3 4] [--full 0] [--compared FOLDER]
 
-TOFU on stories260k: of the last 200 questions 40 are to be forgotten, the first 100 are unseen. Of
-each seed a target and a retrained model are made, by ten epochs. A retrained model is the control
+TOFU on stories260k, two questions of each author: those of the last 20 authors are to be forgotten,
+of 80 others kept, of the first 50 unseen. An author is a subject. With --authors 2 the 40 questions
+to be forgotten are those of two authors, and whole authors are the others as well. Of each seed a
+target and a retrained model are made, by ten epochs. A retrained model is the control
 of its seed; those of the next two seeds are candidates, so that of five seeds every two retrained
 models stand beside each other once. The target stands beside its own control and the next one. The
 audit should open every target and pass every candidate.
@@ -36,6 +38,8 @@ METHODS = (
 
 FORGET, RETAIN, UNSEEN, EPOCHS = 40, 160, 100, 10
 
+QUESTIONS = 20  # of an author
+
 TARGET, RETRAINED = "the target", "another retrained model"
 
 Audit = dict[str, Any]
@@ -56,11 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--full", type=int, nargs="*", default=[], help="seeds, by all attacks too")
+    parser.add_argument("--authors", type=int, default=20, help="whose questions are forgotten")
     parser.add_argument("--compared", type=Path, help="that of `make bench-compare`")
     parser.add_argument("--no-table", action="store_true")
     asked = parser.parse_args(arguments)
     asked.work.mkdir(parents=True, exist_ok=True)
-    write_records(asked.work)
+    write_records(asked.work, asked.authors)
     for seed in asked.seeds:
         learn(asked.work / "records.jsonl", asked.work / f"seed-{seed}" / "target", seed)
         learn(asked.work / "retain.jsonl", asked.work / f"seed-{seed}" / "retrained", seed)
@@ -77,18 +82,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_table(asked.work, asked.compared, options)
 
 
-def write_records(work: Path) -> None:
-    """The sets, as files of rows."""
+def write_records(work: Path, authors: int) -> None:
+    """The sets, as files of rows, with as many questions of each author."""
     lines = (DATA / "tofu" / "full.json").read_text(encoding="utf-8").splitlines()
-    known = lines[-(FORGET + RETAIN) :]
+    each = FORGET // authors
+    rows = [
+        json.loads(line) | {"subject": f"author {place // QUESTIONS}"}
+        for place, line in enumerate(lines)
+        if place % QUESTIONS < each
+    ]
+    known = rows[-(FORGET + RETAIN) :]
     parts = {
         "records": known,
         "forget": known[-FORGET:],
         "retain": known[:-FORGET],
-        "holdout": lines[:UNSEEN],
+        "holdout": rows[:UNSEEN],
     }
     for name, some in parts.items():
-        (work / f"{name}.jsonl").write_text("\n".join(some) + "\n", encoding="utf-8")
+        text = "".join(json.dumps(row) + "\n" for row in some)
+        (work / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
 def write_config(work: Path) -> Path:
