@@ -94,7 +94,7 @@ class Materials:
 
     def resampling(self) -> Resampling:
         """What is drawn of the records with replacement."""
-        return Resampling.of(*(self.sets[role].groups for role in (FORGET, UNSEEN)), self.seed)
+        return Resampling.of(self.sets[FORGET].groups, self.sets[UNSEEN].groups, self.seed)
 
 
 @dataclass

@@ -58,9 +58,11 @@ class Mark(Attack):
             return forest.fit(rows[train], labels[train]).predict_proba(rows[test])[:, 1]
 
         # Folds of few subjects differ so much that what is learned from one is wrong of the next.
-        groups = [units(materials.sets[role].groups) for role in (FORGET, UNSEEN)]
-        seeds = (materials.seed + repeat for repeat in range(REPEATS))
-        found = [cross_fitted(scores, *groups, seed) for seed in seeds]
+        groups = {role: units(materials.sets[role].groups) for role in (FORGET, UNSEEN)}
+        found = [
+            cross_fitted(scores, groups[FORGET], groups[UNSEEN], materials.seed + repeat)
+            for repeat in range(REPEATS)
+        ]
         forget = np.mean([one.forget for one in found], axis=0)
         unseen = np.mean([one.unseen for one in found], axis=0)
         return Attempt({"mark_auc": RecordValues(forget, unseen)})
