@@ -47,7 +47,7 @@ def test_the_table_counts_what_was_opened_of_what_said_anything(tmp_path, monkey
     for job, one in zip(jobs, found, strict=False):
         job.output.mkdir(parents=True)
         (job.output / "audit.json").write_text(json.dumps(one))
-    audit.write_table(tmp_path, None, {"quick": [0, 1, 2], "full": []})
+    audit.write_table("audit", tmp_path, None, {"quick": [0, 1, 2], "full": []}, 20)
     page = (tmp_path / "audit.md").read_text("utf-8")
     assert "| the target | 2 of 2 | 1 of 2 | 1 of 1 | 7 |" in page
     assert "| another retrained model | 0 of 1 | 0 of 1 | – | 7 |" in page
