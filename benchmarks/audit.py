@@ -2,14 +2,20 @@
 
     python benchmarks/audit.py --work FOLDER [--seeds 0 1 2 3 4] [--full 0] [--compared FOLDER]
 
-TOFU on stories260k: of the last 200 questions 40 are to be forgotten, the first 100 are unseen. Of
-each seed a target and a retrained model are made, by ten epochs. A retrained model is the control
+TOFU on stories260k, two questions of each author: those of the last 20 authors are to be forgotten,
+of 80 others kept, of the first 50 unseen. An author is a subject. With --authors 2 the 40 questions
+to be forgotten are those of two authors, and whole authors are the others as well. Of each seed a
+target and a retrained model are made, by ten epochs. A retrained model is the control
 of its seed; those of the next two seeds are candidates, so that of five seeds every two retrained
 models stand beside each other once. The target stands beside its own control and the next one. The
 audit should open every target and pass every candidate.
 
+--no-subjects leaves out whose a question is, so that each counts as a subject of its own: with two
+authors that is wrong, and shows what intervals over records do not know.
+
 With --compared, the models of the methods in a folder that `make bench-compare` has filled, beside
-its retrained model. Writes `results/audit.md` and `.json`; what is finished is kept in FOLDER.
+its retrained model. Writes `results/audit.md` and `.json`, without subjects
+`results/audit-no-subjects.md`; what is finished is kept in FOLDER.
 """
 
 import argparse
@@ -36,6 +42,8 @@ METHODS = (
 
 FORGET, RETAIN, UNSEEN, EPOCHS = 40, 160, 100, 10
 
+QUESTIONS = 20  # of an author
+
 TARGET, RETRAINED = "the target", "another retrained model"
 
 Audit = dict[str, Any]
@@ -56,11 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--full", type=int, nargs="*", default=[], help="seeds, by all attacks too")
+    parser.add_argument("--authors", type=int, default=20, help="whose questions are forgotten")
+    parser.add_argument("--no-subjects", action="store_true")
     parser.add_argument("--compared", type=Path, help="that of `make bench-compare`")
     parser.add_argument("--no-table", action="store_true")
     asked = parser.parse_args(arguments)
     asked.work.mkdir(parents=True, exist_ok=True)
-    write_records(asked.work)
+    write_records(asked.work, asked.authors, named=not asked.no_subjects)
     for seed in asked.seeds:
         learn(asked.work / "records.jsonl", asked.work / f"seed-{seed}" / "target", seed)
         learn(asked.work / "retain.jsonl", asked.work / f"seed-{seed}" / "retrained", seed)
@@ -74,21 +84,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for job in compared_jobs(asked.work, asked.compared):
             audit(job, "quick", 0, "--config", config)
     if not asked.no_table:
-        write_table(asked.work, asked.compared, options)
+        name = "audit-no-subjects" if asked.no_subjects else "audit"
+        write_table(name, asked.work, asked.compared, options, asked.authors)
 
 
-def write_records(work: Path) -> None:
-    """The sets, as files of rows."""
+def write_records(work: Path, authors: int, *, named: bool = True) -> None:
+    """The sets, as files of rows, with as many questions of each author.
+
+    Args:
+        named: Say whose a question is.
+    """
     lines = (DATA / "tofu" / "full.json").read_text(encoding="utf-8").splitlines()
-    known = lines[-(FORGET + RETAIN) :]
+    each = FORGET // authors
+    rows = [
+        json.loads(line) | ({"subject": f"author {place // QUESTIONS}"} if named else {})
+        for place, line in enumerate(lines)
+        if place % QUESTIONS < each
+    ]
+    known = rows[-(FORGET + RETAIN) :]
     parts = {
         "records": known,
         "forget": known[-FORGET:],
         "retain": known[:-FORGET],
-        "holdout": lines[:UNSEEN],
+        "holdout": rows[:UNSEEN],
     }
     for name, some in parts.items():
-        (work / f"{name}.jsonl").write_text("\n".join(some) + "\n", encoding="utf-8")
+        text = "".join(json.dumps(row) + "\n" for row in some)
+        (work / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
 def write_config(work: Path) -> Path:
@@ -161,7 +183,13 @@ def command(*parts: object) -> None:
 # The table
 
 
-def write_table(work: Path, compared: Path | None, options: Mapping[str, Sequence[int]]) -> None:
+def write_table(
+    name: str,
+    work: Path,
+    compared: Path | None,
+    options: Mapping[str, Sequence[int]],
+    authors: int,
+) -> None:
     """How often each attack opened each kind of model, and every audit's statuses as JSON."""
     found: dict[str, dict[str, list[Audit]]] = {}
     for budget, seeds in options.items():
@@ -169,27 +197,30 @@ def write_table(work: Path, compared: Path | None, options: Mapping[str, Sequenc
         found[budget] = audits_of(jobs)
     if compared:
         found["methods"] = audits_of(list(compared_jobs(work, compared)))
-    found = {name: kinds for name, kinds in found.items() if kinds}
+    found = {section: kinds for section, kinds in found.items() if kinds}
+    whose = "each a subject of its own" if "no-subjects" in name else "an author is a subject"
     lines = [
         "# What the audit says of targets, retrained models and methods",
         "",
-        f"TOFU on stories260k, {FORGET} records to forget beside {UNSEEN} unseen ones. How often "
-        "each attack opened, of how many",
-        "audits in which it said anything; seconds of the slowest. Made by `benchmarks/audit.py`.",
+        f"TOFU on stories260k, {FORGET} questions to forget, of {authors} authors ({whose}), "
+        f"beside {UNSEEN} unseen ones; models of {EPOCHS} epochs.",
+        "How often each attack opened, of how many audits in which it said anything; seconds of "
+        "the slowest. Made by `benchmarks/audit.py`.",
     ]
     headings = {
         "quick": f"Budget quick, seeds {', '.join(map(str, options['quick']))}",
         "full": f"Budget full, seed {', '.join(map(str, options['full']))}",
-        "methods": "Methods as `make bench-compare` has run them, budget quick",
+        "methods": "Methods as `make bench-compare` has run them, two authors, budget quick",
     }
-    for name, kinds in found.items():
-        lines += ["", f"## {headings[name]}", "", *table(kinds)]
-    (RESULTS / "audit.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for section, kinds in found.items():
+        lines += ["", f"## {headings[section]}", "", *table(kinds)]
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     kept = {
-        name: {kind: [statuses(one) for one in some] for kind, some in kinds.items()}
-        for name, kinds in found.items()
+        section: {kind: [statuses(one) for one in some] for kind, some in kinds.items()}
+        for section, kinds in found.items()
     }
-    (RESULTS / "audit.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(kept, indent=1) + "\n"
+    (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 def audits_of(jobs: Sequence[Job]) -> dict[str, list[Audit]]:

@@ -204,6 +204,16 @@ def test_numbers_that_are_not_finite_are_no_alarm_and_no_acquittal():
     assert one.to_json(TWENTY)["unlearned"]["value"] is None
 
 
+def test_of_few_subjects_more_than_half_of_the_way_has_to_be_back():
+    """The control is at 0, the target at 1; the records are of four people."""
+    few = Resampling.of([str(number % 4) for number in range(20)], TWENTY, 0)
+    assert few.single
+    assert not Resampling.of(TWENTY, TWENTY, 0).single
+    for value, status in ((0.05, "holds"), (0.3, "not informative"), (0.6, "opened")):
+        readings = {"target": shares(1.0), "unlearned": shares(value), "control": shares(0.0)}
+        assert compare_with_control(MEAN, readings, few).status == status
+
+
 def test_the_more_is_tried_the_clearer_a_difference_has_to_be():
     """0.12 above the control, with a standard error of 0.2 / sqrt(20) = 0.045: 2.7 of them.
 

@@ -17,15 +17,11 @@ from transformers import PreTrainedModel
 from unlearner import registry
 from unlearner.config import RunConfig
 from unlearner.evaluation.attack_figures import (
-    FEWEST_RESAMPLES,
-    MOST_WEIGHTS,
-    RESAMPLES,
     AttackFigure,
     Comparison,
     RecordValues,
     Resampling,
     compare_with_control,
-    units,
 )
 from unlearner.evaluation.intervals import AnyAnswer, record_values
 from unlearner.families.base import AnyFamily, AnyPrepared
@@ -98,9 +94,7 @@ class Materials:
 
     def resampling(self) -> Resampling:
         """What is drawn of the records with replacement."""
-        groups = [units(self.sets[role].groups) for role in (FORGET, UNSEEN)]
-        most = MOST_WEIGHTS // max(1, *map(len, groups))
-        return Resampling(*groups, self.seed, min(RESAMPLES, max(FEWEST_RESAMPLES, most)))
+        return Resampling.of(self.sets[FORGET].groups, self.sets[UNSEEN].groups, self.seed)
 
 
 @dataclass

@@ -8,8 +8,9 @@ With d the difference of a model from the control,
 where v is a share per record and the AUC is of forget against unseen records. Without a control
 model unseen records take its place: d_m is then the mean of F less that of H under the same model,
 or AUC_m - 1/2. Whole subjects are drawn with replacement, the same for all models, so that what the
-models have in common cancels. Of fewer than five subjects single records are drawn: what follows is
-then of these people's records, and not of other people.
+models have in common cancels. Of fewer than five subjects single records are drawn. How far two
+models that never saw a subject differ about it is then not known, and more than half of the way to
+the target has to be back before an attack counts as opened.
 
 Nothing is compared with an absolute number: a retrained model is not at 1/2 or at 0 either.
 """
@@ -31,6 +32,11 @@ LEVEL = 0.05
 
 # Of the way from the control to the target model: less is nothing that came back.
 LEAST_SHARE = 0.1
+
+# The same where the records are of so few subjects that single ones are drawn. Up to 0.39 of the
+# way was seen between models that were trained without two people's records
+# (`benchmarks/results/audit.md`).
+FEW_SHARE = 0.5
 
 # A figure holds only where its 95 % interval leaves out that so much of the way came back: "not
 # clearly above the control" is not "like the control".
@@ -141,13 +147,23 @@ class Resampling:
         forget: (N,) the subject of each forget record.
         unseen: (M,) likewise.
         seed: Of the draws.
+        single: The units are single records, of too few subjects.
     """
 
     forget: Sequence[str]
     unseen: Sequence[str]
     seed: int = 0
     resamples: int = RESAMPLES
+    single: bool = False
     weights: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, forget: Sequence[str], unseen: Sequence[str], seed: int) -> "Resampling":
+        """The draws of records of these subjects."""
+        most = MOST_WEIGHTS // max(1, len(forget), len(unseen))
+        resamples = min(RESAMPLES, max(FEWEST_RESAMPLES, most))
+        single = len(set(forget)) < FEWEST
+        return cls(units(forget), units(unseen), seed, resamples, single)
 
     def weights_of(self, role: Literal["forget", "unseen"]) -> np.ndarray:
         """(1 + S, N) how often each record counts; the first row is the set itself."""
@@ -196,7 +212,8 @@ def compare_with_control(
     few = _count_subjects(readings["unlearned"], drawn) < FEWEST
     status, reason = "not informative", f"fewer than {FEWEST} records or subjects"
     if not few:
-        status, reason = _status(figure, _estimated(gap, level), difference, known, scale)
+        opening = _estimated(gap, level)
+        status, reason = _status(figure, opening, difference, known, scale, few=drawn.single)
     return Comparison(
         figure,
         models,
@@ -215,6 +232,8 @@ def _status(
     difference: Estimate,
     target: Estimate | None,
     scale: float,
+    *,
+    few: bool,
 ) -> tuple[Status, str]:
     """What the difference says, and why.
 
@@ -222,6 +241,7 @@ def _status(
         gap: The unlearned model's difference from the control, with the interval that opens.
         difference: The same with its 95 % interval.
         target: The target model's; None where the target is part of the attack.
+        few: The records are of so few subjects that single ones are drawn.
     """
     if not (math.isfinite(gap.low) and math.isfinite(gap.high)):
         return "not informative", "the model's own numbers are not finite"
@@ -229,9 +249,13 @@ def _status(
         above, below = target.low > 0, figure.two_sided and target.high < 0
         if not (above or below):
             return "not informative", "the target model is not clearly apart from the control"
-    if gap.low > 0 and gap.value > LEAST_SHARE * scale:
+    more = gap.low > 0 and gap.value > LEAST_SHARE * scale
+    less = figure.two_sided and gap.high < 0 and -gap.value > LEAST_SHARE * scale
+    if (more or less) and few and abs(gap.value) <= FEW_SHARE * scale:
+        return "not informative", "so few subjects can differ as much between models by chance"
+    if more:
         return "opened", "above the control"
-    if figure.two_sided and gap.high < 0 and -gap.value > LEAST_SHARE * scale:
+    if less:
         return "opened", "below the control: recognisable as treated"
     most = MOST_SHARE * scale
     if difference.high >= most or (figure.two_sided and difference.low <= -most):
