@@ -74,7 +74,7 @@ def rows(comparison: Mapping[str, Any]) -> Iterator[list[str]]:
             name,
             _settings(entry),
             f"{entry['met']} of {seeds}",
-            *_figures(entry["summary"], target),
+            *_figures(entry["summary"], target, entry.get("ratios", {})),
             _number(entry.get("mark")),
             *_relearnt(entry.get("relearnt")),
             cost,
@@ -106,10 +106,15 @@ def _search(entry: Mapping[str, Any]) -> str:
     return f"{reached} of {len(trials)} reached, {sum(some['seconds'] for some in trials):.0f} s"
 
 
-def _figures(figures: Mapping[str, Any], target: Mapping[str, Any]) -> Iterator[str]:
+def _figures(
+    figures: Mapping[str, Any], target: Mapping[str, Any], ratios: Mapping[str, float] | None = None
+) -> Iterator[str]:
     for name in FIGURES:
         yield _number(figures["forget"].get(name))
     for role in RATIOS:
+        if ratios and role in ratios:
+            yield _number({"value": ratios[role]})
+            continue
         before = target.get(role, {}).get("perplexity", {}).get("value", 1.0)
         yield _number(figures.get(role, {}).get("perplexity"), before)
     yield _number(figures.get("retain", {}).get("kl_to_target"))

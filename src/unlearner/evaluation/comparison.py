@@ -67,6 +67,25 @@ def figures_over_seeds(results: Sequence[Report]) -> dict[str, dict[str, dict[st
     return found
 
 
+def ratios_to_target(reports: Sequence[Report]) -> dict[str, float]:
+    """Perplexity of retained and unseen text as a multiple of the target's, the mean over seeds.
+
+    Each run's own target: some methods set unseen records aside, which none of its figures has.
+    """
+    found = {}
+    for role in ("retain", "holdout"):
+        pairs = [
+            tuple(
+                _value(report["results"].get(model, {}), role, "perplexity")
+                for model in ("unlearned", "target")
+            )
+            for report in reports
+        ]
+        if all(after is not None and before for after, before in pairs):
+            found[role] = statistics.fmean(after / before for after, before in pairs)
+    return found
+
+
 def cost_over_seeds(reports: Sequence[Report]) -> dict[str, float]:
     """The mean time, steps and rounds of the runs, and the most memory of any."""
     costs = [report["cost"] for report in reports]

@@ -36,6 +36,7 @@ from unlearner.evaluation.comparison import (
     mark_front,
     mean_mark,
     over_seeds,
+    ratios_to_target,
     retrained_distance,
 )
 from unlearner.evaluation.harness import describe_tasks, digest_tasks
@@ -429,9 +430,11 @@ def gather_runs(plan: Plan, folder: Path) -> Json:
         method: _entry(method, reports[method], some, diverged[method])
         for method, some in places.items()
     }
-    first = next(report for some in reports.values() for report in some.values())
+    every = [report for some in reports.values() for report in some.values()]
+    first = every[0]
+    widest = max(every, key=_unseen_records)  # some methods set unseen records aside
     before = (ORIGINAL, "target")
-    results = {one: first["results"][one] for one in before if one in first["results"]}
+    results = {one: widest["results"][one] for one in before if one in widest["results"]}
     if (folder / RETRAINED_FILE).exists():
         results["retrained"] = _read_result(folder / RETRAINED_FILE)
     again = folder / RETRAINED_RELEARNING_FILE
@@ -455,6 +458,11 @@ def gather_runs(plan: Plan, folder: Path) -> Json:
             entry["tug_of_war"] = retrained_distance(entry["summary"], results["retrained"])
     mark_front(comparison)
     return comparison
+
+
+def _unseen_records(report: Json) -> int:
+    figures = report["results"]["target"].get("holdout", {})
+    return max((figure["records"] for figure in figures.values()), default=0)
 
 
 def _places_of_runs(
@@ -526,6 +534,7 @@ def _entry(
         "search": runs[0].get("search"),
         "met": is_met(runs),
         "summary": over_seeds(runs),
+        "ratios": ratios_to_target(runs),
         "cost": cost_over_seeds(runs),
         "mark": mean_mark(marks),
         "relearnt": last_relearnt([run.get("relearning", {}) for run in runs]),
