@@ -43,7 +43,7 @@ wheel-env: dist
 	$(PYTHON) -m venv .venv-wheel
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > $$(.venv-wheel/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/libraries.pth
-	.venv-wheel/bin/python -m pip install --quiet --no-deps --no-index dist/*.whl
+	.venv-wheel/bin/python -m pip install --quiet --ignore-installed --no-deps --no-index dist/*.whl
 
 test: .venv/.ready
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations=10

@@ -131,6 +131,7 @@ def test_the_wheel_works_without_the_repository(installed, tmp_path):
     assert ask(command, "--version") == f"unlearner {__version__}"
     assert "--files" in ask(command, "demo", "--help")
     # Templates and styles are in it: a page is written again.
+    (tmp_path / "run").mkdir()
     write_report(example(3), tmp_path / "run")
     (tmp_path / "run/report.html").unlink()
     ask(command, "report", "run")
