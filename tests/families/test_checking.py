@@ -1,12 +1,14 @@
 """Memorised or not, where copies are, and what a run would take: by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from conftest import tiny_model, tiny_tokenizer
 from unlearner.config import RunConfig
 from unlearner.data.record import Record, RecordSet
-from unlearner.families import CAUSAL_LM, causal_lm
+from unlearner.families import CAUSAL_LM, FAMILIES, causal_lm
 from unlearner.families.causal_lm_sets import prepare_text
 from unlearner.inference.answers import Answer
 from unlearner.models.loading import Loaded
@@ -169,3 +171,21 @@ def test_a_plan_is_of_all_sets_and_of_what_evaluating_them_took(monkeypatch):
     assert found.plan == "cpu"
     every = {"forget", "retain", "holdout"}
     assert asked == {"sets": every, "measured": every, "method": "npo"}
+
+
+@pytest.mark.parametrize(
+    ("method", "sets", "told"),
+    [
+        ("icu", {"forget": 3, "retain": 5, "holdout": 4}, True),
+        ("icu", {"forget": 3, "retain": 5, "holdout": 3}, False),
+        ("icu", {"forget": 3, "holdout": 9}, False),
+        ("npo", {"forget": 3, "retain": 5, "holdout": 4}, False),
+    ],
+)
+def test_quantile_matching_is_named_where_its_records_are_there_and_icu_would_be_taken(
+    method, sets, told
+):
+    prepared = SimpleNamespace(sets={role: range(count) for role, count in sets.items()})
+    config = SimpleNamespace(method=SimpleNamespace(name=method))
+    advice = " ".join(FAMILIES["causal-lm"].advice(prepared, config))
+    assert ("--method quantile_matching" in advice) is told

@@ -256,6 +256,10 @@ class Family(ABC, Generic[SetT, AnswerT]):
         """What is to be said of a model: what was done to it, and how it has to be run."""
         return loaded.notes
 
+    def advice(self, prepared: Prepared[SetT], config: RunConfig) -> tuple[str, ...]:
+        """What else could be done with the records that were given."""
+        return ()
+
     def check_comparable(self, loaded: Loaded, role: str, other: Loaded) -> None:
         """Refuse a model whose outputs mean something else than those of the other.
 

@@ -375,6 +375,19 @@ class CausalLM(Family[TokenizedSet, Answer]):
             references={**baseline.references, **own},
         )
 
+    def advice(self, prepared: Prepared[TokenizedSet], config: RunConfig) -> tuple[str, ...]:
+        """Of a method that leaves less of a mark, where its records are there."""
+        sets = prepared.sets
+        if config.method.name != "icu" or not {"retain", "holdout"} <= sets.keys():
+            return ()
+        if len(sets["holdout"]) <= len(sets["forget"]):  # too few for partners and for measuring
+            return ()
+        return (
+            "icu does without training data; with records to keep and unseen ones, as here, "
+            "--method quantile_matching ended nearer to a retrained model (on a small one, three "
+            "seeds: docs/choosing.md)",
+        )
+
     def judge(
         self, prepared: Prepared[TokenizedSet], measured: Measured[TokenizedSet, Answer]
     ) -> Verdict:

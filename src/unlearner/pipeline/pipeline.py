@@ -184,6 +184,7 @@ def check(config: RunConfig, prepared: AnyPrepared, *, say: Say = logger.info) -
     level = family.level(answers, config, under="the target model")
     measured = Measured(sets, {"target": answers}, scores, level, ())
     checked = _check_result(config, prepared, measured, cost)
+    checked = replace(checked, notes=(*checked.notes, *family.advice(prepared, config)))
     metric = family.quality_metric(prepared.loaded)
     beside = already_lost(scores | original, metric)
     return replace(checked, sentence=f"{checked.sentence}; {beside}") if beside else checked
