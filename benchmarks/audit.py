@@ -198,7 +198,9 @@ def write_table(
     if compared:
         found["methods"] = audits_of(list(compared_jobs(work, compared)))
     found = {section: kinds for section, kinds in found.items() if kinds}
-    whose = "each a subject of its own" if "no-subjects" in name else "an author is a subject"
+    whose = (
+        "each question a subject of its own" if "no-subjects" in name else "an author is a subject"
+    )
     lines = [
         "# What the audit says of targets, retrained models and methods",
         "",
