@@ -38,8 +38,8 @@ class Method(BaseModel, ABC):
     A subclass writes `unlearn`; one that is a loss and nothing else is a `LossMethod`.
 
     Args:
-        learning_rate: Of AdamW, or "auto" for 0.064 / hidden size; of a classifier 0.0384 / hidden
-            size, 1e-4 for 384 units.
+        learning_rate: Of AdamW, or "auto" for 0.064 / hidden size, 0.096 / hidden size of
+            `icu`; of a classifier 0.0384 / hidden size, 1e-4 for 384 units.
         batch_size: Forget records of one step.
         max_epochs: Passes over the forget set at most.
     """
