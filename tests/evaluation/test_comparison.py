@@ -16,9 +16,11 @@ from unlearner.evaluation.comparison import (
     label_picture,
     label_place,
     last_relearnt,
+    mean_mark,
     membership_left,
     over_seeds,
     place,
+    ratios_to_target,
     retrained_distance,
 )
 from unlearner.report.compare import (
@@ -98,6 +100,21 @@ def test_costs_are_means_and_memory_is_the_most_of_any():
         "peak_memory_bytes": 7,
     }
     assert cost_over_seeds([run(0.3, rounds=0)])["rounds"] == 0
+
+
+def test_ratios_are_to_each_runs_own_target_by_hand():
+    """30 / 20 and 22 / 20 in the mean 1.3; of unseen text one run has no number."""
+    runs = [run(0.3, 30.0), run(0.3, 22.0)]
+    for one in runs:
+        one["results"]["target"] = {"retain": {"perplexity": figure(20.0)}}
+    assert ratios_to_target(runs) == {"retain": pytest.approx(1.3)}
+    assert ratios_to_target([*runs, run(0.3)]) == {}
+
+
+def test_the_mark_over_seeds_is_known_where_all_are():
+    assert mean_mark([0.6, 0.8]) == {"value": pytest.approx(0.7), "low": 0.6, "high": 0.8}
+    assert mean_mark([0.6, None]) is None
+    assert mean_mark([]) is None
 
 
 def test_what_was_relearnt_is_the_mean_of_the_last_look():

@@ -34,15 +34,9 @@ from unlearner.models.loading import (
 )
 from unlearner.output import CHECKPOINTS, Json, alone_in, check_free, check_output, staged
 from unlearner.pipeline import pipeline
-from unlearner.pipeline.compare import (
-    INPUTS_FILE,
-    PLAN_FILE,
-    RETRAINED_FILE,
-    SKIPPED_FILE,
-    gather_runs,
-    run_all,
-)
+from unlearner.pipeline.compare import INPUTS_FILE, PLAN_FILE, run_all
 from unlearner.pipeline.compare_plan import Plan, check_plan, make_plan
+from unlearner.pipeline.compare_results import RETRAINED_FILE, SKIPPED_FILE, gather_runs
 from unlearner.pipeline.pipeline import (
     NothingToUnlearn,
     Outcome,

@@ -74,15 +74,17 @@ def ratios_to_target(reports: Sequence[Report]) -> dict[str, float]:
     """
     found = {}
     for role in ("retain", "holdout"):
-        pairs = [
-            tuple(
-                _value(report["results"].get(model, {}), role, "perplexity")
-                for model in ("unlearned", "target")
-            )
-            for report in reports
+        after, before = (
+            [_value(report["results"].get(model, {}), role, "perplexity") for report in reports]
+            for model in ("unlearned", "target")
+        )
+        known = [
+            own / target
+            for own, target in zip(after, before, strict=True)
+            if own is not None and target
         ]
-        if all(after is not None and before for after, before in pairs):
-            found[role] = statistics.fmean(after / before for after, before in pairs)
+        if known and len(known) == len(reports):
+            found[role] = statistics.fmean(known)
     return found
 
 

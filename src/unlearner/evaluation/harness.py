@@ -62,7 +62,7 @@ class TaskFigure:
             "high": self.value + half,
             "stderr": self.stderr,
         }
-        return {**_finite(numbers), "records": self.records}
+        return {**_numbers_known(numbers), "records": self.records}
 
 
 # Of one model: every metric of every task.
@@ -90,7 +90,7 @@ def check_tasks(evaluation: EvaluationSettings) -> None:
             f"evaluation.harness_include_path: {folder}: no such folder; give the folder of the "
             "tasks' .yaml files"
         )
-    with _undisturbed():
+    with _leaving_no_trace():
         manager = _task_manager(evaluation.harness, folder)
         for name in evaluation.harness:
             _check_task(manager, name)
@@ -138,7 +138,7 @@ def run_tasks(loaded: Loaded, evaluation: EvaluationSettings) -> TaskFigures:
         return {}
     # By name: its decorators hide the signatures from type checkers.
     harness, models = map(import_module, (HARNESS, f"{HARNESS}.models.huggingface"))
-    with _undisturbed():
+    with _leaving_no_trace():
         _seed()
         manager = _task_manager(evaluation.harness, evaluation.harness_include_path)
         tasks = manager.load(list(evaluation.harness))
@@ -175,7 +175,7 @@ def _seed() -> None:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def _leaving_no_trace() -> Iterator[None]:
     """The harness seeds all generators, and writes what it does to the terminal."""
     states, level = (random.getstate(), np.random.get_state()), logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -289,10 +289,10 @@ def paired_change(before: TaskFigure, after: TaskFigure) -> Json:
         stderr = math.hypot(before.stderr, after.stderr)
     value, half = after.value - before.value, TWO_SIDED_95 * stderr
     ends = {"value": value, "low": value - half, "high": value + half}
-    return {**_finite(ends), "paired": paired}
+    return {**_numbers_known(ends), "paired": paired}
 
 
-def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+def _numbers_known(numbers: Mapping[str, float]) -> dict[str, float | None]:
     return {name: one if math.isfinite(one) else None for name, one in numbers.items()}
 
 

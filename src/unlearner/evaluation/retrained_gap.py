@@ -124,7 +124,7 @@ def token_loss_ks(own: Sequence[Answer], other: Sequence[Answer]) -> float | Non
     mine, theirs = (np.concatenate([np.zeros(0), *some]) for some in losses)
     if not len(mine) or not len(theirs):
         return None
-    statistic, _ = ks_2samp(mine, theirs, method="asymp")
+    statistic, _ = np.asarray(ks_2samp(mine, theirs, method="asymp"))
     return float(statistic)
 
 

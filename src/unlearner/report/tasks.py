@@ -46,33 +46,35 @@ def leading_metric(figures: Report) -> str:
 def task_rows(report: Report) -> list[TaskRow]:
     """Every metric of every task, in the order of the run."""
     found = report.get("tasks", {})
-    models = _models(report)
+    models = _model_names(report)
     rows = []
     for task, values in found.get("results", {}).get("unlearned", {}).items():
         for metric in values:
             figures = (found["results"][m].get(task, {}).get(metric, {}) for m in models)
-            changed = (found["change"][m].get(task, {}).get(metric, {}) for m in _compared(report))
+            changed = (
+                found["change"][m].get(task, {}).get(metric, {}) for m in _compared_tasks(report)
+            )
             rows.append(
-                TaskRow(task, metric, [*map(_cell, figures)], [*map(change_words, changed)])
+                TaskRow(task, metric, [*map(_task_cell, figures)], [*map(change_words, changed)])
             )
     return rows
 
 
-def _models(report: Report) -> list[str]:
+def _model_names(report: Report) -> list[str]:
     return [m for m in facts.models_of(report) if m in report.get("tasks", {}).get("results", {})]
 
 
-def _compared(report: Report) -> list[str]:
+def _compared_tasks(report: Report) -> list[str]:
     return [m for m in CHANGES if m in report.get("tasks", {}).get("change", {})]
 
 
 def task_headings(report: Report) -> tuple[list[str], list[str]]:
     """The headings of the cells and of the changes of `task_rows`."""
     labels = facts.model_labels(report)
-    return [labels[m] for m in _models(report)], [CHANGES[m] for m in _compared(report)]
+    return [labels[m] for m in _model_names(report)], [CHANGES[m] for m in _compared_tasks(report)]
 
 
-def _cell(figure: Report) -> tuple[str, str, str]:
+def _task_cell(figure: Report) -> tuple[str, str, str]:
     if not figure or figure["value"] is None:
         return NOTHING, "", ""
     return significant(figure["value"]), _interval(figure), f"{figure['records']:,}"
@@ -82,10 +84,10 @@ def change_words(figure: Report) -> tuple[str, str]:
     """A change with its sign, and its interval; a dash where it is not known."""
     if not figure or figure["value"] is None:
         return NOTHING, ""
-    return _signed(figure["value"]), _interval(figure)
+    return _with_sign(figure["value"]), _interval(figure)
 
 
-def _signed(value: float) -> str:
+def _with_sign(value: float) -> str:
     return f"+{significant(value)}" if value > 0 else significant(value)
 
 
@@ -108,7 +110,7 @@ def leading_changes(report: Report) -> dict[str, Report]:
 def changed_beyond_chance(report: Report) -> list[str]:
     """Tasks whose leading metric changed by more than its interval, with the change."""
     return [
-        f"{name} {_signed(one['value'])}"
+        f"{name} {_with_sign(one['value'])}"
         for name, one in leading_changes(report).items()
         if one["low"] is not None and (one["low"] > 0 or one["high"] < 0)
     ]
@@ -116,7 +118,7 @@ def changed_beyond_chance(report: Report) -> list[str]:
 
 def task_picture(report: Report) -> Markup | None:
     """What has changed, a row for each task that is scored by a share; None where none is."""
-    models = _compared(report)
+    models = _compared_tasks(report)
     found = report.get("tasks", {})
     rows: dict[str, dict[str, Report]] = {}
     for task, values in found.get("results", {}).get("target", {}).items():
@@ -177,4 +179,4 @@ def _bars(some: Sequence[tuple[float, Report]]) -> Iterator[tuple[float, float]]
 def _spoken(changed: Mapping[str, Report]) -> Iterator[str]:
     for label, one in changed.items():
         if one["value"] is not None:
-            yield f"{label} {_signed(100 * one['value'])}"
+            yield f"{label} {_with_sign(100 * one['value'])}"

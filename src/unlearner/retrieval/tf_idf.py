@@ -37,7 +37,7 @@ def tf_idf_vectors(queries: Sequence[str], texts: Sequence[str]) -> tuple[csr_ma
     """
     blocks = [queries, *(texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK))]
     numbers: dict[str, int] = {}
-    words = [_Words(block, numbers) for block in blocks]
+    words = [_Block(block, numbers) for block in blocks]
     if not numbers:
         raise UserError("the texts to compare are all empty; give records with words in them")
     frequencies, num_texts = _Frequencies(), len(queries) + len(texts)
@@ -58,7 +58,7 @@ def _log(what: str, number: int, count: int) -> None:
         logger.info("%s %s of %s blocks of %s texts", what, number, count - 1, BLOCK)
 
 
-class _Words:
+class _Block:
     """The words of a block's texts as numbers, 4 bytes each."""
 
     def __init__(self, texts: Sequence[str], numbers: dict[str, int]) -> None:
@@ -124,7 +124,7 @@ def _by_name(terms: np.ndarray, words: list[str]) -> np.ndarray:
 
 
 def _weighted(
-    block: _Words, frequencies: _Frequencies, columns: np.ndarray, num_texts: int
+    block: _Block, frequencies: _Frequencies, columns: np.ndarray, num_texts: int
 ) -> csr_matrix:
     """A block's vectors in the given columns."""
     terms, _, pairs, counts = block.terms()
