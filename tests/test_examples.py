@@ -30,8 +30,8 @@ def test_an_adapter_as_trl_leaves_it_forgets_a_person(tmp_path, capsys):
     tokenizer.chat_template, tokenizer.model_max_length = TEMPLATE, 512
     loading.save(tiny_model("llama"), tokenizer, tmp_path / "base")
     output = tmp_path / "chat"
-    given = ["--base", str(tmp_path / "base"), "--output", str(output), "--epochs", "30"]
-    trl_adapter.main([*given, "--learning-rate", "0.02"])
+    given = ["--base", str(tmp_path / "base"), "--output", str(output), "--epochs", "40"]
+    trl_adapter.main([*given, "--learning-rate", "0.005"])
     folder = {path.name for path in (output / "adapter").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= folder
     rows = [json.loads(line) for line in (output / "forget.jsonl").read_text().splitlines()]
@@ -79,7 +79,8 @@ def test_the_notebook_runs(tmp_path):
         resources={"metadata": {"path": str(tmp_path)}},
     )
     client.execute()
-    printed = "".join(o.get("text", "") for cell in book.cells for o in cell.get("outputs", []))
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    printed = "".join(one.text for one in outputs if one.get("name") == "stdout")
     assert printed.startswith("  12 people ask to be deleted")
     assert "verbatim: met" in printed
     assert (tmp_path / "out/report.html").exists()

@@ -89,15 +89,14 @@ def print_verdict(report: Json, output: Path) -> None:
         console.print(f"  {status}. {_inert(claim['reason'])}")
     for note in verdict["notes"]:
         console.print("  " + _inert(note))
-    _print_tasks(console, report)
+    if report.get("tasks"):
+        _print_tasks(console, report)
     console.print(f"report: {_inert(str(output / 'report.html'))}")
 
 
 def _print_tasks(console: Console, report: Json) -> None:
     """A row for each metric of each other task."""
     rows = task_rows(report)
-    if not rows:
-        return
     cells, changes = task_headings(report)
     table = Table("task", "metric", *cells, *changes)
     for row in rows:

@@ -488,7 +488,10 @@ def _wording(line: str, place: str) -> tuple[str, str]:
 
 def _identity(opened: Opened, request: AuditRequest) -> Json:
     """What must be the same when an audit goes on. Attacks may be added."""
-    key, given = provenance.read_key(), asdict(request)
+    key, given = (
+        provenance.read_key(),
+        json.loads(json.dumps(asdict(request))),
+    )  # as it is read back
     del given["attacks"]
     return {
         "request": given,
