@@ -20,9 +20,9 @@ from unlearner.evaluation.measure import Scores
 from unlearner.families import CAUSAL_LM
 from unlearner.models.loading import Loaded, limit_threads
 from unlearner.pipeline import pipeline
-from unlearner.settings import read_yaml
 from unlearner.training.log import quieten
 from unlearner.training.relearning import STEPS, relearned
+from unlearner.yaml_values import read_yaml
 
 ATTACKS = ("mia_loss_auc", "mia_zlib_auc", "mia_min_k_auc", "mia_min_k_plus_plus_auc")
 

@@ -46,7 +46,7 @@ from unlearner.inference.answers import Answer
 from unlearner.methods.base import load_method
 from unlearner.pipeline.compare_plan import make_plan
 from unlearner.report.measures import measures
-from unlearner.settings import load_yaml, read_yaml
+from unlearner.yaml_values import load_yaml, read_yaml
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/adding.md").read_text("utf-8")

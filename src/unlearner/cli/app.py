@@ -30,13 +30,14 @@ from unlearner.cli.arguments import (
     Resume,
     Test,
     column_names,
+    further_options,
     model_and_settings,
-    named_files,
     output_folder,
     sections_of,
 )
 from unlearner.errors import DiskError, Interrupted, TrainingError, UserError, one_message, quoted
-from unlearner.settings import SEARCH_TRIALS, apply_settings, check_names
+from unlearner.settings import SEARCH_TRIALS, check_names
+from unlearner.yaml_values import apply_settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -187,9 +188,7 @@ def forget(
         data__columns=column_names(columns),
         data__request_id=request_id,
         data__test=test,
-        data__neutral=named_files("--neutral", neutral),
-        evaluation__judge__allow_remote=allow_remote_judge,
-        data__dialogue=named_files("--dialogue", dialogue),
+        **further_options(neutral, dialogue, allow_remote_judge),
         data__forget_class=forget_class,
         data__drop_duplicates=drop_duplicates,
         model__retrained=retrained,
@@ -240,8 +239,7 @@ def check(
         data__holdout=holdout,
         data__columns=column_names(columns),
         data__test=test,
-        data__neutral=named_files("--neutral", neutral),
-        data__dialogue=named_files("--dialogue", dialogue),
+        **further_options(neutral, dialogue),
         data__forget_class=forget_class,
         data__drop_duplicates=drop_duplicates,
     )
@@ -282,9 +280,7 @@ def evaluate(
         data__columns=column_names(columns),
         data__request_id=request_id,
         data__test=test,
-        data__neutral=named_files("--neutral", neutral),
-        evaluation__judge__allow_remote=allow_remote_judge,
-        data__dialogue=named_files("--dialogue", dialogue),
+        **further_options(neutral, dialogue, allow_remote_judge),
         data__forget_class=forget_class,
         data__drop_duplicates=drop_duplicates,
         model__retrained=retrained,
@@ -438,9 +434,7 @@ def compare(
         data__pool=pool,
         data__holdout=holdout,
         data__test=test,
-        data__neutral=named_files("--neutral", neutral),
-        evaluation__judge__allow_remote=allow_remote_judge,
-        data__dialogue=named_files("--dialogue", dialogue),
+        **further_options(neutral, dialogue, allow_remote_judge),
         data__forget_class=forget_class,
         data__columns=column_names(columns),
     )

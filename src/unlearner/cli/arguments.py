@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from unlearner.errors import UserError
-from unlearner.settings import SET_NAME, apply_settings, read_yaml
+from unlearner.settings import SET_NAME
+from unlearner.yaml_values import apply_settings, read_yaml
 
 SETTING = re.compile(r"[a-z_]+(\.[a-z_0-9]+){0,2}=")
 
@@ -130,6 +131,17 @@ def column_names(text: str) -> dict[str, str]:
     if wrong:
         raise UserError(f"--map {text!r}: write theirs=ours, for example question=prompt")
     return {name.strip(): ours.strip() for name, _, ours in pairs}
+
+
+def further_options(
+    neutral: list[str] | None, dialogue: list[str] | None, allow_remote_judge: bool = False
+) -> dict[str, Any]:
+    """What is measured beside the sets of a request, as options of `sections_of`."""
+    return {
+        "data__neutral": named_files("--neutral", neutral),
+        "data__dialogue": named_files("--dialogue", dialogue),
+        "evaluation__judge__allow_remote": allow_remote_judge,
+    }
 
 
 def named_files(option: str, given: list[str] | None) -> dict[str, str]:

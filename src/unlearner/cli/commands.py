@@ -51,10 +51,10 @@ from unlearner.report.compare import comparison_rows, headings, not_run, write_c
 from unlearner.report.files import write_report
 from unlearner.report.page import is_unlearned
 from unlearner.report.private_text import write_texts
-from unlearner.settings import load_yaml, read_yaml
 from unlearner.training.log import Listener, Log, check_trackers, quieten, tracked
 from unlearner.training.resume import Resumable
 from unlearner.training.trainer import resolve_device
+from unlearner.yaml_values import load_yaml, read_yaml
 
 ROW = "row.yaml"  # in the output folder: what its contents were made from
 

@@ -39,7 +39,6 @@ from unlearner.settings import (
     DataSettings,
     ModelSettings,
     TrainingSettings,
-    apply_settings,
     build,
     check_bits,
     check_names,
@@ -56,6 +55,7 @@ from unlearner.training.log import Listener, Log, check_trackers, quieten, track
 from unlearner.training.memory import check_disk
 from unlearner.training.resume import Resumable, resuming
 from unlearner.training.trainer import Trainer
+from unlearner.yaml_values import apply_settings
 
 REACHED, NOT_REACHED = 0, 3
 

@@ -11,7 +11,7 @@ from unlearner.families.base import AnyFamily, AnyPrepared
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
 from unlearner.pipeline.pipeline import read_config
-from unlearner.settings import read_yaml
+from unlearner.yaml_values import read_yaml
 
 HUB = "hf:"  # before the name of a data set of the hub, which is no local path
 

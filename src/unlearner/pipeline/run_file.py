@@ -28,15 +28,8 @@ from unlearner.models.folders import family_named
 from unlearner.models.lineage import PROVENANCE_FILE
 from unlearner.output import Json
 from unlearner.pipeline.compare_plan import check_plan, make_plan
-from unlearner.settings import (
-    SECTIONS,
-    DataSettings,
-    Section,
-    apply_settings,
-    build,
-    check_names,
-    read_yaml,
-)
+from unlearner.settings import SECTIONS, DataSettings, Section, build, check_names
+from unlearner.yaml_values import apply_settings, read_yaml
 
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^{}]*))?\}")
 
