@@ -238,6 +238,15 @@ def test_sets_of_the_same_records_are_asked_once(tokenizer):
     assert found["holdout"] is not found["retain"]
 
 
+def test_neutral_text_lends_its_answers_to_no_other_set(tokenizer):
+    """It is not continued, and what is learned from the same records is."""
+    sets = {"neutral:mills": windows("neutral", 1, 2), "analogous": windows("pool", 1, 2)}
+    loaded = Loaded(tiny_model("llama"), tokenizer, "tiny")
+    found = CAUSAL_LM.infer(loaded, sets, EvaluationSettings())
+    assert not any(answer.decoded for answer in found["neutral:mills"])
+    assert any(answer.decoded for answer in found["analogous"])
+
+
 def test_divergence_is_0_from_oneself_and_never_asked_of_the_forget_set(tokenizer):
     loaded = Loaded(tiny_model("llama"), tokenizer, "tiny")
     sets = {"forget": windows("forget", 1, 2), "retain": windows("retain", 3, 4)}

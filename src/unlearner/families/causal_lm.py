@@ -153,7 +153,8 @@ class CausalLM(Family[TokenizedSet, Answer]):
                     num_tokens = evaluation.dialogue_tokens
                     found[role] = with_responses(found[role], some.windows, loaded, num_tokens)
                 continue
-            same = next((other for other in found if sets[other].records == some.records), None)
+            asked = (other for other in found if not further_kind(other))  # alike
+            same = next((other for other in asked if sets[other].records == some.records), None)
             if same is not None:
                 found[role] = found[same]
                 continue
