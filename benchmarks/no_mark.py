@@ -91,8 +91,9 @@ def lines(run: Path) -> Iterator[dict[str, Any]]:
     paths = sorted(run.glob("runs/*/seed-*/report.json"))
     reports = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     # With all unseen records: some methods set a part of them aside.
-    path, report = max(reports, key=lambda one: _target(one[1])["holdout"]["loss"]["records"])
-    target, mark = _target(report), read(path.with_name("mark.json"), "target")
+    targets = [_target(report) for _, report in reports]
+    target = max(targets, key=lambda one: one["holdout"]["loss"]["records"])
+    mark = read(run / "target-mark.json", "target")
     yield line("target", "", "", target, target, {}, None, mark)
     if (run / "retrained.json").exists():
         retrained, again = (

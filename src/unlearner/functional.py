@@ -40,9 +40,7 @@ class _LabelLogProbs(Function):
             buffer_NV = buffer_NV.clone()
         normaliser_N = buffer_NV.new_empty(len(buffer_NV))
         at_once = rows_at_once(buffer_NV)
-        for rows in chunks(
-            len(buffer_NV), at_once
-        ):  # logsumexp makes two copies of what it is given
+        for rows in chunks(len(buffer_NV), at_once):  # logsumexp copies what it is given twice
             normaliser_N[rows] = buffer_NV[rows].logsumexp(-1)
         log_probs_N = buffer_NV.gather(-1, labels_N[:, None])[:, 0] - normaliser_N
         kl_N, entropy_N = torch.zeros_like(log_probs_N), torch.zeros_like(log_probs_N)

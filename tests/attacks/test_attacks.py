@@ -384,11 +384,12 @@ def test_margins_tell_a_model_that_knows_the_records_from_three_that_do_not(labe
         materials(label_world["target"], labelled_sets(), SEQUENCE),
     )
     assert "more than once" in attack.skipped(few)
-    given = replace(few, retrained=models[:2], cache={})
+    known = [Subject("control", one) for one in models[:2]]
+    given = replace(few, retrained=known, cache={})
     assert attack.skipped(given) == ""
     found = attacked(attack, given, label_world["target"], models[0])
     assert found.status == "opened"
-    given = replace(few, retrained=models[:2], cache={})
+    given = replace(few, retrained=known, cache={})
     assert attacked(attack, given, models[2], models[0]).status != "opened"
 
 

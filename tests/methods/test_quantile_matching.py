@@ -23,7 +23,7 @@ from unlearner.methods.icu import ICU, Ascent
 from unlearner.methods.quantile_matching import QuantileMatching
 from unlearner.methods.weighted_gradient_ascent import WeightedGradientAscent
 from unlearner.models.loading import Loaded
-from unlearner.pipeline.pipeline import training_notes
+from unlearner.pipeline.findings import training_notes
 from unlearner.settings import TrainingSettings
 from unlearner.training.data import UnlearningData
 from unlearner.training.log import Log

@@ -1,6 +1,6 @@
 """The line itself; its stages have tests of their own, and test_api.py walks all of it."""
 
-from unlearner.pipeline.pipeline import training_notes
+from unlearner.pipeline.findings import training_notes
 from unlearner.settings import TrainingSettings
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer

@@ -59,7 +59,7 @@ class Materials:
         target: The model before unlearning.
         pretrained: What training started from, where it was given.
         control: Which of `CONTROLS`.
-        retrained: The models of that kind, the control among them.
+        retrained: Models trained without the records, the control among them.
         wordings: The user's own wordings of forget records, by the record's id.
         folder: Of the unlearned model.
         cache: What an attack makes once, for all models.
@@ -74,7 +74,7 @@ class Materials:
     budget: Budget = "quick"
     wordings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     folder: Path | None = None
-    retrained: Sequence[Loaded] = ()
+    retrained: Sequence["Subject"] = ()
     cache: dict[str, Any] = field(default_factory=dict)
 
     @property

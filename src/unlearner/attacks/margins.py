@@ -49,8 +49,8 @@ class Margins(Attack):
 
     def run(self, subject: Subject, materials: Materials) -> Attempt:
         if "margins" not in materials.cache:
-            others = [Subject("control", one) for one in materials.retrained]
-            materials.cache["margins"] = np.stack([_margins(one, materials) for one in others])
+            known = [_margins(one, materials) for one in materials.retrained]
+            materials.cache["margins"] = np.stack(known)
         known_JN = materials.cache["margins"]
         if subject.role == "control":
             left_out = range(len(known_JN))

@@ -35,7 +35,7 @@ LEAST_SHARE = 0.1
 
 # The same where the records are of so few subjects that single ones are drawn. Up to 0.39 of the
 # way was seen between models that were trained without two people's records
-# (`benchmarks/results/audit.md`).
+# (`benchmarks/results/audit-no-subjects.md`).
 FEW_SHARE = 0.5
 
 # A figure holds only where its 95 % interval leaves out that so much of the way came back: "not

@@ -227,40 +227,23 @@ def continuations(
     """
     found: list[dict[int, np.ndarray]] = [{} for _ in input_ids]
     decoder = Decoder(model, head, argmax)
-    for prompt, tokens in _continued(decoder, cache, input_ids, prompts, memory_bytes):
+    for prompt, tokens in continued(decoder, cache, input_ids, prompts, memory_bytes):
         found[prompt.window][prompt.length] = tokens
     return found
 
 
-def drawn_continuations(
-    model: PreTrainedModel,
-    head: OutputHead | None,
-    cache: Cache | None,
-    input_ids: Tensor,
-    prompts: Sequence[Prompt],
-    *,
-    memory_bytes: int,
-) -> list[list[np.ndarray]]:
-    """What is drawn behind the prompts of each window, as often as it has prompts.
-
-    Arguments and ends are those of `continuations`; of a prompt without a cache its first token is
-    drawn anew.
-    """
-    found: list[list[np.ndarray]] = [[] for _ in input_ids]
-    decoder = Decoder(model, head, drawn)
-    for prompt, tokens in _continued(decoder, cache, input_ids, prompts, memory_bytes):
-        found[prompt.window].append(tokens)
-    return found
-
-
-def _continued(
+def continued(
     decoder: Decoder,
     cache: Cache | None,
     input_ids: Tensor,
     prompts: Sequence[Prompt],
     memory_bytes: int,
 ) -> list[tuple[Prompt, np.ndarray]]:
-    """The prompts, in any order, with what follows them."""
+    """The prompts, in any order, with what follows them as the decoder chooses it.
+
+    Arguments and ends are those of `continuations`. Of a prompt without a cache its first token is
+    chosen anew.
+    """
     if not prompts:
         return []
     if cache is not None:
@@ -279,7 +262,7 @@ def _until_end(tokens: np.ndarray, ends: frozenset[int]) -> np.ndarray:
 def _decode(
     decoder: Decoder, cache: Cache, prompts: Sequence[Prompt], memory_bytes: int
 ) -> list[tuple[Prompt, np.ndarray]]:
-    """As `_continued`, from the cache."""
+    """As `continued`, from the cache."""
     model, head = decoder.model, decoder.head
     # With a head the logits come in parts.
     logits_bytes = 8 * model.config.get_text_config().vocab_size if head is None else 0
@@ -357,7 +340,7 @@ def _drop_ended(
 def _generate_all(
     decoder: Decoder, input_ids: Tensor, prompts: Sequence[Prompt]
 ) -> list[tuple[Prompt, np.ndarray]]:
-    """As `_continued`, by the model's own `generate` on prompts of equal length.
+    """As `continued`, by the model's own `generate` on prompts of equal length.
 
     For models whose state is not a cache of keys and values (Mamba, hybrids): slower, as exact.
     """

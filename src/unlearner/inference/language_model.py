@@ -19,7 +19,7 @@ from unlearner.data.batches import collate, length_batches
 from unlearner.data.windows import Window
 from unlearner.functional import TargetLogits, Tensors
 from unlearner.inference.answers import Answer
-from unlearner.inference.decoding import Prompt, continuations, drawn, drawn_continuations
+from unlearner.inference.decoding import Decoder, Prompt, continuations, continued, drawn
 from unlearner.inference.generation import eos_ids, generate, shares_cache
 from unlearner.inference.reference import TargetDistribution
 from unlearner.models import sharding
@@ -291,7 +291,8 @@ def drawn_responses(
     model.eval()
     head = output_head(model)
     shares, room = shares_cache(model, head), decoding_room(sharding.device_of(model))
-    found: dict[int, list[np.ndarray]] = {}
+    decoder = Decoder(model, head, drawn)
+    found: list[list[np.ndarray]] = [[] for _ in windows]
     for indices in length_batches(windows, batch_tokens):
         batch = collate([windows[index] for index in indices], sharding.device_of(model))
         states_BTD, cache = _states_and_cache(model, head, batch, shares=shares)
@@ -303,8 +304,6 @@ def drawn_responses(
                 logits = last if head is None else head(last)
                 first = drawn(logits.expand(count, -1)).tolist()
                 prompts += [Prompt(row, length, token, total) for token in first]
-        texts = drawn_continuations(
-            model, head, cache, batch["input_ids"], prompts, memory_bytes=room
-        )
-        found |= dict(zip(indices, texts, strict=True))
-    return [found[index] for index in range(len(windows))]
+        for prompt, tokens in continued(decoder, cache, batch["input_ids"], prompts, room):
+            found[indices[prompt.window]].append(tokens)
+    return found

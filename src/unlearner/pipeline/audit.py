@@ -198,6 +198,7 @@ def audit(opened: Opened, request: AuditRequest, output: Path, *, resume: bool, 
     identity = _identity(opened, request)
     kept = _kept(output, identity, resume=resume)
     models = _models(opened, request, say)
+    retrained = tuple(Subject("control", one) for one in models.retrained)
     materials = Materials(
         prepared=opened.prepared,
         sets=sets,
@@ -208,12 +209,12 @@ def audit(opened: Opened, request: AuditRequest, output: Path, *, resume: bool, 
         budget=request.budget,
         wordings=wordings,
         folder=opened.folder if opened.folder.is_dir() else None,
-        retrained=models.retrained,
+        retrained=retrained,
     )
     subjects = {"target": Subject("target", materials.target)}
     subjects["unlearned"] = Subject("unlearned", opened.unlearned)
     if models.control is not None:
-        subjects["control"] = Subject("control", models.control)
+        subjects["control"] = retrained[0] if retrained else Subject("control", models.control)
         _check_control(subjects, materials, f"--{models.kind} {models.control.name}")
     done: list[Json] = list(kept)
     finished = {entry["name"] for entry in done}
@@ -488,10 +489,8 @@ def _wording(line: str, place: str) -> tuple[str, str]:
 
 def _identity(opened: Opened, request: AuditRequest) -> Json:
     """What must be the same when an audit goes on. Attacks may be added."""
-    key, given = (
-        provenance.read_key(),
-        json.loads(json.dumps(asdict(request))),
-    )  # as it is read back
+    key = provenance.read_key()
+    given = json.loads(json.dumps(asdict(request)))  # as it will be read back
     del given["attacks"]
     return {
         "request": given,

@@ -44,6 +44,7 @@ from unlearner.pipeline.compare_results import (
     RETRAINED_TASKS_FILE,
     SKIPPED_FILE,
     STRENGTH_FILE,
+    TARGET_MARK_FILE,
     diverged_file,
     is_finished,
     method_folder,
@@ -254,7 +255,8 @@ class Work:
             tasks = describe_tasks(found, config.evaluation)
             _write_json(self.folder / RETRAINED_TASKS_FILE, tasks)
         _write_json(self.folder / RETRAINED_RELEARNING_FILE, again)
-        self._write_marks(self.folder / RETRAINED_MARK_FILE, {"retrained": own}, base.sets, config)
+        seed = config.training.seed
+        self._write_mark(self.folder / RETRAINED_MARK_FILE, "retrained", own, base.sets, seed)
         _write_json(  # last: a comparison that goes on looks whether it is there
             self.folder / RETRAINED_FILE,
             {
@@ -330,33 +332,30 @@ class Work:
                     _silent,
                 )
             write_outcome(outcome, config, work)
-            models = {"target": target.answers["target"], "unlearned": outcome.after}
-            self._write_marks(work / MARK_FILE, models, target.sets, config)
+            seed = config.training.seed
+            self._write_mark(work / MARK_FILE, "unlearned", outcome.after, target.sets, seed)
             if not any(place.parent.glob(f"seed-*/{STRENGTH_FILE}")):  # once for each method
                 self._write_strength(config.method, outcome.unlearned.model, target, work)
             if not self.plan.keep_models:
                 shutil.rmtree(work / "model")
+        path, base = self.folder / TARGET_MARK_FILE, self.base
+        if not path.exists():  # once for all methods, and not before a run is finished
+            seed = self.plan.seeds[0]
+            self._write_mark(path, "target", base.answers["target"], base.sets, seed)
         verdict = outcome.report["verdict"]["status"]
         seconds = outcome.report["cost"]["seconds_unlearning"]
         say(f"seed {config.training.seed}: {verdict}, unlearned in {seconds:.0f} s")
 
-    def _write_marks(
-        self,
-        path: Path,
-        models: Mapping[str, AnyAnswers],
-        sets: Mapping[str, Any],
-        config: RunConfig,
+    def _write_mark(
+        self, path: Path, model: str, answers: AnyAnswers, sets: Mapping[str, Any], seed: int
     ) -> None:
-        """Of language models with unseen records beside those to be forgotten."""
+        """How well the records are told from unseen ones, of language models that have both."""
         if not self.prepared.family.writes_text or "holdout" not in sets:
             return
         roles = ("forget", "holdout")
         groups = [sets[role].groups for role in roles]
-        found = {
-            name: mark_auc([answers[role] for role in roles], groups, config.training.seed)
-            for name, answers in models.items()
-        }
-        _write_json(path, {name: auc for name, auc in found.items() if math.isfinite(auc)})
+        auc = mark_auc([answers[role] for role in roles], groups, seed)
+        _write_json(path, {model: auc} if math.isfinite(auc) else {})
 
     def _write_strength(
         self, method: Method, unlearned: PreTrainedModel, target: AnyBaseline, work: Path

@@ -30,8 +30,9 @@ RETRAINED_FILE = "retrained.json"
 RETRAINED_RELEARNING_FILE = "retrained-relearning.json"
 RETRAINED_TASKS_FILE = "retrained-tasks.json"
 
-# How well a classifier tells the records from unseen ones, of the target and the unlearned model.
-MARK_FILE, RETRAINED_MARK_FILE = "mark.json", "retrained-mark.json"
+# How well a classifier tells the records from unseen ones: of a run's model, and of the others.
+MARK_FILE = "mark.json"
+TARGET_MARK_FILE, RETRAINED_MARK_FILE = "target-mark.json", "retrained-mark.json"
 
 
 def method_folder(folder: Path, method: str) -> Path:
@@ -86,7 +87,7 @@ def gather_runs(plan: Plan, folder: Path) -> Json:
         "seeds": list(plan.seeds),
         "results": results,
         "relearnt_retrained": last_relearnt([read_result(again)] if again.exists() else []),
-        "marks": _marks(places, folder / RETRAINED_MARK_FILE),
+        "marks": _marks(folder),
         "methods": entries,
         "not_run": skipped,
         "environment": first["environment"],
@@ -130,14 +131,11 @@ def _places_of_runs(
     return places, diverged, skipped
 
 
-def _marks(places: Mapping[str, Mapping[int, Path]], retrained: Path) -> Json:
+def _marks(folder: Path) -> Json:
     """The mark classifier's AUC on the models that are no method's, where it was run."""
-    files = [place / MARK_FILE for some in places.values() for place in some.values()]
-    found = next((read_result(file) for file in files if file.exists()), {})
-    found = {"target": found.get("target")}
-    if retrained.exists():
-        found |= read_result(retrained)
-    return {name: mean_mark([auc]) for name, auc in found.items() if auc is not None}
+    files = [folder / name for name in (TARGET_MARK_FILE, RETRAINED_MARK_FILE)]
+    found = [read_result(file) for file in files if file.exists()]
+    return {name: mean_mark([auc]) for one in found for name, auc in one.items()}
 
 
 def _tasks_compared(
@@ -197,6 +195,11 @@ def _entry(
 
 
 def read_result(path: Path) -> Any:
+    """What one of a comparison's own files holds.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     try:
         return read_json(path, LARGE)
     except (OSError, ValueError) as error:

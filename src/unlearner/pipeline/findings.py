@@ -11,12 +11,15 @@ from unlearner.data.record import digest_records
 from unlearner.evaluation.harness import describe_tasks
 from unlearner.evaluation.verdict import Verdict, digest_criteria
 from unlearner.families.base import AnyMeasured, AnyPrepared
+from unlearner.files import LARGE, read_json
+from unlearner.models.lineage import PROVENANCE_FILE
 from unlearner.models.loading import num_parameters
 from unlearner.output import Json
 from unlearner.report.facts import SCHEMA
 from unlearner.retrieval.analogous import AnalogousSet
 from unlearner.settings import further_kind, own_name, without_paths
 from unlearner.training.data import ClassifierData, UnlearningData
+from unlearner.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -132,3 +135,38 @@ def _retrieval(analogous: AnalogousSet, pairs: str) -> Json:
         "without_clean_pair": found.overlapping,
         "longest_shared_run": analogous.longest_shared_run,
     }
+
+
+def training_notes(trainer: Trainer, *, writes_text: bool) -> tuple[str, ...]:
+    """What a method has to tell: unseen records that it used, an earlier round that it took."""
+    details, notes = trainer.details, []
+    if "unseen_set_aside" in details:
+        note = f"{details['unseen_set_aside']} unseen records gave the method its goals; every "
+        note += "figure is of the others."
+        if details["partners_are_shared"]:
+            note += " They are fewer than the records to forget, some of which share one."
+        notes.append(note)
+    kept = "quality of the other text" if writes_text else "score of the records to be kept"
+    why = f"of the rounds that kept the {kept} it had forgotten most; the last round was not better"
+    if "nearest_repair" in details:
+        notes.append(
+            f"The saved model is that of round {details['nearest_repair']}: of the repairs it came "
+            "nearest to the target's score on other records; none came near enough."
+        )
+    elif "restored_round" in details:
+        notes.append(f"The saved model is that of round {details['restored_round']}: {why}.")
+    elif "repaired_round" in details:  # by steps that come behind the last round
+        number = details["repaired_round"]
+        notes.append(f"The repair steps went on from the model of round {number}: {why}.")
+    return tuple(notes)
+
+
+def seconds_retraining(retrained: str) -> float | None:
+    """How long the retrained model's training took, as `finetune` has written it down."""
+    if not retrained:
+        return None
+    try:
+        recipe = read_json(Path(retrained) / PROVENANCE_FILE, LARGE)
+        return float(recipe["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

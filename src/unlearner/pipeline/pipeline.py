@@ -31,10 +31,8 @@ from unlearner.families.base import (
     CheckResult,
     Measured,
 )
-from unlearner.files import LARGE, read_json
 from unlearner.models.folders import family_named, read_family
 from unlearner.models.lineage import (
-    PROVENANCE_FILE,
     Provenance,
     describe,
     digests_of,
@@ -42,7 +40,7 @@ from unlearner.models.lineage import (
 )
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
-from unlearner.pipeline.findings import Findings, build_report
+from unlearner.pipeline.findings import Findings, build_report, seconds_retraining, training_notes
 from unlearner.pipeline.hub import file_digests
 from unlearner.pipeline.original import already_lost, measure_original, notice, utility_notes
 from unlearner.pipeline.relearning import measure_relearning, seconds_for
@@ -434,7 +432,7 @@ def carry_out(
         "tokens": trainer.tokens - spent.get("tokens_preparation", 0),
     }
     if config.model.retrained or not family.writes_text:  # a classifier's report always has it
-        report["cost"]["seconds_retraining"] = _seconds_retraining(config.model.retrained)
+        report["cost"]["seconds_retraining"] = seconds_retraining(config.model.retrained)
     trainer.log.close()
     lineage["request"] |= {"id": report["request"]["id"], "verdict": verdict.status}
     return Outcome(verdict, report, unlearned, answers["target"], after, lineage)
@@ -508,41 +506,6 @@ def conclude(findings: Findings, notes: tuple[str, ...] = ()) -> tuple[Verdict, 
     verdict = prepared.family.judge(prepared, measured)
     verdict = replace(verdict, notes=verdict.notes + utility_notes(measured) + notes)
     return verdict, build_report(findings, verdict)
-
-
-def training_notes(trainer: Trainer, *, writes_text: bool) -> tuple[str, ...]:
-    """What a method has to tell: unseen records that it used, an earlier round that it took."""
-    details, notes = trainer.details, []
-    if "unseen_set_aside" in details:
-        note = f"{details['unseen_set_aside']} unseen records gave the method its goals; every "
-        note += "figure is of the others."
-        if details["partners_are_shared"]:
-            note += " They are fewer than the records to forget, some of which share one."
-        notes.append(note)
-    kept = "quality of the other text" if writes_text else "score of the records to be kept"
-    why = f"of the rounds that kept the {kept} it had forgotten most; the last round was not better"
-    if "nearest_repair" in details:
-        notes.append(
-            f"The saved model is that of round {details['nearest_repair']}: of the repairs it came "
-            "nearest to the target's score on other records; none came near enough."
-        )
-    elif "restored_round" in details:
-        notes.append(f"The saved model is that of round {details['restored_round']}: {why}.")
-    elif "repaired_round" in details:  # by steps that come behind the last round
-        number = details["repaired_round"]
-        notes.append(f"The repair steps went on from the model of round {number}: {why}.")
-    return tuple(notes)
-
-
-def _seconds_retraining(retrained: str) -> float | None:
-    """How long the retrained model's training took, as `finetune` has written it down."""
-    if not retrained:
-        return None
-    try:
-        recipe = read_json(Path(retrained) / PROVENANCE_FILE, LARGE)
-        return float(recipe["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _searched(
