@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import transformers
 
-from real_classifiers import FIGURES, Request, Rows, World, figures, one_thread
+from real_classifiers import FIGURES, PRECISION, Request, Rows, World, figures, one_thread
 from unlearner.methods.base import load_method
 from unlearner.methods.deepcut import MOST_STEPS_PER_ROUND, DeepCUT
 
@@ -45,6 +45,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "gradient_difference": {},
     "random_labels": {},
     "bad_teacher": {"max_epochs": 1},
+    "calibrated_distillation": {},
+    "salun": {},
+    "l1_sparse": {"max_epochs": 1},
     "contrastive_unlearning": {},
     "scrub": {"max_epochs": 2},
     "finetune": {"max_epochs": 1},
@@ -158,6 +161,7 @@ def _environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "threads": 1,
+        "precision": PRECISION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

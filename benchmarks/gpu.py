@@ -25,7 +25,7 @@ import torch
 
 from gpu_looks import looks
 from gpu_round import asking, matrix_rate, steps
-from gpu_shapes import KERNELS, SHAPES, Combination, Load
+from gpu_shapes import COMPILED, EIGHT_BIT, KERNELS, PLAIN, SHAPES, WAYS, Combination, Load
 from unlearner import provenance
 
 RESULTS = Path(__file__).resolve().parent / "results" / "gpu.md"
@@ -64,22 +64,26 @@ class Row:
         name = (self.table, case.shape)
         if self.table == "steps":
             kept = "checkpointing" if case.checkpointing else "plain"
-            name = (*name, case.precision, trained, kept)
+            name = (*name, case.precision, trained, kept, case.way)
         return MOST_TELLING.index(name) if name in MOST_TELLING else len(MOST_TELLING)
 
 
 # The order of a run that is given some minutes: what the goals are about, small models first.
 MOST_TELLING: tuple[tuple[str, ...], ...] = (
-    ("steps", "gpt-neo-125m", "bfloat16", "all", "plain"),
-    ("steps", "llama-1b", "bfloat16", "all", "plain"),
-    ("steps", "llama-1b", "bfloat16", "LoRA", "plain"),
+    ("steps", "gpt-neo-125m", "bfloat16", "all", "plain", PLAIN),
+    ("steps", "llama-1b", "bfloat16", "all", "plain", PLAIN),
+    ("steps", "llama-1b", "bfloat16", "LoRA", "plain", PLAIN),
     ("asking", "gpt-neo-125m"),
     ("looks", LOOKED_AT),
-    ("steps", "llama-8b", "bfloat16", "LoRA", "checkpointing"),
-    ("steps", "gpt-neo-125m", "bfloat16", "LoRA", "plain"),
+    ("steps", "llama-8b", "bfloat16", "LoRA", "checkpointing", PLAIN),
+    ("steps", "llama-1b", "bfloat16", "all", "plain", COMPILED),
+    ("steps", "llama-1b", "bfloat16", "LoRA", "plain", COMPILED),
+    ("steps", "llama-1b", "bfloat16", "all", "plain", EIGHT_BIT),
+    ("steps", "gpt-neo-125m", "bfloat16", "LoRA", "plain", PLAIN),
     ("asking", "llama-1b"),
-    ("steps", "llama-1b", "bfloat16", "all", "checkpointing"),
-    ("steps", "llama-8b", "bfloat16", "LoRA", "plain"),
+    ("steps", "gpt-neo-125m", "bfloat16", "all", "plain", COMPILED),
+    ("steps", "llama-1b", "bfloat16", "all", "checkpointing", PLAIN),
+    ("steps", "llama-8b", "bfloat16", "LoRA", "plain", PLAIN),
 )
 
 
@@ -128,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     add("--checkpointing", nargs="+", choices=("off", "on"), default=["off", "on"])
     add("--ranks", nargs="+", type=int, default=[0, 16], help="of adapters; 0 trains all weights")
+    add("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of training")
     add("--compile", action="store_true", help="also time torch.compile of the bare step")
     add("--tokens", type=int, default=load.tokens, help="of a window")
     add("--forget", type=_count, default=load.forget, help="forget windows of a step")
@@ -228,15 +233,19 @@ def _leave_out(case: Combination, reasons: list[str]) -> None:
 
 
 def _combinations(shape: str, attention: str, options: argparse.Namespace) -> Iterator[Combination]:
-    settings = itertools.product(options.ranks, options.precision, options.checkpointing)
-    for rank, precision, checkpointing in settings:
-        yield Combination(shape, attention, precision, checkpointing == "on", rank)
+    settings = itertools.product(
+        options.ranks, options.precision, options.checkpointing, options.ways
+    )
+    for rank, precision, checkpointing, way in settings:
+        if not (rank and way == EIGHT_BIT):  # an adapter's moments are few
+            yield Combination(shape, attention, precision, checkpointing == "on", rank, way)
 
 
 def _words(case: Combination) -> str:
     trained = f"LoRA rank {case.lora_rank}" if case.lora_rank else "all weights"
     kept = "checkpointing" if case.checkpointing else "no checkpointing"
-    return f"{case.shape}, {case.attention} attention, {case.precision}, {trained}, {kept}"
+    words = f"{case.shape}, {case.attention} attention, {case.precision}, {trained}, {kept}"
+    return words if case.way == PLAIN else f"{words}, {case.way}"
 
 
 def _rated(row: dict[str, Any], rate: float) -> dict[str, Any]:
@@ -370,6 +379,7 @@ run a step of its own before; one that did not fit counts as what was free. "{NO
 
 def _step_line(row: dict[str, Any]) -> list[str]:
     trained = f"LoRA rank {row['lora_rank']}" if row["lora_rank"] else "all"
+    trained += "" if row["way"] == PLAIN else f", {row['way']}"
     kept = "on" if row["checkpointing"] else "off"
     named = [
         row["shape"],

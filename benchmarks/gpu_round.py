@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gpu_shapes import FLASH, Combination, Load, Shape, attention_pairs, build, step_flops
+from gpu_shapes import COMPILED, FLASH, Combination, Load, Shape, attention_pairs, build, step_flops
 from speed_asking import ours, values
 from speed_cases import Case, NoText, own_text, random_ids, windows_of
 from speed_definition import Definition, spread_lengths
@@ -173,7 +173,7 @@ def steps(combination: Combination, load: Load, device: str, *, compiles: bool) 
         lambda: found.update(Round(combination, load, device).measure(compiles=compiles))
     )
     release()
-    if compiles:
+    if compiles or combination.way == COMPILED:
         torch.compiler.reset()
     row = {
         "shape": combination.shape,
@@ -182,6 +182,7 @@ def steps(combination: Combination, load: Load, device: str, *, compiles: bool) 
         "precision": combination.precision,
         "checkpointing": combination.checkpointing,
         "lora_rank": rank,
+        "way": combination.way,
         "tokens": load.windows * load.tokens,
         "fits": does_fit,
         "flops": step_flops(shape, load, attention_pairs(model.config, load.tokens), rank),

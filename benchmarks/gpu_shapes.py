@@ -5,6 +5,7 @@ vocabulary, A width of a block's heads together, r rank of adapters.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -73,15 +74,20 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+# As training is without more settings, with its layers compiled, or with moments of 8 bits.
+WAYS = (PLAIN, COMPILED, EIGHT_BIT) = ("plain", "compiled", "adamw_8bit")
+
+
 @dataclass(frozen=True)
 class Combination:
-    """A model and how it is trained; `attention` is "auto" or one of `KERNELS`."""
+    """A model and how it is trained; `attention` is "auto" or one of `KERNELS`, `way` of `WAYS`."""
 
     shape: str
     attention: str = "auto"
     precision: str = "float32"
     checkpointing: bool = False
     lora_rank: int = 0
+    way: str = PLAIN
 
     @property
     def unavailable(self) -> str | None:
@@ -93,6 +99,8 @@ class Combination:
             return "the package flash-attn is not installed, or there is no device for it"
         if self.attention == FLASH and self.precision == "float32":
             return "flash attention takes no float32"
+        if self.way == EIGHT_BIT and find_spec("bitsandbytes") is None:
+            return "the package bitsandbytes is not installed"
         return None
 
     def settings(self, device: str) -> TrainingSettings:
@@ -102,6 +110,8 @@ class Combination:
             precision=self.precision,
             lora_rank=self.lora_rank,  # type: ignore
             gradient_checkpointing=self.checkpointing,
+            optimiser=EIGHT_BIT if self.way == EIGHT_BIT else "adamw",
+            compile=self.way == COMPILED,
             checkpoint_every="never",
         )
 

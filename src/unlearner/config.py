@@ -86,7 +86,7 @@ class RunConfig:
             "model": _values(self.model, "original", "load_in_4bit", "load_in_8bit"),
             "data": _values(self.data, *FURTHER_SETS),
             "method": method_values(self.method),
-            "training": self.training.model_dump(),
+            "training": _values(self.training, "optimiser", "compile"),
             "evaluation": _values(self.evaluation, *RARE),
             "criteria": _values(self.criteria, "neutral_ratio"),
             "search": self.search.model_dump(),

@@ -283,6 +283,10 @@ class TrainingSettings(Section):
         seed: Of every random draw of the run.
         device: "auto" takes an accelerator where there is one.
         precision: Arithmetic of the forward pass; weights and optimiser stay float32.
+        optimiser: "adamw_8bit" keeps both moments of a weight in a byte each instead of four; needs
+            the package bitsandbytes.
+        compile: Compile the layers' arithmetic in training by torch.compile. The first steps take a
+            minute or so more; evaluation rounds and reports are never compiled.
         max_gradient_norm: Gradients are scaled down to this norm; None leaves them.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         micro_batch: Windows of a language model's step that go forward and backward together; the
@@ -304,6 +308,8 @@ class TrainingSettings(Section):
     seed: int = Field(default=0, ge=0, lt=2**32)  # NumPy takes no larger one
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
+    optimiser: Literal["adamw", "adamw_8bit"] = "adamw"
+    compile: bool = False
     max_gradient_norm: float | None = Field(default=None, gt=0)
     gradient_checkpointing: bool = False
     micro_batch: PositiveInt | Literal["auto"] = "auto"
@@ -323,20 +329,20 @@ class TrainingSettings(Section):
 
 
 def check_bits(model: ModelSettings, training: TrainingSettings) -> None:
-    """Refuse quantised layers where no adapter is trained on them, or nothing can make them.
+    """Refuse numbers of few bits where nothing can make them, or no adapter is trained on them.
 
     Raises:
         UserError: One of both.
     """
-    if not model.bits:
-        return
-    name = f"model.load_in_{model.bits}bit"
-    if not training.lora_rank:
+    of_model = f"model.load_in_{model.bits}bit" if model.bits else ""
+    of_states = "training.optimiser=adamw_8bit" if training.optimiser == "adamw_8bit" else ""
+    if of_model and not training.lora_rank:
         raise UserError(
-            f"{name}: quantised weights are not trained, only adapters on them are; set "
+            f"{of_model}: quantised weights are not trained, only adapters on them are; set "
             "training.lora_rank, such as training.lora_rank=16, or leave it out"
         )
-    if find_spec("bitsandbytes") is None:
+    name = of_model or of_states
+    if name and find_spec("bitsandbytes") is None:
         raise UserError(
             f"{name}: needs the package bitsandbytes; pip install 'unlearner[quantised]', or leave "
             "it out"

@@ -40,6 +40,8 @@ SMALL = [
     "2",
     "--repeats",
     "1",
+    "--ways",
+    "plain",
 ]
 ONE = ["--ranks", "0", "--precision", "bfloat16", "--checkpointing", "off"]
 LOAD = Load(tokens=24, forget=1, kept=2)
@@ -288,6 +290,16 @@ def test_the_compiled_bare_step_is_the_same_step(tmp_path, monkeypatch):
     assert float(line[14]) > 0
 
 
+@pytest.mark.usefixtures("asked_before")
+def test_compiled_layers_and_moments_of_8_bits_have_lines_of_their_own(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda some, **_: compiled.append(some) or some)
+    ((_, _, *lines), _), results = run(tmp_path, *ONE, "--ways", "compiled", "adamw_8bit")
+    assert [line[2] for line in lines] == ["all, compiled", "all, adamw_8bit"]
+    assert len(compiled) > 1
+    assert all(row["step_seconds"] > 0 for row in results["steps"])
+
+
 def test_bare_step_is_the_mean_loss_of_icus_terms():
     """At the target: analogous twice the mean loss of 2 windows, forget minus that of 1, no KL."""
     one_round = gpu_round.Round(Combination("tiny"), LOAD, "cpu")
@@ -358,7 +370,8 @@ def test_with_a_budget_the_most_telling_rows_come_first():
     assert "llama-8b, auto attention, bfloat16, LoRA rank 16, checkpointing" in first[:6]
     given = gpu._parser().parse_args([])
     assert sorted(row.words for row in gpu._rows(given)) == sorted(everything)
-    assert len(everything) == 6 * (2 * 2 * 2 + 1) + 1
+    # Two ranks, precisions, checkpointing or not; plain and compiled, and 8 bits without adapters.
+    assert len(everything) == 6 * (2 * 2 * 2 * 2 + 2 * 2 + 1) + 1
 
 
 def test_a_name_of_the_order_is_a_row_that_is_run():

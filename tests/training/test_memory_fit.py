@@ -153,6 +153,12 @@ def test_on_an_accelerator_its_own_memory_counts(monkeypatch):
     assert "4.50 GiB of the accelerator's memory" in told(some, monkeypatch, 0)[1]
 
 
+@pytest.fixture(autouse=True)
+def packaged(monkeypatch):
+    """As where the package for moments of 8 bits is there."""
+    monkeypatch.setattr(memory, "find_spec", lambda name: name)
+
+
 def ways(training=None, **method):
     config = RunConfig.from_sections({"method": method, "training": training or {}})
     return memory._ways_out(config.method, config.training)
@@ -161,6 +167,7 @@ def ways(training=None, **method):
 def test_ways_out_of_a_step_that_is_too_large():
     assert ways(name="icu", batch_size=6, fresh_per_step=1)[STEP] == [
         "training.lora_rank=16",
+        "training.optimiser=adamw_8bit",
         "training.gradient_checkpointing=true",
         "method.batch_size=3",
         "a smaller data.max_length",
@@ -172,6 +179,11 @@ def test_what_is_set_already_is_not_advised():
     found = ways(set_already, name="icu", batch_size=1, fresh_per_step=8)
     assert found[STEP] == ["method.fresh_per_step=4", "a smaller data.max_length"]
     assert found[SAVED] == []
+
+
+def test_what_needs_a_package_that_is_not_there_is_not_advised(monkeypatch):
+    monkeypatch.setattr(memory, "find_spec", lambda _: None)
+    assert "training.optimiser=adamw_8bit" not in ways(name="icu")[STEP]
 
 
 def test_adapters_are_not_advised_to_a_method_that_makes_its_model_anew():

@@ -27,12 +27,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.optim import Optimizer
 
 from unlearner import processes
 from unlearner.errors import Interrupted, TrainingError, UserError, printable, quoted
 from unlearner.files import LARGE, free_bytes, megabytes, read_json, write_whole
-from unlearner.models import sharding
 from unlearner.output import Json
 
 logger = logging.getLogger(__name__)
@@ -436,7 +434,7 @@ class Journal:
         self._stop = True
 
 
-# Random states and optimisers as tensors
+# Random states as tensors
 
 
 def random_state(number: int = 0) -> Weights:
@@ -452,26 +450,3 @@ def set_random_state(states: Weights, number: int = 0) -> None:
     torch.set_rng_state(states[f"cpu-{number}"])
     if f"cuda-{number}" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states[f"cuda-{number}"])
-
-
-def optimiser_state(optimiser: Optimizer) -> tuple[Weights, list[float]]:
-    """Copies of an optimiser's tensors on the CPU, as "parameter.name", and its learning rates."""
-    tensors = {
-        f"{index}.{name}": sharding.collect(value, sharding.own(value))
-        for index, values in optimiser.state_dict()["state"].items()
-        for name, value in values.items()
-    }
-    return tensors, [group["lr"] for group in optimiser.param_groups]
-
-
-def set_optimiser_state(optimiser: Optimizer, tensors: Weights, rates: list[float]) -> None:
-    """Put them back into an optimiser of the same parameters."""
-    whole: Json = optimiser.state_dict() | {"state": {}}
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        part = sharding.as_part(parameters[int(index)], value)
-        whole["state"].setdefault(int(index), {})[key] = part
-    optimiser.load_state_dict(whole)
-    for group, rate in zip(optimiser.param_groups, rates, strict=True):
-        group["lr"] = rate

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Protocol, cast
 
@@ -256,17 +257,18 @@ def _first_guess(
     # On the way back the target and the model in training are kept beside the one between them.
     further += 2 * bool(fields.get("path") and not rank)
     further += fields.get("num_shards", 0) + fields.get("num_slices", 0)
+    moments = trained // 2 if settings.optimiser == "adamw_8bit" else 2 * trained
     here = 0 if model.device.type == "cuda" else 1  # the machine's memory is another there
     saves = settings.checkpoint_every != "never"
     return {
         "held already": held_bytes(model.device),
         "gradients": trained,
-        "optimiser moments": 2 * trained,
+        "optimiser moments": moments,
         "best weights": here * trained,
         "adapters": adapter,
         "further models": further * whole,
         STEP: 0,
-        CHECKPOINT: here * saves * 3 * trained,
+        CHECKPOINT: here * saves * (trained + moments),
         # The target leaves a device whose memory was to be spared; see `pipeline.carry_out`.
         SAVED: fields.get("num_shards", 1) * whole * (here or not loaded.bits),
     }
@@ -299,6 +301,9 @@ def _ways_out(method: PlannedMethod, settings: TrainingSettings) -> dict[str, li
     """Settings that take less at each moment, without those that are set already."""
     fields = method.model_dump()
     adapt = [] if settings.lora_rank or method.begins_anew else ["training.lora_rank=16"]
+    coarse = ["training.optimiser=adamw_8bit"]
+    if settings.lora_rank or settings.optimiser != "adamw" or find_spec("bitsandbytes") is None:
+        coarse = []  # an adapter's moments are few
     smaller = [] if settings.gradient_checkpointing else ["training.gradient_checkpointing=true"]
     if settings.micro_batch not in ("auto", 1):
         smaller.append("training.micro_batch=auto")
@@ -308,8 +313,8 @@ def _ways_out(method: PlannedMethod, settings: TrainingSettings) -> dict[str, li
         if (fields.get(name) or 0) > 1
     ]
     return {
-        STEP: [*adapt, *smaller, "a smaller data.max_length"],
-        CHECKPOINT: [*adapt, "training.checkpoint_every=never"],
+        STEP: [*adapt, *coarse, *smaller, "a smaller data.max_length"],
+        CHECKPOINT: [*adapt, *coarse, "training.checkpoint_every=never"],
         SAVED: adapt,
     }
 

@@ -7,6 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal, TypeVar, cast
 
@@ -18,6 +19,7 @@ from accelerate.utils import patch_environment
 from peft.tuners.lora import LoraModel
 from pydantic import PositiveFloat
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
@@ -26,7 +28,7 @@ from unlearner.errors import TrainingError, UserError
 from unlearner.inference.micro_batches import windows_at_most
 from unlearner.models import adapters, sharding
 from unlearner.models.heads import hidden_size
-from unlearner.models.loading import FLOAT_BYTES, SMALL_MODEL, num_parameters
+from unlearner.models.loading import FLOAT_BYTES, num_parameters
 from unlearner.models.quantised_training import merge_into, quantise, restore_layers
 from unlearner.output import Json
 from unlearner.settings import TrainingSettings
@@ -35,12 +37,12 @@ from unlearner.training.checkpoints import (
     Journal,
     State,
     Weights,
-    optimiser_state,
     random_state,
-    set_optimiser_state,
     set_random_state,
 )
+from unlearner.training.compilation import CompiledLayers
 from unlearner.training.log import Log
+from unlearner.training.optimisers import make_optimiser, optimiser_state, set_optimiser_state
 from unlearner.training.way_back import OnWayBack, WayBack
 
 Terms = dict[str, Tensor]  # the weighted scalar terms of a loss, by name
@@ -77,17 +79,14 @@ class Trainer:
         """
         self.settings, self.log, self.bits = settings, log, bits
         self.device = resolve_device(settings)
-        if bits and sharding.wanted():
-            raise UserError(
-                f"model.load_in_{bits}bit: a model divided by --use_fsdp is not quantised; leave "
-                "one of them out"
-            )
+        if sharding.wanted():
+            _check_divided(settings, bits)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.draws = torch.Generator()
         self.steps = self.tokens = 0
         self.rounds: list[Json] = []
         self.details: Json = {}
-        self.optimiser: torch.optim.AdamW  # from `start` on
+        self.optimiser: Optimizer  # from `start` on
         self.learning_rate: float  # likewise
         self.model: PreTrainedModel | None = None
         self.adapter: LoraModel | None = None
@@ -99,6 +98,7 @@ class Trainer:
         self.kept: Weights = {}
         self._skeleton: nn.Module | None = None
         self._way_back: WayBack | None = None
+        self._compiled: CompiledLayers | None = None
 
     @property
     def seconds_before(self) -> float:
@@ -157,28 +157,18 @@ class Trainer:
                 switch_dropout_off(model)
         processes.same_weights(some for some in model.parameters() if some.requires_grad)
         if sharding.wanted():
-            if self.settings.micro_batch != "auto":
-                raise UserError(
-                    "training.micro_batch: a model divided by --use_fsdp takes its steps whole; "
-                    "leave it auto"
-                )
             self._skeleton = sharding.skeleton(self.adapter or model)
             sharding.shard(model, self.device)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if processes.count() > 1:  # or dropout would leave out the same units of every share
             torch.manual_seed(self.settings.seed * processes.count() + processes.rank())
-        # With weight_decay 0 AdamW is Adam. Fused, a step of 22M parameters took 32 ms, not 143.
-        self.optimiser = torch.optim.AdamW(
-            trained,
-            lr=learning_rate,
-            betas=betas,
-            weight_decay=weight_decay,
-            fused=num_parameters(model) >= SMALL_MODEL,
+        self.optimiser = make_optimiser(
+            self.settings.optimiser, model, learning_rate, betas=betas, weight_decay=weight_decay
         )
         self._schedule = None
         if schedule is not None:
             self._schedule = LambdaLR(self.optimiser, schedule)
         self._way_back = WayBack(model) if path else None
+        self._compiled = CompiledLayers(model, self.device) if self.settings.compile else None
         self.model = model
         return model
 
@@ -245,7 +235,8 @@ class Trainer:
 
     def _backward(self, loss: Callable[[], Terms], factor: float = 1.0) -> dict[str, float]:
         """Add the gradient of the terms' sum to the weights'; returns their values."""
-        with self.arithmetic():
+        compiled = nullcontext() if self._compiled is None else self._compiled.at_work()
+        with self.arithmetic(), compiled:
             terms = loss()
         values = {name: float(term.detach()) for name, term in terms.items()}
         self._check_finite(values)
@@ -411,6 +402,27 @@ class Trainer:
                 f"step {self.steps + 1}: {', '.join(wrong)} is not a finite number; "
                 "use a lower learning rate, or training.max_gradient_norm=1"
             )
+
+
+def _check_divided(settings: TrainingSettings, bits: int) -> None:
+    """Refuse what a model divided among processes cannot have.
+
+    Raises:
+        UserError: It was asked for.
+    """
+    wrong = {
+        f"model.load_in_{bits}bit: a model divided by --use_fsdp is not quantised": bool(bits),
+        "training.micro_batch: a model divided by --use_fsdp takes its steps whole": (
+            settings.micro_batch != "auto"
+        ),
+        "training.optimiser: moments divided by --use_fsdp are float32": (
+            settings.optimiser != "adamw"
+        ),
+        "training.compile: layers divided by --use_fsdp are not compiled": settings.compile,
+    }
+    for sentence, asked in wrong.items():
+        if asked:
+            raise UserError(f"{sentence}; leave one of them out")
 
 
 def resolve_device(settings: TrainingSettings) -> torch.device:
