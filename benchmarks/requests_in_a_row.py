@@ -135,25 +135,21 @@ def run_task(name: str, base: Path, work: Path, asked: argparse.Namespace) -> No
     sections = {**task.sections, "data": {**data, **task.sections.get("data", {})}}
     kept = work / "rows.md"
     kept.write_text("", encoding="utf-8")
-    ended = None
     for number in range(1, asked.requests + 1):
         start = (number - 1) * records
         some = sets["forget"].records[start : start + records]
         files = WorkingFiles(work / f"asked-{number}")
         files.write("records", [replace(one, subject=f"s{number}") for one in some])
         ledger.add(str(files.path("records")), id=f"{number:02d}")
-        if asked.again and ended is not None:
-            for one in [one for group in lost_of(ended) for one in group.requests]:
-                ledger.reopen(one, "holds no more")
         started = time.perf_counter()
         model = base / "target" if number == 1 else ""
-        [ended] = ledger.run(
-            model, output=work / "runs", together=True, sections=sections, say=print
-        )
-        line = row_of(ended, time.perf_counter() - started, task)
-        print(line, flush=True)
-        with kept.open("a", encoding="utf-8") as page:
-            page.write(line + "\n")
+        for ended in ledger.run(
+            model, output=work / "runs", again=asked.again, sections=sections, say=print
+        ):
+            line = row_of(ended, time.perf_counter() - started, task)
+            print(line, flush=True)
+            with kept.open("a", encoding="utf-8") as page:
+                page.write(line + "\n")
     sound = ledger.verify(say=print).holds
     with kept.open("a", encoding="utf-8") as page:
         page.write(f"\n`verify` behind the last one: {'holds' if sound else 'does not hold'}.\n")

@@ -22,8 +22,9 @@ from unlearner.data.loading import read_records
 from unlearner.data.record import Record
 from unlearner.evaluation.verdict import Criterion
 from unlearner.models.lineage import describe, digest_weights, digests_of, write_provenance
+from unlearner.requests import runs
 from unlearner.requests.book import one_month_after
-from unlearner.requests.holds import Asked, criterion_of, measure_holds
+from unlearner.requests.holds import Asked, StillHeld, criterion_of, measure_holds
 from unlearner.requests.runs import file_list
 
 # A run of few steps that no limit can fail: what is tested is the ledger, not the method. The
@@ -57,6 +58,49 @@ def two_done(call):
     assert status == NOT_MET, err  # the verdict is not known
     assert "request a: not measured" in out
     return call
+
+
+def test_what_is_lost_is_run_again_with_the_next_and_at_the_end_by_itself(
+    call, tmp_path, monkeypatch
+):
+    """Behind b a is lost, and joins c; behind both, b is, and is run alone."""
+    lost = {"b": ("a",), "a-and-1-more": ("b",)}
+
+    def measure(*given):
+        _, model, asked, *_ = given
+        gone = lost.get(Path(model).parent.name, ())
+        return [
+            StillHeld(one.requests, "lost" if one.requests[0] in gone else "holds", {}, "")
+            for one in asked
+        ]
+
+    monkeypatch.setattr(runs, "measure_holds", measure)
+    enter(call, "a", "b", "c")
+    status, out, err, _ = call(RUN + " --again")
+    assert status == NOT_MET, err  # the verdicts are not known
+    book = ledger_in(tmp_path).book
+    assert [run_.requests for run_ in book.runs] == [("a",), ("b",), ("a", "c"), ("b",)]
+    assert book.runs[-1].output.name == "b-2"
+    assert set(book.states().values()) == {"not measured"}
+    history = [state for _, state, _ in book.requests["a"].history]
+    assert history == ["open", "running", "not measured"] * 2
+    assert "--again" not in out
+    assert call("requests run --again --output runs" + EASY)[1].strip() == "no request is open"
+
+
+def test_without_that_the_way_to_it_is_told_and_a_shredded_one_is_not_run(
+    call, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        runs,
+        "measure_holds",
+        lambda *given: [StillHeld(one.requests, "lost", {}, "") for one in given[2]],
+    )
+    enter(call, "a", "b")
+    assert "`requests run --again` runs those that are lost" in call(RUN)[1]
+    assert call("requests shred a")[0] == MET
+    assert call(AGAIN + " --again")[0] == NOT_MET
+    assert [run_.requests for run_ in ledger_in(tmp_path).book.runs] == [("a",), ("b",), ("b",)]
 
 
 @pytest.mark.usefixtures("two_done")

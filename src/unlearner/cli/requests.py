@@ -150,6 +150,9 @@ def run_requests(
     config: Annotated[Path | None, typer.Option(help="A run file.")] = None,
     columns: Columns = "",
     force: Annotated[bool, typer.Option(help="Run though nothing is memorised.")] = False,
+    again: Annotated[
+        bool, typer.Option(help="Also earlier ones that hold no more, with the next.")
+    ] = False,
     anchor: AnchorFile = "",
     quiet: Quiet = False,
 ) -> int:
@@ -175,6 +178,7 @@ def run_requests(
         together=together,
         sections=sections,
         force=force,
+        again=again,
         quiet=quiet,
     )
 

@@ -150,6 +150,7 @@ def run_run(  # noqa: PLR0913 - the command's options
     together: bool,
     sections: Mapping[str, Any],
     force: bool,
+    again: bool,
     quiet: bool,
 ) -> int:
     """`requests run`: 0 when all are carried out and all earlier ones hold, else 3."""
@@ -163,22 +164,26 @@ def run_run(  # noqa: PLR0913 - the command's options
             together=together,
             sections=sections,
             force=force,
+            again=again,
             say=progress.say,
         )
     console = results_console()
     if not ended:
         console.print("no request is open")
-    good = True
+        return MET
     for one in ended:
         names = _no_markup(", ".join(one.requests))
         console.print(f"request {names}: {_coloured(one.state)}; {_no_markup(str(one.output))}")
-        good = good and one.state in ("met", "not memorised")
         for held in one.held:
-            good = good and held.status == "holds"
             what = f"request {_no_markup(', '.join(held.requests))}" if held.requests else "quality"
             reason = f": {_no_markup(held.reason)}" if held.reason else ""
             console.print(f"  {what}: {_coloured(held.status)}{reason}")
-    return MET if good else NOT_MET
+    last = ended[-1].held
+    if any(held.requests and held.status == "lost" for held in last):
+        console.print("`requests run --again` runs those that are lost once more, in one run")
+    states = {name: one.state for one in ended for name in one.requests}
+    carried = all(state in ("met", "not memorised") for state in states.values())
+    return MET if carried and all(held.status == "holds" for held in last) else NOT_MET
 
 
 def run_verify(

@@ -205,6 +205,14 @@ class Book:
         taken = [run for run in self.runs if run.is_taken]
         return taken[-1] if taken else None
 
+    def lost(self) -> list[str]:
+        """Answered requests that the current model was measured to hold no more, by id."""
+        if not self.measured or self.measured[-1][1]["weights"] != self.current_weights:
+            return []
+        held = self.measured[-1][1]["held"]
+        names = [name for one in held if one["status"] == "lost" for name in one["requests"]]
+        return [name for name in names if self.requests[name].is_answered]
+
     def states(self) -> dict[str, str]:
         """The state of every request, by id."""
         return {name: request.state for name, request in self.requests.items()}

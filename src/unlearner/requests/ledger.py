@@ -279,6 +279,7 @@ class Ledger:
         together: bool = False,
         sections: Mapping[str, Mapping[str, Any]] | None = None,
         force: bool = False,
+        again: bool = False,
         say: Say = logger.info,
     ) -> AllEnded:
         """Carry out open requests, and measure every earlier one again on what came of it.
@@ -290,13 +291,15 @@ class Ledger:
             together: One run for all of them.
             sections: Of a run file, such as `{"data": {"retain": FILE, "holdout": FILE}}`.
             force: Run though the model has not memorised the records.
+            again: Also those that the current model holds no more, each time together with the
+                next one and at the end once by themselves.
 
         Raises:
             UserError: Something cannot be used; the requests are open as before.
             Interrupted: The user wants to stop; the next `run` goes on.
         """
         plan = RequestPlan(
-            str(model), Path(output), together, sections or {}, force, tuple(requests)
+            str(model), Path(output), together, sections or {}, force, again, tuple(requests)
         )
         with self._locked("requests run"):
             carrier = Carrier(self.store, self.files, say, anchored=self._write_anchor)

@@ -46,6 +46,8 @@ class RequestPlan:
         together: One run for all requests.
         sections: Of a run file: sets, method and other settings.
         force: Run though the model has not memorised the records.
+        again: Answered requests that the current model holds no more are run again, each time
+            together with the next one and at the end once by themselves.
         only: The ids of the requests; empty for all that are open.
     """
 
@@ -54,6 +56,7 @@ class RequestPlan:
     together: bool = False
     sections: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
+    again: bool = False
     only: Sequence[str] = ()
 
 
@@ -98,11 +101,30 @@ class Carrier:
             plan = replace(plan, model="")
         self._measure_again()
         for group in self._groups(plan):
-            ended.append(self._begin(plan, group))
+            lost = self._opened_again(self.book.requests[group[0]].decision) if plan.again else ()
+            ended.append(self._begin(plan, (*lost, *group)))
             plan = replace(plan, model="")
+        for decision in TREATED if plan.again else ():
+            if lost := self._opened_again(decision):
+                ended.append(self._begin(plan, lost))
+                plan = replace(plan, model="")
         return ended
 
     # Which
+
+    def _opened_again(self, decision: str) -> tuple[str, ...]:
+        """Requests of this decision that the current model holds no more, which are open now."""
+        book, found = self.book, []
+        for name in book.lost():
+            if book.requests[name].decision != decision:
+                continue
+            if book.requests[name].shredded:
+                self.say(f"request {name} holds no more, and the text of its records is gone")
+                continue
+            reason = {"reason": "the current model holds it no more"}
+            self.store.append(Event("reopened", reason, name, {name: "open"}))
+            found.append(name)
+        return tuple(found)
 
     def _groups(self, plan: RequestPlan) -> list[tuple[str, ...]]:
         book = self.book
