@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from unlearner._version import __version__
-from unlearner.cli import requests
+from unlearner.cli import audit, requests
 from unlearner.cli.arguments import (
     RECORDS,
     AllowRemoteJudge,
@@ -29,15 +29,14 @@ from unlearner.cli.arguments import (
     Quiet,
     Resume,
     Test,
+    all_sections,
     column_names,
     further_options,
     model_and_settings,
     output_folder,
-    sections_of,
 )
 from unlearner.errors import DiskError, Interrupted, TrainingError, UserError, one_message, quoted
 from unlearner.settings import SEARCH_TRIALS, check_names
-from unlearner.yaml_values import apply_settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +47,18 @@ app = typer.Typer(
 app.add_typer(requests.app, name="requests")
 
 MET, WRONG_INPUT, NOT_MET, FAILED, INTERRUPTED = 0, 2, 3, 1, 130
+
+Search = Annotated[
+    bool, typer.Option("--search", help="Try settings of the method; take the best.")
+]
+
+ShowText = Annotated[
+    bool, typer.Option(help="Also write before-after-PRIVATE.txt, with the records' text.")
+]
+
+AuditBehind = Annotated[
+    str, typer.Option(metavar="quick|full", help="Also audit what was made, see `audit`.")
+]
 
 LISTED = ("methods", "metrics", "attacks", "datasets")
 
@@ -120,13 +131,6 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _sections(arguments: list[str] | None, config: Path | None, **options: Any) -> dict[str, Any]:
-    """Sections from the run file, the options and the settings, with the model among them."""
-    model, settings = model_and_settings(arguments)
-    _, sections = sections_of([], config, **({"model__name": model} | options))
-    return apply_settings(sections, settings)
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"unlearner {__version__}")
@@ -157,27 +161,21 @@ def forget(
     forget_class: ForgetClass = "",
     retrained: Annotated[str, typer.Option(help="A model trained without --forget.")] = "",
     method: Annotated[str, typer.Option(help="See `unlearner list methods`.")] = "",
-    search: Annotated[
-        bool, typer.Option("--search", help="Try settings of the method; take the best.")
-    ] = False,
+    search: Search = False,
     original: Original = "",
     config: Config = None,
     columns: Map = "",
     drop_duplicates: DropDuplicates = False,
     request_id: Annotated[str, typer.Option(help="Name of the request in the report.")] = "",
     force: Annotated[bool, typer.Option(help="Run though nothing is memorised.")] = False,
-    show_text: Annotated[
-        bool, typer.Option(help="Also write before-after-PRIVATE.txt, with the records' text.")
-    ] = False,
+    show_text: ShowText = False,
     resume: Resume = False,
-    audit: Annotated[
-        str, typer.Option(metavar="quick|full", help="Also audit what was made, see `audit`.")
-    ] = "",
+    audit: AuditBehind = "",
     allow_remote_judge: AllowRemoteJudge = False,
     quiet: Quiet = False,
 ) -> int:
     """Make a model forget records; write the unlearned model and a report."""
-    sections = _sections(
+    sections = all_sections(
         arguments,
         config,
         data__forget=forget,
@@ -206,7 +204,7 @@ def forget(
         sections, output, force=force, show_text=show_text, resume=resume, quiet=quiet
     )
     if audit and (output / "report.json").is_file():  # nothing is written where nothing was known
-        from unlearner.cli.audit import run_audit
+        from unlearner.cli.audit_commands import run_audit
 
         run_audit(output, {}, {"budget": audit}, quiet=quiet)
     return status
@@ -229,7 +227,7 @@ def check(
     drop_duplicates: DropDuplicates = False,
 ) -> int:
     """Tell whether records are memorised, where copies are, and what a run would take."""
-    sections = _sections(
+    sections = all_sections(
         arguments,
         config,
         data__forget=forget,
@@ -270,7 +268,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> int:
     """Measure a model on records it was to forget; write a report."""
-    sections = _sections(
+    sections = all_sections(
         arguments,
         config,
         data__forget=forget,
@@ -290,106 +288,7 @@ def evaluate(
     return run_evaluate(sections, output, target=target, quiet=quiet)
 
 
-@app.command()
-def audit(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RUN_DIR] [SECTION.KEY=VALUE]...",
-            show_default=False,
-            help="A folder that `unlearner forget` has written; else --model and --target.",
-        ),
-    ] = None,
-    model: Annotated[str, typer.Option(help="The model to be audited, whoever made it.")] = "",
-    target: Annotated[str, typer.Option(help="The model before unlearning.")] = "",
-    forget: Annotated[str, typer.Option(help=RECORDS)] = "",
-    retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
-    holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
-    forget_class: ForgetClass = "",
-    retrained: Annotated[
-        list[str] | None,
-        typer.Option(help="A model trained without --forget; again for those of other seeds."),
-    ] = None,
-    pretrained: Annotated[
-        str, typer.Option(help="What training started from: makes a proxy, as control.")
-    ] = "",
-    proxy: Annotated[str, typer.Option(help="A finished proxy, as control.")] = "",
-    attacks: Annotated[str, typer.Option(help="Such as membership,quantisation.")] = "",
-    budget: Annotated[str, typer.Option(metavar="quick|full", help="How much is tried.")] = "quick",
-    wordings: Annotated[
-        str, typer.Option(help="JSON lines of id and prompt: your own wordings of the records.")
-    ] = "",
-    unrelated: Annotated[
-        str, typer.Option(help="Text of another kind, for `relearning` to go on with.")
-    ] = "",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", parser=output_folder, metavar="PATH", help="With --model."),
-    ] = None,
-    config: Config = None,
-    columns: Map = "",
-    drop_duplicates: DropDuplicates = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an audit.")] = False,
-    quiet: Quiet = False,
-) -> int:
-    """Attack an unlearned model beside a control; write audit.json, and the page again."""
-    run_dir, settings = model_and_settings(arguments)
-    check_names([budget], ["quick", "full"], what="budget", where="--budget")
-    options = {
-        "data__forget": forget,
-        "data__retain": retain,
-        "data__holdout": holdout,
-        "data__forget_class": forget_class,
-        "data__columns": column_names(columns),
-        "data__drop_duplicates": drop_duplicates,
-    }
-    request = {
-        "attacks": _attack_names(attacks),
-        "budget": budget,
-        "retrained": next(iter(retrained or ()), ""),
-        "more_retrained": tuple(retrained or ())[1:],
-        "pretrained": pretrained,
-        "proxy": proxy,
-        "wordings": wordings,
-        "unrelated": unrelated,
-    }
-    if run_dir:
-        _alone(run_dir, options | {"model": model, "target": target, "output": output}, settings)
-        if config:
-            raise UserError("--config: RUN_DIR has its own run.yaml; leave it out")
-        from unlearner.cli.audit import run_audit
-
-        return run_audit(Path(run_dir), {}, request, resume=resume, quiet=quiet)
-    if not (model and target and output):
-        missing = "--model" if not model else "--target" if not target else "--output"
-        raise UserError(
-            f"{missing}: none given; name a folder that `unlearner forget` has written, or give "
-            "--model, --target and --output with the files of records"
-        )
-    sections = _sections(settings, config, **options)
-    sections.setdefault("model", {})["name"] = target
-    from unlearner.cli.audit import run_audit
-
-    return run_audit(output, sections, request, model=model, resume=resume, quiet=quiet)
-
-
-def _attack_names(text: str) -> tuple[str, ...]:
-    found = tuple(name.strip() for name in text.split(",") if name.strip())
-    if text and not found:
-        raise UserError("--attacks: names none; see `unlearner list attacks`")
-    return found
-
-
-def _alone(run_dir: str, options: dict[str, Any], settings: list[str]) -> None:
-    """Refuse what a run's folder says already."""
-    given = [name.partition("__")[2] or name for name, value in options.items() if value]
-    names = [*(f"--{name.replace('_', '-')}" for name in given), *settings]
-    if names:
-        name = "--map" if names[0] == "--columns" else names[0]
-        raise UserError(
-            f"{name}: {run_dir} is a run's folder, whose run.yaml says that; leave it out, or give "
-            "--model and --target in place of the folder"
-        )
+app.command()(audit.audit)
 
 
 @app.command()
@@ -425,7 +324,7 @@ def compare(
 
     Settings method.key=value hold for every method that has the key, NAME.key=value for one.
     """
-    sections = _sections(
+    sections = all_sections(
         arguments,
         config,
         data__forget=forget,

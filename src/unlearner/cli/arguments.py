@@ -190,3 +190,12 @@ def sections_of(
                 values = values.setdefault(key, {})
             values[last] = value
     return model, apply_settings(sections, settings)
+
+
+def all_sections(
+    arguments: list[str] | None, config: Path | None, **options: Any
+) -> dict[str, Any]:
+    """Sections from the run file, the options and the settings, with the model among them."""
+    model, settings = model_and_settings(arguments)
+    _, sections = sections_of([], config, **({"model__name": model} | options))
+    return apply_settings(sections, settings)

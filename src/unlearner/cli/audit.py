@@ -1,125 +1,141 @@
-"""`unlearner audit`: folders, words and exit status, between the command line and the pipeline."""
+"""Options of `unlearner audit`; what it does is in `audit_commands`."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from unlearner import processes
-from unlearner.attacks.base import load_attack
-from unlearner.cli.commands import with_method
-from unlearner.cli.terminal import MET, NOT_MET, RunProgress, print_audit
-from unlearner.errors import UserError
-from unlearner.files import saving
-from unlearner.output import Json, alone_in, check_free
-from unlearner.pipeline.audit import (
-    PARTIAL_FILE,
-    AuditRequest,
-    audit,
-    chosen_attacks,
-    finish,
-    open_models,
-    open_run,
+import typer
+
+from unlearner.cli.arguments import (
+    RECORDS,
+    Config,
+    DropDuplicates,
+    ForgetClass,
+    Map,
+    Quiet,
+    all_sections,
+    column_names,
+    model_and_settings,
+    output_folder,
 )
-from unlearner.pipeline.pipeline import read_config
-from unlearner.report.audit import audit_page
-from unlearner.report.files import rewrite
-from unlearner.report.writing import write_files
-from unlearner.training.log import quieten
+from unlearner.errors import UserError
+from unlearner.settings import check_names
+
+RunFolder = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN_DIR] [SECTION.KEY=VALUE]...",
+        show_default=False,
+        help="A folder that `unlearner forget` has written; else --model and --target.",
+    ),
+]
+
+RetrainedModels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--retrained", help="A model trained without --forget; again for those of other seeds."
+    ),
+]
+
+Pretrained = Annotated[
+    str, typer.Option(help="What training started from: makes a proxy, as control.")
+]
+
+Wordings = Annotated[
+    str, typer.Option(help="JSON lines of id and prompt: your own wordings of the records.")
+]
+
+Unrelated = Annotated[
+    str, typer.Option(help="Text of another kind, for `relearning` to go on with.")
+]
+
+AuditOutput = Annotated[
+    Path | None,
+    typer.Option("--output", parser=output_folder, metavar="PATH", help="With --model."),
+]
 
 
-def run_audit(
-    output: Path,
-    sections: Json,
-    request: Mapping[str, Any],
-    *,
-    model: str = "",
-    resume: bool = False,
-    quiet: bool,
+def audit(
+    arguments: RunFolder = None,
+    model: Annotated[str, typer.Option(help="The model to be audited, whoever made it.")] = "",
+    target: Annotated[str, typer.Option(help="The model before unlearning.")] = "",
+    forget: Annotated[str, typer.Option(help=RECORDS)] = "",
+    retain: Annotated[str, typer.Option(help="Records to keep.")] = "",
+    holdout: Annotated[str, typer.Option(help="Like --forget, never trained on.")] = "",
+    forget_class: ForgetClass = "",
+    retrained: RetrainedModels = None,
+    pretrained: Pretrained = "",
+    proxy: Annotated[str, typer.Option(help="A finished proxy, as control.")] = "",
+    attacks: Annotated[str, typer.Option(help="Such as membership,quantisation.")] = "",
+    budget: Annotated[str, typer.Option(metavar="quick|full", help="How much is tried.")] = "quick",
+    wordings: Wordings = "",
+    unrelated: Unrelated = "",
+    output: AuditOutput = None,
+    config: Config = None,
+    columns: Map = "",
+    drop_duplicates: DropDuplicates = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an audit.")] = False,
+    quiet: Quiet = False,
 ) -> int:
-    """0 when an attack holds and none is opened, else 3.
+    """Attack an unlearned model beside a control; write audit.json, and the page again."""
+    run_dir, settings = model_and_settings(arguments)
+    check_names([budget], ["quick", "full"], what="budget", where="--budget")
+    options = {
+        "data__forget": forget,
+        "data__retain": retain,
+        "data__holdout": holdout,
+        "data__forget_class": forget_class,
+        "data__columns": column_names(columns),
+        "data__drop_duplicates": drop_duplicates,
+    }
+    request = {
+        "attacks": _attack_names(attacks),
+        "budget": budget,
+        "retrained": next(iter(retrained or ()), ""),
+        "more_retrained": tuple(retrained or ())[1:],
+        "pretrained": pretrained,
+        "proxy": proxy,
+        "wordings": wordings,
+        "unrelated": unrelated,
+    }
+    if run_dir:
+        _alone(run_dir, options | {"model": model, "target": target, "output": output}, settings)
+        if config:
+            raise UserError("--config: RUN_DIR has its own run.yaml; leave it out")
+        folder, sections = Path(run_dir), {}
+    else:
+        folder = _folder_of(model, target, output)
+        sections = all_sections(settings, config, **options)
+        sections.setdefault("model", {})["name"] = target
+    from unlearner.cli.audit_commands import run_audit
 
-    Args:
-        output: The folder of a run; with `model` one for the audit alone.
-        sections: With `model`: the target, and the records.
-        request: What `AuditRequest` takes.
-        model: The model to be audited, where it is not a run's.
-
-    Raises:
-        UserError: The input cannot be used.
-        Interrupted: The user wants to stop; what is done is kept.
-    """
-    processes.begin()
-    quieten()
-    wanted = AuditRequest(**request)
-    for name in wanted.attacks:
-        load_attack(name)  # refused here, before any model is loaded
-    progress = RunProgress(quiet=quiet, num_rounds=None)
-    if not model:
-        with one_audit(output):
-            opened = open_run(output, progress.say)
-            chosen_attacks(wanted, opened.prepared.family)
-            found = audit(opened, wanted, output, resume=resume, say=progress.say)
-            finish(found, output)
-            rewrite(output)
-        return _end(found, output / "report.html")
-    config, family = read_config(with_method(sections, Path(model)))
-    chosen_attacks(wanted, family)
-    with _audit_folder(output, resume=resume):
-        opened = open_models(config, family, model, progress.say)
-        found = audit(opened, wanted, output, resume=resume, say=progress.say)
-        page = audit_page(found)
-        finish(found, output)
-        write_files(output, {"audit.html": page})
-    return _end(found, output / "audit.html")
+    return run_audit(folder, sections, request, model=model, resume=resume, quiet=quiet)
 
 
-def _end(found: Json, page: Path) -> int:
-    print_audit(found, page)
-    return MET if found["status"] == "met" else NOT_MET
+def _attack_names(text: str) -> tuple[str, ...]:
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if text and not found:
+        raise UserError("--attacks: names none; see `unlearner list attacks`")
+    return found
 
 
-@contextmanager
-def one_audit(folder: Path) -> Iterator[None]:
-    """While the block runs, no other command works in the folder.
-
-    Raises:
-        UserError: One does, or there is no such folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give one that `unlearner forget` has written")
-    check_free(folder)
-    with alone_in(folder):
-        yield
-
-
-@contextmanager
-def _audit_folder(output: Path, *, resume: bool) -> Iterator[None]:
-    """A new folder for an audit, or that of one that goes on; gone where nothing is in it."""
-    check_free(output)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}: is a file; give a folder that does not exist yet")
-    held = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    if held - {PARTIAL_FILE}:
-        raise UserError(f"--output {output}: is not empty; give another folder or remove it")
-    if resume and not held:
-        raise UserError(f"--resume: {output} holds no unfinished audit; leave --resume out")
-    if held and not resume:
+def _alone(run_dir: str, options: dict[str, Any], settings: list[str]) -> None:
+    """Refuse what a run's folder says already."""
+    given = [name.partition("__")[2] or name for name, value in options.items() if value]
+    names = [*(f"--{name.replace('_', '-')}" for name in given), *settings]
+    if names:
+        name = "--map" if names[0] == "--columns" else names[0]
         raise UserError(
-            f"--output {output}: holds an unfinished audit; go on with --resume, give another "
-            "folder or remove it"
+            f"{name}: {run_dir} is a run's folder, whose run.yaml says that; leave it out, or give "
+            "--model and --target in place of the folder"
         )
-    made = [path for path in (output, *output.parents) if not path.exists()]
-    try:
-        with saving("the audit", output):
-            output.mkdir(parents=True, exist_ok=True)
-        with alone_in(output):
-            yield
-    except OSError as error:
+
+
+def _folder_of(model: str, target: str, output: Path | None) -> Path:
+    """Where the audit of a model that is not a run's goes."""
+    if not (model and target and output):
+        missing = "--model" if not model else "--target" if not target else "--output"
         raise UserError(
-            f"--output {output}: cannot be made ({error}); give another folder"
-        ) from None
-    finally:
-        for path in made:
-            with suppress(OSError):  # not empty: what is done is in it
-                path.rmdir()
+            f"{missing}: none given; name a folder that `unlearner forget` has written, or give "
+            "--model, --target and --output with the files of records"
+        )
+    return output

@@ -125,15 +125,12 @@ def run_finetune(  # noqa: PLR0913 - what the command line has to say
     lesson = lesson.on_day(_day_before(resumable))
     set_seeds(lesson.training.seed)  # a new head is drawn at random
     progress = RunProgress(quiet=quiet, num_rounds=lesson.learning.epochs)
+    sections = _lesson_sections(lesson)
     try:
         with (
             staged(output, resume=resume) as work,
             tracked(
-                progress.line,
-                lesson.training,
-                _lesson_sections(lesson),
-                work,
-                main=processes.is_main(),
+                progress.line, lesson.training, sections, work, main=processes.is_main()
             ) as listen,
         ):
             teach = _teach_text if family == FAMILIES[0] else _teach_classifier

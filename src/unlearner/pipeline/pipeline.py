@@ -408,8 +408,7 @@ def carry_out(
         "unlearned": family.score("unlearned", answers, baseline.sets, config)
     }
     tasks = dict(baseline.tasks) | _run_tasks(config, family, {"unlearned": unlearned}, say)
-    so_far = time.perf_counter() - started + trainer.seconds_before
-    limit = seconds_for(so_far)
+    limit = seconds_for(time.perf_counter() - started + trainer.seconds_before)
     relearning = measure_relearning(config, prepared, unlearned, baseline.sets, after, limit, say)
     measured = Measured(
         baseline.sets, answers, scores, baseline.level, baseline.criteria, tasks=tasks
