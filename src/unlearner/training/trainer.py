@@ -235,12 +235,13 @@ class Trainer:
 
     def _backward(self, loss: Callable[[], Terms], factor: float = 1.0) -> dict[str, float]:
         """Add the gradient of the terms' sum to the weights'; returns their values."""
-        compiled = nullcontext() if self._compiled is None else self._compiled.at_work()
-        with self.arithmetic(), compiled:
-            terms = loss()
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        self._check_finite(values)
-        (factor * torch.stack([term.float() for term in terms.values()]).sum()).backward()
+        # Also around the backward pass, where checkpointing and micro-batches compute layers again.
+        with nullcontext() if self._compiled is None else self._compiled.at_work():
+            with self.arithmetic():
+                terms = loss()
+            values = {name: float(term.detach()) for name, term in terms.items()}
+            self._check_finite(values)
+            (factor * torch.stack([term.float() for term in terms.values()]).sum()).backward()
         return values
 
     def _backward_on_way_back(self, some: OnWayBack) -> dict[str, float]:
