@@ -14,7 +14,11 @@ import compared
 import deepcut_defaults
 import deepcut_table
 import icu_table
+import requests_in_a_row
+import retrained_seeds
 from real_classifiers import Rows
+from unlearner.requests.holds import StillHeld
+from unlearner.requests.runs import Ended
 
 
 def row(method, seed, forget, auc, seconds=10.0):
@@ -123,3 +127,43 @@ def test_the_page_on_choosing_has_the_table_of_the_committed_comparison():
     page = compared.PAGE.read_text("utf-8")
     told = json.loads(compared.COMPARISON.read_text("utf-8"))
     assert compared.with_table(page, told) == page
+
+
+def ended(requests, held, folder):
+    return Ended(tuple(requests), "met", folder, tuple(held))
+
+
+def test_a_row_of_requests_counts_what_earlier_ones_hold(tmp_path):
+    """Of three earlier requests two hold, one of which was run with another; its own is no part."""
+    held = [
+        StillHeld(("01", "02"), "holds", {}, ""),
+        StillHeld(("03",), "lost", {}, "ma of forget is 0.6, the limit 0.5"),
+        StillHeld(("04",), "lost", {}, "of no matter here"),
+        StillHeld((), "holds", {}, ""),
+    ]
+    results = {
+        name: {"retain": {"perplexity": {"value": value}}}
+        for name, value in (("original", 2.0), ("target", 1.9), ("unlearned", 2.1))
+    }
+    (tmp_path / "report.json").write_text(json.dumps({"results": results}), "utf-8")
+    line = requests_in_a_row.row_of(
+        ended(["04"], held, tmp_path), 12.4, requests_in_a_row.TASKS["tofu"]
+    )
+    assert line == ("| 04 | met | 2 of 3 | 1.050 | 12 | 03: ma of forget is 0.6, the limit 0.5 |")
+
+
+def test_where_nothing_was_to_be_run_a_row_has_no_figure(tmp_path):
+    line = requests_in_a_row.row_of(
+        ended(["01"], [], tmp_path), 3.0, requests_in_a_row.TASKS["banking77"]
+    )
+    assert line == "| 01 | met | 0 of 0 | - | 3 | - |"
+
+
+def test_retrained_models_are_set_beside_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(retrained_seeds, "RESULTS", tmp_path / "page.md")
+    some = {name: {"value": 0.25} for name in retrained_seeds.FIGURES}
+    retrained_seeds._write({1: some, 0: some}, {"0, 1": 0.0625})
+    lines = (tmp_path / "page.md").read_text("utf-8").splitlines()
+    assert "| 0 |" + " 0.250 |" * 6 in lines
+    assert lines[-1] == "| 0, 1 | 0.062 |"
+    assert json.loads((tmp_path / "page.json").read_text("utf-8"))["distances"] == {"0, 1": 0.0625}
