@@ -66,14 +66,14 @@ def folder(tmp_path_factory):
     return root
 
 
-def own_command(monkeypatch, model, folder, output):
+def own_command(monkeypatch, model, folder, output, more=""):
     """The figures of `lm_eval`, without its thousands of tasks, which take it half a minute."""
     from lm_eval.__main__ import cli_evaluate
 
     build = functools.partialmethod(lm_eval_tasks.TaskManager.__init__, include_defaults=False)
     monkeypatch.setattr(lm_eval_tasks.TaskManager, "__init__", build)
     line = f"lm_eval run --model hf --model_args pretrained={model},dtype=float32 --device cpu"
-    line += f" --tasks mills_choice,mills_next --include_path {folder} --batch_size 8"
+    line += f" --tasks mills_choice,mills_next --include_path {folder} --batch_size 8{more}"
     monkeypatch.setattr(sys, "argv", [*line.split(), "--output_path", str(output)])
     cli_evaluate()
     (found,) = output.rglob("results*.json")
@@ -174,6 +174,20 @@ def test_running_tasks_changes_neither_tokenizer_nor_random_states(folder, model
     assert loaded.tokenizer.pad_token == pad
     assert len(found["acc"].samples) == 7
     assert found["perplexity"].samples == ()  # no mean over documents
+
+
+@pytest.mark.slow
+def test_by_a_real_chat_template_figures_are_those_of_the_harness_too(
+    smollm2, folder, monkeypatch, tmp_path
+):
+    own = own_command(monkeypatch, smollm2, folder, tmp_path, " --apply_chat_template")
+    asked = {"harness": "mills_choice,mills_next", "harness_include_path": str(folder)}
+    loaded, found = load_causal_lm(str(smollm2)), {}
+    for chat in (True, False):
+        settings = EvaluationSettings.model_validate(asked | {"harness_chat": chat})
+        found[chat] = run_tasks(loaded, settings)["mills_next"]["perplexity"].value
+    assert found[True] == own["mills_next"]["perplexity,none"]
+    assert found[False] != found[True]
 
 
 def test_a_preset_names_the_nine_tasks_of_the_paper():
