@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests of tiny models run on one thread each, two at a time.
 WORKERS ?= 2
 
-.PHONY: demo docs pictures dist wheel-env test lint format bench bench-peers bench-adapters bench-rates bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-audit bench-rows bench-compare bench-requests bench-find real-model constraints clean
+.PHONY: demo docs pictures dist wheel-env test test-slow lint format bench bench-peers bench-adapters bench-rates bench-memory bench-gpu bench-banking77 bench-wnut17 bench-defaults bench-audit bench-rows bench-compare bench-requests bench-find real-model constraints clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
@@ -45,8 +45,14 @@ wheel-env: dist
 	  > $$(.venv-wheel/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/libraries.pth
 	.venv-wheel/bin/python -m pip install --quiet --ignore-installed --no-deps --no-index dist/*.whl
 
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations=10
+
 test: .venv/.ready
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations=10
+	$(PYTEST) -m 'not slow and not gpu and not network'
+
+# Real data and models, browsers, whole runs and what takes as long as these.
+test-slow: .venv/.ready
+	$(PYTEST) -m 'slow and not gpu and not network'
 
 lint: .venv/.ready
 	$(BIN)/ruff check
