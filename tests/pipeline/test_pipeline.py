@@ -1,8 +1,16 @@
 """The line itself; its stages have tests of their own, and test_api.py walks all of it."""
 
+import json
+
+import pytest
+import torch
+
+from unlearner.config import RunConfig
 from unlearner.pipeline.findings import training_notes
+from unlearner.pipeline.pipeline import training_again
 from unlearner.settings import TrainingSettings
 from unlearner.training.log import Log
+from unlearner.training.memory import ResourcePlan
 from unlearner.training.trainer import Trainer
 
 
@@ -23,3 +31,28 @@ def test_of_a_model_repaired_behind_an_earlier_round_it_is_not_said_that_it_was_
     trainer.details["repaired_round"] = 3
     (text,) = training_notes(trainer, writes_text=False)
     assert text.startswith("The repair steps went on from the model of round 3")
+
+
+def plan(seconds_per_epoch):
+    return ResourcePlan(seconds_per_epoch, 10, {}, torch.device("cpu"), {}, ignored=False)
+
+
+@pytest.fixture
+def trained_in_a_minute(tmp_path):
+    (tmp_path / "provenance.json").write_text(json.dumps({"seconds": 60.0}), "utf-8")
+    return str(tmp_path)
+
+
+def test_where_training_took_no_longer_than_a_run_may_it_is_advised(trained_in_a_minute):
+    """Ten epochs of 6.5 s against a minute; of 5.5 s they are quicker."""
+    config = RunConfig.from_sections({"model": {"name": trained_in_a_minute}})
+    (advice,) = training_again(config, plan(6.5))
+    assert advice.startswith("This model was trained in 60 s, and a run may take 65 s")
+    assert training_again(config, plan(5.5)) == ()
+    assert training_again(config, plan(float("nan"))) == ()
+
+
+def test_of_a_model_of_unknown_making_or_trained_anew_anyway_it_is_not(trained_in_a_minute):
+    sections = {"model": {"name": trained_in_a_minute}, "method": {"name": "retrain"}}
+    assert training_again(RunConfig.from_sections(sections), plan(6.5)) == ()
+    assert training_again(RunConfig.from_sections({"model": {"name": "hub/id"}}), plan(6.5)) == ()

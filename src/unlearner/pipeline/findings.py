@@ -161,12 +161,12 @@ def training_notes(trainer: Trainer, *, writes_text: bool) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def seconds_retraining(retrained: str) -> float | None:
-    """How long the retrained model's training took, as `finetune` has written it down."""
-    if not retrained:
+def seconds_of_training(model: str) -> float | None:
+    """How long a model's training took, as `finetune` has written it down; None if not known."""
+    if not model:
         return None
     try:
-        recipe = read_json(Path(retrained) / PROVENANCE_FILE, LARGE)
+        recipe = read_json(Path(model) / PROVENANCE_FILE, LARGE)
         return float(recipe["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

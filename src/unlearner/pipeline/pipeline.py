@@ -40,13 +40,14 @@ from unlearner.models.lineage import (
 )
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
-from unlearner.pipeline.findings import Findings, build_report, seconds_retraining, training_notes
+from unlearner.pipeline.findings import Findings, build_report, seconds_of_training, training_notes
 from unlearner.pipeline.hub import file_digests
 from unlearner.pipeline.original import already_lost, measure_original, notice, utility_notes
 from unlearner.pipeline.relearning import measure_relearning, seconds_for
 from unlearner.pipeline.search import Searched, check_search, search
 from unlearner.report.files import write_report
 from unlearner.report.page import model_card
+from unlearner.report.writing import duration
 from unlearner.settings import further_kind, option_of, without_paths
 from unlearner.training.log import Log
 from unlearner.training.memory import Cost, ResourcePlan, announce, check_disk, measuring, plan_run
@@ -182,10 +183,24 @@ def check(config: RunConfig, prepared: AnyPrepared, *, say: Say = logger.info) -
     level = family.level(answers, config, under="the target model")
     measured = Measured(sets, {"target": answers}, scores, level, ())
     checked = _check_result(config, prepared, measured, cost)
-    checked = replace(checked, notes=(*checked.notes, *family.advice(prepared, config)))
+    advice = (*family.advice(prepared, config), *training_again(config, checked.plan))
+    checked = replace(checked, notes=(*checked.notes, *advice))
     metric = family.quality_metric(prepared.loaded)
     beside = already_lost(scores | original, metric)
     return replace(checked, sentence=f"{checked.sentence}; {beside}") if beside else checked
+
+
+def training_again(config: RunConfig, plan: ResourcePlan) -> tuple[str, ...]:
+    """That training without the records would take no longer than unlearning may, if it is so."""
+    seconds = seconds_of_training(config.model.name)
+    longest = plan.seconds_per_epoch * plan.max_epochs
+    if seconds is None or config.method.begins_anew or not seconds <= longest:
+        return ()
+    return (
+        f"This model was trained in {duration(seconds)}, and a run may take {duration(longest)}: "
+        "training again without the records, by `unlearner finetune` on those that are retained, "
+        "forgets exactly, and may be quicker.",
+    )
 
 
 def _tell_notes(prepared: AnyPrepared) -> None:
@@ -431,7 +446,7 @@ def carry_out(
         "tokens": trainer.tokens - spent.get("tokens_preparation", 0),
     }
     if config.model.retrained or not family.writes_text:  # a classifier's report always has it
-        report["cost"]["seconds_retraining"] = seconds_retraining(config.model.retrained)
+        report["cost"]["seconds_retraining"] = seconds_of_training(config.model.retrained)
     trainer.log.close()
     lineage["request"] |= {"id": report["request"]["id"], "verdict": verdict.status}
     return Outcome(verdict, report, unlearned, answers["target"], after, lineage)
