@@ -76,6 +76,22 @@ def test_a_weight_is_a_multiple_of_the_familys_own_and_a_base_departs_from_nothi
     assert not deepcut_defaults.departs("wnut17", "stop gradient")
 
 
+def test_rows_of_an_earlier_run_have_lines_of_their_own_beside_its_retrained_model(
+    tmp_path, monkeypatch
+):
+    """Now .1 from the retrained model in one figure of four, .025; then .3 from its own, .075."""
+    monkeypatch.setattr(deepcut_table, "RESULTS", tmp_path)
+    then = {"earlier": True}
+    rows = [row("retrained", 0, 0.8, 0.5), row("deepcut", 0, 0.9, 0.5)]
+    rows += [row("retrained", 0, 0.5, 0.5) | then, row("deepcut", 0, 0.8, 0.5) | then]
+    deepcut_table.write_table("banking77", rows)
+    page = (tmp_path / "deepcut-banking77.md").read_text("utf-8")
+    lines = {line.split(" | ")[0]: line for line in page.splitlines() if line.startswith("| ")}
+    assert lines["| deepcut"].endswith("| 0.025 |")
+    assert lines["| deepcut *"].endswith("| 0.075 |")
+    assert deepcut_table.EARLIER in page
+
+
 @pytest.mark.parametrize("name", list(deepcut_table.METHODS))
 def test_every_method_of_the_table_takes_its_settings(name):
     method = deepcut_table.load_method(name)(**deepcut_table.METHODS[name])
