@@ -179,6 +179,7 @@ def test_it_is_one_of_all_methods_that_are_compared():
     assert METHOD in make_plan({}, "all", 1, **options).methods
 
 
+@pytest.mark.slow
 def test_it_comes_up_beside_others_in_a_comparison(call, tmp_path):
     command = RUN.replace("forget ", "compare ", 1)
     status, out, said, _ = call(command + f"--methods {METHOD},simnpo --no-search" + SHORT)

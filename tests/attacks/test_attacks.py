@@ -35,6 +35,8 @@ from unlearner.data.windows import tokenize_set
 from unlearner.inference.language_model import drawn_responses
 from unlearner.models import adapters, loading
 
+pytestmark = pytest.mark.slow
+
 NAMES = registry.names("attacks")
 TEXT = [name for name in NAMES if "causal-lm" in load_attack(name).families]
 LABEL = [name for name in NAMES if SEQUENCE in load_attack(name).families]

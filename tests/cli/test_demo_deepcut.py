@@ -13,6 +13,8 @@ from unlearner.cli.app import MET, NOT_MET, run
 from unlearner.demo.messages import LABELS, messages
 from unlearner.training.finetune import ClassifierFinetuneSettings
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"num_forget": 4, "num_holdout": 12, "num_test": 12}
 
 

@@ -88,6 +88,7 @@ def test_evaluate_and_check_measure_it_too(call):
     assert "copies of forget records in neutral:mills: 0 exact" in out
 
 
+@pytest.mark.slow
 def test_a_comparison_has_a_column_for_each_and_goes_on_with_the_same_text_alone(call):
     line = RUN.replace("forget $models", "compare --methods npo --no-search $models")
     line += "--neutral mills.jsonl --quiet method.max_epochs=1 evaluation.resamples=20"

@@ -322,6 +322,7 @@ def test_the_readme_of_the_benchmarks_has_the_table_that_was_made():
     assert rows.with_table(readme, page) == readme
 
 
+@pytest.mark.slow
 def test_a_row_is_run_in_a_process_of_its_own(tmp_path, monkeypatch, capsys):
     """Its data are absent: status 2, which the table tells as not run."""
     path = tmp_path / "row.yaml"

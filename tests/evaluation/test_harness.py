@@ -123,6 +123,7 @@ def test_evaluate_runs_the_tasks_on_every_model_and_a_limit_takes_the_first_docu
     assert "the first 3 documents of each task" in shown
 
 
+@pytest.mark.slow
 def test_a_comparison_shows_what_each_method_has_changed(call, folder):
     line = RUN.replace("forget $models", "compare --methods npo --no-search $models")
     line += f"evaluation.harness=mills_choice evaluation.harness_include_path={folder} --quiet "

@@ -92,6 +92,7 @@ def test_limits_of_three_unseen_records_by_hand():
     assert level.can_tell
 
 
+@pytest.mark.slow
 def test_many_unseen_records_bring_the_limits_near_the_mean():
     """100 records of MA 0.2 and 0.3 in turn, 2000 labels: s = 0.0503, t_99 = 2.250 and not 5.
 

@@ -25,6 +25,8 @@ from golden_runs import RUNS, carry_out, in_folder
 from golden_world import build_world
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+pytestmark = pytest.mark.slow
+
 # Lines of a failure, beyond which there are only more of them.
 SHOWN = 40
 # A run that was stopped, and the same one that was not.

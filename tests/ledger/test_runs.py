@@ -249,6 +249,7 @@ def test_models_of_later_are_measured(two_done, tmp_path):
     assert "to be run again: a, b" in out
 
 
+@pytest.mark.slow
 def test_the_records_of_a_request_are_attacked_on_any_model(call, tmp_path, model_folders):
     """The model from before is opened, the untrained one is not; beside the untrained one."""
     shutil.copytree(model_folders / "good", tmp_path / "first")
@@ -362,6 +363,7 @@ def killed(line, seconds):
     return -os.waitpid(process, 0)[1]
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_loses_nothing_and_applies_nothing_twice(
     tmp_path, model_folders
 ):

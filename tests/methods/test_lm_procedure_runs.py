@@ -22,6 +22,8 @@ from unlearner.methods.task_arithmetic import TaskArithmetic
 from unlearner.models import adapters
 from unlearner.training.data import HoldoutBaseline
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 
 FAST = {"learning_rate": 3e-3, "batch_size": 2, "max_epochs": 3}

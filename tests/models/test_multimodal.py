@@ -129,6 +129,7 @@ def test_only_the_language_model_is_trained(multimodal):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma3", "qwen3_5"])
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_run_changes_the_language_model_and_nothing_else(

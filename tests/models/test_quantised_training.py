@@ -28,6 +28,8 @@ from unlearner.training.log import Log
 from unlearner.training.memory import measure_step
 from unlearner.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
 TOKENS = torch.arange(3, 11)[None]

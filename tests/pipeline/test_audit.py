@@ -15,6 +15,8 @@ from unlearner.cli.app import INTERRUPTED, MET, NOT_MET, WRONG_INPUT, run
 from unlearner.pipeline import audit as auditing
 from unlearner.report.audit import audit_claims, with_audit
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/audit.schema.json").read_text("utf-8"))
 QUICK = ("extraction", "least_likely", "leftovers", "mark", "membership", "quantisation")
 

@@ -15,6 +15,8 @@ from unlearner.pipeline import compare as comparing
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.compare import SHARES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(compare_folder):

@@ -13,6 +13,8 @@ from unlearner.cli.app import INTERRUPTED, MET, WRONG_INPUT
 from unlearner.methods.base import load_method
 from unlearner.pipeline.compare_plan import make_plan
 
+pytestmark = pytest.mark.slow
+
 FEW = (
     " --quiet method.max_epochs=1 method.learning_rate=1e-3 evaluation.resamples=20"
     " training.device=cpu --output out/cmp "

@@ -14,6 +14,8 @@ from unlearner.pipeline import pipeline
 from unlearner.training import memory as memory_module
 from unlearner.training.checkpoints import TrainingError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def there(compare_folder, monkeypatch):

@@ -7,6 +7,8 @@ import pytest
 from command_world import RUN, SHORT
 from unlearner.cli.app import MET, NOT_MET, WRONG_INPUT
 
+pytestmark = pytest.mark.slow
+
 AGAIN = RUN.replace("$models/good", "first/model") + "--force" + SHORT.replace(" --quiet", "")
 
 

@@ -8,6 +8,8 @@ import pytest
 from classifier_commands import RUN, SHORT, TAGGED_RUN
 from unlearner.cli.app import MET, NOT_MET, WRONG_INPUT
 
+pytestmark = pytest.mark.slow
+
 KINDS = {
     "texts": SimpleNamespace(run=RUN, files="", score="f1_macro", other="tags"),
     "tags": SimpleNamespace(run=TAGGED_RUN, files="tagged-", score="f1_entity", other="texts"),

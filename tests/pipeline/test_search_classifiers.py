@@ -20,6 +20,8 @@ from unlearner.methods.scrub import SCRUB
 from unlearner.pipeline.search import FAILED, LabelJudge, space_of
 from unlearner.settings import SearchSettings
 
+pytestmark = pytest.mark.slow
+
 FEW = (
     " --quiet --search search.trials=2 method.learning_rate=1e-3 method.max_epochs=1"
     " method.steps_per_round=2 evaluation.resamples=20 training.device=cpu "

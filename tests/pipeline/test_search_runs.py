@@ -25,6 +25,8 @@ from unlearner.settings import TrainingSettings
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/report.schema.json").read_text("utf-8"))
 # It forgets the records of the tiny model in about 20 rounds; a trial takes half a second.
 NPO = RUN + " --quiet --method npo method.learning_rate=0.005 evaluation.resamples=20 "

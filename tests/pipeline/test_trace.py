@@ -52,6 +52,7 @@ def traced():
     return run
 
 
+@pytest.mark.slow
 def test_a_language_models_run_enters_few_files_and_scores_each_set_once_a_model(call, traced):
     """Target and unlearned model: each set twice, ICU's own likewise.
 
@@ -64,6 +65,7 @@ def test_a_language_models_run_enters_few_files_and_scores_each_set_once_a_model
     assert trace.scored == {"forget": 3, "retain": 2, "holdout": 3, "analogous": 2}
 
 
+@pytest.mark.slow
 def test_a_classifiers_run_enters_few_files_and_scores_each_set_once_a_model(
     call_classifier, traced
 ):

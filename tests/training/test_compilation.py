@@ -49,6 +49,7 @@ def of_labels(model):
     return {"a": model(input_ids=ids, labels=torch.tensor([0, 1])).loss}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [

@@ -161,8 +161,10 @@ def test_windows_are_computed_again_as_they_were(settings, close):
     assert float((parts - whole).norm()) < close * float(whole.norm())
 
 
-def test_a_divided_model_takes_its_steps_whole(monkeypatch):
+@pytest.mark.parametrize(
+    "settings", [{"micro_batch": 2}, {"compile": True}, {"optimiser": "adamw_8bit"}]
+)
+def test_a_divided_model_takes_its_steps_whole_and_plain(monkeypatch, settings):
     monkeypatch.setattr(sharding, "wanted", lambda: True)
-    worker = Trainer(TrainingSettings(device="cpu", micro_batch=2), Log())
-    with pytest.raises(UserError, match="micro_batch"):
-        worker.start(tiny_model("gpt2"), 1e-3)
+    with pytest.raises(UserError, match=f"training.{next(iter(settings))}"):
+        Trainer(TrainingSettings(device="cpu", **settings), Log())
