@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ledger_world import ledger_in, pretend_run
+from ledger_world import filled, ledger_in, pretend_run
 from safetensors.torch import load_file, save_file
 
 from command_world import FORGET, HOLDOUT, RETAIN, json_lines, texts
@@ -26,6 +26,7 @@ from unlearner.requests import runs
 from unlearner.requests.book import one_month_after
 from unlearner.requests.holds import Asked, StillHeld, criterion_of, measure_holds
 from unlearner.requests.runs import file_list
+from unlearner.requests.store import Event
 
 # A run of few steps that no limit can fail: what is tested is the ledger, not the method. The
 # verdict is "not measured", as nothing could have failed.
@@ -86,6 +87,29 @@ def test_what_is_lost_is_run_again_with_the_next_and_at_the_end_by_itself(
     assert history == ["open", "running", "not measured"] * 2
     assert "--again" not in out
     assert call("requests run --again --output runs" + EASY)[1].strip() == "no request is open"
+
+
+def test_what_is_lost_is_run_again_though_it_is_not_memorised(tmp_path, monkeypatch):
+    """A record that is less known than unseen ones bears a mark, and nothing is known of it."""
+    ledger, output = filled(tmp_path, 1), tmp_path / "runs" / "r0"
+    (output / "model").mkdir(parents=True)
+    save_file({"w": torch.ones(2)}, output / "model" / "model.safetensors")
+    weights = digest_weights(output / "model")
+    pretend_run(ledger, "r0", output, after=weights)
+    held = StillHeld(("r0",), "lost", {}, "mia_loss_auc of forget is 0.01").to_json()
+    with ledger.store.locked("test"):
+        body = {"run": 1, "weights": weights, "held": [held]}
+        ledger.store.append(Event("measured", body))
+    begun = []
+
+    def run_(_, run, *, resume):
+        begun.append(run.begun | {"resume": resume})
+        return runs.Ended(run.requests, "met", run.output, ())
+
+    monkeypatch.setattr(runs.Carrier, "_run", run_)
+    ledger.run(output=tmp_path / "runs", again=True, say=lambda _: None)
+    [one] = begun
+    assert (one["requests"], one["force"], one["resume"]) == (["r0"], True, False)
 
 
 def test_without_that_the_way_to_it_is_told_and_a_shredded_one_is_not_run(

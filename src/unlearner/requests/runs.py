@@ -102,11 +102,11 @@ class Carrier:
         self._measure_again()
         for group in self._groups(plan):
             lost = self._opened_again(self.book.requests[group[0]].decision) if plan.again else ()
-            ended.append(self._begin(plan, (*lost, *group)))
+            ended.append(self._begin(_for_lost(plan) if lost else plan, (*lost, *group)))
             plan = replace(plan, model="")
         for decision in TREATED if plan.again else ():
             if lost := self._opened_again(decision):
-                ended.append(self._begin(plan, lost))
+                ended.append(self._begin(_for_lost(plan), lost))
                 plan = replace(plan, model="")
         return ended
 
@@ -397,6 +397,11 @@ class Carrier:
         }
         self.store.append(Event("measured", body))
         return held
+
+
+def _for_lost(plan: RequestPlan) -> RequestPlan:
+    """Forced: a record may be lost by being less known than unseen ones, and is not memorised."""
+    return replace(plan, force=True)
 
 
 def joined(names: Sequence[str], sets: Sequence[RecordSet]) -> RecordSet:
