@@ -141,8 +141,14 @@ def test_a_processor_says_whether_it_multiplies_in_bfloat16(monkeypatch):
     for found, expected in (({"avx512_bf16": True}, True), ({"avx512_bf16": False}, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
         assert neighbours.multiplies_bfloat16(cpu) is expected
+        assert not neighbours.emulates_bfloat16(cpu)  # of which kind it is is not known
+    ours = {"architecture": "x86_64", "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: ours)
+    assert neighbours.emulates_bfloat16(cpu)
+    assert not neighbours.emulates_bfloat16(torch.device("mps"))
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert not neighbours.multiplies_bfloat16(cpu)
+    assert not neighbours.emulates_bfloat16(cpu)
 
 
 # TF-IDF

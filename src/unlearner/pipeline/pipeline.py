@@ -48,6 +48,7 @@ from unlearner.pipeline.search import Searched, check_search, search
 from unlearner.report.files import write_report
 from unlearner.report.page import model_card
 from unlearner.report.writing import duration
+from unlearner.retrieval.neighbours import emulates_bfloat16
 from unlearner.settings import further_kind, option_of, without_paths
 from unlearner.training.log import Log
 from unlearner.training.memory import Cost, ResourcePlan, announce, check_disk, measuring, plan_run
@@ -184,6 +185,12 @@ def check(config: RunConfig, prepared: AnyPrepared, *, say: Say = logger.info) -
     measured = Measured(sets, {"target": answers}, scores, level, ())
     checked = _check_result(config, prepared, measured, cost)
     advice = (*family.advice(prepared, config), *training_again(config, checked.plan))
+    lower = config.training.precision == "bfloat16"
+    if lower and emulates_bfloat16(prepared.loaded.model.device):
+        advice += (
+            "training.precision=bfloat16: this processor has no arithmetic for it, and steps take "
+            "several times as long as in float32.",
+        )
     checked = replace(checked, notes=(*checked.notes, *advice))
     metric = family.quality_metric(prepared.loaded)
     beside = already_lost(scores | original, metric)

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -105,8 +105,18 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # torch 2.6 does not say what a processor can do.
-    own = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    own = _capabilities(device)
     return bool(own.get("avx512_bf16") or own.get("amx_bf16"))
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether it is known that the device has no such instructions."""
+    known = _capabilities(device).get("architecture") == "x86_64"
+    return known and not multiplies_bfloat16(device)
+
+
+def _capabilities(device: torch.device) -> dict[str, Any]:
+    return getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
 
 
 def load_encoder(name: str, *, local_only: bool) -> "SentenceTransformer":
