@@ -164,11 +164,11 @@ def test_a_plan_is_of_all_sets_and_of_what_evaluating_them_took(monkeypatch):
     def plan_run(_loaded, sets, measured, method, settings, evaluation):
         asked.update(sets=set(sets), measured=set(measured), method=method.name)
         assert evaluation.seconds > 0
-        return settings.device
+        return SimpleNamespace(device=settings.device, seconds_per_epoch=1.0, max_epochs=2)
 
     monkeypatch.setattr(pipeline, "plan_run", plan_run)
     found = pipeline.check(config(method={"name": "npo"}, training={"device": "cpu"}), some)
-    assert found.plan == "cpu"
+    assert found.plan.device == "cpu"
     every = {"forget", "retain", "holdout"}
     assert asked == {"sets": every, "measured": every, "method": "npo"}
 
