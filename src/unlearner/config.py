@@ -18,11 +18,12 @@ from unlearner.settings import (
     JudgeSettings,
     ModelSettings,
     SearchSettings,
-    Section,
     TrainingSettings,
     build,
     check_bits,
     check_names,
+    training_values,
+    values_of,
 )
 
 DEFAULT_METHODS = {
@@ -83,12 +84,12 @@ class RunConfig:
     def sections(self) -> dict[str, Any]:
         """Plain values, as a run file holds them."""
         return {
-            "model": _values(self.model, "original", "load_in_4bit", "load_in_8bit"),
-            "data": _values(self.data, *FURTHER_SETS),
+            "model": values_of(self.model, "original", "load_in_4bit", "load_in_8bit"),
+            "data": values_of(self.data, *FURTHER_SETS),
             "method": method_values(self.method),
-            "training": _values(self.training, "optimiser", "compile"),
-            "evaluation": _values(self.evaluation, *RARE),
-            "criteria": _values(self.criteria, "neutral_ratio"),
+            "training": training_values(self.training),
+            "evaluation": values_of(self.evaluation, *RARE),
+            "criteria": values_of(self.criteria, "neutral_ratio"),
             "search": self.search.model_dump(),
         }
 
@@ -108,14 +109,6 @@ class RunConfig:
     def to_yaml(self) -> str:
         """A run file; reading it gives this configuration."""
         return yaml.safe_dump(self.sections(), sort_keys=False, allow_unicode=True)
-
-
-def _values(section: Section, *rare: str) -> dict[str, Any]:
-    """A section's values, of the rare ones only those that are not the defaults."""
-    fields = type(section).model_fields
-    defaults = {name: fields[name].get_default(call_default_factory=True) for name in rare}
-    absent = {name for name, default in defaults.items() if getattr(section, name) == default}
-    return section.model_dump(exclude=absent)
 
 
 def method_values(method: Method) -> dict[str, Any]:

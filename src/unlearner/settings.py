@@ -328,6 +328,19 @@ class TrainingSettings(Section):
         return (trackers,) if isinstance(trackers, str) else trackers
 
 
+def values_of(section: Section, *rare: str) -> dict[str, Any]:
+    """A section's values, of the rare ones only those that are not the defaults."""
+    fields = type(section).model_fields
+    defaults = {name: fields[name].get_default(call_default_factory=True) for name in rare}
+    absent = {name for name, default in defaults.items() if getattr(section, name) == default}
+    return section.model_dump(exclude=absent)
+
+
+def training_values(training: TrainingSettings) -> dict[str, Any]:
+    """As run files, reports and provenance hold them."""
+    return values_of(training, "optimiser", "compile")
+
+
 def check_bits(model: ModelSettings, training: TrainingSettings) -> None:
     """Refuse numbers of few bits where nothing can make them, or no adapter is trained on them.
 

@@ -42,6 +42,7 @@ from unlearner.settings import (
     build,
     check_bits,
     check_names,
+    training_values,
 )
 from unlearner.training.checkpoints import ASKED
 from unlearner.training.finetune import (
@@ -198,7 +199,7 @@ class Taught:
 
 def _lesson_sections(lesson: Lesson) -> dict[str, Json]:
     """The sections that trackers get: nothing of the records."""
-    return {"finetune": lesson.learning.model_dump(), "training": lesson.training.model_dump()}
+    return {"finetune": lesson.learning.model_dump(), "training": training_values(lesson.training)}
 
 
 @dataclass(frozen=True)
@@ -406,7 +407,7 @@ def write_recipe(
     recipe: Json = {
         "model": model,
         "finetune": lesson.learning.model_dump(),
-        "training": lesson.training.model_dump(),
+        "training": training_values(lesson.training),
         "data": lesson.data.model_dump(exclude={*SET_NAMES}),
         "seconds": round(seconds, 3),
     }

@@ -49,7 +49,7 @@ from unlearner.report.files import write_report
 from unlearner.report.page import model_card
 from unlearner.report.writing import duration
 from unlearner.retrieval.neighbours import emulates_bfloat16
-from unlearner.settings import further_kind, option_of, without_paths
+from unlearner.settings import further_kind, option_of, training_values, without_paths
 from unlearner.training.log import Log
 from unlearner.training.memory import Cost, ResourcePlan, announce, check_disk, measuring, plan_run
 from unlearner.training.resume import Resumable, resuming
@@ -587,7 +587,7 @@ def lineage_of(config: RunConfig, prepared: AnyPrepared, digest: str) -> Provena
             role: digests_of(some.records, key, some.source) for role, some in learned.items()
         },
         method=without_paths(method_values(config.method)),
-        training=config.training.model_dump(),
+        training=training_values(config.training),
         request=digests_of(forget.records, key, forget.source),
     )
 
