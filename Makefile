@@ -112,6 +112,7 @@ bench-compare: .venv/.ready
 	  cp $(WORK)/compare/run/compare.$$kind benchmarks/results/tofu_forget01_compare.$$kind; done
 	$(BIN)/python benchmarks/compared.py
 	$(BIN)/python benchmarks/no_mark.py $(WORK)/compare/run
+	$(BIN)/python benchmarks/retrained_seeds.py --work $(WORK)/seeds
 
 # Every benchmarks/*.yaml of one method whose data are there, and one table of them.
 bench-rows: .venv/.ready
@@ -121,6 +122,7 @@ bench-rows: .venv/.ready
 # Ten deletion requests in a row, and finding a person in a corpus.
 bench-requests: .venv/.ready
 	$(BIN)/python benchmarks/requests_in_a_row.py --work $(WORK)/requests
+	$(BIN)/python benchmarks/requests_in_a_row.py --work $(WORK)/requests --tasks tofu --again
 
 bench-find: .venv/.ready
 	$(BIN)/python benchmarks/find_people.py --output benchmarks/results/find-people.md

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any
 
 import yaml
@@ -20,10 +21,7 @@ from unlearner.settings import (
     SearchSettings,
     TrainingSettings,
     build,
-    check_bits,
     check_names,
-    training_values,
-    values_of,
 )
 
 DEFAULT_METHODS = {
@@ -31,13 +29,6 @@ DEFAULT_METHODS = {
     "sequence-classification": "deepcut",
     "token-classification": "deepcut",
 }
-
-
-# Settings of `evaluation` that few runs have.
-RARE = (
-    *("dialogue_tokens", "judge"),
-    *("harness", "harness_include_path", "harness_limit", "harness_batch_size", "harness_chat"),
-)
 
 
 @dataclass(frozen=True)
@@ -84,13 +75,13 @@ class RunConfig:
     def sections(self) -> dict[str, Any]:
         """Plain values, as a run file holds them."""
         return {
-            "model": values_of(self.model, "original", "load_in_4bit", "load_in_8bit"),
-            "data": values_of(self.data, *FURTHER_SETS),
+            "model": self.model.values(),
+            "data": self.data.values(),
             "method": method_values(self.method),
-            "training": training_values(self.training),
-            "evaluation": values_of(self.evaluation, *RARE),
-            "criteria": values_of(self.criteria, "neutral_ratio"),
-            "search": self.search.model_dump(),
+            "training": self.training.values(),
+            "evaluation": self.evaluation.values(),
+            "criteria": self.criteria.values(),
+            "search": self.search.values(),
         }
 
     def of_sets_alone(self) -> "RunConfig":
@@ -109,6 +100,27 @@ class RunConfig:
     def to_yaml(self) -> str:
         """A run file; reading it gives this configuration."""
         return yaml.safe_dump(self.sections(), sort_keys=False, allow_unicode=True)
+
+
+def check_bits(model: ModelSettings, training: TrainingSettings) -> None:
+    """Refuse numbers of few bits where nothing can make them, or no adapter is trained on them.
+
+    Raises:
+        UserError: One of both.
+    """
+    of_model = f"model.load_in_{model.bits}bit" if model.bits else ""
+    of_states = "training.optimiser=adamw_8bit" if training.optimiser == "adamw_8bit" else ""
+    if of_model and not training.lora_rank:
+        raise UserError(
+            f"{of_model}: quantised weights are not trained, only adapters on them are; set "
+            "training.lora_rank, such as training.lora_rank=16, or leave it out"
+        )
+    name = of_model or of_states
+    if name and find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"{name}: needs the package bitsandbytes; pip install 'unlearner[quantised]', or leave "
+            "it out"
+        )
 
 
 def method_values(method: Method) -> dict[str, Any]:

@@ -8,10 +8,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.util import find_spec
 from operator import not_
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -74,6 +73,14 @@ class Section(BaseModel):
     """A section of a run file: unknown keys fail, values never change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    rare: ClassVar[tuple[str, ...]] = ()  # settings that few runs have
+
+    def values(self) -> dict[str, Any]:
+        """As run files, reports and provenance hold it: rare settings only where they are set."""
+        fields = type(self).model_fields
+        defaults = {name: fields[name].get_default(call_default_factory=True) for name in self.rare}
+        absent = {name for name, default in defaults.items() if getattr(self, name) == default}
+        return self.model_dump(exclude=absent)
 
 
 class ModelSettings(Section):
@@ -94,6 +101,8 @@ class ModelSettings(Section):
         original: The model from before the first request, by name, where this one was unlearned
             before: the utility floor is measured against it.
     """
+
+    rare: ClassVar[tuple[str, ...]] = ("original", "load_in_4bit", "load_in_8bit")
 
     name: str = ""
     revision: str = "main"
@@ -210,6 +219,8 @@ class DataSettings(Section):
         request_id: Name of the deletion request in the report; made from its digest where empty.
     """
 
+    rare: ClassVar[tuple[str, ...]] = FURTHER_SETS
+
     request_id: str = ""
     name: str = ""
     folder: str = ""
@@ -305,6 +316,8 @@ class TrainingSettings(Section):
             or any other tracker of accelerate; each has to be installed.
     """
 
+    rare: ClassVar[tuple[str, ...]] = ("optimiser", "compile")
+
     seed: int = Field(default=0, ge=0, lt=2**32)  # NumPy takes no larger one
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -326,40 +339,6 @@ class TrainingSettings(Section):
     def _one_or_several(cls, trackers: object) -> object:
         """A single one may stand without brackets: training.trackers=tensorboard."""
         return (trackers,) if isinstance(trackers, str) else trackers
-
-
-def values_of(section: Section, *rare: str) -> dict[str, Any]:
-    """A section's values, of the rare ones only those that are not the defaults."""
-    fields = type(section).model_fields
-    defaults = {name: fields[name].get_default(call_default_factory=True) for name in rare}
-    absent = {name for name, default in defaults.items() if getattr(section, name) == default}
-    return section.model_dump(exclude=absent)
-
-
-def training_values(training: TrainingSettings) -> dict[str, Any]:
-    """As run files, reports and provenance hold them."""
-    return values_of(training, "optimiser", "compile")
-
-
-def check_bits(model: ModelSettings, training: TrainingSettings) -> None:
-    """Refuse numbers of few bits where nothing can make them, or no adapter is trained on them.
-
-    Raises:
-        UserError: One of both.
-    """
-    of_model = f"model.load_in_{model.bits}bit" if model.bits else ""
-    of_states = "training.optimiser=adamw_8bit" if training.optimiser == "adamw_8bit" else ""
-    if of_model and not training.lora_rank:
-        raise UserError(
-            f"{of_model}: quantised weights are not trained, only adapters on them are; set "
-            "training.lora_rank, such as training.lora_rank=16, or leave it out"
-        )
-    name = of_model or of_states
-    if name and find_spec("bitsandbytes") is None:
-        raise UserError(
-            f"{name}: needs the package bitsandbytes; pip install 'unlearner[quantised]', or leave "
-            "it out"
-        )
 
 
 # Names for several tasks of the lm-evaluation-harness at once.
@@ -416,6 +395,11 @@ class EvaluationSettings(Section):
             text, as the harness's own command has it.
         judge: Which model rates the continuations of the records; none by default.
     """
+
+    rare: ClassVar[tuple[str, ...]] = (
+        *("dialogue_tokens", "judge"),
+        *("harness", "harness_include_path", "harness_limit", "harness_batch_size", "harness_chat"),
+    )
 
     prompt_start: float = Field(default=0.75, gt=0)
     max_records: PositiveInt | Literal["auto"] = "auto"
@@ -474,6 +458,8 @@ class CriteriaSettings(Section):
             and the retrained model's.
         score_drop: How far a classifier's score on retained and on unseen records may fall.
     """
+
+    rare: ClassVar[tuple[str, ...]] = ("neutral_ratio",)
 
     perplexity_ratio: float = Field(default=1.10, ge=1.0)
     unseen_perplexity_ratio: float = Field(default=1.10, ge=1.0)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 import conftest
 from command_world import FORGET, RETAIN, SETS, caller
 from conftest import GROUPED, tiny_model, tiny_tokenizer
-from unlearner import settings
+from unlearner import config
 from unlearner.cli.app import MET, NOT_MET, WRONG_INPUT
 from unlearner.config import RunConfig
 from unlearner.data.loading import read_records
@@ -318,11 +318,11 @@ def test_what_cannot_be_quantised_is_refused_and_the_model_left_as_it_was(wide, 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised_layers_need_adapters_and_the_package(monkeypatch, bits):
     sections = {"model": {f"load_in_{bits}bit": True}, "training": {"lora_rank": 4}}
-    monkeypatch.setattr(settings, "find_spec", lambda _: None)
+    monkeypatch.setattr(config, "find_spec", lambda _: None)
     missing = rf"load_in_{bits}bit: needs the package bitsandbytes; pip install .*quantised"
     with pytest.raises(UserError, match=missing):
         RunConfig.from_sections(sections)
-    monkeypatch.setattr(settings, "find_spec", lambda _: object())
+    monkeypatch.setattr(config, "find_spec", lambda _: object())
     assert RunConfig.from_sections(sections).model.bits == bits
     sections["training"] = {}
     with pytest.raises(UserError, match=r"only adapters .* training.lora_rank=16"):
@@ -338,7 +338,7 @@ def test_a_run_file_without_quantised_layers_does_not_name_them():
 
 @pytest.mark.parametrize("command", ["forget", "finetune"])
 def test_it_is_refused_in_one_line_before_anything_is_read(commands, monkeypatch, command):
-    monkeypatch.setattr(settings, "find_spec", lambda _: None)
+    monkeypatch.setattr(config, "find_spec", lambda _: None)
     line = FORGETTING + "training.lora_rank=2"
     if command == "finetune":
         line = "finetune $models/known --records forget.jsonl --output $out --quiet lora_rank=2"

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from unlearner.config import RunConfig
+from unlearner.pipeline.advice import training_again
 from unlearner.pipeline.findings import training_notes
-from unlearner.pipeline.pipeline import training_again
 from unlearner.settings import TrainingSettings
 from unlearner.training.log import Log
 from unlearner.training.memory import ResourcePlan

@@ -8,7 +8,7 @@ from test_memory_plan import plan, texts
 from test_resume import check_every_cut
 from torch import nn
 
-from unlearner import settings as ground
+from unlearner import config as ground
 from unlearner.config import RunConfig
 from unlearner.errors import UserError
 from unlearner.models.loading import num_parameters

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from unlearner import processes
 from unlearner.cli.terminal import RunProgress
+from unlearner.config import check_bits
 from unlearner.data.labelled import LabelledSet, Labelling, tokenize_labelled
 from unlearner.data.labels import label_names
 from unlearner.data.loading import classifier_family, read_records
@@ -40,9 +41,7 @@ from unlearner.settings import (
     ModelSettings,
     TrainingSettings,
     build,
-    check_bits,
     check_names,
-    training_values,
 )
 from unlearner.training.checkpoints import ASKED
 from unlearner.training.finetune import (
@@ -199,7 +198,7 @@ class Taught:
 
 def _lesson_sections(lesson: Lesson) -> dict[str, Json]:
     """The sections that trackers get: nothing of the records."""
-    return {"finetune": lesson.learning.model_dump(), "training": training_values(lesson.training)}
+    return {"finetune": lesson.learning.model_dump(), "training": lesson.training.values()}
 
 
 @dataclass(frozen=True)
@@ -407,7 +406,7 @@ def write_recipe(
     recipe: Json = {
         "model": model,
         "finetune": lesson.learning.model_dump(),
-        "training": training_values(lesson.training),
+        "training": lesson.training.values(),
         "data": lesson.data.model_dump(exclude={*SET_NAMES}),
         "seconds": round(seconds, 3),
     }

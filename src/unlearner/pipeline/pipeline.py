@@ -15,10 +15,9 @@ import torch
 from transformers import PreTrainedModel
 
 from unlearner import processes, provenance
-from unlearner.config import RunConfig, method_values
-from unlearner.data.record import digest_records
+from unlearner.config import RunConfig
 from unlearner.errors import Interrupted, UserError
-from unlearner.evaluation.harness import TaskFigures, digest_tasks
+from unlearner.evaluation.harness import TaskFigures
 from unlearner.evaluation.verdict import Verdict
 from unlearner.families import FAMILIES
 from unlearner.families.base import (
@@ -34,22 +33,20 @@ from unlearner.families.base import (
 from unlearner.models.folders import family_named, read_family
 from unlearner.models.lineage import (
     Provenance,
-    describe,
-    digests_of,
     write_provenance,
 )
 from unlearner.models.loading import Loaded
 from unlearner.output import Json
+from unlearner.pipeline.advice import advice_on
 from unlearner.pipeline.findings import Findings, build_report, seconds_of_training, training_notes
 from unlearner.pipeline.hub import file_digests
+from unlearner.pipeline.identity import lineage_of, run_identity
 from unlearner.pipeline.original import already_lost, measure_original, notice, utility_notes
 from unlearner.pipeline.relearning import measure_relearning, seconds_for
 from unlearner.pipeline.search import Searched, check_search, search
 from unlearner.report.files import write_report
 from unlearner.report.page import model_card
-from unlearner.report.writing import duration
-from unlearner.retrieval.neighbours import emulates_bfloat16
-from unlearner.settings import further_kind, option_of, training_values, without_paths
+from unlearner.settings import further_kind, option_of
 from unlearner.training.log import Log
 from unlearner.training.memory import Cost, ResourcePlan, announce, check_disk, measuring, plan_run
 from unlearner.training.resume import Resumable, resuming
@@ -184,30 +181,11 @@ def check(config: RunConfig, prepared: AnyPrepared, *, say: Say = logger.info) -
     level = family.level(answers, config, under="the target model")
     measured = Measured(sets, {"target": answers}, scores, level, ())
     checked = _check_result(config, prepared, measured, cost)
-    advice = (*family.advice(prepared, config), *training_again(config, checked.plan))
-    lower = config.training.precision == "bfloat16"
-    if lower and emulates_bfloat16(prepared.loaded.model.device):
-        advice += (
-            "training.precision=bfloat16: this processor has no arithmetic for it, and steps take "
-            "several times as long as in float32.",
-        )
-    checked = replace(checked, notes=(*checked.notes, *advice))
+    notes = (*checked.notes, *advice_on(config, prepared, checked.plan))
+    checked = replace(checked, notes=notes)
     metric = family.quality_metric(prepared.loaded)
     beside = already_lost(scores | original, metric)
     return replace(checked, sentence=f"{checked.sentence}; {beside}") if beside else checked
-
-
-def training_again(config: RunConfig, plan: ResourcePlan) -> tuple[str, ...]:
-    """That training without the records would take no longer than unlearning may, if it is so."""
-    seconds = seconds_of_training(config.model.name)
-    longest = plan.seconds_per_epoch * plan.max_epochs
-    if seconds is None or config.method.begins_anew or not seconds <= longest:
-        return ()
-    return (
-        f"This model was trained in {duration(seconds)}, and a run may take {duration(longest)}: "
-        "training again without the records, by `unlearner finetune` on those that are retained, "
-        "forgets exactly, and may be quicker.",
-    )
 
 
 def _tell_notes(prepared: AnyPrepared) -> None:
@@ -567,49 +545,10 @@ def write_outcome(outcome: Outcome, config: RunConfig, work: Path) -> None:
     (work / "model" / "README.md").write_text(model_card(outcome.report), encoding="utf-8")
 
 
-def lineage_of(config: RunConfig, prepared: AnyPrepared, digest: str) -> Provenance:
-    """What the unlearned model is made of: the target, the request, what was learned meanwhile.
-
-    Args:
-        digest: Of the target's weights.
-
-    Raises:
-        UserError: The target's own provenance is damaged.
-    """
-    key, forget = provenance.read_key(), prepared["forget"]
-    learned = {role: prepared.sets[role] for role in ("retain", "pool") if role in prepared.sets}
-    return describe(
-        "forget",
-        config.model.name,
-        digest,
-        key,
-        learned={
-            role: digests_of(some.records, key, some.source) for role, some in learned.items()
-        },
-        method=without_paths(method_values(config.method)),
-        training=training_values(config.training),
-        request=digests_of(forget.records, key, forget.source),
-    )
-
-
 def tracked_sections(config: RunConfig) -> Json:
     """The sections that trackers get: nothing of the records."""
     return {
         name: values for name, values in config.sections().items() if name in ("method", "training")
-    }
-
-
-def run_identity(config: RunConfig, prepared: AnyPrepared, digest: str, key: bytes) -> Json:
-    """A run's settings and the digests of everything that it was given."""
-    digests = {role: digest_records(some.records, key) for role, some in prepared.sets.items()}
-    tasks = digest_tasks(config.evaluation)
-    return {
-        "command": "forget",
-        "settings": config.sections(),
-        "model": digest,
-        "records": digests,
-        "processes": processes.count(),
-        **({"tasks": tasks} if tasks else {}),
     }
 
 
