@@ -79,6 +79,7 @@ MOST_TELLING: tuple[tuple[str, ...], ...] = (
     ("steps", "llama-1b", "bfloat16", "all", "plain", COMPILED),
     ("steps", "llama-1b", "bfloat16", "LoRA", "plain", COMPILED),
     ("steps", "llama-1b", "bfloat16", "all", "plain", EIGHT_BIT),
+    ("steps", "llama-8b", "bfloat16", "all", "checkpointing", EIGHT_BIT),
     ("steps", "gpt-neo-125m", "bfloat16", "LoRA", "plain", PLAIN),
     ("asking", "llama-1b"),
     ("steps", "gpt-neo-125m", "bfloat16", "all", "plain", COMPILED),

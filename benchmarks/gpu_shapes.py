@@ -74,7 +74,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-# As training is without more settings, with its layers compiled, or with moments of 8 bits.
+# As training is without more settings, with its layers compiled, or with moments of 8 bits and
+# gradients of 16.
 WAYS = (PLAIN, COMPILED, EIGHT_BIT) = ("plain", "compiled", "adamw_8bit")
 
 
@@ -111,6 +112,7 @@ class Combination:
             lora_rank=self.lora_rank,  # type: ignore
             gradient_checkpointing=self.checkpointing,
             optimiser=EIGHT_BIT if self.way == EIGHT_BIT else "adamw",
+            gradients="bfloat16" if self.way == EIGHT_BIT else "float32",
             compile=self.way == COMPILED,
             checkpoint_every="never",
         )

@@ -55,6 +55,8 @@ LARGE = {"layers": 12, "width": 768}
 CHECKPOINTING = {"gradient_checkpointing": True}
 LOWER = {"precision": "bfloat16"}
 ADAPTERS = {"lora_rank": 16}
+EIGHT_BIT = {"optimiser": "adamw_8bit"}
+SHORT = EIGHT_BIT | {"gradients": "bfloat16"}
 CASES = [
     Case("GPT-Neo 10M", **SMALL),
     Case("GPT-Neo 10M, checkpointing", **SMALL, settings=CHECKPOINTING),
@@ -64,7 +66,10 @@ CASES = [
     Case("GPT-Neo 50M, checkpointing", **MIDDLE, settings=CHECKPOINTING),
     Case("GPT-Neo 50M, bfloat16", **MIDDLE, settings=LOWER),
     Case("GPT-Neo 50M, lora_rank=16", **MIDDLE, settings=ADAPTERS),
+    Case("GPT-Neo 50M, adamw_8bit", **MIDDLE, settings=EIGHT_BIT),
+    Case("GPT-Neo 50M, adamw_8bit, gradients=bfloat16", **MIDDLE, settings=SHORT),
     Case("GPT-Neo 125M", **LARGE),
+    Case("GPT-Neo 125M, adamw_8bit, gradients=bfloat16", **LARGE, settings=SHORT),
     Case("MiniLM classifier"),
     Case("MiniLM classifier, checkpointing", settings=CHECKPOINTING),
     Case("MiniLM classifier, lora_rank=16", settings=ADAPTERS),

@@ -115,6 +115,11 @@ def check_bits(model: ModelSettings, training: TrainingSettings) -> None:
             f"{of_model}: quantised weights are not trained, only adapters on them are; set "
             "training.lora_rank, such as training.lora_rank=16, or leave it out"
         )
+    if training.gradients == "bfloat16" and not of_states:
+        raise UserError(
+            "training.gradients=bfloat16: is for training.optimiser=adamw_8bit; set that as well, "
+            "or leave it out"
+        )
     name = of_model or of_states
     if name and find_spec("bitsandbytes") is None:
         raise UserError(

@@ -188,7 +188,8 @@ def sum_gradients(parameters: Sequence[Tensor], *, divide_by: int = 1) -> None:
     part: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is None:  # it had no share of this step
-            parameter.grad = torch.zeros_like(parameter)
+            kind = getattr(parameter, "grad_dtype", None)  # torch before 2.10 has no other formats
+            parameter.grad = torch.zeros_like(parameter, dtype=kind)
         part.append(parameter.grad)
         if sum(map(Tensor.numel, part)) >= SUMMED_AT_ONCE:
             _sum(part, divide_by)

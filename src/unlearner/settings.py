@@ -296,6 +296,8 @@ class TrainingSettings(Section):
         precision: Arithmetic of the forward pass; weights and optimiser stay float32.
         optimiser: "adamw_8bit" keeps both moments of a weight in a byte each instead of four; needs
             the package bitsandbytes.
+        gradients: "bfloat16" keeps a weight's gradient in two bytes instead of four, and sums those
+            of a step in them; with adamw_8bit only.
         compile: Compile the layers' arithmetic in training by torch.compile. The first steps take a
             minute or so more; evaluation rounds and reports are never compiled.
         max_gradient_norm: Gradients are scaled down to this norm; None leaves them.
@@ -316,12 +318,13 @@ class TrainingSettings(Section):
             or any other tracker of accelerate; each has to be installed.
     """
 
-    rare: ClassVar[tuple[str, ...]] = ("optimiser", "compile")
+    rare: ClassVar[tuple[str, ...]] = ("optimiser", "gradients", "compile")
 
     seed: int = Field(default=0, ge=0, lt=2**32)  # NumPy takes no larger one
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     optimiser: Literal["adamw", "adamw_8bit"] = "adamw"
+    gradients: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     max_gradient_norm: float | None = Field(default=None, gt=0)
     gradient_checkpointing: bool = False

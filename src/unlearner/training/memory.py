@@ -44,6 +44,7 @@ from unlearner.settings import TrainingSettings
 from unlearner.training.data import DescentMethod
 from unlearner.training.finetune import ClassifierFinetuneSettings, FinetuneSettings
 from unlearner.training.language_loop import MAX_COMPARED
+from unlearner.training.optimisers import keep_gradients_in
 from unlearner.training.stop_rule import WATCHED_RECORDS
 from unlearner.training.trainer import recompute_activations, switch_dropout_off
 
@@ -258,11 +259,12 @@ def _first_guess(
     further += 2 * bool(fields.get("path") and not rank)
     further += fields.get("num_shards", 0) + fields.get("num_slices", 0)
     moments = trained // 2 if settings.optimiser == "adamw_8bit" else 2 * trained
+    gradients = trained // 2 if settings.gradients == "bfloat16" else trained
     here = 0 if model.device.type == "cuda" else 1  # the machine's memory is another there
     saves = settings.checkpoint_every != "never"
     return {
         "held already": held_bytes(model.device),
-        "gradients": trained,
+        "gradients": gradients,
         "optimiser moments": moments,
         "best weights": here * trained,
         "adapters": adapter,
@@ -302,7 +304,9 @@ def _ways_out(method: PlannedMethod, settings: TrainingSettings) -> dict[str, li
     fields = method.model_dump()
     adapt = [] if settings.lora_rank or method.begins_anew else ["training.lora_rank=16"]
     coarse = ["training.optimiser=adamw_8bit"]
-    if settings.lora_rank or settings.optimiser != "adamw" or find_spec("bitsandbytes") is None:
+    if settings.optimiser == "adamw_8bit":
+        coarse = ["training.gradients=bfloat16"] * (settings.gradients == "float32")
+    if settings.lora_rank or find_spec("bitsandbytes") is None:
         coarse = []  # an adapter's moments are few
     smaller = [] if settings.gradient_checkpointing else ["training.gradient_checkpointing=true"]
     if settings.micro_batch not in ("auto", 1):
@@ -346,7 +350,12 @@ def measure_step(loaded: Loaded, loss: Callable[[], Tensor], settings: TrainingS
             for weight in trained if sharding.wanted() else ():  # no process will hold them whole
                 hook = weight.register_post_accumulate_grad_hook(_drop_gradient)
                 behind.callback(hook.remove)
-            arithmetic = torch.autocast(device.type, torch.bfloat16, enabled=lower)
+            if settings.gradients == "bfloat16":
+                keep_gradients_in(torch.bfloat16, trained)
+                behind.callback(_give_back_format, trained)
+            arithmetic = torch.autocast(
+                device.type, torch.bfloat16, enabled=lower, cache_enabled=not checkpointing
+            )
             with measuring(device, room) as cost, arithmetic:
                 loss().backward()
             held = sum(weight.grad.nbytes for weight in trained if weight.grad is not None)
@@ -379,6 +388,12 @@ def _undisturbed(model: PreTrainedModel) -> Iterator[ExitStack]:
 
 def _drop_gradient(weight: Tensor) -> None:
     weight.grad = None
+
+
+def _give_back_format(weights: Sequence[Tensor]) -> None:
+    for weight in weights:
+        weight.grad = None
+        keep_gradients_in(weight.dtype, [weight])
 
 
 def held_bytes(device: torch.device) -> int:

@@ -1,12 +1,13 @@
 """Optimisers by name, and their state as tensors for checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from unlearner.errors import UserError
 from unlearner.models import sharding
 from unlearner.models.loading import SMALL_MODEL, num_parameters
 
@@ -24,6 +25,7 @@ def make_optimiser(
     *,
     betas: tuple[float, float],
     weight_decay: float,
+    short_gradients: bool = False,
 ) -> Optimizer:
     """AdamW of the weights that are trained; with weight_decay 0 it is Adam.
 
@@ -31,6 +33,10 @@ def make_optimiser(
         name: "adamw", or "adamw_8bit": both moments in blocks of 256 numbers of 8 bits with a
             scale each, but those of tensors below 4,096 numbers, which stay float32 (Dettmers et
             al. 2021, arXiv:2110.02861).
+        short_gradients: With the latter: gradients are bfloat16 until their weight's turn comes.
+
+    Raises:
+        UserError: This version of torch gives a gradient its weight's format.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     chosen = {"lr": learning_rate, "betas": betas, "weight_decay": weight_decay}
@@ -39,7 +45,43 @@ def make_optimiser(
         return AdamW(trained, **chosen, fused=num_parameters(model) >= SMALL_MODEL)
     from bitsandbytes.optim.adamw import AdamW8bit
 
-    return AdamW8bit(trained, **chosen)
+    return (
+        _with_short_gradients(trained, chosen) if short_gradients else AdamW8bit(trained, **chosen)
+    )
+
+
+def keep_gradients_in(dtype: torch.dtype, weights: Iterable[Tensor]) -> None:
+    """Let the gradients of these weights, of which there are none now, be of this format.
+
+    Raises:
+        UserError: This version of torch gives a gradient its weight's format.
+    """
+    if not hasattr(Tensor, "grad_dtype"):
+        raise UserError(
+            f"training.gradients=bfloat16: torch {torch.__version__} keeps gradients in the format "
+            "of their weights; install a newer torch, or leave it out"
+        )
+    for weight in weights:
+        weight.grad_dtype = dtype
+
+
+def _with_short_gradients(trained: Sequence[Tensor], chosen: dict[str, Any]) -> Optimizer:
+    from bitsandbytes.optim.adamw import AdamW8bit
+
+    class ShortGradients(AdamW8bit):
+        """A gradient is put into its weight's format for as long as the weight's step takes."""
+
+        def update_step(self, group: dict[str, Any], p: Tensor, gindex: int, pindex: int) -> None:
+            assert p.grad is not None
+            short, p.grad = p.grad, None
+            keep_gradients_in(p.dtype, [p])
+            p.grad = short.to(p.dtype)
+            super().update_step(group, p, gindex, pindex)
+            p.grad = None
+            keep_gradients_in(short.dtype, [p])
+
+    keep_gradients_in(torch.bfloat16, trained)
+    return ShortGradients(trained, **chosen)
 
 
 def optimiser_state(optimiser: Optimizer) -> tuple[dict[str, Tensor], list[float]]:

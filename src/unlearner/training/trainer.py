@@ -162,7 +162,12 @@ class Trainer:
         if processes.count() > 1:  # or dropout would leave out the same units of every share
             torch.manual_seed(self.settings.seed * processes.count() + processes.rank())
         self.optimiser = make_optimiser(
-            self.settings.optimiser, model, learning_rate, betas=betas, weight_decay=weight_decay
+            self.settings.optimiser,
+            model,
+            learning_rate,
+            betas=betas,
+            weight_decay=weight_decay,
+            short_gradients=self.settings.gradients == "bfloat16",
         )
         self._schedule = None
         if schedule is not None:
@@ -185,8 +190,8 @@ class Trainer:
         # Accelerate's own mixed precision would stay in the model's forward pass behind training.
         lower, device = self.settings.precision == "bfloat16", self.device.type
         # Weights of a sharded model are let go as soon as a layer has worked, and so must be what
-        # autocast makes of them.
-        keeps = not sharding.is_sharded(self.model)
+        # autocast makes of them; of others that is half the size of the model.
+        keeps = not (sharding.is_sharded(self.model) or self.settings.gradient_checkpointing)
         return torch.autocast(device, torch.bfloat16, enabled=lower, cache_enabled=keeps)
 
     def step(
