@@ -132,7 +132,7 @@ def test_the_target_learns_forget_and_retain_and_the_retrained_model_retain_alon
 
 @pytest.mark.slow
 def test_a_row_can_compare_methods(call, files, tmp_path):
-    compared = files["row.yaml"].replace("command: forget", "command: compare, methods: 'icu,npo'")
+    compared = files["row.yaml"].replace("command: forget", "command: compare, methods: [icu, npo]")
     files["row.yaml"] = compared.replace("max_epochs: 2", "max_epochs: 1").replace(
         "name: icu, ", ""
     )
@@ -189,6 +189,7 @@ def test_a_figure_off_the_expected_one_is_status_3(call):
         ("command: forget", "command: forgot", "run.command: input should be 'forget', "),
         ("max_epochs: 2", "max_epoch: 2", "method: unknown key 'max_epoch'; did you mean"),
         ("command: forget", "command: compare", "--methods: none given; name some"),
+        ("command: forget", "command: compare, methods: [icu, 3]", "run.methods: input should be"),
         ("  name: tofu\n", "  forget: x.jsonl\n", "data.name: needed where data.folder"),
         ("pretrained: ", "pretraned: ", "target.pretrained: field required"),
     ],

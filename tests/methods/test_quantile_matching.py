@@ -27,7 +27,13 @@ from unlearner.pipeline.findings import training_notes
 from unlearner.settings import TrainingSettings
 from unlearner.training.data import UnlearningData
 from unlearner.training.log import Log
-from unlearner.training.quantiles import Quantiles, ask_quantiles, distance, quantiles
+from unlearner.training.quantiles import (
+    Quantiles,
+    ask_quantiles,
+    distance,
+    log_odds,
+    quantiles,
+)
 from unlearner.training.stop_rule import _membership
 from unlearner.training.trainer import Trainer
 
@@ -58,6 +64,40 @@ def test_the_distance_by_hand():
     assert distance(some, 2, partner, 1.0).item() == 0.0
 
 
+def test_log_odds_by_hand():
+    """Of p = 1, 1/2 and e^-10: log(0 + 0.01), log(1 + 0.01), log(e^10 - 0.99)."""
+    odds = log_odds(torch.tensor([0.0, math.log(2), 10.0], dtype=torch.float64))
+    assert odds.tolist() == pytest.approx([-4.605170186, 0.009950331, 9.999955053], abs=1e-9)
+
+
+def test_the_distance_of_log_odds_by_hand():
+    """Log-odds 0 and 2 against 0.5 and 5: H(-0.5) = 0.125, H(-3) = 2.5, mean 1.3125.
+
+    The loss l with log(e^l - 1 + 0.01) = r is log(e^r + 0.99). Entropies are compared as they are.
+    """
+    losses, goals = (
+        [math.log(math.exp(odds) + 0.99) for odds in some] for some in ((2.0, 0.0), (0.5, 5.0))
+    )
+    partner = Quantiles(np.array(goals), np.array([2.0, 5.0]))
+    some = found(losses, [2.0, 2.0], [0, 0])
+    assert distance(some, 0, partner, 0.0, by_odds=True).item() == pytest.approx(1.3125)
+    assert distance(some, 0, partner, 2.0, by_odds=True).item() == pytest.approx(1.3125 + 2 * 1.25)
+
+
+@pytest.mark.parametrize("logit", [14.0, 9.0, 3.0, 0.0, -9.0])
+def test_by_log_odds_a_known_token_is_pushed_as_hard_as_any(logit):
+    """Of two tokens, whose odds are e^logit: the slope is the share of 1 - p in 1 - 0.99 p.
+
+    By losses it would be 1 - p: of a token known by heart next to nothing.
+    """
+    logits = torch.tensor([logit, 0.0], dtype=torch.float64, requires_grad=True)
+    log_prob = logits.log_softmax(-1)[:1]
+    known = Likelihoods(log_prob, log_prob * 0, log_prob * 0, torch.zeros(1, dtype=torch.long))
+    distance(known, 0, Quantiles(np.array([20.0]), np.zeros(1)), 0.0, by_odds=True).backward()
+    p = log_prob.exp().item()
+    assert logits.grad[0].item() == pytest.approx((1 - p) / (1 - 0.99 * p), rel=1e-6)
+
+
 def test_a_tokens_gradient_is_bounded_and_turns_round_at_its_level():
     partner = Quantiles(np.array([2.0, 2.0]), np.zeros(2))
     for loss, slope in ((0.0, -1.0), (1.5, -0.5), (2.0, 0.0), (2.5, 0.5), (9.0, 1.0)):
@@ -67,7 +107,11 @@ def test_a_tokens_gradient_is_bounded_and_turns_round_at_its_level():
         assert (2 * losses.grad).tolist() == pytest.approx([slope, slope])
 
 
-def by_definition(model, windows, partners, entropy_weight):
+def odds_of(losses):
+    return ((1 - (-losses).exp()) / (-losses).exp() + 0.01).log()
+
+
+def by_definition(model, windows, partners, entropy_weight, by):
     """Record by record and one sequence at a time, from the whole table of probabilities."""
 
     def sorted_values(record, some):
@@ -84,23 +128,25 @@ def by_definition(model, windows, partners, entropy_weight):
     for record in {window.record for window in windows}:
         mine = sorted_values(record, windows)
         other = [values.detach().numpy() for values in sorted_values(record, partners)]
-        for weight, own, goal in zip((1, entropy_weight), mine, other, strict=True):
+        kinds = ((1, odds_of if by == "odds" else lambda some: some), (entropy_weight, lambda e: e))
+        for (weight, seen), own, goal in zip(kinds, mine, other, strict=True):
             levels = [(np.arange(len(some)) + 0.5) / len(some) for some in (own, goal)]
             wanted = torch.from_numpy(np.interp(*levels, goal))
-            total = total + weight * huber_loss(own, wanted)
+            total = total + weight * huber_loss(seen(own), seen(wanted))
     return total / len({window.record for window in windows})
 
 
+@pytest.mark.parametrize("by", ["odds", "losses"])
 @pytest.mark.parametrize("entropy_weight", [0.0, 0.7])
-def test_loss_and_gradient_equal_the_definition(entropy_weight):
+def test_loss_and_gradient_equal_the_definition(entropy_weight, by):
     """In float64, with records of one, two and three windows, padded together."""
     model = tiny_model("gpt2").double()
     forget, partners = tokenized("forget", QUESTIONS), tokenized("holdout", OTHER[:3])
-    method = QuantileMatching(entropy_weight=entropy_weight, forget_weight=3.0)
+    method = QuantileMatching(entropy_weight=entropy_weight, forget_weight=3.0, by=by)
     with torch.no_grad():
         asked = likelihoods(model, collate(partners.windows), entropies=True)
     term = method.forget_term(model, {"forget": collate(forget.windows)}, quantiles(asked))
-    wanted = 3 * by_definition(model, forget.windows, partners.windows, entropy_weight)
+    wanted = 3 * by_definition(model, forget.windows, partners.windows, entropy_weight, by)
     assert term["forget"].item() == pytest.approx(wanted.item(), rel=1e-9)
     slopes = [
         torch.autograd.grad(value, list(model.parameters())) for value in (term["forget"], wanted)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from command_world import FORGET, HOLDOUT, RETAIN, SETS
 from compare_world import FILES, GIVEN, ONE, SHORT, compare, counted, read, report
@@ -231,6 +232,21 @@ def test_a_comparison_goes_on_with_the_same_settings_only(capsys, more):
     assert "began with other settings" in err
     assert "compare.yaml" in err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_comparison_goes_on_with_a_method_and_settings_of_its_own(monkeypatch):
+    """What is there is not run again; the settings are those of the next time too."""
+    base = (*SHORT, "npo.beta=0.2")
+    assert compare("added", *base, methods="npo") == MET
+    done = counted(monkeypatch)
+    more = (*base, "gradient_ascent.learning_rate=0.001", "--resume")
+    assert compare("added", *more, methods="npo,gradient_ascent") == MET
+    assert {name for name, _ in done["seeds"]} == {"gradient_ascent"}
+    kept = yaml.safe_load(Path("added/compare.yaml").read_text("utf-8"))
+    assert kept["own"] == {"npo": {"beta": 0.2}, "gradient_ascent": {"learning_rate": 0.001}}
+    assert compare("added", *more, methods="npo,gradient_ascent") == MET
+    changed = (*base, "gradient_ascent.learning_rate=0.002", "--resume")
+    assert compare("added", *changed, methods="npo,gradient_ascent") == WRONG_INPUT
 
 
 def test_a_fault_in_a_run_keeps_what_is_finished(monkeypatch, capsys):

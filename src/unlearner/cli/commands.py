@@ -26,7 +26,7 @@ from unlearner.config import RunConfig
 from unlearner.data.record import Record
 from unlearner.datasets.base import named_sets
 from unlearner.errors import Interrupted, UserError
-from unlearner.files import read_small, saving
+from unlearner.files import read_small, saving, write_whole
 from unlearner.models import sharding
 from unlearner.models.folders import family_named
 from unlearner.models.loading import (
@@ -293,11 +293,13 @@ def _open_folder(plan: Plan, output: Path, *, resume: bool) -> None:
     if resume:
         if not path.is_file():
             raise UserError(f"--resume: {output} holds no comparison; leave --resume out")
-        if _text_of(path) != plan.to_yaml():
+        begun = [folder.name for folder in output.glob("runs/*")]
+        if not plan.goes_on(_text_of(path), begun):
             raise UserError(
                 f"--resume: the comparison in {output} began with other settings (see {path}); "
                 "give the same, or another folder; methods may be added"
             )
+        write_whole(path, plan.to_yaml())
         return
     if output.is_dir() and path.is_file():
         raise UserError(

@@ -1,7 +1,7 @@
 """What a comparison is to compare: the methods, their settings, the seeds."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,6 +76,22 @@ class Plan:
             "retrained": self.retrained,
         }
         return yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=True)
+
+    def goes_on(self, begun_as: str, begun: Collection[str]) -> bool:
+        """Whether this is a comparison with nothing but methods added, and settings of those.
+
+        Args:
+            begun_as: What `to_yaml` gave when it began.
+            begun: The methods of which something was run.
+        """
+        try:
+            before = yaml.safe_load(begun_as)
+        except yaml.YAMLError:
+            return False
+        now = yaml.safe_load(self.to_yaml())
+        kept = set(begun).union(before.get("own", {})) if isinstance(before, dict) else ()
+        now["own"] = {name: fields for name, fields in now["own"].items() if name in kept}
+        return bool(now == before)
 
 
 def make_plan(

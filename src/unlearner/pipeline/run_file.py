@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from unlearner import registry
 from unlearner.config import RunConfig
@@ -48,7 +48,7 @@ class RunSettings(Section):
             target and stop there.
         output: Folder of the results; `runs/` and the file's name where it is empty. `--output`
             goes before it.
-        methods: Of compare, with commas between them, or "all".
+        methods: Of compare, a list of names, or "all".
         seeds: Of compare, runs of each method.
         jobs: Of compare, methods at a time.
     """
@@ -58,6 +58,14 @@ class RunSettings(Section):
     methods: str = ""
     seeds: int = Field(default=1, gt=0, le=1000)
     jobs: int = Field(default=1, gt=0, le=1024)
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _with_commas(cls, methods: object) -> object:
+        """A list as `--methods` takes it."""
+        if isinstance(methods, list) and all(isinstance(name, str) for name in methods):
+            return ",".join(methods)
+        return methods
 
 
 class TargetSettings(Section):

@@ -42,8 +42,32 @@ def quantiles_at(values: np.ndarray, count: int) -> np.ndarray:
     return np.interp((np.arange(count) + 0.5) / count, own, values)
 
 
-def distance(found: Likelihoods, place: int, partner: Quantiles, entropy_weight: float) -> Tensor:
-    """D_f of one of the records, by its place in the batch; 0 of a record without a label."""
+# Below this the odds against a token count as one: one in a hundred is as good as certain.
+CERTAIN = 0.01
+
+
+def log_odds(losses: Tensor) -> Tensor:
+    r"""log(e^l - 1 + 0.01) of each loss l, in nats: the log-odds against the label.
+
+    Large losses stay what they are. Small ones, where a loss of 0.02 is another kind of token than
+    one of 0.2, are told apart by their ratio, down to 0.01.
+    """
+    return losses + torch.log1p((CERTAIN - 1) * torch.exp(-losses))
+
+
+def distance(
+    found: Likelihoods,
+    place: int,
+    partner: Quantiles,
+    entropy_weight: float,
+    *,
+    by_odds: bool = False,
+) -> Tensor:
+    """D_f of one of the records, by its place in the batch; 0 of a record without a label.
+
+    Args:
+        by_odds: Compare the log-odds of losses, not losses.
+    """
     mine = found.owner == place
     losses, entropies = -found.log_probs[mine], found.entropy[mine]
     if not len(losses):
@@ -52,8 +76,10 @@ def distance(found: Likelihoods, place: int, partner: Quantiles, entropy_weight:
     total = found.log_probs.new_zeros(())
     for some, goal, weight in zip((losses, entropies), goals, (1.0, entropy_weight), strict=True):
         if weight:
-            wanted = torch.from_numpy(goal).to(some)
-            total = total + weight * huber_loss(some.sort().values, wanted)
+            own, wanted = some.sort().values, torch.from_numpy(goal).to(some)
+            if by_odds and some is losses:
+                own, wanted = log_odds(own), log_odds(wanted)
+            total = total + weight * huber_loss(own, wanted)
     return total
 
 
