@@ -113,6 +113,7 @@ bench-compare: .venv/.ready
 	$(BIN)/python benchmarks/compared.py
 	$(BIN)/python benchmarks/no_mark.py $(WORK)/compare/run
 	$(BIN)/python benchmarks/retrained_seeds.py --work $(WORK)/seeds
+	$(BIN)/python benchmarks/cost_by_retained.py --target $(WORK)/compare/target --work $(WORK)/cost
 
 # Every benchmarks/*.yaml of one method whose data are there, and one table of them.
 bench-rows: .venv/.ready

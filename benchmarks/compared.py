@@ -1,17 +1,20 @@
-"""Write the table of `docs/choosing.md` from the committed comparison of all methods.
+"""Write the table of `docs/choosing.md` from the committed comparisons of all methods.
 
     python benchmarks/compared.py
 
-Every figure comes from `results/tofu_forget01_compare.json`, which `make bench-compare` makes.
+Every figure comes from `results/tofu_forget01_compare.json`, which `make bench-compare` makes, or
+from `tofu_forget01_compare_later.json`, where it is there: some of the methods once more, beside a
+target and a retrained model that were made anew by the same recipe.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 COMPARISON = HERE / "results" / "tofu_forget01_compare.json"
+LATER = COMPARISON.with_stem(COMPARISON.stem + "_later")
 PAGE = HERE.parent / "docs" / "choosing.md"
 # Between these, the page has the table.
 BEGIN, END = "<!-- compared: made by benchmarks/compared.py -->", "<!-- end of compared -->"
@@ -39,36 +42,55 @@ RUIN = 1000.0
 
 
 def main() -> None:
-    comparison = json.loads(COMPARISON.read_text(encoding="utf-8"))
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(with_table(page, comparison), encoding="utf-8")
+    PAGE.write_text(with_table(page, comparisons()), encoding="utf-8")
     print(PAGE)
 
 
-def with_table(page: str, comparison: Mapping[str, Any]) -> str:
+def comparisons() -> list[dict[str, Any]]:
+    """What the files hold."""
+    return [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (COMPARISON, LATER)
+        if path.exists()
+    ]
+
+
+def with_table(page: str, found: Sequence[Mapping[str, Any]]) -> str:
     """The text of a page with the table between its two marks."""
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{table(comparison)}\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{table(found)}\n{END}{after}"
 
 
-def table(comparison: Mapping[str, Any]) -> str:
+def table(found: Sequence[Mapping[str, Any]]) -> str:
     """A line for the target, the retrained model, and each method, in the order of `_order`."""
-    lines = [HEADING, ["---"] * len(HEADING), *rows(comparison)]
+    lines = [HEADING, ["---"] * len(HEADING), *rows(*found)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def rows(comparison: Mapping[str, Any]) -> Iterator[list[str]]:
-    """The cells of each line: means over the seeds."""
-    target = comparison["results"]["target"]
-    for name, figures in comparison["results"].items():
-        again = _relearnt(comparison.get(f"relearnt_{name}"))
-        mark = _number(comparison.get("marks", {}).get(name))
-        yield [name, "", "", *_figures(figures, target), mark, *again, "", ""]
-    seeds = len(comparison["seeds"])
-    entries = sorted(comparison["methods"].values(), key=lambda entry: _order(entry, target))
-    for entry in entries:
-        name = f"`{entry['name']}`" + (" *" if entry["on_front"] else "")
+def rows(comparison: Mapping[str, Any], *later: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The cells of each line: means over the seeds.
+
+    Args:
+        later: Their lines are marked, and stand in place of those of the same method.
+    """
+    methods = []
+    for number, one in enumerate((comparison, *later)):
+        mark, target = " †" * bool(number), one["results"]["target"]
+        for name, figures in one["results"].items():
+            again = _relearnt(one.get(f"relearnt_{name}"))
+            classified = _number(one.get("marks", {}).get(name))
+            figures = _figures(figures, target)
+            yield [name + mark, "", "", *figures, classified, *again, "", ""]
+        newer = {name for some in later[number:] for name in some["methods"]}
+        for entry in one["methods"].values():
+            if entry["name"] not in newer:
+                methods.append((entry, target, mark, len(one["seeds"])))
+    for entry, target, mark, seeds in sorted(methods, key=lambda some: _order(*some[:2])):
+        # The front is that of the methods that were run together.
+        front = " *" if entry["on_front"] and not later else ""
+        name = f"`{entry['name']}`{front}{mark}"
         cost = f"{entry['cost']['seconds_unlearning']:.0f}"
         yield [
             name,

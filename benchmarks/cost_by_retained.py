@@ -2,8 +2,8 @@
 
     python benchmarks/cost_by_retained.py --target FOLDER --work FOLDER
 
-TOFU: the 40 last questions are to be forgotten; 160, 1,600 or 3,600 before them are retained, the
-first 100 are unseen. The target is that of `tofu_forget01_compare.yaml`: it knows 160 retained
+TOFU: the 40 last questions are to be forgotten, 100 before them are unseen; the first 160, 1,600 or
+3,600 are retained. The target is that of `tofu_forget01_compare.yaml`: it knows 160 retained
 records by heart, whatever the number given. Processor seconds on one thread, of the whole command
 and of one epoch of `finetune` on the retained records, which is the difference between two epochs
 and one. Writes `results/cost-by-retained.md` and `.json`.
@@ -74,8 +74,8 @@ def _rows(size: int, target: Path, work: Path) -> list[dict[str, Any]]:
     lines = (DATA / "tofu" / "full.json").read_text(encoding="utf-8").splitlines()
     parts = {
         "forget": lines[-FORGET:],
-        "retain": lines[-FORGET - size : -FORGET],
-        "holdout": lines[:UNSEEN],
+        "retain": lines[:size],
+        "holdout": lines[-FORGET - UNSEEN : -FORGET],
     }
     folder = work / str(size)
     folder.mkdir(exist_ok=True)

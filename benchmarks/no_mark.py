@@ -72,6 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="the folder of the comparison")
     parser.add_argument("--retrained", default="", help="a retrained model of another seed")
+    parser.add_argument("--name", default="no-mark", help="of the files that are written")
     asked = parser.parse_args()
     models = Models.of(asked.run)
     found = [one | models.figures(one) for one in lines(asked.run)]
@@ -81,9 +82,9 @@ def main() -> None:
     rows = [HEADING, ["---"] * len(HEADING), *map(cells, found)]
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "no-mark.md").write_text(f"{INTRODUCTION}\n\n{table}", encoding="utf-8")
+    (RESULTS / f"{asked.name}.md").write_text(f"{INTRODUCTION}\n\n{table}", encoding="utf-8")
     kept = {"machine": platform.machine(), "rows": found}
-    (RESULTS / "no-mark.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"{asked.name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def lines(run: Path) -> Iterator[dict[str, Any]]:

@@ -109,6 +109,17 @@ def test_the_table_of_a_comparison_has_means_settings_and_what_a_search_took():
     assert found["`gradient_ascent`"][7] == "-"
 
 
+def test_of_a_later_comparison_lines_are_marked_and_take_the_place_of_earlier_ones():
+    later = comparison()
+    del later["methods"]["npo"]
+    later["results"] = {"target": later["results"]["target"]}
+    later["methods"]["icu"]["summary"]["forget"]["ma"]["value"] = 0.123
+    found = {cells[0]: cells for cells in compared.rows(comparison(), later)}
+    names = ["`icu` †", "`npo`", "`gradient_ascent` †"]
+    assert list(found) == ["target", "retrained", "target †", *names]
+    assert found["`icu` †"][3] == "0.123"
+
+
 def test_the_page_has_the_table_of_the_finished_rows():
     measured = json.loads(icu_table.RESULTS.read_text("utf-8"))
     page = icu_table.PAGE.read_text("utf-8")
@@ -141,8 +152,7 @@ def test_a_line_of_the_pages_table_is_the_reports_own_figure(tmp_path):
 
 def test_the_page_on_choosing_has_the_table_of_the_committed_comparison():
     page = compared.PAGE.read_text("utf-8")
-    told = json.loads(compared.COMPARISON.read_text("utf-8"))
-    assert compared.with_table(page, told) == page
+    assert compared.with_table(page, compared.comparisons()) == page
 
 
 def ended(requests, held, folder):
