@@ -69,6 +69,7 @@ WORK ?= .bench
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/lengths.py
 	$(BIN)/python benchmarks/pools.py
 	cd benchmarks && ../$(BIN)/python records.py
 

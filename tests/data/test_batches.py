@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conftest import tiny_model
-from unlearner.data.batches import collate, join, length_batches
+from unlearner.data.batches import collate, join, length_batches, length_groups
 from unlearner.data.windows import Window
 from unlearner.functional import mean_per_record
 from unlearner.inference.reference import logits_at
@@ -117,3 +117,26 @@ def test_batches_are_of_similar_length_by_hand():
 
 def test_no_windows_make_no_batch():
     assert list(length_batches([], 10)) == []
+
+
+def test_groups_hold_every_index_once_and_split_where_it_pays():
+    """3 texts of 10 tokens beside one of 100: apart they save 3 x 90 = 270 tokens of padding."""
+    groups = length_groups([10, 100, 10, 10], 64)
+    assert [sorted(group) for group in groups] == [[0, 2, 3], [1]]
+
+
+def test_groups_stay_together_where_a_pass_costs_more_than_the_padding():
+    """8 texts of 10 tokens beside one of 18: 8 x 8 = 64 tokens, which is what a pass costs."""
+    assert len(length_groups([10] * 8 + [18], 64)) == 1
+    assert len(length_groups([10] * 8 + [19], 64)) == 2
+
+
+def test_groups_of_random_lengths_hold_every_index_once():
+    numbers = np.random.default_rng(0).integers(1, 500, size=200).tolist()
+    groups = length_groups(numbers, 64)
+    assert sorted(index for group in groups for index in group) == list(range(200))
+    assert len(groups) > 3
+
+
+def test_no_sequences_make_no_group():
+    assert length_groups([], 64) == []

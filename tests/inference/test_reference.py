@@ -9,7 +9,8 @@ import torch
 from conftest import VOCAB, tiny_model
 from unlearner.data.batches import collate
 from unlearner.data.windows import Window
-from unlearner.inference.reference import TargetDistribution, logits_at
+from unlearner.inference import reference
+from unlearner.inference.reference import TargetDistribution, likelihoods, logits_at
 from unlearner.models.heads import output_head
 
 
@@ -108,3 +109,35 @@ def test_a_head_that_does_not_give_the_logits_is_not_believed(monkeypatch):
     batch = collate(some)
     found = target.logits([0, 1, 2], batch)(slice(None))
     assert found.shape == (len(batch["labels"]), VOCAB)
+
+
+def test_windows_run_by_length_give_what_they_give_together(architecture, monkeypatch):
+    """Values and gradients; five windows in three passes, one of them without a label."""
+    model = tiny_model(architecture)
+    some = windows((9, 3, 12, 4, 8))
+    some[3].scored[:] = False
+    passes = []
+    body = reference.body
+    monkeypatch.setattr(
+        reference,
+        "body",
+        lambda *given: passes.append(tuple(given[1]["input_ids"].shape)) or body(*given),
+    )
+    found = []
+    for costs in (1000, 2):
+        passes.clear()
+        monkeypatch.setattr(reference, "PASS_TOKENS", costs)
+        values = likelihoods(model, collate(some), entropies=True)
+        total = (values.log_probs + values.entropy).sum()
+        slopes = torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
+        found.append((values, [slope for slope in slopes if slope is not None]))
+        assert passes == ([(5, 12)] if costs == 1000 else [(2, 4), (2, 9), (1, 12)])
+    (together, one), (apart, other) = found
+    assert torch.equal(together.owner, apart.owner)
+    for name in ("log_probs", "entropy"):
+        torch.testing.assert_close(
+            getattr(apart, name), getattr(together, name), rtol=1e-4, atol=1e-5
+        )
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

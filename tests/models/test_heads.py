@@ -14,7 +14,7 @@ from classifier_world import SEQUENCE, TOKEN, tiny_classifier
 from unlearner.data.labelled import Example, collate_examples
 from unlearner.errors import UserError
 from unlearner.models.ensemble import make_ensemble
-from unlearner.models.heads import Classifier, length_groups, padding_id
+from unlearner.models.heads import Classifier, padding_id
 
 torch.set_num_threads(1)
 
@@ -269,25 +269,3 @@ def test_an_ensemble_has_the_features_of_its_shards_side_by_side(family):
     torch.testing.assert_close(features, torch.cat([read for _, read in parts], -1))
     mean = torch.stack([said.softmax(-1) for said, _ in parts]).mean(0)
     torch.testing.assert_close(logits.exp(), mean)
-
-
-# Groups
-
-
-def test_groups_hold_every_index_once_and_split_where_it_pays():
-    """3 texts of 10 tokens beside one of 100: apart they save 3 x 90 = 270 tokens of padding."""
-    groups = length_groups([10, 100, 10, 10])
-    assert [sorted(group) for group in groups] == [[0, 2, 3], [1]]
-
-
-def test_groups_stay_together_where_a_pass_costs_more_than_the_padding():
-    """8 texts of 10 tokens beside one of 18: 8 x 8 = 64 tokens, which is what a pass costs."""
-    assert len(length_groups([10] * 8 + [18])) == 1
-    assert len(length_groups([10] * 8 + [19])) == 2
-
-
-def test_groups_of_random_lengths_hold_every_index_once():
-    lengths = np.random.default_rng(0).integers(1, 500, size=200).tolist()
-    groups = length_groups(lengths)
-    assert sorted(index for group in groups for index in group) == list(range(200))
-    assert len(groups) > 3

@@ -90,6 +90,28 @@ def length_batches(windows: Sequence[Sized], max_tokens: int) -> Iterator[list[i
         yield batch
 
 
+def length_groups(lengths: Sequence[int], pass_tokens: float) -> list[list[int]]:
+    """Indices in groups of similar length: split as long as that saves more than a pass costs.
+
+    Args:
+        pass_tokens: What one more forward pass costs, in tokens.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    return _split_group(order, lengths, pass_tokens) if order else []
+
+
+def _split_group(order: list[int], lengths: Sequence[int], pass_tokens: float) -> list[list[int]]:
+    longest = lengths[order[-1]]
+    saved = [cut * (longest - lengths[order[cut - 1]]) for cut in range(1, len(order))]
+    if not saved or max(saved) <= pass_tokens:
+        return [order]
+    cut = saved.index(max(saved)) + 1
+    return [
+        *_split_group(order[:cut], lengths, pass_tokens),
+        *_split_group(order[cut:], lengths, pass_tokens),
+    ]
+
+
 def join(first: Tensors, second: Tensors, num_first: int | None = None) -> Tensors:
     """One batch of two: the windows and the label positions of the first come first.
 

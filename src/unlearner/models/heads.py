@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unlearner import functional, processes
+from unlearner.data.batches import length_groups
 from unlearner.data.labelled import Example, collate_examples
 from unlearner.errors import UserError
 from unlearner.functional import Tensors
@@ -160,7 +161,7 @@ class Classifier:
     def _groups(self, examples: Sequence[Example], process: int) -> list[list[int]]:
         """A process's share of the examples, by index, in groups of similar length."""
         mine = processes.share(range(len(examples)), process)
-        groups = length_groups([len(examples[index]) for index in mine])
+        groups = length_groups([len(examples[index]) for index in mine], PASS_TOKENS)
         return [[mine[place] for place in group] for group in groups]
 
     def _encode_share(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
@@ -339,21 +340,6 @@ def _near(some: Tensor, logits: Tensor) -> bool:
     # Damaged weights give NaN, which is reported where the answers are scored.
     near = {"rtol": 1e-4, "atol": 1e-5, "equal_nan": True}
     return some.shape == logits.shape and torch.allclose(some, logits, **near)
-
-
-def length_groups(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices in groups of similar length: split as long as that saves more than a pass costs."""
-    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    return _split_group(order, lengths) if order else []
-
-
-def _split_group(order: list[int], lengths: Sequence[int]) -> list[list[int]]:
-    longest = lengths[order[-1]]
-    saved = [cut * (longest - lengths[order[cut - 1]]) for cut in range(1, len(order))]
-    if not saved or max(saved) <= PASS_TOKENS:
-        return [order]
-    cut = saved.index(max(saved)) + 1
-    return [*_split_group(order[:cut], lengths), *_split_group(order[cut:], lengths)]
 
 
 def hidden_size(model: PreTrainedModel) -> int:
