@@ -30,6 +30,13 @@ def continuations(model, x: list[int]) -> dict[int, list[int]]:
     return {t: greedy(model, x[:t], len(x)) for t in range(1, len(x))}
 
 
+def is_tie(model, before: list[int], one: int, other: int) -> bool:
+    """Whether both tokens have the same logit behind `before` to rounding: either is greedy."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([before]), use_cache=False).logits[0, -1]
+    return abs(float(logits[one] - logits[other])) < 1e-4
+
+
 def extraction_likelihood(
     continued: dict[int, list[int]], x: list[int], n: int, start: int = 1
 ) -> float:

@@ -6,7 +6,7 @@ import torch
 from test_language_model import texts, window
 
 from conftest import VOCAB, tiny_model
-from oracle import continuations, greedy, log_probs
+from oracle import continuations, greedy, is_tie, log_probs
 from unlearner.data.batches import collate
 from unlearner.inference import generation
 from unlearner.inference.generation import plain_generation, shares_cache, way_to_generate
@@ -29,7 +29,14 @@ def test_continuations_and_log_probs_are_those_of_one_row_alone(hybrid, tokenize
         continued = continuations(model, x)
         # RecurrentGemma's one row goes on from the row before where the prompt is one token.
         continued[1] = greedy(model, x[:1], len(x), use_cache=False)
-        assert {t: answer.continuation(t).tolist() for t in continued} == continued
+        for t, wanted in continued.items():
+            found = answer.continuation(t).tolist()
+            assert len(found) == len(wanted)
+            apart = [k for k in range(len(found)) if found[k] != wanted[k]]
+            # On some processors one of zamba's is decided by the last bit.
+            assert not apart or is_tie(
+                model, [*x[:t], *wanted[: apart[0]]], found[apart[0]], wanted[apart[0]]
+            )
         np.testing.assert_allclose(answer.log_probs, log_probs(model, x), rtol=0, atol=1e-4)
 
 
