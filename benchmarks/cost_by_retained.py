@@ -5,8 +5,8 @@
 TOFU: the 40 last questions are to be forgotten, 100 before them are unseen; the first 160, 1,600 or
 3,600 are retained. The target is that of `tofu_forget01_compare.yaml`: it knows 160 retained
 records by heart, whatever the number given. Processor seconds on one thread, of the whole command
-and of one epoch of `finetune` on the retained records, which is the difference between two epochs
-and one. Writes `results/cost-by-retained.md` and `.json`.
+and of one epoch of `finetune` on the retained records: the difference between some epochs and one.
+Writes `results/cost-by-retained.md` and `.json`.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
-    found = [row for size in SIZES for row in _rows(size, asked.target, asked.work)]
+    found: list[dict[str, Any]] = []
+    for size in asked.sizes:
+        for row in _rows(size, asked.target, asked.work):
+            found.append(row)
+            _write(found)
+
+
+def _write(found: list[dict[str, Any]]) -> None:
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"rows": found}, indent=1) + "\n"
     (RESULTS / "cost-by-retained.json").write_text(text, encoding="utf-8")
@@ -70,7 +79,7 @@ def line(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def _rows(size: int, target: Path, work: Path) -> list[dict[str, Any]]:
+def _rows(size: int, target: Path, work: Path) -> Iterator[dict[str, Any]]:
     lines = (DATA / "tofu" / "full.json").read_text(encoding="utf-8").splitlines()
     parts = {
         "forget": lines[-FORGET:],
@@ -82,6 +91,7 @@ def _rows(size: int, target: Path, work: Path) -> list[dict[str, Any]]:
     for name, some in parts.items():
         (folder / f"{name}.jsonl").write_text("\n".join(some) + "\n", encoding="utf-8")
     kept = folder / "retain.jsonl"
+    further = max(1, max(SIZES) // (2 * size))  # enough to stand out from what starting takes
     epochs = [
         _command(
             folder / f"epochs-{n}",
@@ -91,26 +101,22 @@ def _rows(size: int, target: Path, work: Path) -> list[dict[str, Any]]:
             kept,
             f"epochs={n}",
         )
-        for n in (1, 2)
+        for n in (1, 1 + further)
     ]
     files = [part for name in parts for part in (f"--{name}", folder / f"{name}.jsonl")]
-    rows = []
     for method in METHODS:
         more = (f"method.pretrained={PRETRAINED}",) if method == "counterfactual" else ()
         output = folder / method
         seconds = _command(output, "forget", target, *LAYOUT, *files, "--method", method, *more)
         report = json.loads((output / "report.json").read_text(encoding="utf-8"))
-        rows.append(
-            {
-                "retained": size,
-                "epoch": epochs[1] - epochs[0],
-                "method": method,
-                "seconds": seconds,
-                "steps": report["cost"]["steps"],
-                "verdict": report["verdict"]["status"],
-            }
-        )
-    return rows
+        yield {
+            "retained": size,
+            "epoch": (epochs[1] - epochs[0]) / further,
+            "method": method,
+            "seconds": seconds,
+            "steps": report["cost"]["steps"],
+            "verdict": report["verdict"]["status"],
+        }
 
 
 def _command(output: Path, *parts: object) -> float:
