@@ -188,7 +188,7 @@ def sum_gradients(parameters: Sequence[Tensor], *, divide_by: int = 1) -> None:
     part: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is None:  # it had no share of this step
-            kind = getattr(parameter, "grad_dtype", None)  # torch before 2.10 has no other formats
+            kind = getattr(parameter, "grad_dtype", None)  # an older torch has but the weight's
             parameter.grad = torch.zeros_like(parameter, dtype=kind)
         part.append(parameter.grad)
         if sum(map(Tensor.numel, part)) >= SUMMED_AT_ONCE:

@@ -128,6 +128,8 @@ def test_gradients_take_two_bytes_until_their_weights_turn_comes():
         some.step(lambda: {"a": layer.weight.sum()})
     assert seen == [torch.bfloat16] * 2
     assert layer.weight.dtype == torch.float32
+    some.finish(layer)
+    assert layer.weight.grad_dtype == torch.float32
 
 
 def test_terms_of_a_step_are_summed():

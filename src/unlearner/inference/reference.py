@@ -28,9 +28,9 @@ from unlearner.models.heads import OutputHead, output_head
 
 BATCH_TOKENS = 4096
 
-# What one more forward and backward pass takes, in tokens. On a processor a step took least by 64
-# to 128, of 0.26M and of 135M parameters. An accelerator launches kernels for tens of milliseconds
-# meanwhile; what it was given is reckoned, not measured.
+# What one more forward and backward pass takes, in tokens. On a processor a step took least by 128
+# of 0.26M parameters, by 64 of 135M (`benchmarks/results/lengths.md`). An accelerator launches
+# kernels for tens of milliseconds meanwhile; what it was given is reckoned, not measured.
 PASS_TOKENS, PASS_TOKENS_ON_ACCELERATOR = 128, 2048
 
 Batch = Mapping[str, Tensors | None]
@@ -149,7 +149,7 @@ def at_labels(model: PreTrainedModel, batch: Tensors, run: Callable[[Tensors], T
     """What `run` gives at the batch's label positions, (N, ...).
 
     Windows of similar length go through the model together: where they are padded to one length,
-    two fifths of a step's positions may be padding.
+    a quarter to two fifths of a step's positions may be padding.
 
     Args:
         run: Gives (B, T, ...) for input_ids and attention_mask; it runs the model once.

@@ -89,7 +89,7 @@ class Plan:
         except yaml.YAMLError:
             return False
         now = yaml.safe_load(self.to_yaml())
-        kept = set(begun).union(before.get("own", {})) if isinstance(before, dict) else ()
+        kept = set(begun).union(before.get("own") or {}) if isinstance(before, dict) else ()
         now["own"] = {name: fields for name, fields in now["own"].items() if name in kept}
         return bool(now == before)
 

@@ -44,7 +44,7 @@ from unlearner.settings import TrainingSettings
 from unlearner.training.data import DescentMethod
 from unlearner.training.finetune import ClassifierFinetuneSettings, FinetuneSettings
 from unlearner.training.language_loop import MAX_COMPARED
-from unlearner.training.optimisers import keep_gradients_in
+from unlearner.training.optimisers import give_format_back, keep_gradients_in
 from unlearner.training.stop_rule import WATCHED_RECORDS
 from unlearner.training.trainer import recompute_activations, switch_dropout_off
 
@@ -352,7 +352,7 @@ def measure_step(loaded: Loaded, loss: Callable[[], Tensor], settings: TrainingS
                 behind.callback(hook.remove)
             if settings.gradients == "bfloat16":
                 keep_gradients_in(torch.bfloat16, trained)
-                behind.callback(_give_back_format, trained)
+                behind.callback(give_format_back, trained)
             arithmetic = torch.autocast(
                 device.type, torch.bfloat16, enabled=lower, cache_enabled=not checkpointing
             )
@@ -388,12 +388,6 @@ def _undisturbed(model: PreTrainedModel) -> Iterator[ExitStack]:
 
 def _drop_gradient(weight: Tensor) -> None:
     weight.grad = None
-
-
-def _give_back_format(weights: Sequence[Tensor]) -> None:
-    for weight in weights:
-        weight.grad = None
-        keep_gradients_in(weight.dtype, [weight])
 
 
 def held_bytes(device: torch.device) -> int:

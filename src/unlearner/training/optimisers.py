@@ -45,9 +45,16 @@ def make_optimiser(
         return AdamW(trained, **chosen, fused=num_parameters(model) >= SMALL_MODEL)
     from bitsandbytes.optim.adamw import AdamW8bit
 
-    return (
-        _with_short_gradients(trained, chosen) if short_gradients else AdamW8bit(trained, **chosen)
-    )
+    if short_gradients:
+        return _with_short_gradients(trained, chosen)
+    return AdamW8bit(trained, **chosen)
+
+
+def give_format_back(weights: Iterable[Tensor]) -> None:
+    """Gradients are in the format of their weights again; those that there are go."""
+    for weight in weights:
+        weight.grad = None
+        keep_gradients_in(weight.dtype, [weight])
 
 
 def keep_gradients_in(dtype: torch.dtype, weights: Iterable[Tensor]) -> None:

@@ -42,7 +42,12 @@ from unlearner.training.checkpoints import (
 )
 from unlearner.training.compilation import CompiledLayers
 from unlearner.training.log import Log
-from unlearner.training.optimisers import make_optimiser, optimiser_state, set_optimiser_state
+from unlearner.training.optimisers import (
+    give_format_back,
+    make_optimiser,
+    optimiser_state,
+    set_optimiser_state,
+)
 from unlearner.training.way_back import OnWayBack, WayBack
 
 Terms = dict[str, Tensor]  # the weighted scalar terms of a loss, by name
@@ -321,6 +326,8 @@ class Trainer:
         Args:
             target: The target model's name, for an adapter that is kept.
         """
+        if self.settings.gradients == "bfloat16":  # whoever trains it next has them as usual
+            give_format_back(model.parameters())
         whole, adapter = self._whole(model)
         if adapter is None or (whole is not model and not processes.is_main()):
             return whole
