@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from command_world import FORGET, HOLDOUT, RETAIN, SETS
 from compare_world import FILES, GIVEN, ONE, SHORT, compare, counted, read, report
@@ -235,7 +236,22 @@ def test_a_comparison_goes_on_with_the_same_settings_only(capsys, more):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_comparison_goes_on_with_a_method_and_settings_of_its_own():
+def test_a_comparison_goes_on_with_a_method_and_settings_of_its_own(monkeypatch):
+    """What is there is not run again; the settings are those of the next time too."""
+    base = (*SHORT, "npo.beta=0.2")
+    assert compare("settings-added", *base, methods="npo") == MET
+    done = counted(monkeypatch)
+    more = (*base, "gradient_ascent.learning_rate=0.001", "--resume")
+    assert compare("settings-added", *more, methods="npo,gradient_ascent") == MET
+    assert {name for name, _ in done["seeds"]} == {"gradient_ascent"}
+    kept = yaml.safe_load(Path("settings-added/compare.yaml").read_text("utf-8"))
+    assert kept["own"] == {"npo": {"beta": 0.2}, "gradient_ascent": {"learning_rate": 0.001}}
+    assert compare("settings-added", *more, methods="npo,gradient_ascent") == MET
+    changed = (*base, "gradient_ascent.learning_rate=0.002", "--resume")
+    assert compare("settings-added", *changed, methods="npo,gradient_ascent") == WRONG_INPUT
+
+
+def test_only_settings_of_methods_that_did_not_run_can_be_added():
     """Settings of a method of which something was run stay what they were."""
     first = Plan({"method": {"max_epochs": 2}}, {"npo": {"beta": 0.2}}, ("npo",), (0,))
     begun_as, of_icu = first.to_yaml(), {"icu": {"batch_size": 3}}
@@ -246,6 +262,7 @@ def test_a_comparison_goes_on_with_a_method_and_settings_of_its_own():
     assert not replace(added, own=of_icu).goes_on(begun_as, ["npo"])
     assert not added.goes_on("methods: []", [])
     assert not added.goes_on("no mapping", [])
+    assert not added.goes_on("own:", [])
 
 
 def test_a_fault_in_a_run_keeps_what_is_finished(monkeypatch, capsys):

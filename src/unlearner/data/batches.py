@@ -7,6 +7,7 @@ end-of-text token is a label even where the tokenizer pads with the same id.
 from collections.abc import Iterator, Sequence, Sized
 
 import torch
+from torch import Tensor
 
 from unlearner import processes
 from unlearner.data.windows import Window
@@ -110,6 +111,22 @@ def _split_group(order: list[int], lengths: Sequence[int], pass_tokens: float) -
         *_split_group(order[:cut], lengths, pass_tokens),
         *_split_group(order[cut:], lengths, pass_tokens),
     ]
+
+
+def rows_alone(batch: Tensors, chosen_B: Tensor, length: int) -> tuple[Tensor, Tensors]:
+    """Places of the label positions of some rows, and the tensors of these rows alone.
+
+    Args:
+        length: To which their padding is cut.
+    """
+    row_N, token_N = batch["positions"].unbind(-1)
+    number_B = chosen_B.cumsum(-1) - 1
+    places = chosen_B[row_N].nonzero().flatten()
+    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch]
+    part = {name: batch[name][chosen_B, :length] for name in names}
+    part["positions"] = torch.stack([number_B[row_N[places]], token_N[places]], -1)
+    part["labels"] = batch["labels"][places]
+    return places, part
 
 
 def join(first: Tensors, second: Tensors, num_first: int | None = None) -> Tensors:

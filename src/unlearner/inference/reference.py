@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unlearner import functional, processes
-from unlearner.data.batches import collate, length_batches, length_groups
+from unlearner.data.batches import collate, length_batches, length_groups, rows_alone
 from unlearner.data.windows import Window
 from unlearner.functional import TargetLogits, Tensors
 from unlearner.inference import micro_batches
@@ -154,30 +154,33 @@ def at_labels(model: PreTrainedModel, batch: Tensors, run: Callable[[Tensors], T
     Args:
         run: Gives (B, T, ...) for input_ids and attention_mask; it runs the model once.
     """
-    window, position = batch["positions"].unbind(-1)
-    groups = _groups(model, batch["attention_mask"])
+
+    def of_labels(some: Tensors) -> Tensor:
+        window, position = some["positions"].unbind(-1)
+        return run(some)[window, position]
+
+    lengths = batch["attention_mask"].sum(-1).tolist()
+    groups = _groups(model, batch["attention_mask"].device, lengths)
     if len(groups) == 1:
-        return run(batch)[window, position]
+        return of_labels(batch)
     found, places = [], []
     for group in groups:
-        rows = torch.tensor(group, device=window.device)
-        own = torch.full_like(batch["attention_mask"][:, 0], -1)
-        own[rows] = torch.arange(len(group), device=window.device)
-        here = (own[window] >= 0).nonzero()[:, 0]
-        mask = batch["attention_mask"][rows]
-        width = int(mask.sum(-1).max())
-        part = {"input_ids": batch["input_ids"][rows, :width], "attention_mask": mask[:, :width]}
-        found.append(run(part)[own[window[here]], position[here]])
+        chosen = torch.zeros_like(batch["attention_mask"][:, 0], dtype=torch.bool)
+        chosen[group] = True
+        here, part = rows_alone(batch, chosen, max(lengths[row] for row in group))
+        found.append(of_labels(part))
         places.append(here)
     return torch.cat(found)[torch.cat(places).argsort()]
 
 
-def _groups(model: PreTrainedModel, mask: Tensor) -> list[list[int]]:
+def _groups(
+    model: PreTrainedModel, device: torch.device, lengths: Sequence[int]
+) -> list[list[int]]:
     """Which windows to run together; all where every process has to run the same passes."""
     if sharding.is_sharded(model):
-        return [list(range(len(mask)))]
-    costs = PASS_TOKENS if mask.device.type == "cpu" else PASS_TOKENS_ON_ACCELERATOR
-    return length_groups(mask.sum(-1).tolist(), costs)
+        return [list(range(len(lengths)))]
+    costs = PASS_TOKENS if device.type == "cpu" else PASS_TOKENS_ON_ACCELERATOR
+    return length_groups(lengths, costs)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unlearner import functional, processes
-from unlearner.data.batches import length_groups
+from unlearner.data.batches import length_groups, rows_alone
 from unlearner.data.labelled import Example, collate_examples
 from unlearner.errors import UserError
 from unlearner.functional import Tensors
@@ -117,7 +117,7 @@ class Classifier:
             return [(batch["positions"][:, 0], batch)]
         _, group_B = torch.stack(keys, -1).unique(dim=0, return_inverse=True)
         return [
-            _rows(batch, group_B == group, int(lengths[group_B == group].max()))
+            rows_alone(batch, group_B == group, int(lengths[group_B == group].max()))
             for group in range(int(group_B.max()) + 1)
         ]
 
@@ -222,20 +222,6 @@ class Classifier:
 def _mean_over_tokens(states_BTD: Tensor, batch: Tensors) -> Tensor:
     mask_BT1 = batch["attention_mask"][..., None].to(states_BTD.dtype)
     return (states_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)
-
-
-def _rows(batch: Tensors, chosen_B: Tensor, length: int) -> tuple[Tensor, Tensors]:
-    """Places of the labelled positions of some rows, and the tensors of these rows alone."""
-    example_N, token_N = batch["positions"].unbind(-1)
-    number_B = chosen_B.cumsum(-1) - 1
-    places = chosen_B[example_N].nonzero().flatten()
-    part = {
-        name: batch[name][chosen_B, :length]
-        for name in ("input_ids", "attention_mask", "token_type_ids")
-    }
-    part["positions"] = torch.stack([number_B[example_N[places]], token_N[places]], -1)
-    part["labels"] = batch["labels"][places]
-    return places, part
 
 
 def end_token(model: PreTrainedModel) -> int | None:
