@@ -48,7 +48,7 @@ def expected(combination: Combination, load: Load, device: str) -> int:
 
     What is left out are the saved model and checkpoints, which there are none of here.
     """
-    model = build(combination.shape, combination.attention, device)
+    model = build(combination.shape, combination.attention, device, combination.way)
     ids = random_ids(model, load.windows, seed=0, num_tokens=load.tokens).cpu()
     sets = {}
     for role, some in (("forget", ids[load.kept :]), ("pool", ids[: load.kept])):
@@ -98,7 +98,7 @@ class Round:
 
     def __init__(self, combination: Combination, load: Load, device: str) -> None:
         self.combination, self.load = combination, load
-        model = build(combination.shape, combination.attention, device)
+        model = build(combination.shape, combination.attention, device, combination.way)
         self.trainer = Trainer(combination.settings(device), Log())
         self.ids = random_ids(model, load.windows, seed=0, num_tokens=load.tokens)
         self.kept = windows_of(self.ids[: load.kept].cpu())

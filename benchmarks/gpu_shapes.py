@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from unlearner.models.adapters import linear_layers
+from unlearner.models.layerwise_casting import cast_layers
 from unlearner.settings import TrainingSettings
 
 FLASH = "flash_attention_2"
@@ -74,9 +75,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-# As training is without more settings, with its layers compiled, or with moments of 8 bits and
-# gradients of 16.
-WAYS = (PLAIN, COMPILED, EIGHT_BIT) = ("plain", "compiled", "adamw_8bit")
+# As training is without more settings, with its layers compiled, with moments of 8 bits and
+# gradients of 16, or with adapters on layers that are held in bfloat16.
+WAYS = (PLAIN, COMPILED, EIGHT_BIT, HELD) = (
+    "plain",
+    "compiled",
+    "adamw_8bit",
+    "layerwise_casting",
+)
 
 
 @dataclass(frozen=True)
@@ -149,13 +155,19 @@ class Load:
         return self.windows * (self.tokens - 1)
 
 
-def build(shape: str, attention: str, device: str) -> Any:
-    """A model with random weights in float32; on the device "meta" one without numbers."""
+def build(shape: str, attention: str, device: str, way: str = PLAIN) -> Any:
+    """A model with random weights in float32; on the device "meta" one without numbers.
+
+    Args:
+        way: With `HELD` its layers are rounded to bfloat16 and held so.
+    """
     torch.manual_seed(0)
     config = AutoConfig.for_model(**SHAPES[shape])
     kernel = {} if attention == "auto" else {"attn_implementation": attention}
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **kernel)
+    if way == HELD:
+        cast_layers(model, torch.bfloat16, rounded=True)
     return model.eval()
 
 

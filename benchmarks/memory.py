@@ -39,6 +39,8 @@ class Case:
         width: Its hidden units.
         vocabulary: Its tokens.
         texts: The classifier's forget records, over 8.
+        held: Whether layers are held as they are stored; of such cases the files are bfloat16.
+        settings: Of training.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Case:
     width: int = 0
     vocabulary: int = 50257
     texts: float = 8
+    held: bool | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,6 +73,8 @@ CASES = [
     Case("GPT-Neo 50M, adamw_8bit, gradients=bfloat16", **MIDDLE, settings=SHORT),
     Case("GPT-Neo 125M", **LARGE),
     Case("GPT-Neo 125M, adamw_8bit, gradients=bfloat16", **LARGE, settings=SHORT),
+    Case("GPT-Neo 125M, lora_rank=16, stored in bfloat16", **LARGE, held=False, settings=ADAPTERS),
+    Case("GPT-Neo 125M, lora_rank=16, held in bfloat16", **LARGE, held=True, settings=ADAPTERS),
     Case("MiniLM classifier"),
     Case("MiniLM classifier, checkpointing", settings=CHECKPOINTING),
     Case("MiniLM classifier, lora_rank=16", settings=ADAPTERS),
@@ -128,6 +133,7 @@ def make_model(case: Case, folder: Path) -> None:
         PreTrainedTokenizerFast(
             tokenizer_object=plain, bos_token="w0", eos_token="w1"
         ).save_pretrained(folder)
+    model = model if case.held is None else model.bfloat16()
     model.save_pretrained(folder)
 
 
@@ -173,7 +179,7 @@ def records(case: Case) -> dict[str, list[dict[str, Any]]]:
 def sections(case: Case, folder: Path) -> dict[str, Any]:
     """The settings of the case's run: one epoch of it."""
     found: dict[str, Any] = {
-        "model": {"name": str(folder)},
+        "model": {"name": str(folder), "layerwise_casting": bool(case.held)},
         "training": {"device": "cpu", "checkpoint_every": "never"} | case.settings,
         "evaluation": {"resamples": 10, "prompt_start": 0.95, "batch_tokens": 2048},
     }
@@ -260,7 +266,7 @@ def measure(case: Case) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         small, folder = Path(place) / "small", Path(place) / "model"
         tiny = {"layers": 2, "width": 64, "vocabulary": 500} if case.layers else {"texts": 0.25}
-        first = Case("", **tiny, settings=case.settings)
+        first = Case("", **tiny, held=case.held, settings=case.settings)
         make_model(first, small)
         child = [sys.executable, __file__, "--make", case.name, "--folder", str(folder)]
         subprocess.run(child, check=True)

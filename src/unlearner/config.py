@@ -97,6 +97,11 @@ class RunConfig:
             criteria=self.criteria.model_copy(update={"neutral_ratio": None}),
         )
 
+    def with_whole_weights(self) -> "RunConfig":
+        """The same for who changes the weights of loaded models, which are then all float32."""
+        model = self.model.model_copy(update={"layerwise_casting": False})
+        return replace(self, model=model)
+
     def to_yaml(self) -> str:
         """A run file; reading it gives this configuration."""
         return yaml.safe_dump(self.sections(), sort_keys=False, allow_unicode=True)

@@ -102,6 +102,8 @@ def digest_model(model: nn.Module) -> str:
     """SHA-256 over the names, shapes and bytes of a model's weights."""
     code = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        # In float32, whatever a layer is held in: the same numbers are the same model.
+        tensor = tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
         code.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         plain = tensor.detach().cpu().contiguous().flatten()
         code.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")

@@ -96,13 +96,21 @@ class ModelSettings(Section):
         load_in_4bit: Train adapters on layers quantised to NF4 (QLoRA); needs training.lora_rank.
             What is measured and saved is not quantised.
         load_in_8bit: The same with layers of int8.
+        layerwise_casting: Hold the layers of a language model of 16 bits as they are stored, half
+            the memory, and widen each while it computes: figures are those of float32. "auto" does
+            so from a billion parameters on. Weights that are trained themselves are float32.
         retrained: A model trained without the forget set, by name: measured beside the others, and
             what a classifier is held to.
         original: The model from before the first request, by name, where this one was unlearned
             before: the utility floor is measured against it.
     """
 
-    rare: ClassVar[tuple[str, ...]] = ("original", "load_in_4bit", "load_in_8bit")
+    rare: ClassVar[tuple[str, ...]] = (
+        "original",
+        "load_in_4bit",
+        "load_in_8bit",
+        "layerwise_casting",
+    )
 
     name: str = ""
     revision: str = "main"
@@ -111,6 +119,7 @@ class ModelSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     load_in_4bit: bool = False
     load_in_8bit: bool = False
+    layerwise_casting: bool | Literal["auto"] = "auto"
     retrained: str = ""
     original: str = ""
 
@@ -118,6 +127,20 @@ class ModelSettings(Section):
     def bits(self) -> int:
         """Of a quantised layer's numbers in training; 0 where the layers stay as they are."""
         return 4 if self.load_in_4bit else 8 if self.load_in_8bit else 0
+
+    @property
+    def casting(self) -> bool | Literal["auto"]:
+        """`layerwise_casting`; where another format is saved, layers have to hold its numbers."""
+        return self.layerwise_casting if self.dtype == "auto" else False
+
+    @model_validator(mode="after")
+    def _formats_alike(self) -> "ModelSettings":
+        if self.layerwise_casting is True and self.dtype != "auto":
+            raise UserError(
+                f"model.layerwise_casting: layers are held, and saved, as MODEL is stored, and "
+                f"model.dtype={self.dtype} asks for another format; leave one of both out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "ModelSettings":

@@ -23,6 +23,7 @@ from gpu_shapes import (
     build,
     step_flops,
 )
+from unlearner.models.layerwise_casting import has_cast_layers
 from unlearner.models.loading import num_parameters
 
 SMALL = [
@@ -298,6 +299,16 @@ def test_compiled_layers_and_moments_of_8_bits_have_lines_of_their_own(tmp_path,
     assert [line[2] for line in lines] == ["all, compiled", "all, adamw_8bit"]
     assert len(compiled) > 1
     assert all(row["step_seconds"] > 0 for row in results["steps"])
+
+
+@pytest.mark.usefixtures("asked_before")
+def test_layers_held_in_sixteen_bits_are_for_adapters(tmp_path):
+    wanted = ["--ranks", "0", "2", "--precision", "bfloat16", "--checkpointing", "off"]
+    ((_, _, line), _), results = run(tmp_path, *wanted, "--ways", "layerwise_casting")
+    assert line[2] == "LoRA rank 2, layerwise_casting"
+    assert results["steps"][0]["step_seconds"] > 0
+    made = gpu_round.Round(Combination("tiny", lora_rank=2, way="layerwise_casting"), LOAD, "cpu")
+    assert has_cast_layers(made.model)
 
 
 def test_bare_step_is_the_mean_loss_of_icus_terms():

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from conftest import tiny_model
 from unlearner.config import RunConfig
 from unlearner.errors import UserError
 from unlearner.models.loading import Loaded
+from unlearner.models.number_format import NumberFormat
 from unlearner.settings import TrainingSettings
 from unlearner.training import memory
 from unlearner.training.memory import (
@@ -159,9 +161,10 @@ def packaged(monkeypatch):
     monkeypatch.setattr(memory, "find_spec", lambda name: name)
 
 
-def ways(training=None, **method):
+def ways(training=None, stored=torch.float32, **method):
     config = RunConfig.from_sections({"method": method, "training": training or {}})
-    return memory._ways_out(config.method, config.training)
+    loaded = Loaded(nn.Linear(1, 1), None, "", NumberFormat(stored))
+    return memory._ways_out(loaded, config.method, config.training)
 
 
 def test_ways_out_of_a_step_that_is_too_large():
@@ -179,6 +182,13 @@ def test_what_is_set_already_is_not_advised():
     found = ways(set_already, name="icu", batch_size=1, fresh_per_step=8)
     assert found[STEP] == ["method.fresh_per_step=4", "a smaller data.max_length"]
     assert found[SAVED] == []
+
+
+def test_holding_layers_as_they_are_stored_is_advised_beside_adapters_on_them():
+    found = ways({"lora_rank": 16}, torch.bfloat16, name="icu")
+    assert found[STEP][0] == "model.layerwise_casting=true"
+    assert found[SAVED] == ["model.layerwise_casting=true"]
+    assert ways({}, torch.bfloat16, name="icu") == ways(name="icu")
 
 
 def test_what_needs_a_package_that_is_not_there_is_not_advised(monkeypatch):

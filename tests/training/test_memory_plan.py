@@ -20,6 +20,7 @@ from unlearner.data.record import Record, RecordSet
 from unlearner.families import CAUSAL_LM
 from unlearner.families.causal_lm_sets import prepare_text
 from unlearner.models.ensemble import make_ensemble
+from unlearner.models.layerwise_casting import cast_layers, has_cast_layers
 from unlearner.models.loading import Loaded, num_parameters
 from unlearner.provenance import digest_model
 from unlearner.settings import DataSettings, TrainingSettings
@@ -99,7 +100,7 @@ def batches(monkeypatch):
 @pytest.mark.usefixtures("measured")
 def test_the_first_guess_by_hand():
     """Four numbers of 4 bytes a weight but the step, and two for the way back; ICU keeps the output
-    layer of retain, holdout and, twice, the analogous set: 50 + 40 + 2 * 50 states of 32."""
+    layer for what is measured and, twice, for the analogous set; 50 + 40 + 2 * 50 states of 32."""
     some = texts()
     whole, output = 4 * num_parameters(some.loaded.model), 4 * VOCAB * 32
     found = plan(some, name="icu").parts
@@ -110,7 +111,7 @@ def test_the_first_guess_by_hand():
         "best weights": whole,
         "adapters": 0,
         "further models": 2 * whole,
-        "reference outputs": 4 * output,
+        "reference outputs": 3 * output,
         "reference states": 4 * 190 * 32,
         STEP: 700,
         CHECKPOINT: 3 * whole,
@@ -133,6 +134,25 @@ def test_with_adapters_only_they_are_trained():
         (SAVED, 4 * num_parameters(some.loaded.model)),
     ):
         assert found[name] == number, name
+
+
+@pytest.mark.usefixtures("measured")
+def test_layers_held_in_sixteen_bits_take_half_unless_they_are_trained():
+    """Then they are float32 from the step on, and so are the copies for the way back; what is
+    saved is loaded as the target was."""
+    model = tiny_model("llama")
+    cast_layers(model, torch.bfloat16, rounded=True)
+    whole, held = 4 * num_parameters(model), sum(one.nbytes for one in model.parameters())
+    short = sum(one.nbytes for one in model.parameters() if one.dtype == torch.bfloat16)
+    some = texts(model)
+    found = plan(some, name="icu", training={"lora_rank": 4}).parts
+    assert (found["further models"], found[SAVED]) == (0, held)
+    assert "float32 weights" not in found
+    assert has_cast_layers(model)
+    found = plan(some, name="icu").parts
+    assert (found["float32 weights"], held + short) == (short, whole)
+    assert (found["further models"], found["gradients"]) == (2 * whole, whole)
+    assert not has_cast_layers(model)
 
 
 def test_adapters_count_as_those_that_are_made():

@@ -242,7 +242,13 @@ def _teach_text(model: str, _: str, lesson: Lesson, labels: str, course: Course)
     )
     chosen = lesson.model
     loaded = with_model_settings(
-        load_causal_lm(model, base=chosen.base, **_options(chosen)), chosen
+        load_causal_lm(
+            model,
+            base=chosen.base,
+            casting=chosen.casting if lesson.training.lora_rank else False,
+            **_options(chosen),
+        ),
+        chosen,
     )
     limit_threads(loaded.model)
     prepared = prepare_text(CAUSAL_LM, loaded, {"records": given}, lesson.data)
@@ -379,7 +385,15 @@ def _settings(
 
 
 # Keys of [model] that a fine-tuning takes; its model is MODEL, and there is no other beside it.
-MODEL_NAMES = ("base", "dtype", "load_in_4bit", "load_in_8bit", "revision", "trust_remote_code")
+MODEL_NAMES = (
+    "base",
+    "dtype",
+    "load_in_4bit",
+    "load_in_8bit",
+    "layerwise_casting",
+    "revision",
+    "trust_remote_code",
+)
 
 
 def _options(model: ModelSettings) -> dict[str, Any]:

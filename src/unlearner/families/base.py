@@ -26,7 +26,7 @@ from unlearner.evaluation.measure import Scores, score_sets
 from unlearner.evaluation.verdict import Criterion, Verdict
 from unlearner.inference.answers import Answer, ClassAnswer
 from unlearner.inference.reference import TargetDistribution
-from unlearner.models.loading import Loaded
+from unlearner.models.loading import Casting, Loaded
 from unlearner.models.quantised_training import KINDS
 from unlearner.output import Json
 from unlearner.settings import (
@@ -186,12 +186,19 @@ class Family(ABC, Generic[SetT, AnswerT]):
 
     @abstractmethod
     def load(
-        self, name: str, *, revision: str = "main", trust_remote_code: bool = False, base: str = ""
+        self,
+        name: str,
+        *,
+        revision: str = "main",
+        trust_remote_code: bool = False,
+        base: str = "",
+        casting: Casting = False,
     ) -> Loaded:
         """The model and tokenizer of a local folder or a hub id.
 
         Args:
             base: Of an adapter: its base, where it is not to be the one that the adapter names.
+            casting: Of a language model, see `ModelSettings.layerwise_casting`.
         """
 
     @abstractmethod
@@ -222,6 +229,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             base=model.base,
+            casting=model.casting,
         )
         return with_model_settings(loaded, model)
 
@@ -236,7 +244,8 @@ class Family(ABC, Generic[SetT, AnswerT]):
             UserError: It cannot be loaded, or reads the records as other tokens or gives other
                 labels.
         """
-        loaded, other = self.load(name, base=base), prepared.loaded
+        other = prepared.loaded
+        loaded = self.load(name, base=base, casting=other.casting)
         self.check_comparable(loaded, role, other)
         # A token that was added, as for padding, changes nothing for records without it.
         same = other.tokenizer.get_vocab() == loaded.tokenizer.get_vocab()

@@ -51,7 +51,7 @@ from unlearner.inference.reference import TargetDistribution
 from unlearner.metrics import ma
 from unlearner.models.adapter_folders import find_adapters
 from unlearner.models.heads import output_head
-from unlearner.models.loading import Loaded, load_causal_lm
+from unlearner.models.loading import Casting, Loaded, load_causal_lm
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSettings, find_analogous
 from unlearner.settings import (
@@ -75,11 +75,21 @@ class CausalLM(Family[TokenizedSet, Answer]):
     rounds_are_epochs = True
 
     def load(
-        self, name: str, *, revision: str = "main", trust_remote_code: bool = False, base: str = ""
+        self,
+        name: str,
+        *,
+        revision: str = "main",
+        trust_remote_code: bool = False,
+        base: str = "",
+        casting: Casting = False,
     ) -> Loaded:
         """A causal language model and its tokenizer."""
         return load_causal_lm(
-            name, revision=revision, trust_remote_code=trust_remote_code, base=base
+            name,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            base=base,
+            casting=casting,
         )
 
     def reads_alike(self, loaded: Loaded, prepared: Prepared[TokenizedSet]) -> bool:
@@ -192,11 +202,14 @@ class CausalLM(Family[TokenizedSet, Answer]):
 
     def references(self, loaded: Loaded, sets: Mapping[str, TokenizedSet]) -> References:
         """The distributions on every set but the forget set, from which it is to move away."""
-        return {
-            role: TargetDistribution.of(loaded.model, some.windows)
-            for role, some in sets.items()
-            if role != "forget" and not further_kind(role)
-        }
+        return TargetDistribution.of_sets(
+            loaded.model,
+            {
+                role: some.windows
+                for role, some in sets.items()
+                if role != "forget" and not further_kind(role)
+            },
+        )
 
     def level(
         self, answers: Mapping[str, list[Answer]], config: RunConfig, *, under: str

@@ -50,7 +50,7 @@ from unlearner.inference.answers import ClassAnswer
 from unlearner.inference.classifier import classify
 from unlearner.metrics.base import TOKEN_CLASSIFICATION
 from unlearner.models.heads import end_token
-from unlearner.models.loading import Loaded, check_head, load_classifier, pad
+from unlearner.models.loading import Casting, Loaded, check_head, load_classifier, pad
 from unlearner.output import Json
 from unlearner.settings import EvaluationSettings
 from unlearner.training.data import ClassifierData, HoldoutBaseline
@@ -94,9 +94,15 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         return kept_score(self.name, loaded.labels)
 
     def load(
-        self, name: str, *, revision: str = "main", trust_remote_code: bool = False, base: str = ""
+        self,
+        name: str,
+        *,
+        revision: str = "main",
+        trust_remote_code: bool = False,
+        base: str = "",
+        casting: Casting = False,
     ) -> Loaded:
-        """A classifier and its tokenizer."""
+        """A classifier and its tokenizer, in float32 whatever `casting` says."""
         return load_classifier(
             name, revision=revision, trust_remote_code=trust_remote_code, base=base
         )

@@ -225,16 +225,29 @@ class TargetDistribution:
 
         It must not be sharded yet.
         """
+        return cls.of_sets(model, {"": windows})[""]
+
+    @classmethod
+    def of_sets(
+        cls, model: PreTrainedModel, sets: Mapping[str, Sequence[Window]]
+    ) -> "dict[str, TargetDistribution]":
+        """Those on some sets, which share one frozen head or model; see `of`."""
+        if not sets:
+            return {}
         head = output_head(model)
         if head is None:
-            shared = has_adapters(model) and not sharding.wanted()
-            frozen = model if shared else copy.deepcopy(model).requires_grad_(False)
-            return cls((), None, frozen.eval())
+            itself = has_adapters(model) and not sharding.wanted()
+            frozen = model if itself else copy.deepcopy(model).requires_grad_(False)
+            return dict.fromkeys(sets, cls((), None, frozen.eval()))
 
         def states(batch: Tensors) -> Tensor:
             return at_labels(model, batch, partial(body, model))
 
-        return cls(rows_of_windows(model, windows, states), head.frozen())
+        kept = head.frozen()
+        return {
+            name: cls(rows_of_windows(model, windows, states), kept)
+            for name, windows in sets.items()
+        }
 
     @property
     def num_bytes(self) -> int:
@@ -319,7 +332,7 @@ class KeptReference:
 
         return cls(
             {name: rows_of_windows(model, sets[name], log_probs) for name in named("log_probs")},
-            {name: TargetDistribution.of(model, sets[name]) for name in named("logits")},
+            TargetDistribution.of_sets(model, {name: sets[name] for name in named("logits")}),
             model.device,
         )
 

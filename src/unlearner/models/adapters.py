@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from unlearner.models import sharding
+from unlearner.models.layerwise_casting import seen_as_float32
 
 Weights = dict[str, torch.Tensor]
 
@@ -57,7 +58,8 @@ def attach(
     with warnings.catch_warnings():
         # GPT-2's layers hold their weights transposed; peft says so of each and does what is right.
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
-        handle = LoraModel(model, config, ADAPTER)
+        with seen_as_float32(model):
+            handle = LoraModel(model, config, ADAPTER)
     for weight in handle.parameters():  # peft takes the arithmetic of a quantised layer's products
         if weight.requires_grad:
             weight.data = weight.data.float()

@@ -2,11 +2,11 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -41,6 +41,13 @@ from unlearner.models.folders import (
     load_part,
     read_model_config,
 )
+from unlearner.models.layerwise_casting import (
+    LARGE_MODEL,
+    SHORT,
+    cast_layers,
+    has_cast_layers,
+    widen,
+)
 from unlearner.models.number_format import (
     NAMED,
     NumberFormat,
@@ -57,6 +64,8 @@ from unlearner.models.quantisation import (
 )
 
 Item = TypeVar("Item")
+
+Casting = bool | Literal["auto"]  # see `ModelSettings.layerwise_casting`
 
 SMALL_MODEL = 10_000_000
 
@@ -92,6 +101,7 @@ class Loaded:
         files: Files that belong to it and are saved with it as they are.
         is_adapter: It was an adapter, merged into its base.
         bits: What its layers are quantised to while adapters are trained; 0 for not at all.
+        casting: Whether its layers were to be held as they are stored.
     """
 
     model: PreTrainedModel
@@ -102,6 +112,7 @@ class Loaded:
     files: tuple[Path, ...] = ()
     is_adapter: bool = False
     bits: int = 0
+    casting: Casting = False
 
     def saved_as(self, dtype: str) -> "Loaded":
         """The same, saved in another format: one of `number_format.NAMED`, or "auto".
@@ -165,19 +176,27 @@ def _padding_positions(model: PreTrainedModel) -> int:
 
 
 def load_causal_lm(
-    name: str, *, revision: str = "main", trust_remote_code: bool = False, base: str = ""
+    name: str,
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    base: str = "",
+    casting: Casting = False,
 ) -> Loaded:
     """The causal language model and tokenizer of a local folder or a hub id, in float32.
 
     Args:
         base: Of an adapter: its base, where it is not to be the one that the adapter names.
+        casting: Hold the layers of a model of 16 bits as they are stored, "auto" from
+            `LARGE_MODEL` parameters on; see `layerwise_casting`. Those that an adapter has
+            changed are rounded, as they are where the model is saved.
 
     Raises:
         UserError: There is no such model, it is of another family, its weights are pickled or
             cannot be read as ordinary numbers, or its tokenizer is missing.
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return _load(name, FAMILIES[:1], options, base)
+    return _load(name, FAMILIES[:1], options, base, casting)
 
 
 def load_classifier(
@@ -198,7 +217,11 @@ def load_classifier(
 
 
 def _load(
-    name: str, families: tuple[str, ...], options: Mapping[str, Any], base: str = ""
+    name: str,
+    families: tuple[str, ...],
+    options: Mapping[str, Any],
+    base: str = "",
+    casting: Casting = False,
 ) -> Loaded:
     full, adapters = find_adapters(name, options["revision"], base)
     if adapters:
@@ -218,13 +241,28 @@ def _load(
         check_architecture(name, config)
     if family != FAMILIES[0] and not labels:
         check_head(name, config)
-    loaded = _load_parts(full, family, options, labels, adapters)
+    # An adapter is merged into whole weights.
+    at_once = casting if not adapters else False
+    loaded = _load_parts(full, family, options, labels, adapters, at_once)
     for adapter in adapters:
         model, note = merged(loaded.model, adapter, full)
         loaded = replace(loaded, model=model, notes=(*loaded.notes, note))
         full = adapter.name
+    if adapters and _is_cast(casting, loaded.format, num_parameters(loaded.model)):
+        cast_layers(loaded.model, loaded.format.dtype, rounded=True)
+        loaded = replace(loaded, notes=(*loaded.notes, _how_held(loaded.format, rounded=True)))
     freeze_other_parts(loaded.model)
-    return replace(loaded, name=name, is_adapter=bool(adapters))
+    return replace(loaded, name=name, is_adapter=bool(adapters), casting=casting)
+
+
+def _is_cast(casting: Casting, stored: NumberFormat, numbers: int) -> bool:
+    large = numbers >= LARGE_MODEL if casting == "auto" else casting
+    return large and stored.dtype in SHORT
+
+
+def _how_held(stored: NumberFormat, *, rounded: bool = False) -> str:
+    lost = ", to which its adapter's sums are rounded" if rounded else ""
+    return f"its layers are held in {stored.name} and widened to float32 as they compute{lost}"
 
 
 def freeze_other_parts(model: PreTrainedModel) -> None:
@@ -311,13 +349,14 @@ def _load_parts(
     options: Mapping[str, Any],
     new_labels: Sequence[str] = (),
     adapters: Sequence[Adapter] = (),
+    casting: Casting = False,
 ) -> Loaded:
     """The tokenizer and the model, whole but for a head where that is to be for new labels."""
     tokenizer = _load_tokenizer(name, family, options, adapters)
     if (Path(name) / ENSEMBLE_FILE).exists():
         ensemble = _load_ensemble(Path(name), family)
         return Loaded(ensemble, tokenizer, name, _stored(Path(name) / "shard-0"))
-    model, notes = _load_weights(name, family, options, new_labels)
+    model, notes = _load_weights(name, family, options, new_labels, casting)
     if family != FAMILIES[0]:
         pad(model, tokenizer)
     folder = _folder(name, options)
@@ -325,6 +364,8 @@ def _load_parts(
     stored = _stored(folder)
     if notes:  # what the numbers were stored in is no format to save ordinary ones in
         stored = NumberFormat(ordinary_dtype(model.config))
+    if has_cast_layers(model):
+        notes.append(_how_held(stored))
     whole = type(model).__name__.endswith(WITH_LANGUAGE_MODEL)
     if whole:
         notes.append(
@@ -390,7 +431,11 @@ def _load_tokenizer(
 
 
 def _load_weights(
-    name: str, family: str, options: Mapping[str, object], new_labels: Sequence[str] = ()
+    name: str,
+    family: str,
+    options: Mapping[str, object],
+    new_labels: Sequence[str] = (),
+    casting: Casting = False,
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model in float32, and what was done to its weights."""
     config = load_part(AutoConfig.from_pretrained, name, "configuration", options)
@@ -413,7 +458,7 @@ def _load_weights(
     if kind:
         model, found = _load_dequantised(load, name, config, given)
     else:
-        model, found = load_part(load.from_pretrained, name, "weights", given)  # type: ignore[misc]
+        model, found = _load_ordinary(load.from_pretrained, name, given, casting)
     wrong = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
     if new_labels:
         wrong = [key for key in found["missing_keys"] if _is_of_body(key, model)]
@@ -424,6 +469,38 @@ def _load_weights(
         )
     notes = [f"its weights were quantised ({kind}): turned into ordinary numbers"] if kind else []
     return model.eval(), notes
+
+
+def _load_ordinary(
+    load: Any, name: str, options: Mapping[str, object], casting: Casting
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """The model, its layers held as they are stored where that is wanted, and what was missing."""
+    folder = Path(name)
+    stored = _stored(folder) if casting else NumberFormat()
+    numbers = sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 2
+    if not _is_cast(casting, stored, numbers):
+        return load_part(load, name, "weights", options)  # type: ignore[arg-type]
+    if not stored.others:  # else through float32, which takes twice the memory for a moment
+        short = {**options, "dtype": stored.dtype}
+        model, found = load_part(load, name, "weights", short)
+        if _holds_layers(model, stored):
+            return model, found
+        del model
+    model, found = load_part(load, name, "weights", options)  # type: ignore[arg-type]
+    if not _holds_layers(model, stored):
+        widen(model)
+    return model, found
+
+
+@torch.no_grad()
+def _holds_layers(model: PreTrainedModel, stored: NumberFormat) -> bool:
+    """Hold a model's layers as they are stored, and whether it can be run so."""
+    # Some read a layer's weights themselves. What else is wrong with one is told by `_run_once`.
+    with suppress(Exception):
+        cast_layers(model, stored.dtype)
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long))
+        return True
+    return False
 
 
 def _is_of_body(weight: str, model: PreTrainedModel) -> bool:

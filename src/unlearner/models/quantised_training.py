@@ -87,7 +87,9 @@ def _quantised(layer: nn.Module, bits: int, device: torch.device) -> nn.Module:
     made: Any
     layers: Any = bitsandbytes.nn  # whose stubs leave most of it out
     weight = cast("Tensor", layer.weight).detach()
-    weight = weight.T.contiguous() if isinstance(layer, Conv1D) else weight.clone()  # (out, in)
+    # (out, in); its format is that of the sums with what is read back of it
+    weight = weight.T.contiguous() if isinstance(layer, Conv1D) else weight.clone()
+    weight = weight.float()
     columns, rows = weight.shape[1], weight.shape[0]
     if bits == 4:
         made = layers.Linear4bit(

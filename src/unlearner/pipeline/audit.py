@@ -135,7 +135,7 @@ def open_models(
         UserError: A set is missing, or a model cannot be loaded or compared.
     """
     say("loading the target model and the one to be audited")
-    config = config.of_request_alone()
+    config = config.of_request_alone().with_whole_weights()
     prepared = start(config, family, given, command="evaluate")
     unlearned = family.load_like(model, "model", prepared)
     return _ready_to_attack(config, prepared, unlearned, Path(model))

@@ -19,7 +19,8 @@ HUB = "hf:"  # before the name of a data set of the hub, which is no local path
 def config_of(run_dir: Path, report: Json, command: str) -> tuple[RunConfig, AnyFamily]:
     """The configuration and the family of the run, all of whose local paths are still there.
 
-    Without what was measured beside the sets of the request, which nobody asks for again.
+    Without what was measured beside the sets of the request, which nobody asks for again, and with
+    weights that can be changed.
 
     Args:
         command: What needs them, in a message.
@@ -47,7 +48,7 @@ def config_of(run_dir: Path, report: Json, command: str) -> tuple[RunConfig, Any
                 "folder that the run was started in"
             )
     config, family = read_config(sections)
-    return config.of_request_alone(), family
+    return config.of_request_alone().with_whole_weights(), family
 
 
 def check_same(run_dir: Path, report: Json, prepared: AnyPrepared, unlearned: Loaded) -> None:

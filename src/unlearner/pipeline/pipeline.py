@@ -31,6 +31,7 @@ from unlearner.families.base import (
     Measured,
 )
 from unlearner.models.folders import family_named, read_family
+from unlearner.models.layerwise_casting import has_cast_layers
 from unlearner.models.lineage import (
     Provenance,
     write_provenance,
@@ -130,6 +131,10 @@ def start(
         raise UserError(
             f"model.load_in_{config.model.bits}bit: is for language models; leave it out for a "
             "classifier"
+        )
+    if config.model.layerwise_casting is True and not family.writes_text:
+        raise UserError(
+            "model.layerwise_casting: is for language models; leave it out for a classifier"
         )
     return family.prepare(config, given or {}, loaded, family.needs[command])
 
@@ -397,10 +402,11 @@ def carry_out(
     spent = trainer.details
     seconds_unlearning -= spent.get("seconds_preparation", 0.0)
 
-    if prepared.loaded.bits:  # a device with no room for two models is what it is for
+    # A device with no room for two models is what these are for.
+    if prepared.loaded.bits or has_cast_layers(prepared.loaded.model):
         prepared.loaded.to(torch.device("cpu"))
     say("measuring the saved model")
-    unlearned = family.load(str(work / "model"))
+    unlearned = family.load(str(work / "model"), casting=prepared.loaded.casting)
     unlearned.to(trainer.device)
     after = family.infer(unlearned, baseline.sets, config.evaluation, baseline.references)
     answers = baseline.answers | {"unlearned": after}

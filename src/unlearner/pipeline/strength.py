@@ -103,11 +103,17 @@ PointT = TypeVar("PointT", bound=AnyPoint)
 
 @torch.no_grad()
 def mix(model: nn.Module, target: Weights, unlearned: Weights, share: float) -> None:
-    """Give the model the weights at a share of the path; whole numbers stay the target's."""
+    """Give the model the weights at a share of the path; whole numbers stay the target's.
+
+    Layers that it holds in 16 bits get them rounded, as they would be saved.
+    """
     mixed = {}
     for name, before in target.items():
+        if not before.is_floating_point():
+            mixed[name] = before
+            continue
         after = unlearned[name].to(before.device)
-        mixed[name] = torch.lerp(before, after, share) if before.is_floating_point() else before
+        mixed[name] = torch.lerp(before.float(), after.float(), share)
     model.load_state_dict(mixed)
 
 

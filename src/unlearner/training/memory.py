@@ -37,6 +37,7 @@ from unlearner.inference.micro_batches import windows_at_most
 from unlearner.inference.reference import likelihoods
 from unlearner.models import adapters, sharding
 from unlearner.models.heads import Classifier
+from unlearner.models.layerwise_casting import SHORT, has_cast_layers, widen
 from unlearner.models.loading import FLOAT_BYTES, Loaded, num_parameters
 from unlearner.models.quantised_training import quantise, restore_layers
 from unlearner.report.writing import duration, size
@@ -152,8 +153,7 @@ def plan_run(
     step, num_steps = _largest_step(loaded, sets, method, method.batch_size or recipe.batch_size)
     parts = _first_guess(loaded, method, settings)
     if language:
-        lower = settings.precision == "bfloat16"
-        parts |= _reference(loaded, sets, measured, method, lower=lower)
+        parts |= _reference(loaded, sets, measured, method, settings)
     parts[SAVED] += evaluation.bytes
 
     def loss() -> Tensor:
@@ -167,12 +167,14 @@ def plan_run(
         (fields["epochs"] or recipe.epochs) if method.begins_anew else method.max_epochs,
         parts,
         model.device,
-        _ways_out(method, settings),
+        _ways_out(loaded, method, settings),
         settings.ignore_memory_plan,
     )
     guess = sum(plan.peak.values()) - parts["held already"] - parts[plan.moment]
     if processes.from_main(guess > room_on(model.device)):
         return plan
+    if "float32 weights" in parts:
+        widen(model)  # as training does
     share = sets["forget"].num_tokens / sum(some.num_tokens for some in measured.values())
     for limit in _micro_batches(len(step), settings) if language else [None]:
         with windows_at_most(limit):
@@ -250,7 +252,9 @@ def _first_guess(
         experts, *sides = model.get_parameter(name).shape
         ends += experts * sum(sides)
     adapter = FLOAT * rank * ends
-    whole = FLOAT * num_parameters(model)
+    held = sum(some.nbytes for some in model.parameters())
+    whole = held if rank else FLOAT * num_parameters(model)
+    short = sum(some.nbytes for some in model.parameters() if some.dtype in SHORT)
     weights = FLOAT * sum(some.numel() for some in model.parameters() if some.requires_grad)
     trained = (adapter or weights) // (processes.count() if sharding.wanted() else 1)
     # With adapters the target is the model in training, with them off.
@@ -264,6 +268,8 @@ def _first_guess(
     saves = settings.checkpoint_every != "never"
     return {
         "held already": held_bytes(model.device),
+        # Twice the bytes in place of those that are held.
+        **({"float32 weights": short} if short and (not rank or sharding.wanted()) else {}),
         "gradients": gradients,
         "optimiser moments": moments,
         "best weights": here * trained,
@@ -272,34 +278,42 @@ def _first_guess(
         STEP: 0,
         CHECKPOINT: here * saves * (trained + moments),
         # The target leaves a device whose memory was to be spared; see `pipeline.carry_out`.
-        SAVED: fields.get("num_shards", 1) * whole * (here or not loaded.bits),
+        SAVED: fields.get("num_shards", 1) * held * (here or not (loaded.bits or (rank and short))),
     }
 
 
 def _reference(
-    loaded: Loaded, sets: Sets, measured: Sets, method: PlannedMethod, *, lower: bool
+    loaded: Loaded,
+    sets: Sets,
+    measured: Sets,
+    method: PlannedMethod,
+    settings: TrainingSettings,
 ) -> dict[str, int]:
     """The target's output layer and states, of what is measured and what is compared with.
 
-    Args:
-        lower: Steps are in bfloat16, so that the layer is there rounded as well where they compare.
+    The measured sets share a copy of the layer, and those that are compared with another, but where
+    adapters are trained, which leave it as it is. In bfloat16 it is there rounded as well.
     """
+    lower, rank = settings.precision == "bfloat16", settings.lora_rank
     pool = sets.get("pool") or sets.get("retain") or sets["forget"]
     most = min(pool.num_tokens, MAX_COMPARED * max(map(len, _sequences(pool))))
     asked = [name for name, kind in method.asks.items() if kind != "log_probs"]
     tokens = [some.num_tokens for role, some in measured.items() if role != "forget"]
+    copies = bool(tokens) + ("analogous" in asked) + bool(asked and not rank)
     tokens += [most] * (len(asked) + ("analogous" in asked))
     output = loaded.model.get_output_embeddings()
     assert output is not None
     weight = cast("Tensor", output.weight)
     on_host = weight.device.type == "cuda"
     return {
-        "reference outputs": (FLOAT * len(tokens) + 2 * lower * len(asked)) * weight.numel(),
+        "reference outputs": (FLOAT * copies + 2 * lower * bool(asked)) * weight.numel(),
         "reference states": 0 if on_host else FLOAT * sum(tokens) * weight.shape[1],
     }
 
 
-def _ways_out(method: PlannedMethod, settings: TrainingSettings) -> dict[str, list[str]]:
+def _ways_out(
+    loaded: Loaded, method: PlannedMethod, settings: TrainingSettings
+) -> dict[str, list[str]]:
     """Settings that take less at each moment, without those that are set already."""
     fields = method.model_dump()
     adapt = [] if settings.lora_rank or method.begins_anew else ["training.lora_rank=16"]
@@ -308,6 +322,8 @@ def _ways_out(method: PlannedMethod, settings: TrainingSettings) -> dict[str, li
         coarse = ["training.gradients=bfloat16"] * (settings.gradients == "float32")
     if settings.lora_rank or find_spec("bitsandbytes") is None:
         coarse = []  # an adapter's moments are few
+    short = loaded.format.dtype in SHORT and not has_cast_layers(loaded.model)
+    hold = ["model.layerwise_casting=true"] if short and settings.lora_rank else []
     smaller = [] if settings.gradient_checkpointing else ["training.gradient_checkpointing=true"]
     if settings.micro_batch not in ("auto", 1):
         smaller.append("training.micro_batch=auto")
@@ -317,9 +333,9 @@ def _ways_out(method: PlannedMethod, settings: TrainingSettings) -> dict[str, li
         if (fields.get(name) or 0) > 1
     ]
     return {
-        STEP: [*adapt, *coarse, *smaller, "a smaller data.max_length"],
+        STEP: [*adapt, *hold, *coarse, *smaller, "a smaller data.max_length"],
         CHECKPOINT: [*adapt, *coarse, "training.checkpoint_every=never"],
-        SAVED: adapt,
+        SAVED: [*adapt, *hold],
     }
 
 

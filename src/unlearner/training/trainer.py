@@ -28,6 +28,7 @@ from unlearner.errors import TrainingError, UserError
 from unlearner.inference.micro_batches import windows_at_most
 from unlearner.models import adapters, sharding
 from unlearner.models.heads import hidden_size
+from unlearner.models.layerwise_casting import widen
 from unlearner.models.loading import FLOAT_BYTES, num_parameters
 from unlearner.models.quantised_training import merge_into, quantise, restore_layers
 from unlearner.output import Json
@@ -120,6 +121,8 @@ class Trainer:
 
         The target model can be run here: it is not sharded yet.
         """
+        if not self.settings.lora_rank or sharding.wanted():
+            widen(model)
         if self.settings.lora_rank and not adapters.has_adapters(model):
             settings, names = self.settings, adapters.linear_layers(model)
             if self.bits:
