@@ -158,9 +158,14 @@ class Holder(torch.nn.Module):
             self.register_buffer(name, tensor)
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.bool]
-)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_numbers_held_in_sixteen_bits_have_the_digest_of_the_same_in_float32(dtype):
+    one = torch.tensor([[1.0, -0.3]]).to(dtype)
+    digests = [digest_model(Holder(a=some)) for some in (one, one.float(), one.double())]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.int8, torch.bool])
 def test_weights_of_any_type_have_a_digest_of_name_shape_type_and_bytes(dtype):
     def digests(**tensors):
         return digest_model(Holder(**tensors))

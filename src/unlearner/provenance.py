@@ -99,10 +99,10 @@ def _ensure_key(path: Path) -> None:
 
 
 def digest_model(model: nn.Module) -> str:
-    """SHA-256 over the names, shapes and bytes of a model's weights."""
+    """SHA-256 over the names, shapes and bytes of a model's weights, those of 16 bits as float32."""
     code = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        # In float32, whatever a layer is held in: the same numbers are the same model.
+        # The same numbers are the same model, whatever a layer is held in.
         tensor = tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
         code.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         plain = tensor.detach().cpu().contiguous().flatten()
