@@ -99,7 +99,7 @@ def _ensure_key(path: Path) -> None:
 
 
 def digest_model(model: nn.Module) -> str:
-    """SHA-256 over the names, shapes and bytes of a model's weights, those of 16 bits as float32."""
+    """SHA-256 of names, shapes and bytes of a model's weights, those of 16 bits as float32."""
     code = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         # The same numbers are the same model, whatever a layer is held in.
