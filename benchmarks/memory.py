@@ -191,7 +191,7 @@ def sections(case: Case, folder: Path) -> dict[str, Any]:
             "max_epochs": 1,
             "encoder": "tf-idf",
         }
-        found["criteria"] = {"perplexity_ratio": 1e9}  # every round is worth keeping
+        found["criteria"] = {"perplexity_ratio": 1e6}  # every round is worth keeping
     else:
         found["method"] = {"name": "deepcut", "max_epochs": 1, "repair_steps": 0, "stop": "never"}
     return found

@@ -1,9 +1,12 @@
 """Loading, output heads and what surrounds them."""
 
+import json
+
 import pytest
 import torch
 
-from conftest import tiny_model
+from conftest import tiny_model, tiny_tokenizer
+from unlearner.errors import UserError
 from unlearner.models import folders, loading
 
 
@@ -85,3 +88,36 @@ def test_a_saved_model_loads_with_plain_transformers(tokenizer, tmp_path):
     ids = torch.arange(2, 12)[None]
     assert torch.equal(model(ids).logits, again(ids).logits)
     assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_tokenizer_without_a_limit_is_read(tmp_path):
+    """transformers writes 10^30 for it, a number that is no token's."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = int(1e30)
+    loading.save(tiny_model("llama"), tokenizer, tmp_path)
+    assert "10000000000000000" in (tmp_path / "tokenizer_config.json").read_text()
+    assert loading.load_causal_lm(str(tmp_path)).tokenizer.model_max_length == int(1e30)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokenizer.json", lambda content: content["model"]["vocab"].update(odd=10**7)),
+        ("tokenizer.json", lambda content: content["added_tokens"][0].update(id=10**7)),
+        (
+            "tokenizer_config.json",
+            lambda content: content.update(added_tokens_decoder={"10000000": {"content": "odd"}}),
+        ),
+        ("vocab.json", lambda content: content.update(odd=10**7)),
+        ("added_tokens.json", lambda content: content.update(odd=10**7)),
+    ],
+)
+def test_a_token_beyond_any_vocabulary_is_refused(tmp_path, name, change):
+    """Vocabularies are saved id by id up to the last."""
+    loading.save(tiny_model("llama"), tiny_tokenizer(), tmp_path)
+    path = tmp_path / name
+    content = json.loads(path.read_text()) if path.exists() else {}
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"the token id 10000000 is larger than any vocabulary"):
+        loading.load_causal_lm(str(tmp_path))

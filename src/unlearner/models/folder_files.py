@@ -34,6 +34,9 @@ HEADER_BYTES = 100_000_000  # at most, by safetensors' own rule
 
 MOST_TOKENS = 10_000_000
 
+# Files of a tokenizer that hold its ids by name and nothing else.
+VOCABULARY_FILES = ("vocab.json", "added_tokens.json")
+
 GIB = 2**30
 
 
@@ -97,10 +100,11 @@ def _check_vocabulary(folder: Path) -> None:
 
     A file that cannot be read is refused by the library that reads it.
     """
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "added_tokens.json"):
+    for name in (*VOCABULARY_FILES, "tokenizer.json", "tokenizer_config.json"):
         path = folder / name
         with suppress(OSError, ValueError):
-            ids = _token_ids(read_json(path, LARGE))
+            content = read_json(path, LARGE)
+            ids = _values(content) if name in VOCABULARY_FILES else _token_ids(content)
             if any(number >= MOST_TOKENS for number in ids):
                 raise UserError(
                     f"{path}: the token id {quoted(max(ids))} is larger than any vocabulary; save "
@@ -108,18 +112,23 @@ def _check_vocabulary(folder: Path) -> None:
                 )
 
 
+def _values(vocabulary: object) -> list[int]:
+    """The ids of tokens by name."""
+    found = vocabulary.values() if isinstance(vocabulary, dict) else ()
+    return [number for number in found if isinstance(number, int)]
+
+
 def _token_ids(content: object) -> list[int]:
-    """The ids that a file of a tokenizer gives to tokens, as far as it has the usual shape."""
+    """The ids that a tokenizer's file or configuration gives to tokens, if it has the usual shape.
+
+    The configuration may hold other large numbers: without a limit to a text's length it has 10^30.
+    """
     if not isinstance(content, dict):
         return []
     model, added = content.get("model"), content.get("added_tokens")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else content
-    ids = [*vocabulary.values()] if isinstance(vocabulary, dict) else []
-    ids += (
-        [token.get("id") for token in added if isinstance(token, dict)]
-        if isinstance(added, list)
-        else []
-    )
+    ids: list[object] = [*_values(model.get("vocab") if isinstance(model, dict) else None)]
+    if isinstance(added, list):
+        ids += [token.get("id") for token in added if isinstance(token, dict)]
     decoder = content.get("added_tokens_decoder")
     ids += [int(key) for key in decoder if key.isdecimal()] if isinstance(decoder, dict) else []
     return [number for number in ids if isinstance(number, int)]
