@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from test_adapters import drawn
 from torch import nn
@@ -182,6 +183,27 @@ def test_unasked_it_is_done_from_a_size_on(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "LARGE_MODEL", loading.num_parameters(loaded.model))
     assert has_cast_layers(loading.load_causal_lm(folder, casting="auto").model)
     assert not has_cast_layers(loading.load_causal_lm(folder).model)
+
+
+def test_the_files_of_a_hub_id_say_it_too(tmp_path, monkeypatch):
+    """Those of an earlier download, and those that this one has brought."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--owner--name"
+    stored(folder / "snapshots" / "1234")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("1234")
+    loaded = loading.load_causal_lm("owner/name", casting=True)
+    assert has_cast_layers(loaded.model)
+    known, asked = loading._stored, []
+
+    def late(folder):
+        asked.append(folder)
+        return NumberFormat() if len(asked) == 1 else known(folder)
+
+    monkeypatch.setattr(loading, "_stored", late)
+    again = loading.load_causal_lm("owner/name", casting=True)
+    assert has_cast_layers(again.model)
+    assert torch.equal(logits(loaded.model), logits(again.model))
 
 
 def test_what_is_saved_of_it_are_the_files_that_it_was_loaded_from(tmp_path):

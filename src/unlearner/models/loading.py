@@ -475,21 +475,31 @@ def _load_ordinary(
     load: Any, name: str, options: Mapping[str, object], casting: Casting
 ) -> tuple[PreTrainedModel, Mapping[str, Any]]:
     """The model, its layers held as they are stored where that is wanted, and what was missing."""
-    folder = Path(name)
-    stored = _stored(folder) if casting else NumberFormat()
-    numbers = sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 2
-    if not _is_cast(casting, stored, numbers):
-        return load_part(load, name, "weights", options)  # type: ignore[arg-type]
-    if not stored.others:  # else through float32, which takes twice the memory for a moment
+    stored = _short_format(name, options, casting)
+    if stored is not None and not stored.others:
+        # Else through float32, which takes twice the memory for a moment.
         short = {**options, "dtype": stored.dtype}
         model, found = load_part(load, name, "weights", short)
         if _holds_layers(model, stored):
             return model, found
         del model
     model, found = load_part(load, name, "weights", options)  # type: ignore[arg-type]
-    if not _holds_layers(model, stored):
+    stored = _short_format(name, options, casting)  # a hub id's files may be there only now
+    if stored is not None and not _holds_layers(model, stored):
         widen(model)
     return model, found
+
+
+def _short_format(
+    name: str, options: Mapping[str, object], casting: Casting
+) -> NumberFormat | None:
+    """What layers are to be held in; None where they are not, or where no file says so."""
+    if not casting:
+        return None
+    folder = _folder(name, options)
+    stored = _stored(folder)
+    numbers = sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 2
+    return stored if _is_cast(casting, stored, numbers) else None
 
 
 @torch.no_grad()
