@@ -141,3 +141,21 @@ def test_windows_run_by_length_give_what_they_give_together(architecture, monkey
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neo"])
+def test_sets_of_one_model_share_its_frozen_copy(name, monkeypatch):
+    model = tiny_model(name)
+    one, other = windows()[:2], windows()[2:]
+    found = TargetDistribution.of_sets(model, {"one": one, "other": other})
+    more = TargetDistribution.of_sets(model, {"again": one}, found["one"])["again"]
+    assert found["one"].head is found["other"].head is more.head
+    assert found["one"].head.linear is not model.get_output_embeddings()
+    assert all(map(torch.equal, more.hidden, found["one"].hidden))
+    alone = TargetDistribution.of(model, other)
+    assert all(map(torch.equal, alone.hidden, found["other"].hidden))
+    monkeypatch.setattr(reference, "output_head", lambda _: None)
+    found = TargetDistribution.of_sets(model, {"one": one, "other": other})
+    more = TargetDistribution.of_sets(model, {"again": one}, found["one"])["again"]
+    assert found["one"].model is found["other"].model is more.model is not model
+    assert TargetDistribution.of_sets(model, {}) == {}

@@ -100,7 +100,7 @@ def batches(monkeypatch):
 @pytest.mark.usefixtures("measured")
 def test_the_first_guess_by_hand():
     """Four numbers of 4 bytes a weight but the step, and two for the way back; ICU keeps the output
-    layer for what is measured and, twice, for the analogous set; 50 + 40 + 2 * 50 states of 32."""
+    layer for what is measured and once more for its loss; 50 + 40 + 2 * 50 states of 32."""
     some = texts()
     whole, output = 4 * num_parameters(some.loaded.model), 4 * VOCAB * 32
     found = plan(some, name="icu").parts
@@ -111,7 +111,7 @@ def test_the_first_guess_by_hand():
         "best weights": whole,
         "adapters": 0,
         "further models": 2 * whole,
-        "reference outputs": 3 * output,
+        "reference outputs": 2 * output,
         "reference states": 4 * 190 * 32,
         STEP: 700,
         CHECKPOINT: 3 * whole,

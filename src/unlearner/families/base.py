@@ -388,8 +388,14 @@ class Family(ABC, Generic[SetT, AnswerT]):
         """A model's answers, with what a metric needs of the retrained model's at their side."""
         return answers[model]
 
-    def references(self, loaded: Loaded, sets: Mapping[str, SetT]) -> References:
-        """What the target's answers on the sets to be kept are compared with later."""
+    def references(
+        self, loaded: Loaded, sets: Mapping[str, SetT], known: References | None = None
+    ) -> References:
+        """What the target's answers on the sets to be kept are compared with later.
+
+        Args:
+            known: Others of the same model, as it still is.
+        """
         return {}
 
     # Before the run

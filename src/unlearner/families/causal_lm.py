@@ -200,7 +200,12 @@ class CausalLM(Family[TokenizedSet, Answer]):
         """MA, and membership by loss."""
         return quick_figures(answers, {"ma": ma.metric}, sets)
 
-    def references(self, loaded: Loaded, sets: Mapping[str, TokenizedSet]) -> References:
+    def references(
+        self,
+        loaded: Loaded,
+        sets: Mapping[str, TokenizedSet],
+        known: References | None = None,
+    ) -> References:
         """The distributions on every set but the forget set, from which it is to move away."""
         return TargetDistribution.of_sets(
             loaded.model,
@@ -209,6 +214,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
                 for role, some in sets.items()
                 if role != "forget" and not further_kind(role)
             },
+            next(iter((known or {}).values()), None),
         )
 
     def level(
@@ -325,7 +331,10 @@ class CausalLM(Family[TokenizedSet, Answer]):
             answers=baseline.answers | {"target": baseline.answers["target"] | answers},
             scores=scores,
             criteria=self.criteria(prepared, scores, baseline.level, config),
-            references={**baseline.references, **self.references(loaded, own)},
+            references={
+                **baseline.references,
+                **self.references(loaded, own, baseline.references),
+            },
         )
 
     def judged_sets(
@@ -378,7 +387,8 @@ class CausalLM(Family[TokenizedSet, Answer]):
         for model, some in answers.items():  # what is compared with unseen text changes too
             changed = {model: {role: some[role] for role in ("forget", "holdout")}}
             scores[model] = scores[model] | self.score(model, changed, sets, config)
-        own = self.references(prepared.loaded, {"holdout": unseen})
+        known = baseline.references
+        own = self.references(prepared.loaded, {"holdout": unseen}, known)
         return replace(
             baseline,
             criteria=self.criteria(prepared, scores, baseline.level, config),
@@ -386,7 +396,7 @@ class CausalLM(Family[TokenizedSet, Answer]):
             sets=sets,
             answers=answers,
             scores=scores,
-            references={**baseline.references, **own},
+            references={**known, **own},
         )
 
     def advice(self, prepared: Prepared[TokenizedSet], config: RunConfig) -> tuple[str, ...]:

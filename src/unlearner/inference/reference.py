@@ -229,13 +229,22 @@ class TargetDistribution:
 
     @classmethod
     def of_sets(
-        cls, model: PreTrainedModel, sets: Mapping[str, Sequence[Window]]
+        cls,
+        model: PreTrainedModel,
+        sets: Mapping[str, Sequence[Window]],
+        like: "TargetDistribution | None" = None,
     ) -> "dict[str, TargetDistribution]":
-        """Those on some sets, which share one frozen head or model; see `of`."""
+        """Those on some sets, which share one frozen head or model; see `of`.
+
+        Args:
+            like: Another of the same model, as it still is, with which they share it as well.
+        """
         if not sets:
             return {}
         head = output_head(model)
         if head is None:
+            if like is not None:
+                return dict.fromkeys(sets, like)
             itself = has_adapters(model) and not sharding.wanted()
             frozen = model if itself else copy.deepcopy(model).requires_grad_(False)
             return dict.fromkeys(sets, cls((), None, frozen.eval()))
@@ -243,7 +252,7 @@ class TargetDistribution:
         def states(batch: Tensors) -> Tensor:
             return at_labels(model, batch, partial(body, model))
 
-        kept = head.frozen()
+        kept = head.frozen() if like is None else like.head
         return {
             name: cls(rows_of_windows(model, windows, states), kept)
             for name, windows in sets.items()

@@ -299,7 +299,7 @@ def _reference(
     most = min(pool.num_tokens, MAX_COMPARED * max(map(len, _sequences(pool))))
     asked = [name for name, kind in method.asks.items() if kind != "log_probs"]
     tokens = [some.num_tokens for role, some in measured.items() if role != "forget"]
-    copies = bool(tokens) + ("analogous" in asked) + bool(asked and not rank)
+    copies = bool(tokens or asked) + bool(asked and not rank)
     tokens += [most] * (len(asked) + ("analogous" in asked))
     output = loaded.model.get_output_embeddings()
     assert output is not None
