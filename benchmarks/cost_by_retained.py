@@ -36,7 +36,8 @@ LINES = """# What forgetting costs by the number of retained records
 TOFU, 40 records to forget, 100 unseen ones, a Llama of 0.26 M parameters; one run each, seed 0.
 Processor seconds on one thread, reading and measuring included. `learned`: how many retained
 records the target has learned beside those to forget, in 24 epochs, and its MA on the latter.
-Retraining: 24 epochs, reckoned from one. Made by `benchmarks/cost_by_retained.py`.
+Retraining: 24 epochs, reckoned from one; where the target has learned them all, what that took.
+Made by `benchmarks/cost_by_retained.py`.
 
 """
 HEAD = (
@@ -88,7 +89,7 @@ def _place(row: dict[str, Any]) -> tuple[int, int, int]:
 
 def line(row: dict[str, Any]) -> str:
     """A line of the table."""
-    again = EPOCHS * row["epoch"]
+    again = row["retraining"]
     cells = [
         f"{row['retained']:,}",
         f"{row['learned']:,}",
@@ -136,11 +137,12 @@ def _rows(
         )
         for n in (1, 1 + further)
     ]
-    target = given or folder / "target"
+    epoch = (epochs[1] - epochs[0]) / further
+    target, again = given or folder / "target", EPOCHS * epoch
     if given is None:
         both = folder / "learned.jsonl"
         both.write_text("\n".join(parts["forget"] + parts["retain"]) + "\n", encoding="utf-8")
-        _command(target, "finetune", PRETRAINED, "--records", both, f"epochs={EPOCHS}")
+        again = _command(target, "finetune", PRETRAINED, "--records", both, f"epochs={EPOCHS}")
     files = [part for name in parts for part in (f"--{name}", folder / f"{name}.jsonl")]
     for method in methods:
         more = (f"method.pretrained={PRETRAINED}",) if method == "counterfactual" else ()
@@ -155,7 +157,8 @@ def _rows(
             "ma": results["unlearned"]["forget"]["ma"]["value"],
             "unseen": results["unlearned"]["holdout"]["ma"]["value"],
             "auc": results["unlearned"]["forget"]["mia_loss_auc"]["value"],
-            "epoch": (epochs[1] - epochs[0]) / further,
+            "epoch": epoch,
+            "retraining": again,
             "method": method,
             "seconds": seconds,
             "steps": report["cost"]["steps"],

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from unlearner.config import RunConfig
-from unlearner.pipeline.advice import training_again
+from unlearner.evaluation.intervals import Value
+from unlearner.pipeline.advice import new_text, training_again
 from unlearner.pipeline.findings import training_notes
 from unlearner.settings import TrainingSettings
 from unlearner.training.log import Log
@@ -56,3 +57,21 @@ def test_of_a_model_of_unknown_making_or_trained_anew_anyway_it_is_not(trained_i
     sections = {"model": {"name": trained_in_a_minute}, "method": {"name": "retrain"}}
     assert training_again(RunConfig.from_sections(sections), plan(6.5)) == ()
     assert training_again(RunConfig.from_sections({"model": {"name": "hub/id"}}), plan(6.5)) == ()
+
+
+def test_retained_text_that_the_model_does_not_know_is_told_of():
+    """No better known than unseen text: at the same perplexity and above."""
+
+    def value_of(number):
+        return Value(number, number, number, 3)
+
+    def scores(**found):
+        return {role: {"perplexity": value_of(value)} for role, value in found.items()}
+
+    (advice,) = new_text(scores(retain=99.73, holdout=93.2, forget=1.1))
+    assert "(perplexity 99.7 and 93.2)" in advice
+    assert len(new_text(scores(retain=8.0, holdout=8.0))) == 1
+    assert new_text(scores(retain=7.9, holdout=8.0)) == ()
+    assert new_text(scores(retain=7.9)) == new_text(scores(holdout=7.9)) == ()
+    assert new_text(scores(retain=float("nan"), holdout=8.0)) == ()
+    assert new_text({"retain": {"f1_macro": value_of(1.0)}}) == ()

@@ -186,7 +186,7 @@ def check(config: RunConfig, prepared: AnyPrepared, *, say: Say = logger.info) -
     level = family.level(answers, config, under="the target model")
     measured = Measured(sets, {"target": answers}, scores, level, ())
     checked = _check_result(config, prepared, measured, cost)
-    notes = (*checked.notes, *advice_on(config, prepared, checked.plan))
+    notes = (*checked.notes, *advice_on(config, prepared, checked.plan, scores["target"]))
     checked = replace(checked, notes=notes)
     metric = family.quality_metric(prepared.loaded)
     beside = already_lost(scores | original, metric)
