@@ -4,7 +4,6 @@ And what it writes, beside what the disk has room for. `docs/memory.md` says wha
 what is not.
 """
 
-import ctypes
 import math
 import random
 import re
@@ -44,6 +43,7 @@ from unlearner.report.writing import duration, size
 from unlearner.settings import TrainingSettings
 from unlearner.training.data import DescentMethod
 from unlearner.training.finetune import ClassifierFinetuneSettings, FinetuneSettings
+from unlearner.training.freed_memory import give_back
 from unlearner.training.language_loop import MAX_COMPARED
 from unlearner.training.optimisers import give_format_back, keep_gradients_in
 from unlearner.training.stop_rule import WATCHED_RECORDS
@@ -409,14 +409,12 @@ def _drop_gradient(weight: Tensor) -> None:
 def held_bytes(device: torch.device) -> int:
     """What torch has allocated on a CUDA device; elsewhere what the process holds resident.
 
-    What was freed and kept for the next block goes back to the system first, where the C library
-    can do that: a step that is given such memory would seem to take none.
+    What was freed goes back to the system first: a step that is given such memory would seem to
+    take none.
     """
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # a C library other than glibc
-            ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     return psutil.Process().memory_info().rss
 
 

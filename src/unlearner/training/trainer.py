@@ -42,6 +42,7 @@ from unlearner.training.checkpoints import (
     set_random_state,
 )
 from unlearner.training.compilation import CompiledLayers
+from unlearner.training.freed_memory import give_back
 from unlearner.training.log import Log
 from unlearner.training.optimisers import (
     give_format_back,
@@ -156,6 +157,7 @@ class Trainer:
             weights = None if last is None else partial(adapters.trained_weights, last)
             self.journal.begin_stage(weights)
         self.prepare(model)
+        give_back()
         self.learning_rate = learning_rate
         self.dropout = dropout
         self.max_gradient_norm = self.settings.max_gradient_norm or max_gradient_norm
@@ -279,6 +281,7 @@ class Trainer:
         """
         if self.repeats:
             return cast("Result", self._repeat("look"))
+        give_back()
         found = json.loads(json.dumps(examine(), default=_plain))
         found = sharding.agree(self.model, found)
         self._record({"look": found})

@@ -1,0 +1,16 @@
+"""Memory that was freed and that the C library keeps for what comes next."""
+
+import ctypes
+import sys
+from contextlib import suppress
+
+
+def give_back() -> None:
+    """Give it to the system, where the C library can do that: glibc does.
+
+    What measuring and steps leave in small pieces is not used again for large ones: behind a round
+    of ICU with 10M parameters it was two fifths of the process. Takes some milliseconds.
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
