@@ -286,8 +286,7 @@ def short(tmp_path, monkeypatch, capsys):
     "setting",
     [
         "",
-        "training.precision=bfloat16",
-        "training.gradient_checkpointing=true training.micro_batch=2",
+        "training.precision=bfloat16 training.gradient_checkpointing=true training.micro_batch=2",
         pytest.param("model.load_in_8bit=true", marks=with_package),
     ],
 )
