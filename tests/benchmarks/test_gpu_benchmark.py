@@ -381,8 +381,9 @@ def test_with_a_budget_the_most_telling_rows_come_first():
     assert "llama-8b, auto attention, bfloat16, LoRA rank 16, checkpointing" in first[:6]
     given = gpu._parser().parse_args([])
     assert sorted(row.words for row in gpu._rows(given)) == sorted(everything)
-    # Two ranks, precisions, checkpointing or not; plain and compiled, and 8 bits without adapters.
-    assert len(everything) == 6 * (2 * 2 * 2 * 2 + 2 * 2 + 1) + 1
+    # Two ranks, precisions, checkpointing or not; plain, compiled, and 8 bits without adapters or
+    # layers held in 16 bits with them.
+    assert len(everything) == 6 * (2 * 2 * 2 * 3 + 1) + 1
 
 
 def test_a_name_of_the_order_is_a_row_that_is_run():

@@ -185,6 +185,18 @@ def test_unasked_it_is_done_from_a_size_on(tmp_path, monkeypatch):
     assert not has_cast_layers(loading.load_causal_lm(folder).model)
 
 
+@pytest.mark.parametrize("casting", [True, "auto"])
+def test_a_damaged_file_is_refused_as_it_is_without(tmp_path, casting):
+    folder = stored(tmp_path / "given")
+    path = Path(folder, "model.safetensors")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError) as plain:
+        loading.load_causal_lm(folder)
+    with pytest.raises(UserError) as refused:
+        loading.load_causal_lm(folder, casting=casting)
+    assert str(refused.value) == str(plain.value)
+
+
 def test_the_files_of_a_hub_id_say_it_too(tmp_path, monkeypatch):
     """Those of an earlier download, and those that this one has brought."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -496,9 +497,12 @@ def _short_format(
     """What layers are to be held in; None where they are not, or where no file says so."""
     if not casting:
         return None
-    folder = _folder(name, options)
-    stored = _stored(folder)
-    numbers = sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 2
+    try:
+        folder = _folder(name, options)
+        stored = _stored(folder)
+        numbers = sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 2
+    except (OSError, SafetensorError):  # what is wrong is told where the weights are loaded
+        return None
     return stored if _is_cast(casting, stored, numbers) else None
 
 
