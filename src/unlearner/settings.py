@@ -83,6 +83,9 @@ class Section(BaseModel):
         return self.model_dump(exclude=absent)
 
 
+Casting = bool | Literal["auto"]
+
+
 class ModelSettings(Section):
     """Which model.
 
@@ -119,7 +122,7 @@ class ModelSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     load_in_4bit: bool = False
     load_in_8bit: bool = False
-    layerwise_casting: bool | Literal["auto"] = "auto"
+    layerwise_casting: Casting = "auto"
     retrained: str = ""
     original: str = ""
 
@@ -129,7 +132,7 @@ class ModelSettings(Section):
         return 4 if self.load_in_4bit else 8 if self.load_in_8bit else 0
 
     @property
-    def casting(self) -> bool | Literal["auto"]:
+    def casting(self) -> Casting:
         """`layerwise_casting`; where another format is saved, layers have to hold its numbers."""
         return self.layerwise_casting if self.dtype == "auto" else False
 

@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, Unpack
 
 import torch
 
@@ -26,10 +26,11 @@ from unlearner.evaluation.measure import Scores, score_sets
 from unlearner.evaluation.verdict import Criterion, Verdict
 from unlearner.inference.answers import Answer, ClassAnswer
 from unlearner.inference.reference import TargetDistribution
-from unlearner.models.loading import Casting, Loaded
+from unlearner.models.loading import HowLoaded, Loaded
 from unlearner.models.quantised_training import KINDS
 from unlearner.output import Json
 from unlearner.settings import (
+    Casting,
     DataSettings,
     EvaluationSettings,
     ModelSettings,
@@ -185,19 +186,10 @@ class Family(ABC, Generic[SetT, AnswerT]):
     # Loading and reading
 
     @abstractmethod
-    def load(
-        self,
-        name: str,
-        *,
-        revision: str = "main",
-        trust_remote_code: bool = False,
-        base: str = "",
-        casting: Casting = False,
-    ) -> Loaded:
+    def load(self, name: str, *, casting: Casting = False, **how: Unpack[HowLoaded]) -> Loaded:
         """The model and tokenizer of a local folder or a hub id.
 
         Args:
-            base: Of an adapter: its base, where it is not to be the one that the adapter names.
             casting: Of a language model, see `ModelSettings.layerwise_casting`.
         """
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Unpack, cast
 
 from unlearner import provenance
 from unlearner.config import RunConfig
@@ -51,10 +51,11 @@ from unlearner.inference.reference import TargetDistribution
 from unlearner.metrics import ma
 from unlearner.models.adapter_folders import find_adapters
 from unlearner.models.heads import output_head
-from unlearner.models.loading import Casting, Loaded, load_causal_lm
+from unlearner.models.loading import HowLoaded, Loaded, load_causal_lm
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSettings, find_analogous
 from unlearner.settings import (
+    Casting,
     EvaluationSettings,
     ModelSettings,
     further_kind,
@@ -74,23 +75,9 @@ class CausalLM(Family[TokenizedSet, Answer]):
     writes_text = True
     rounds_are_epochs = True
 
-    def load(
-        self,
-        name: str,
-        *,
-        revision: str = "main",
-        trust_remote_code: bool = False,
-        base: str = "",
-        casting: Casting = False,
-    ) -> Loaded:
+    def load(self, name: str, *, casting: Casting = False, **how: Unpack[HowLoaded]) -> Loaded:
         """A causal language model and its tokenizer."""
-        return load_causal_lm(
-            name,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            base=base,
-            casting=casting,
-        )
+        return load_causal_lm(name, casting=casting, **how)
 
     def reads_alike(self, loaded: Loaded, prepared: Prepared[TokenizedSet]) -> bool:
         """By their windows, of which each token has to be one of the model's."""

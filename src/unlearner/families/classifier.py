@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
@@ -50,9 +50,9 @@ from unlearner.inference.answers import ClassAnswer
 from unlearner.inference.classifier import classify
 from unlearner.metrics.base import TOKEN_CLASSIFICATION
 from unlearner.models.heads import end_token
-from unlearner.models.loading import Casting, Loaded, check_head, load_classifier, pad
+from unlearner.models.loading import HowLoaded, Loaded, check_head, load_classifier, pad
 from unlearner.output import Json
-from unlearner.settings import EvaluationSettings
+from unlearner.settings import Casting, EvaluationSettings
 from unlearner.training.data import ClassifierData, HoldoutBaseline
 from unlearner.training.finetune import read_recipe
 
@@ -93,19 +93,9 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         """F1 of the entities or of the classes, or the share of words tagged right."""
         return kept_score(self.name, loaded.labels)
 
-    def load(
-        self,
-        name: str,
-        *,
-        revision: str = "main",
-        trust_remote_code: bool = False,
-        base: str = "",
-        casting: Casting = False,
-    ) -> Loaded:
+    def load(self, name: str, *, casting: Casting = False, **how: Unpack[HowLoaded]) -> Loaded:
         """A classifier and its tokenizer, in float32 whatever `casting` says."""
-        return load_classifier(
-            name, revision=revision, trust_remote_code=trust_remote_code, base=base
-        )
+        return load_classifier(name, **how)
 
     def reads_alike(self, loaded: Loaded, prepared: Prepared[LabelledSet]) -> bool:
         """By their examples."""

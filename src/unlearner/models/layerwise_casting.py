@@ -26,7 +26,10 @@ class NotWidenedError(RuntimeError):
 
 
 class _Widened(torch.autograd.Function):
-    """x W^T + b, keeping for the backward pass the weights as they are stored."""
+    """x W^T + b, (..., out), keeping for the backward pass the weights as they are stored.
+
+    x is (..., in), W (out, in), b (out,) or None; the gradient g W of g (..., out) is for x alone.
+    """
 
     @staticmethod
     def forward(ctx: Any, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

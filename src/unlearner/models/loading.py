@@ -6,7 +6,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -63,10 +63,22 @@ from unlearner.models.quantisation import (
     quantised_kind,
     refusal,
 )
+from unlearner.settings import Casting
 
 Item = TypeVar("Item")
 
-Casting = bool | Literal["auto"]  # see `ModelSettings.layerwise_casting`
+
+class HowLoaded(TypedDict, total=False):
+    """What loading is told beside a model's name.
+
+    Attributes:
+        base: Of an adapter: its base, where it is not to be the one that the adapter names.
+    """
+
+    revision: str
+    trust_remote_code: bool
+    base: str
+
 
 SMALL_MODEL = 10_000_000
 

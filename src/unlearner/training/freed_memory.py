@@ -8,8 +8,9 @@ from contextlib import suppress
 def give_back() -> None:
     """Give it to the system, where the C library can do that: glibc does.
 
-    What measuring and steps leave in small pieces is not used again for large ones: behind a round
-    of ICU with 10M parameters it was two fifths of the process. Takes some milliseconds.
+    What measuring and steps leave in small pieces is not used again for large ones: with 10M
+    parameters it was 448 of 1,242 MiB before training and 254 of 1,482 behind eight steps, and took
+    30 to 60 ms to give back.
     """
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library

@@ -47,7 +47,11 @@ from unlearner.training.freed_memory import give_back
 from unlearner.training.language_loop import MAX_COMPARED
 from unlearner.training.optimisers import give_format_back, keep_gradients_in
 from unlearner.training.stop_rule import WATCHED_RECORDS
-from unlearner.training.trainer import recompute_activations, switch_dropout_off
+from unlearner.training.trainer import (
+    recompute_activations,
+    switch_dropout_off,
+    trains_whole,
+)
 
 # Weights, two moments and the best weights so far; a new one is whole before the last is removed.
 CHECKPOINTS_OF_WEIGHTS = 2 * 4
@@ -173,8 +177,8 @@ def plan_run(
     guess = sum(plan.peak.values()) - parts["held already"] - parts[plan.moment]
     if processes.from_main(guess > room_on(model.device)):
         return plan
-    if "float32 weights" in parts:
-        widen(model)  # as training does
+    if trains_whole(settings):
+        widen(model)
     share = sets["forget"].num_tokens / sum(some.num_tokens for some in measured.values())
     for limit in _micro_batches(len(step), settings) if language else [None]:
         with windows_at_most(limit):
@@ -269,7 +273,7 @@ def _first_guess(
     return {
         "held already": held_bytes(model.device),
         # Twice the bytes in place of those that are held.
-        **({"float32 weights": short} if short and (not rank or sharding.wanted()) else {}),
+        **({"float32 weights": short} if short and trains_whole(settings) else {}),
         "gradients": gradients,
         "optimiser moments": moments,
         "best weights": here * trained,

@@ -122,7 +122,7 @@ class Trainer:
 
         The target model can be run here: it is not sharded yet.
         """
-        if not self.settings.lora_rank or sharding.wanted():
+        if trains_whole(self.settings):
             widen(model)
         if self.settings.lora_rank and not adapters.has_adapters(model):
             settings, names = self.settings, adapters.linear_layers(model)
@@ -421,6 +421,11 @@ class Trainer:
                 f"step {self.steps + 1}: {', '.join(wrong)} is not a finite number; "
                 "use a lower learning rate, or training.max_gradient_norm=1"
             )
+
+
+def trains_whole(settings: TrainingSettings) -> bool:
+    """Whether a run needs its model's weights in float32: they are trained, or divided."""
+    return not settings.lora_rank or sharding.wanted()
 
 
 def _check_divided(settings: TrainingSettings, bits: int) -> None:
