@@ -48,11 +48,10 @@ from unlearner.pipeline.search import Searched, check_search, search
 from unlearner.report.files import write_report
 from unlearner.report.page import model_card
 from unlearner.settings import further_kind, option_of
-from unlearner.training.freed_memory import give_back
 from unlearner.training.log import Log
 from unlearner.training.memory import Cost, ResourcePlan, announce, check_disk, measuring, plan_run
 from unlearner.training.resume import Resumable, resuming
-from unlearner.training.trainer import Trainer
+from unlearner.training.trainer import Trainer, give_memory_back
 
 logger = logging.getLogger(__name__)
 
@@ -406,7 +405,7 @@ def carry_out(
     # A device with no room for two models is what these are for.
     if prepared.loaded.bits or has_cast_layers(prepared.loaded.model):
         prepared.loaded.to(torch.device("cpu"))
-    give_back()
+    give_memory_back()
     say("measuring the saved model")
     unlearned = family.load(str(work / "model"), casting=prepared.loaded.casting)
     unlearned.to(trainer.device)

@@ -43,11 +43,11 @@ from unlearner.report.writing import duration, size
 from unlearner.settings import TrainingSettings
 from unlearner.training.data import DescentMethod
 from unlearner.training.finetune import ClassifierFinetuneSettings, FinetuneSettings
-from unlearner.training.freed_memory import give_back
 from unlearner.training.language_loop import MAX_COMPARED
 from unlearner.training.optimisers import give_format_back, keep_gradients_in
 from unlearner.training.stop_rule import WATCHED_RECORDS
 from unlearner.training.trainer import (
+    give_memory_back,
     recompute_activations,
     switch_dropout_off,
     trains_whole,
@@ -418,7 +418,7 @@ def held_bytes(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    give_back()
+    give_memory_back()
     return psutil.Process().memory_info().rss
 
 
