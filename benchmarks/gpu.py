@@ -25,7 +25,18 @@ import torch
 
 from gpu_looks import looks
 from gpu_round import asking, matrix_rate, steps
-from gpu_shapes import COMPILED, EIGHT_BIT, HELD, KERNELS, PLAIN, SHAPES, WAYS, Combination, Load
+from gpu_shapes import (
+    COMPILED,
+    EIGHT_BIT,
+    HELD,
+    KERNELS,
+    OFFLOADED,
+    PLAIN,
+    SHAPES,
+    WAYS,
+    Combination,
+    Load,
+)
 from unlearner import provenance
 
 RESULTS = Path(__file__).resolve().parent / "results" / "gpu.md"
@@ -77,6 +88,7 @@ MOST_TELLING: tuple[tuple[str, ...], ...] = (
     ("looks", LOOKED_AT),
     ("steps", "llama-8b", "bfloat16", "LoRA", "checkpointing", PLAIN),
     ("steps", "llama-8b", "bfloat16", "LoRA", "checkpointing", HELD),
+    ("steps", "llama-8b", "bfloat16", "LoRA", "checkpointing", OFFLOADED),
     ("steps", "llama-1b", "bfloat16", "all", "plain", COMPILED),
     ("steps", "llama-1b", "bfloat16", "LoRA", "plain", COMPILED),
     ("steps", "llama-1b", "bfloat16", "all", "plain", EIGHT_BIT),
@@ -239,8 +251,8 @@ def _combinations(shape: str, attention: str, options: argparse.Namespace) -> It
         options.ranks, options.precision, options.checkpointing, options.ways
     )
     for rank, precision, checkpointing, way in settings:
-        # An adapter's moments are few, and weights that are trained are float32.
-        if way != (EIGHT_BIT if rank else HELD):
+        # An adapter's moments are few, and weights that are trained are float32, on the device.
+        if way not in ((EIGHT_BIT,) if rank else (HELD, OFFLOADED)):
             yield Combination(shape, attention, precision, checkpointing == "on", rank, way)
 
 
@@ -373,7 +385,8 @@ A step is ICU's (`ICU._step` in `Trainer.step`): all three terms, backward, upda
 `model(input_ids, labels=input_ids).loss.backward()` on the same windows as one batch in the same
 precision, without an update; it computes logits at all positions at once and can need more memory.
 "compiled": `training.compile`; "adamw_8bit": moments of 8 bits and gradients of 16;
-"layerwise_casting": the frozen layers beside adapters are held in bfloat16.
+"layerwise_casting": the frozen layers beside adapters are held in bfloat16; "offload": and in the
+machine's memory.
 The update alone is Adam's. Peak is that of two steps and all that they keep on the device
 (`torch.cuda.max_memory_allocated`; on a processor the whole process); expected is the memory plan's
 (`docs/memory.md`) for the steps of such a run, "-" where the model alone does not fit. The plan has

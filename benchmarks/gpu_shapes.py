@@ -14,6 +14,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from unlearner.models.adapters import linear_layers
 from unlearner.models.layerwise_casting import cast_layers
+from unlearner.models.offloading import place
 from unlearner.settings import TrainingSettings
 
 FLASH = "flash_attention_2"
@@ -76,12 +77,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 # As training is without more settings, with its layers compiled, with moments of 8 bits and
-# gradients of 16, or with adapters on layers that are held in bfloat16.
-WAYS = (PLAIN, COMPILED, EIGHT_BIT, HELD) = (
+# gradients of 16, or with adapters on layers that are held in bfloat16, on the device or off it.
+WAYS = (PLAIN, COMPILED, EIGHT_BIT, HELD, OFFLOADED) = (
     "plain",
     "compiled",
     "adamw_8bit",
     "layerwise_casting",
+    "offload",
 )
 
 
@@ -159,15 +161,18 @@ def build(shape: str, attention: str, device: str, way: str = PLAIN) -> Any:
     """A model with random weights in float32; on the device "meta" one without numbers.
 
     Args:
-        way: With `HELD` its layers are rounded to bfloat16 and held so.
+        way: With `HELD` its layers are rounded to bfloat16 and held so, with `OFFLOADED` in the
+            machine's memory.
     """
     torch.manual_seed(0)
     config = AutoConfig.for_model(**SHAPES[shape])
     kernel = {} if attention == "auto" else {"attn_implementation": attention}
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **kernel)
-    if way == HELD:
+    if way in (HELD, OFFLOADED):
         cast_layers(model, torch.bfloat16, rounded=True)
+    if way == OFFLOADED:
+        place(model, torch.device(device), offload=True)
     return model.eval()
 
 

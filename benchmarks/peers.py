@@ -323,7 +323,8 @@ def npo_epoch(world: World, repeats: int) -> Line:
             rows = range(start, min(start + BATCH, len(world.records)))
             trainer.step(partial(terms, rows))
 
-    first = float(sum(term.detach() for term in terms(range(BATCH)).values()))
+    rows = range(min(BATCH, len(world.records)))
+    first = float(sum(term.detach() for term in terms(rows).values()))
     expected = float(plain.loss(world.records[:BATCH], world.pairs[:BATCH]).detach())
     assert abs(first - expected) < 1e-3 * abs(expected), (first, expected)
     costs = _turns(plain.epoch, own, repeats)

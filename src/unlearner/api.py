@@ -118,7 +118,8 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     named = {"name": "" if loaded else str(model)}
     named |= {"retrained": str(retrained), "original": str(original)}
     # Whoever gets the model goes on with it as with any other.
-    sections.setdefault("model", {}).setdefault("layerwise_casting", False)
+    held = {"layerwise_casting": False, "offload": False}
+    sections["model"] = held | sections.get("model", {})
     _put(sections, "model", named)
     _put(sections, "method", _method_values(method, sections.get("method", {})))
     config, family = read_config(sections, loaded)

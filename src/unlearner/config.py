@@ -98,8 +98,9 @@ class RunConfig:
         )
 
     def with_whole_weights(self) -> "RunConfig":
-        """The same for who changes the weights of loaded models, which are then all float32."""
-        model = self.model.model_copy(update={"layerwise_casting": False})
+        """The same for who changes the weights of loaded models: float32, on their device."""
+        update = {"layerwise_casting": False, "offload": False}
+        model = self.model.model_copy(update=update)
         return replace(self, model=model)
 
     def to_yaml(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from operator import not_
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -83,7 +83,22 @@ class Section(BaseModel):
         return self.model_dump(exclude=absent)
 
 
-Casting = bool | Literal["auto"]
+Choice = bool | Literal["auto"]
+
+
+class Holding(NamedTuple):
+    """How the weights of a language model's layers are held while they do not compute.
+
+    Attributes:
+        casting: As they are stored, see `ModelSettings.layerwise_casting`.
+        offload: In the machine's memory, see `ModelSettings.offload`.
+    """
+
+    casting: Choice = False
+    offload: Choice = False
+
+
+WHOLE = Holding()
 
 
 class ModelSettings(Section):
@@ -102,6 +117,8 @@ class ModelSettings(Section):
         layerwise_casting: Hold the layers of a language model of 16 bits as they are stored, half
             the memory, and widen each while it computes: figures are those of float32. "auto" does
             so from a billion parameters on. Weights that are trained themselves are float32.
+        offload: Let the layers of a language model wait in the machine's memory, each on the
+            accelerator while it computes. "auto" does so where the model does not fit there.
         retrained: A model trained without the forget set, by name: measured beside the others, and
             what a classifier is held to.
         original: The model from before the first request, by name, where this one was unlearned
@@ -113,6 +130,7 @@ class ModelSettings(Section):
         "load_in_4bit",
         "load_in_8bit",
         "layerwise_casting",
+        "offload",
     )
 
     name: str = ""
@@ -122,7 +140,8 @@ class ModelSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     load_in_4bit: bool = False
     load_in_8bit: bool = False
-    layerwise_casting: Casting = "auto"
+    layerwise_casting: Choice = "auto"
+    offload: Choice = "auto"
     retrained: str = ""
     original: str = ""
 
@@ -132,9 +151,10 @@ class ModelSettings(Section):
         return 4 if self.load_in_4bit else 8 if self.load_in_8bit else 0
 
     @property
-    def casting(self) -> Casting:
-        """`layerwise_casting`; where another format is saved, layers have to hold its numbers."""
-        return self.layerwise_casting if self.dtype == "auto" else False
+    def holding(self) -> Holding:
+        """How layers are held; where another format is saved, they have to hold its numbers."""
+        casting = self.layerwise_casting if self.dtype == "auto" else False
+        return Holding(casting, self.offload)
 
     @model_validator(mode="after")
     def _formats_alike(self) -> "ModelSettings":

@@ -25,6 +25,7 @@ from gpu_shapes import (
 )
 from unlearner.models.layerwise_casting import has_cast_layers
 from unlearner.models.loading import num_parameters
+from unlearner.models.offloading import has_offloaded_layers
 
 SMALL = [
     "--shapes",
@@ -302,13 +303,15 @@ def test_compiled_layers_and_moments_of_8_bits_have_lines_of_their_own(tmp_path,
 
 
 @pytest.mark.usefixtures("asked_before")
-def test_layers_held_in_sixteen_bits_are_for_adapters(tmp_path):
+@pytest.mark.parametrize("way", ["layerwise_casting", "offload"])
+def test_layers_that_are_held_otherwise_are_for_adapters(tmp_path, way):
     wanted = ["--ranks", "0", "2", "--precision", "bfloat16", "--checkpointing", "off"]
-    ((_, _, line), _), results = run(tmp_path, *wanted, "--ways", "layerwise_casting")
-    assert line[2] == "LoRA rank 2, layerwise_casting"
+    ((_, _, line), _), results = run(tmp_path, *wanted, "--ways", way)
+    assert line[2] == f"LoRA rank 2, {way}"
     assert results["steps"][0]["step_seconds"] > 0
-    made = gpu_round.Round(Combination("tiny", lora_rank=2, way="layerwise_casting"), LOAD, "cpu")
+    made = gpu_round.Round(Combination("tiny", lora_rank=2, way=way), LOAD, "cpu")
     assert has_cast_layers(made.model)
+    assert has_offloaded_layers(made.model) == (way == "offload")
 
 
 def test_bare_step_is_the_mean_loss_of_icus_terms():
@@ -383,7 +386,7 @@ def test_with_a_budget_the_most_telling_rows_come_first():
     assert sorted(row.words for row in gpu._rows(given)) == sorted(everything)
     # Two ranks, precisions, checkpointing or not; plain, compiled, and 8 bits without adapters or
     # layers held in 16 bits with them.
-    assert len(everything) == 6 * (2 * 2 * 2 * 3 + 1) + 1
+    assert len(everything) == 6 * (2 * 2 * (3 + 4) + 1) + 1
 
 
 def test_a_name_of_the_order_is_a_row_that_is_run():

@@ -19,7 +19,7 @@ def test_each_case_is_a_run(case):
     assert config.training.checkpoint_every == "never"
     for name, value in case.settings.items():
         assert getattr(config.training, name) == value
-    assert config.model.casting is bool(case.held)
+    assert config.model.holding.casting is bool(case.held)
 
 
 @pytest.mark.parametrize("held", [None, True])

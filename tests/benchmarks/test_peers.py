@@ -58,6 +58,13 @@ def test_the_plain_npo_loss_by_hand():
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("batch", [3, 8])
+def test_a_batch_may_have_more_rows_than_there_are_left(monkeypatch, world, batch):
+    monkeypatch.setattr(peers, "BATCH", batch)
+    assert peers.npo_epoch(world, 1).what == "an epoch of NPO"
+
+
+@pytest.mark.usefixtures("small")
 def test_the_command_writes_a_line_of_every_kind_and_goes_on_with_another_model(
     tmp_path, monkeypatch, world
 ):

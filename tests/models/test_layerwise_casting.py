@@ -24,7 +24,7 @@ from unlearner.models import adapters, loading
 from unlearner.models.layerwise_casting import CastLinear, has_cast_layers, widen
 from unlearner.models.number_format import NumberFormat
 from unlearner.provenance import digest_model
-from unlearner.settings import TrainingSettings
+from unlearner.settings import Holding, TrainingSettings
 from unlearner.training.finetune import FinetuneSettings, finetune_model
 from unlearner.training.log import Log
 from unlearner.training.trainer import Trainer
@@ -105,7 +105,9 @@ READ_THEMSELVES = {"falcon_mamba", "jamba", "mamba", "recurrent_gemma"}
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES | HYBRIDS | MIXTURES))
 def test_a_model_gives_the_same_bits_as_in_float32(tmp_path, name):
     folder = stored(tmp_path / "given", name)
-    whole, cast = (loading.load_causal_lm(folder, casting=casting) for casting in (False, True))
+    whole, cast = (
+        loading.load_causal_lm(folder, holding=Holding(casting)) for casting in (False, True)
+    )
     layers = [part for part in whole.model.modules() if type(part) is nn.Linear]
     inside = [part for part in layers if part is not whole.model.get_output_embeddings()]
     if name in READ_THEMSELVES:
@@ -129,7 +131,7 @@ def test_a_real_model_too(smollm2, tmp_path):
     loading.save(loaded.model, loaded.tokenizer, tmp_path / "given", BFLOAT16)
     found = []
     for casting in (False, True):
-        model = loading.load_causal_lm(str(tmp_path / "given"), casting=casting).model
+        model = loading.load_causal_lm(str(tmp_path / "given"), holding=Holding(casting)).model
         with torch.no_grad():
             first = model(torch.arange(500, 900)[None], use_cache=True)
             then = model(torch.tensor([[7]]), past_key_values=first.past_key_values)
@@ -142,14 +144,14 @@ def test_a_real_model_too(smollm2, tmp_path):
 def test_float16_too_and_layers_of_another_format_stay_whole(tmp_path):
     whole = tiny_model("llama")
     folder = stored(tmp_path / "half", chosen=NumberFormat(torch.float16))
-    assert has_cast_layers(loading.load_causal_lm(folder, casting=True).model)
+    assert has_cast_layers(loading.load_causal_lm(folder, holding=Holding(True)).model)
     folder = stored(tmp_path / "given")
     path = Path(folder, "model.safetensors")
     weights = load_file(path)
     name = "model.layers.0.mlp.up_proj.weight"
     weights[name] = whole.state_dict()[name]
     save_file(weights, path, metadata={"format": "pt"})
-    cast = loading.load_causal_lm(folder, casting=True).model
+    cast = loading.load_causal_lm(folder, holding=Holding(True)).model
     kinds = {n: part.weight.dtype for n, part in cast.named_modules() if type(part) is CastLinear}
     assert name.removesuffix(".weight") not in kinds
     assert len(kinds) == 2 * 7 - 1
@@ -158,7 +160,7 @@ def test_float16_too_and_layers_of_another_format_stay_whole(tmp_path):
 
 def test_a_model_in_float32_has_nothing_to_hold(tmp_path):
     loading.save(tiny_model("llama"), tiny_tokenizer(), tmp_path / "given")
-    loaded = loading.load_causal_lm(str(tmp_path / "given"), casting=True)
+    loaded = loading.load_causal_lm(str(tmp_path / "given"), holding=Holding(True))
     assert not has_cast_layers(loaded.model)
     assert not loaded.notes
 
@@ -170,7 +172,7 @@ def test_a_model_that_takes_its_layers_format_for_its_own_is_whole(tmp_path, mon
         LlamaMLP, "forward", lambda self, x: forward(self, x.to(self.up_proj.weight.dtype)).float()
     )
     folder = stored(tmp_path / "given")
-    loaded = loading.load_causal_lm(folder, casting=True)
+    loaded = loading.load_causal_lm(folder, holding=Holding(True))
     assert not has_cast_layers(loaded.model)
     assert not loaded.notes
     assert held(loaded.model) == held(loading.load_causal_lm(folder).model)
@@ -178,10 +180,10 @@ def test_a_model_that_takes_its_layers_format_for_its_own_is_whole(tmp_path, mon
 
 def test_unasked_it_is_done_from_a_size_on(tmp_path, monkeypatch):
     folder = stored(tmp_path / "given")
-    loaded = loading.load_causal_lm(folder, casting="auto")
+    loaded = loading.load_causal_lm(folder, holding=Holding("auto"))
     assert not has_cast_layers(loaded.model)
     monkeypatch.setattr(loading, "LARGE_MODEL", loading.num_parameters(loaded.model))
-    assert has_cast_layers(loading.load_causal_lm(folder, casting="auto").model)
+    assert has_cast_layers(loading.load_causal_lm(folder, holding=Holding("auto")).model)
     assert not has_cast_layers(loading.load_causal_lm(folder).model)
 
 
@@ -193,7 +195,7 @@ def test_a_damaged_file_is_refused_as_it_is_without(tmp_path, casting):
     with pytest.raises(UserError) as plain:
         loading.load_causal_lm(folder)
     with pytest.raises(UserError) as refused:
-        loading.load_causal_lm(folder, casting=casting)
+        loading.load_causal_lm(folder, holding=Holding(casting))
     assert str(refused.value) == str(plain.value)
 
 
@@ -204,7 +206,7 @@ def test_the_files_of_a_hub_id_say_it_too(tmp_path, monkeypatch):
     stored(folder / "snapshots" / "1234")
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("1234")
-    loaded = loading.load_causal_lm("owner/name", casting=True)
+    loaded = loading.load_causal_lm("owner/name", holding=Holding(True))
     assert has_cast_layers(loaded.model)
     known, asked = loading._stored, []
 
@@ -213,14 +215,14 @@ def test_the_files_of_a_hub_id_say_it_too(tmp_path, monkeypatch):
         return NumberFormat() if len(asked) == 1 else known(folder)
 
     monkeypatch.setattr(loading, "_stored", late)
-    again = loading.load_causal_lm("owner/name", casting=True)
+    again = loading.load_causal_lm("owner/name", holding=Holding(True))
     assert has_cast_layers(again.model)
     assert torch.equal(logits(loaded.model), logits(again.model))
 
 
 def test_what_is_saved_of_it_are_the_files_that_it_was_loaded_from(tmp_path):
     folder = stored(tmp_path / "given")
-    loaded = loading.load_causal_lm(folder, casting=True)
+    loaded = loading.load_causal_lm(folder, holding=Holding(True))
     loaded.save(loaded.model, tmp_path / "again")
     first, again = (load_file(tmp_path / name / "model.safetensors") for name in ("given", "again"))
     assert first.keys() == again.keys()
@@ -237,7 +239,7 @@ def test_what_is_saved_of_it_are_the_files_that_it_was_loaded_from(tmp_path):
 
 def test_merged_adapters_are_rounded_as_they_would_be_saved(tmp_path):
     folder = stored(tmp_path / "given")
-    whole, cast = (loading.load_causal_lm(folder, casting=c).model for c in (False, True))
+    whole, cast = (loading.load_causal_lm(folder, holding=Holding(c)).model for c in (False, True))
     handles = [drawn(model) for model in (whole, cast)]
     assert torch.allclose(logits(whole), logits(cast), rtol=1e-6, atol=1e-6)
     with adapters.without_adapters(cast):
@@ -252,7 +254,7 @@ def test_adapters_get_the_gradients_of_float32(tmp_path):
     folder = stored(tmp_path / "given")
     found = []
     for casting in (False, True):
-        model = loading.load_causal_lm(folder, casting=casting).model
+        model = loading.load_causal_lm(folder, holding=Holding(casting)).model
         drawn(model)
         model(TOKENS, labels=TOKENS).loss.backward()
         found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
@@ -347,7 +349,7 @@ def test_it_is_refused_with_another_format_and_for_a_classifier():
     with pytest.raises(UserError, match=r"held, and saved, .* model.dtype=float32 asks for anoth"):
         RunConfig.from_sections(sections)
     sections["model"]["layerwise_casting"] = "auto"
-    assert RunConfig.from_sections(sections).model.casting is False
+    assert RunConfig.from_sections(sections).model.holding.casting is False
     assert "layerwise_casting" not in RunConfig.from_sections({}).to_yaml()
 
 
@@ -356,4 +358,4 @@ def test_a_model_that_it_is_compared_with_is_held_alike(tmp_path):
         {"model": {"name": stored(tmp_path / "given"), "layerwise_casting": True}}
     )
     loaded = CausalLM().load_named(config)
-    assert (loaded.casting, has_cast_layers(loaded.model)) == (True, True)
+    assert (loaded.holding.casting, has_cast_layers(loaded.model)) == (True, True)

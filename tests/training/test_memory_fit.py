@@ -161,9 +161,11 @@ def packaged(monkeypatch):
     monkeypatch.setattr(memory, "find_spec", lambda name: name)
 
 
-def ways(training=None, stored=torch.float32, **method):
+def ways(training=None, stored=torch.float32, kind="cpu", **method):
     config = RunConfig.from_sections({"method": method, "training": training or {}})
-    loaded = Loaded(nn.Linear(1, 1), None, "", NumberFormat(stored))
+    model = nn.Linear(1, 1)
+    model.device = torch.device(kind)
+    loaded = Loaded(model, None, "", NumberFormat(stored))
     return memory._ways_out(loaded, config.method, config.training)
 
 
@@ -189,6 +191,14 @@ def test_holding_layers_as_they_are_stored_is_advised_beside_adapters_on_them():
     assert found[STEP][0] == "model.layerwise_casting=true"
     assert found[SAVED] == ["model.layerwise_casting=true"]
     assert ways({}, torch.bfloat16, name="icu") == ways(name="icu")
+
+
+def test_layers_are_advised_to_wait_beside_adapters_on_an_accelerator():
+    found = ways({"lora_rank": 16}, kind="cuda", name="icu")
+    assert found[STEP][0] == "model.offload=true"
+    assert found[SAVED] == ["model.offload=true"]
+    assert ways({}, kind="cuda", name="icu") == ways(name="icu")
+    assert "model.offload=true" not in ways({"lora_rank": 16}, name="icu")[STEP]
 
 
 def test_what_needs_a_package_that_is_not_there_is_not_advised(monkeypatch):

@@ -37,6 +37,7 @@ from unlearner.models.loading import (
 from unlearner.output import Json, check_output, staged
 from unlearner.provenance import digest_model, read_key, set_seeds
 from unlearner.settings import (
+    WHOLE,
     DataSettings,
     ModelSettings,
     TrainingSettings,
@@ -245,7 +246,7 @@ def _teach_text(model: str, _: str, lesson: Lesson, labels: str, course: Course)
         load_causal_lm(
             model,
             base=chosen.base,
-            casting=chosen.casting if lesson.training.lora_rank else False,
+            holding=chosen.holding if lesson.training.lora_rank else WHOLE,
             **_options(chosen),
         ),
         chosen,
@@ -391,6 +392,7 @@ MODEL_NAMES = (
     "load_in_4bit",
     "load_in_8bit",
     "layerwise_casting",
+    "offload",
     "revision",
     "trust_remote_code",
 )

@@ -30,9 +30,10 @@ from unlearner.models.loading import HowLoaded, Loaded
 from unlearner.models.quantised_training import KINDS
 from unlearner.output import Json
 from unlearner.settings import (
-    Casting,
+    WHOLE,
     DataSettings,
     EvaluationSettings,
+    Holding,
     ModelSettings,
     further_kind,
     option_of,
@@ -186,11 +187,11 @@ class Family(ABC, Generic[SetT, AnswerT]):
     # Loading and reading
 
     @abstractmethod
-    def load(self, name: str, *, casting: Casting = False, **how: Unpack[HowLoaded]) -> Loaded:
+    def load(self, name: str, *, holding: Holding = WHOLE, **how: Unpack[HowLoaded]) -> Loaded:
         """The model and tokenizer of a local folder or a hub id.
 
         Args:
-            casting: Of a language model, see `ModelSettings.layerwise_casting`.
+            holding: Of a language model.
         """
 
     @abstractmethod
@@ -221,7 +222,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             base=model.base,
-            casting=model.casting,
+            holding=model.holding,
         )
         return with_model_settings(loaded, model)
 
@@ -237,7 +238,7 @@ class Family(ABC, Generic[SetT, AnswerT]):
                 labels.
         """
         other = prepared.loaded
-        loaded = self.load(name, base=base, casting=other.casting)
+        loaded = self.load(name, base=base, holding=other.holding)
         self.check_comparable(loaded, role, other)
         # A token that was added, as for padding, changes nothing for records without it.
         same = other.tokenizer.get_vocab() == loaded.tokenizer.get_vocab()

@@ -52,11 +52,13 @@ from unlearner.metrics import ma
 from unlearner.models.adapter_folders import find_adapters
 from unlearner.models.heads import output_head
 from unlearner.models.loading import HowLoaded, Loaded, load_causal_lm
+from unlearner.models.offloading import HOW_THEY_WAIT, has_offloaded_layers
 from unlearner.output import Json
 from unlearner.retrieval.analogous import AnalogousSettings, find_analogous
 from unlearner.settings import (
-    Casting,
+    WHOLE,
     EvaluationSettings,
+    Holding,
     ModelSettings,
     further_kind,
     own_name,
@@ -75,9 +77,9 @@ class CausalLM(Family[TokenizedSet, Answer]):
     writes_text = True
     rounds_are_epochs = True
 
-    def load(self, name: str, *, casting: Casting = False, **how: Unpack[HowLoaded]) -> Loaded:
+    def load(self, name: str, *, holding: Holding = WHOLE, **how: Unpack[HowLoaded]) -> Loaded:
         """A causal language model and its tokenizer."""
-        return load_causal_lm(name, casting=casting, **how)
+        return load_causal_lm(name, holding=holding, **how)
 
     def reads_alike(self, loaded: Loaded, prepared: Prepared[TokenizedSet]) -> bool:
         """By their windows, of which each token has to be one of the model's."""
@@ -94,12 +96,14 @@ class CausalLM(Family[TokenizedSet, Answer]):
         return True
 
     def notes(self, loaded: Loaded) -> tuple[str, ...]:
-        """With how its continuations are made, where that is not as for most models."""
-        model = loaded.model
+        """With where its layers wait, and how its continuations are made if not as for most."""
+        model, notes = loaded.model, loaded.notes
+        if has_offloaded_layers(model):
+            notes = (*notes, HOW_THEY_WAIT)
         if shares_cache(model, output_head(model)):
-            return loaded.notes
+            return notes
         how = way_to_generate(model).note
-        return (*loaded.notes, how) if how else loaded.notes
+        return (*notes, how) if how else notes
 
     def prepare(
         self,

@@ -52,7 +52,7 @@ from unlearner.metrics.base import TOKEN_CLASSIFICATION
 from unlearner.models.heads import end_token
 from unlearner.models.loading import HowLoaded, Loaded, check_head, load_classifier, pad
 from unlearner.output import Json
-from unlearner.settings import Casting, EvaluationSettings
+from unlearner.settings import WHOLE, EvaluationSettings, Holding
 from unlearner.training.data import ClassifierData, HoldoutBaseline
 from unlearner.training.finetune import read_recipe
 
@@ -93,8 +93,8 @@ class ClassifierFamily(Family[LabelledSet, ClassAnswer]):
         """F1 of the entities or of the classes, or the share of words tagged right."""
         return kept_score(self.name, loaded.labels)
 
-    def load(self, name: str, *, casting: Casting = False, **how: Unpack[HowLoaded]) -> Loaded:
-        """A classifier and its tokenizer, in float32 whatever `casting` says."""
+    def load(self, name: str, *, holding: Holding = WHOLE, **how: Unpack[HowLoaded]) -> Loaded:
+        """A classifier and its tokenizer, in float32 on its device, whatever `holding` says."""
         return load_classifier(name, **how)
 
     def reads_alike(self, loaded: Loaded, prepared: Prepared[LabelledSet]) -> bool:

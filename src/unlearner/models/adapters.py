@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from unlearner.models import sharding
 from unlearner.models.layerwise_casting import seen_as_float32
+from unlearner.models.offloading import has_offloaded_layers
 
 Weights = dict[str, torch.Tensor]
 
@@ -113,7 +114,13 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
 def merge(adapter: LoraModel) -> PreTrainedModel:
     """The ordinary model with W + alpha / r B A for W; its weights can be trained again."""
+    elsewhere = has_offloaded_layers(adapter)
+    device = next(adapter.parameters()).device
+    if elsewhere:
+        adapter.to("cpu")  # where their weights are, to which the products are added
     model = cast("PreTrainedModel", adapter.merge_and_unload())
+    if elsewhere:
+        model.to(device)  # type: ignore[arg-type] - its decorator hides what it takes
     if hasattr(model, "peft_config"):  # or saving would write an adapter
         del model.peft_config
     return model.requires_grad_(True)

@@ -34,16 +34,21 @@ class _Widened(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return linear(given, weight.to(given.dtype), bias)
+        return linear(given, _as(weight, given), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return gradients[0] @ weight.to(gradients[0].dtype), None, None
+        return gradients[0] @ _as(weight, gradients[0]), None, None
+
+
+def _as(weight: Tensor, other: Tensor) -> Tensor:
+    """A weight where another tensor is, and in its format; the fewer bytes go there."""
+    return weight.to(other.device, non_blocking=True).to(other.dtype)
 
 
 class CastLinear(nn.Linear):
-    """A linear layer of short frozen weights that computes in the format of what it is given."""
+    """A linear layer of frozen weights that computes in the format of what it is given."""
 
     def forward(self, input: Tensor) -> Tensor:
         """See `torch.nn.Linear`; the weights get no gradient.
@@ -51,11 +56,13 @@ class CastLinear(nn.Linear):
         Raises:
             NotWidenedError: What is given is as short as the weights, outside of autocast.
         """
-        if torch.is_autocast_enabled(input.device.type):  # which rounds both for the product
-            return linear(input, self.weight.detach(), self.bias)
-        if input.dtype in SHORT:
+        kind, bias = input.device.type, self.bias
+        if torch.is_autocast_enabled(kind):  # which rounds all three for the product
+            input = input.to(torch.get_autocast_dtype(kind))
+            bias = None if bias is None else bias.to(input.dtype)
+        elif input.dtype in SHORT:
             raise NotWidenedError(f"a layer was given numbers of {input.dtype}")
-        return cast("Tensor", _Widened.apply(input, self.weight, self.bias))
+        return cast("Tensor", _Widened.apply(input, self.weight, bias))
 
 
 def cast_layers(model: PreTrainedModel, dtype: torch.dtype, *, rounded: bool = False) -> None:
@@ -76,18 +83,12 @@ def cast_layers(model: PreTrainedModel, dtype: torch.dtype, *, rounded: bool = F
     for name, buffer in model.named_buffers():
         if buffer.dtype in SHORT and name not in stored:
             raise NotWidenedError(f"{name} was made in {buffer.dtype}")
-    output, layers, shared = model.get_output_embeddings(), [], set[int]()
-    for part in model.modules():
-        if type(part) is nn.Linear and part is not output:
-            layers.append(part)
-        else:
-            shared |= {id(weight) for weight in part.parameters(recurse=False)}
     held = set[int]()
-    for layer in layers:
+    for layer in inner_layers(model):
         whole = layer.weight.data
         short = whole.to(dtype)
         exact = torch.equal(short.to(whole.dtype), whole)
-        if id(layer.weight) not in shared and (exact or rounded):
+        if exact or rounded:
             layer.weight.data, layer.__class__ = short, CastLinear
             held.add(id(layer.weight))
     for tensor in (*model.parameters(), *model.buffers()):
@@ -96,8 +97,19 @@ def cast_layers(model: PreTrainedModel, dtype: torch.dtype, *, rounded: bool = F
     model.config.dtype = torch.float32
 
 
+def inner_layers(model: PreTrainedModel) -> list[nn.Linear]:
+    """The linear layers of its body that share their weights with no other kind of part."""
+    output, layers, shared = model.get_output_embeddings(), [], set[int]()
+    for part in model.modules():
+        if type(part) in (nn.Linear, CastLinear) and part is not output:
+            layers.append(cast("nn.Linear", part))
+        else:
+            shared |= {id(weight) for weight in part.parameters(recurse=False)}
+    return [layer for layer in layers if id(layer.weight) not in shared]
+
+
 def has_cast_layers(model: nn.Module) -> bool:
-    """Whether layers of the model hold their weights in 16 bits."""
+    """Whether layers of the model hold their weights in another format, or another place."""
     return any(isinstance(layer, CastLinear) for layer in model.modules())
 
 
@@ -118,9 +130,10 @@ def seen_as_float32(model: nn.Module) -> Iterator[None]:
             weight.data = data
 
 
-def widen(model: nn.Module) -> None:
+def widen(model: PreTrainedModel) -> None:
     """Make them ordinary layers of float32 again, as training of the weights needs them."""
+    device = model.device
     for layer in model.modules():
         if isinstance(layer, CastLinear):
-            layer.weight.data = layer.weight.data.float()
+            layer.weight.data = layer.weight.data.to(device).float()
             layer.__class__ = nn.Linear  # type: ignore[assignment] - it was one

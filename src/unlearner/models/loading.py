@@ -56,6 +56,7 @@ from unlearner.models.number_format import (
     stored_as,
     stored_format,
 )
+from unlearner.models.offloading import place
 from unlearner.models.quantisation import (
     dequantise,
     dequantising,
@@ -63,7 +64,7 @@ from unlearner.models.quantisation import (
     quantised_kind,
     refusal,
 )
-from unlearner.settings import Casting
+from unlearner.settings import WHOLE, Choice, Holding
 
 Item = TypeVar("Item")
 
@@ -114,7 +115,7 @@ class Loaded:
         files: Files that belong to it and are saved with it as they are.
         is_adapter: It was an adapter, merged into its base.
         bits: What its layers are quantised to while adapters are trained; 0 for not at all.
-        casting: Whether its layers were to be held as they are stored.
+        holding: How its layers are held while they do not compute.
     """
 
     model: PreTrainedModel
@@ -125,7 +126,7 @@ class Loaded:
     files: tuple[Path, ...] = ()
     is_adapter: bool = False
     bits: int = 0
-    casting: Casting = False
+    holding: Holding = WHOLE
 
     def saved_as(self, dtype: str) -> "Loaded":
         """The same, saved in another format: one of `number_format.NAMED`, or "auto".
@@ -142,8 +143,13 @@ class Loaded:
         save(model, self.tokenizer, folder, self.format, self.files)
 
     def to(self, device: torch.device) -> PreTrainedModel:
-        """The model, put on a device."""
-        return self.model.to(device)  # type: ignore[arg-type] - its decorator hides what it takes
+        """The model, put on a device.
+
+        Raises:
+            UserError: It does not fit there.
+        """
+        place(self.model, device, self.holding.offload)
+        return self.model
 
     @property
     def family(self) -> str:
@@ -194,22 +200,23 @@ def load_causal_lm(
     revision: str = "main",
     trust_remote_code: bool = False,
     base: str = "",
-    casting: Casting = False,
+    holding: Holding = WHOLE,
 ) -> Loaded:
     """The causal language model and tokenizer of a local folder or a hub id, in float32.
 
     Args:
         base: Of an adapter: its base, where it is not to be the one that the adapter names.
-        casting: Hold the layers of a model of 16 bits as they are stored, "auto" from
-            `LARGE_MODEL` parameters on; see `layerwise_casting`. Those that an adapter has
-            changed are rounded, as they are where the model is saved.
+        holding: Whether to hold the layers of a model of 16 bits as they are stored, "auto" from
+            `LARGE_MODEL` parameters on (see `layerwise_casting`; those that an adapter has changed
+            are rounded, as they are where the model is saved), and whether they are to stay in the
+            machine's memory when the model is put on a device (see `offloading`).
 
     Raises:
         UserError: There is no such model, it is of another family, its weights are pickled or
             cannot be read as ordinary numbers, or its tokenizer is missing.
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return _load(name, FAMILIES[:1], options, base, casting)
+    return _load(name, FAMILIES[:1], options, base, holding)
 
 
 def load_classifier(
@@ -234,7 +241,7 @@ def _load(
     families: tuple[str, ...],
     options: Mapping[str, Any],
     base: str = "",
-    casting: Casting = False,
+    holding: Holding = WHOLE,
 ) -> Loaded:
     full, adapters = find_adapters(name, options["revision"], base)
     if adapters:
@@ -255,20 +262,20 @@ def _load(
     if family != FAMILIES[0] and not labels:
         check_head(name, config)
     # An adapter is merged into whole weights.
-    at_once = casting if not adapters else False
+    at_once = holding.casting if not adapters else False
     loaded = _load_parts(full, family, options, labels, adapters, at_once)
     for adapter in adapters:
         model, note = merged(loaded.model, adapter, full)
         loaded = replace(loaded, model=model, notes=(*loaded.notes, note))
         full = adapter.name
-    if adapters and _is_cast(casting, loaded.format, num_parameters(loaded.model)):
+    if adapters and _is_cast(holding.casting, loaded.format, num_parameters(loaded.model)):
         cast_layers(loaded.model, loaded.format.dtype, rounded=True)
         loaded = replace(loaded, notes=(*loaded.notes, _how_held(loaded.format, rounded=True)))
     freeze_other_parts(loaded.model)
-    return replace(loaded, name=name, is_adapter=bool(adapters), casting=casting)
+    return replace(loaded, name=name, is_adapter=bool(adapters), holding=holding)
 
 
-def _is_cast(casting: Casting, stored: NumberFormat, numbers: int) -> bool:
+def _is_cast(casting: Choice, stored: NumberFormat, numbers: int) -> bool:
     large = numbers >= LARGE_MODEL if casting == "auto" else casting
     return large and stored.dtype in SHORT
 
@@ -362,7 +369,7 @@ def _load_parts(
     options: Mapping[str, Any],
     new_labels: Sequence[str] = (),
     adapters: Sequence[Adapter] = (),
-    casting: Casting = False,
+    casting: Choice = False,
 ) -> Loaded:
     """The tokenizer and the model, whole but for a head where that is to be for new labels."""
     tokenizer = _load_tokenizer(name, family, options, adapters)
@@ -448,7 +455,7 @@ def _load_weights(
     family: str,
     options: Mapping[str, object],
     new_labels: Sequence[str] = (),
-    casting: Casting = False,
+    casting: Choice = False,
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model in float32, and what was done to its weights."""
     config = load_part(AutoConfig.from_pretrained, name, "configuration", options)
@@ -485,7 +492,7 @@ def _load_weights(
 
 
 def _load_ordinary(
-    load: Any, name: str, options: Mapping[str, object], casting: Casting
+    load: Any, name: str, options: Mapping[str, object], casting: Choice
 ) -> tuple[PreTrainedModel, Mapping[str, Any]]:
     """The model, its layers held as they are stored where that is wanted, and what was missing."""
     stored = _short_format(name, options, casting)
@@ -503,9 +510,7 @@ def _load_ordinary(
     return model, found
 
 
-def _short_format(
-    name: str, options: Mapping[str, object], casting: Casting
-) -> NumberFormat | None:
+def _short_format(name: str, options: Mapping[str, object], casting: Choice) -> NumberFormat | None:
     """What layers are to be held in; None where they are not, or where no file says so."""
     if not casting:
         return None

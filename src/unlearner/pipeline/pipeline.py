@@ -407,7 +407,7 @@ def carry_out(
         prepared.loaded.to(torch.device("cpu"))
     give_memory_back()
     say("measuring the saved model")
-    unlearned = family.load(str(work / "model"), casting=prepared.loaded.casting)
+    unlearned = family.load(str(work / "model"), holding=prepared.loaded.holding)
     unlearned.to(trainer.device)
     after = family.infer(unlearned, baseline.sets, config.evaluation, baseline.references)
     answers = baseline.answers | {"unlearned": after}

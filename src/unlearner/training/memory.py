@@ -38,6 +38,7 @@ from unlearner.models import adapters, sharding
 from unlearner.models.heads import Classifier
 from unlearner.models.layerwise_casting import SHORT, has_cast_layers, widen
 from unlearner.models.loading import FLOAT_BYTES, Loaded, num_parameters
+from unlearner.models.offloading import has_offloaded_layers
 from unlearner.models.quantised_training import quantise, restore_layers
 from unlearner.report.writing import duration, size
 from unlearner.settings import TrainingSettings
@@ -258,7 +259,8 @@ def _first_guess(
     adapter = FLOAT * rank * ends
     held = sum(some.nbytes for some in model.parameters())
     whole = held if rank else FLOAT * num_parameters(model)
-    short = sum(some.nbytes for some in model.parameters() if some.dtype in SHORT)
+    here_now = sum(some.nbytes for some in model.parameters() if some.device == model.device)
+    more = FLOAT * num_parameters(model) - here_now
     weights = FLOAT * sum(some.numel() for some in model.parameters() if some.requires_grad)
     trained = (adapter or weights) // (processes.count() if sharding.wanted() else 1)
     # With adapters the target is the model in training, with them off.
@@ -270,10 +272,11 @@ def _first_guess(
     gradients = trained // 2 if settings.gradients == "bfloat16" else trained
     here = 0 if model.device.type == "cuda" else 1  # the machine's memory is another there
     saves = settings.checkpoint_every != "never"
+    leaves = loaded.bits or (rank and has_cast_layers(model))
     return {
         "held already": held_bytes(model.device),
-        # Twice the bytes in place of those that are held.
-        **({"float32 weights": short} if short and trains_whole(settings) else {}),
+        # Of those that are held in 16 bits, or elsewhere.
+        **({"float32 weights": more} if more and trains_whole(settings) else {}),
         "gradients": gradients,
         "optimiser moments": moments,
         "best weights": here * trained,
@@ -282,7 +285,7 @@ def _first_guess(
         STEP: 0,
         CHECKPOINT: here * saves * (trained + moments),
         # The target leaves a device whose memory was to be spared; see `pipeline.carry_out`.
-        SAVED: fields.get("num_shards", 1) * held * (here or not (loaded.bits or (rank and short))),
+        SAVED: fields.get("num_shards", 1) * held * (here or not leaves),
     }
 
 
@@ -328,6 +331,8 @@ def _ways_out(
         coarse = []  # an adapter's moments are few
     short = loaded.format.dtype in SHORT and not has_cast_layers(loaded.model)
     hold = ["model.layerwise_casting=true"] if short and settings.lora_rank else []
+    elsewhere = loaded.model.device.type == "cuda" and not has_offloaded_layers(loaded.model)
+    hold += ["model.offload=true"] if elsewhere and settings.lora_rank else []
     smaller = [] if settings.gradient_checkpointing else ["training.gradient_checkpointing=true"]
     if settings.micro_batch not in ("auto", 1):
         smaller.append("training.micro_batch=auto")
