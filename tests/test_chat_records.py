@@ -83,7 +83,7 @@ def test_the_template_hides_what_is_known_of_the_answers(world):
 def test_records_are_forgotten_by_what_is_answered(world, capsys):
     sets = [f"--{name}={world / name}.jsonl" for name in ("forget", "retain", "holdout")]
     words = ["forget", world / "target", *sets, "--output", world / "out", "--quiet"]
-    status = app.run([*map(str, words), "data.chat=true"])
+    status = app.run([*map(str, words), "data.chat=true", "method.max_epochs=8"])
     capsys.readouterr()
     report = json.loads((world / "out" / "report.json").read_text())
     claims = {claim["claim"]: claim["status"] for claim in report["verdict"]["claims"]}

@@ -1,6 +1,8 @@
 """Formulas with numbers worked by hand, and against float64 autograd on the definition."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -105,6 +107,26 @@ def test_one_backward_only():
     log_probs.sum().backward()
     with pytest.raises((RuntimeError, AttributeError)):
         log_probs.sum().backward()
+
+
+@pytest.mark.parametrize("entropies", [False, True])
+def test_what_it_keeps_goes_with_its_values(entropies):
+    """Not only once the garbage collector comes by: a step's buffers are large."""
+
+    class Target:
+        def __call__(self, rows):
+            return torch.zeros(4, 3)[rows]
+
+    logits, target = torch.randn(4, 3, requires_grad=True), Target()
+    kept, labels = weakref.ref(target), torch.zeros(4, dtype=torch.long)
+    gc.disable()
+    try:
+        found = functional.label_log_probs(logits, labels, target, 4, entropies=entropies)
+        torch.cat(found).sum().backward()
+        del found, target
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_kl_divergence_by_hand():

@@ -53,7 +53,8 @@ class _LabelLogProbs(Function):
         if ctx.needs_input_grad[0]:
             ctx.probabilities = buffer_NV.sub_(normaliser_N[:, None]).exp_()
         ctx.labels, ctx.target_logits, ctx.num_target = labels_N, target_logits, num_target
-        ctx.entropy_N = entropy_N if entropies else None
+        # An output that its own graph holds would wait for the garbage collector, with all of that.
+        ctx.entropy_N = entropy_N.detach() if entropies else None
         ctx.dtype = logits_NV.dtype
         return log_probs_N, kl_N, entropy_N
 
