@@ -118,7 +118,8 @@ def membership_criterion(
     wide = max(margin, auc_noise(target.records, unseen))
     whose = "guessing" if retrained is None else "guessing to the retrained model's"
     source = f"{whose} within {margin_in_words(wide, margin)}"
-    return Criterion("membership", metric, "forget", max(ends) + wide, source, min(ends) - wide)
+    low, high = max(0.0, min(ends) - wide), min(1.0, max(ends) + wide)
+    return Criterion("membership", metric, "forget", high, source, low)
 
 
 def margin_in_words(margin: float, asked: float) -> str:
