@@ -177,9 +177,11 @@ def test_a_model_that_has_no_room_is_refused_in_a_line(tmp_path, monkeypatch):
         return move(model, device)
 
     monkeypatch.setattr(type(some.model), "to", full)
-    said = rf"the model takes {weights / 1e9:.1f} GB, .* set model.offload=true, or training.dev"
-    with pytest.raises(UserError, match=said):
+    said = f"the model, of {weights / 1e9:.1f} GB, has no room on meta{{}}; use a device with more"
+    with pytest.raises(UserError, match=said.format("")):
         some.to(DEVICE)
+    with pytest.raises(UserError, match=said.format(" even with its layers in the machine's .*")):
+        place(some.model, DEVICE, offload=True)
     assert some.model.device == CPU
 
 

@@ -58,9 +58,10 @@ def place(model: PreTrainedModel, device: torch.device, offload: Choice) -> None
         model.to(device)  # type: ignore[arg-type] - its decorator hides what it takes
     except torch.OutOfMemoryError as error:
         model.to("cpu")  # type: ignore[arg-type]
+        how = " even with its layers in the machine's memory" if offload else ""
         raise UserError(
-            f"the model takes {_bytes(model) / 1e9:.1f} GB, more than {device} has free; set "
-            "model.offload=true, or training.device=cpu"
+            f"the model, of {_bytes(model) / 1e9:.1f} GB, has no room on {device}{how}; use a "
+            "device with more memory, or training.device=cpu"
         ) from error
 
 
@@ -104,5 +105,5 @@ def _offload(model: PreTrainedModel, device: torch.device) -> None:
             layer.__class__ = kind
         raise UserError(
             f"model.offload: {type(model).__name__} reads weights of its layers itself, so that "
-            "they have to be on the device; use a larger one, or training.device=cpu"
+            "they have to be on the device; use one with more memory, or training.device=cpu"
         ) from error
