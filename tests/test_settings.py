@@ -1,5 +1,7 @@
 """The resolved configuration of a run: whole, checked, and repeatable from its own file."""
 
+import re
+
 import pytest
 import yaml
 
@@ -87,3 +89,15 @@ def test_the_sections_given_stay_as_they_are():
 def test_what_is_not_allowed_is_refused_by_its_place(sections, message):
     with pytest.raises(UserError, match=message):
         RunConfig.from_sections(sections)
+
+
+@pytest.mark.parametrize(
+    ("value", "allowed"),
+    [
+        ("maybe", "input should be true or false, or input should be 'auto', got 'maybe'"),
+        (2.5, "input should be true or false, or input should be 'auto', got 2.5"),
+    ],
+)
+def test_what_is_true_or_false_is_said_so(value, allowed):
+    with pytest.raises(UserError, match=f"^model.offload: {re.escape(allowed)}$"):
+        RunConfig.from_sections({"model": {"offload": value}})

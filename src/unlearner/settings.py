@@ -615,7 +615,11 @@ def _first_error(errors: Sequence[ErrorDetails], kind: type[BaseModel], where: s
     place, value = first["loc"], first["input"]
     same = [one for one in errors if one["loc"][:1] == place[:1] and one["input"] is value]
     place = place[:1] if len(same) > 1 else place
-    messages = [one["msg"].removeprefix("Value error, ") for one in same]
+    booleans = ("bool_type", "bool_parsing")
+    messages = [
+        "input should be true or false" if one["type"] in booleans else one["msg"] for one in same
+    ]
+    messages = [message.removeprefix("Value error, ") for message in messages]
     allowed = ", or ".join(message[0].lower() + message[1:] for message in messages)
     hint = ""
     if any(one["type"].startswith(("less_than", "greater_than")) for one in same):
