@@ -196,6 +196,8 @@ def test_from_python_it_may_be_texts_or_a_file(tmp_path, model_folders):
             "evaluation.judge.url=http://127.0.0.1:9 evaluation.judge.model=m",
             "evaluation.judge.url",
         ),
+        ("model.layerwise_casting=true", "model.layerwise_casting"),
+        ("model.offload=true", "model.offload"),
     ],
 )
 def test_a_classifier_is_measured_on_its_own_sets_alone(call_classifier, more, named):

@@ -193,12 +193,15 @@ def test_holding_layers_as_they_are_stored_is_advised_beside_adapters_on_them():
     assert ways({}, torch.bfloat16, name="icu") == ways(name="icu")
 
 
-def test_layers_are_advised_to_wait_beside_adapters_on_an_accelerator():
+def test_layers_are_advised_to_wait_beside_adapters_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr(memory, "inner_layers", lambda model: [model])
     found = ways({"lora_rank": 16}, kind="cuda", name="icu")
     assert found[STEP][0] == "model.offload=true"
     assert found[SAVED] == ["model.offload=true"]
     assert ways({}, kind="cuda", name="icu") == ways(name="icu")
     assert "model.offload=true" not in ways({"lora_rank": 16}, name="icu")[STEP]
+    monkeypatch.setattr(memory, "inner_layers", lambda _: [])  # as of GPT-2, which has no such ones
+    assert "model.offload=true" not in ways({"lora_rank": 16}, kind="cuda", name="icu")[STEP]
 
 
 def test_what_needs_a_package_that_is_not_there_is_not_advised(monkeypatch):

@@ -318,6 +318,7 @@ def _learn(
         reading: What is to be said of how the records were read.
     """
     trainer = Trainer(lesson.training, Log(None, course.listen), lesson.model.bits)
+    loaded.to(trainer.device)
     check_disk(loaded.model, lesson.training, course.resumable.output, course.progress.say)
     goal = _for_family(lesson.goal, loaded.family)
     for line in reading:

@@ -61,6 +61,8 @@ def attach(
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
         with seen_as_float32(model):
             handle = LoraModel(model, config, ADAPTER)
+    if has_offloaded_layers(model):  # beside their weights, which are elsewhere
+        handle.to(next(model.parameters()).device)
     for weight in handle.parameters():  # peft takes the arithmetic of a quantised layer's products
         if weight.requires_grad:
             weight.data = weight.data.float()

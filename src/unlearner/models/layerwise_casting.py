@@ -44,7 +44,7 @@ class _Widened(torch.autograd.Function):
 
 def _as(weight: Tensor, other: Tensor) -> Tensor:
     """A weight where another tensor is, and in its format; the fewer bytes go there."""
-    return weight.to(other.device, non_blocking=True).to(other.dtype)
+    return weight.to(other.device).to(other.dtype)
 
 
 class CastLinear(nn.Linear):
@@ -132,8 +132,7 @@ def seen_as_float32(model: nn.Module) -> Iterator[None]:
 
 def widen(model: PreTrainedModel) -> None:
     """Make them ordinary layers of float32 again, as training of the weights needs them."""
-    device = model.device
     for layer in model.modules():
         if isinstance(layer, CastLinear):
-            layer.weight.data = layer.weight.data.to(device).float()
+            layer.weight.data = layer.weight.data.to(model.device).float()
             layer.__class__ = nn.Linear  # type: ignore[assignment] - it was one

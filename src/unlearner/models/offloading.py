@@ -6,7 +6,6 @@ least as long as copying the model does.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Self, cast
 
 import torch
@@ -45,24 +44,37 @@ def place(model: PreTrainedModel, device: torch.device, offload: Choice) -> None
     Raises:
         UserError: The model does not fit there, or this one's layers cannot wait elsewhere.
     """
-    if offload == "auto":
-        offload = not sharding.wanted() and not _fits(model, device)
-    elif offload and sharding.wanted():
+    divided = sharding.wanted()
+    if offload is True and divided:
         raise UserError(
             "model.offload: layers of a model that --use_fsdp divides do not wait in the machine's "
             "memory; leave one of both out"
         )
+    waits = has_offloaded_layers(model)
+    tries = offload == "auto" and not divided and not waits
     try:
-        if offload and not has_offloaded_layers(model):
+        if not waits and (offload is True or (tries and not _fits(model, device))):
             _offload(model, device)
-        model.to(device)  # type: ignore[arg-type] - its decorator hides what it takes
+        _move(model, device)
     except torch.OutOfMemoryError as error:
-        model.to("cpu")  # type: ignore[arg-type]
-        how = " even with its layers in the machine's memory" if offload else ""
-        raise UserError(
-            f"the model, of {_bytes(model) / 1e9:.1f} GB, has no room on {device}{how}; use a "
-            "device with more memory, or training.device=cpu"
-        ) from error
+        _move(model, torch.device("cpu"))
+        if tries and not has_offloaded_layers(model):
+            place(model, device, offload=True)
+            return
+        raise UserError(_no_room(model, device)) from error
+
+
+def _no_room(model: PreTrainedModel, device: torch.device) -> str:
+    start = f"the model, of {_bytes(model) / 1e9:.1f} GB, has no room on {device}"
+    if has_offloaded_layers(model):
+        return (
+            f"{start} even with its layers in the machine's memory; use a device with more memory, "
+            "or training.device=cpu"
+        )
+    return (
+        f"{start}; use a device with more memory, training.device=cpu or, where the command takes "
+        "it, model.offload=true"
+    )
 
 
 def has_offloaded_layers(model: nn.Module) -> bool:
@@ -76,7 +88,8 @@ def _fits(model: PreTrainedModel, device: torch.device) -> bool:
         return True
     head = model.get_output_embeddings()
     copy = 0 if head is None else cast("Tensor", head.weight).nbytes
-    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + unused
     return _bytes(model) + copy <= MOST_FOR_WEIGHTS * free
 
 
@@ -84,26 +97,25 @@ def _bytes(model: nn.Module) -> int:
     return sum(weight.nbytes for weight in model.parameters())
 
 
+def _move(model: PreTrainedModel, device: torch.device) -> None:
+    model.to(device)  # type: ignore[arg-type] - its decorator hides what it takes
+
+
 @torch.no_grad()
 def _offload(model: PreTrainedModel, device: torch.device) -> None:
     before = [(layer, layer.__class__) for layer in inner_layers(model)]
     for layer, _ in before:
         layer.__class__ = OffloadedLinear
-    pinned = dict[int, Tensor]()
-    for layer, _ in before:
-        weight = layer.weight
-        if device.type == "cuda" and id(weight) not in pinned:
-            with suppress(RuntimeError):  # no more memory can be pinned: it is copied all the same
-                pinned[id(weight)] = weight.data = weight.data.cpu().pin_memory()
-    model.to(device)  # type: ignore[arg-type]
+    _move(model, device)
     try:
         model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device))
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # some read a layer's weights themselves
         for layer, kind in before:
             layer.__class__ = kind
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"model.offload: {type(model).__name__} reads weights of its layers itself, so that "
-            "they have to be on the device; use one with more memory, or training.device=cpu"
+            f"model.offload: {type(model).__name__} does not run with the weights of its layers "
+            f"elsewhere ({reason}); use a device with more memory, or training.device=cpu"
         ) from error

@@ -132,10 +132,9 @@ def start(
             f"model.load_in_{config.model.bits}bit: is for language models; leave it out for a "
             "classifier"
         )
-    if config.model.layerwise_casting is True and not family.writes_text:
-        raise UserError(
-            "model.layerwise_casting: is for language models; leave it out for a classifier"
-        )
+    for name in ("layerwise_casting", "offload"):
+        if getattr(config.model, name) is True and not family.writes_text:
+            raise UserError(f"model.{name}: is for language models; leave it out for a classifier")
     return family.prepare(config, given or {}, loaded, family.needs[command])
 
 

@@ -36,7 +36,7 @@ from unlearner.inference.micro_batches import windows_at_most
 from unlearner.inference.reference import likelihoods
 from unlearner.models import adapters, sharding
 from unlearner.models.heads import Classifier
-from unlearner.models.layerwise_casting import SHORT, has_cast_layers, widen
+from unlearner.models.layerwise_casting import SHORT, has_cast_layers, inner_layers, widen
 from unlearner.models.loading import FLOAT_BYTES, Loaded, num_parameters
 from unlearner.models.offloading import has_offloaded_layers
 from unlearner.models.quantised_training import quantise, restore_layers
@@ -331,8 +331,9 @@ def _ways_out(
         coarse = []  # an adapter's moments are few
     short = loaded.format.dtype in SHORT and not has_cast_layers(loaded.model)
     hold = ["model.layerwise_casting=true"] if short and settings.lora_rank else []
-    elsewhere = loaded.model.device.type == "cuda" and not has_offloaded_layers(loaded.model)
-    hold += ["model.offload=true"] if elsewhere and settings.lora_rank else []
+    waits = has_offloaded_layers(loaded.model) or loaded.model.device.type != "cuda"
+    if settings.lora_rank and not (waits or sharding.wanted()) and inner_layers(loaded.model):
+        hold.append("model.offload=true")
     smaller = [] if settings.gradient_checkpointing else ["training.gradient_checkpointing=true"]
     if settings.micro_batch not in ("auto", 1):
         smaller.append("training.micro_batch=auto")
