@@ -21,7 +21,7 @@ from unlearner.models.number_format import NAMED, NumberFormat
 from unlearner.output import staged
 from unlearner.pipeline import pipeline
 from unlearner.pipeline.pipeline import Outcome, read_config, write_outcome
-from unlearner.settings import further_role
+from unlearner.settings import HELD_WHOLE, further_role
 from unlearner.training.log import Log
 
 logger = logging.getLogger(__name__)
@@ -118,8 +118,7 @@ def unlearn(  # noqa: PLR0913 - the sets of a run and what to do with them
     named = {"name": "" if loaded else str(model)}
     named |= {"retrained": str(retrained), "original": str(original)}
     # Whoever gets the model goes on with it as with any other.
-    held = {"layerwise_casting": False, "offload": False}
-    sections["model"] = held | sections.get("model", {})
+    sections["model"] = HELD_WHOLE | sections.get("model", {})
     _put(sections, "model", named)
     _put(sections, "method", _method_values(method, sections.get("method", {})))
     config, family = read_config(sections, loaded)

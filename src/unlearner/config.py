@@ -12,6 +12,7 @@ from unlearner.errors import UserError
 from unlearner.methods.base import Method, load_method
 from unlearner.settings import (
     FURTHER_SETS,
+    HELD_WHOLE,
     SECTIONS,
     CriteriaSettings,
     DataSettings,
@@ -99,8 +100,7 @@ class RunConfig:
 
     def with_whole_weights(self) -> "RunConfig":
         """The same for who changes the weights of loaded models: float32, on their device."""
-        update = {"layerwise_casting": False, "offload": False}
-        model = self.model.model_copy(update=update)
+        model = self.model.model_copy(update=HELD_WHOLE)
         return replace(self, model=model)
 
     def to_yaml(self) -> str:

@@ -100,6 +100,9 @@ class Holding(NamedTuple):
 
 WHOLE = Holding()
 
+# The settings that are that, for who changes or goes on with the weights of a loaded model.
+HELD_WHOLE = {"layerwise_casting": False, "offload": False}
+
 
 class ModelSettings(Section):
     """Which model.

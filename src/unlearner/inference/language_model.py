@@ -24,6 +24,7 @@ from unlearner.inference.generation import eos_ids, generate, shares_cache
 from unlearner.inference.reference import TargetDistribution
 from unlearner.models import sharding
 from unlearner.models.heads import OutputHead, argmax, logits_in_parts, output_head
+from unlearner.models.offloading import free_on_cuda
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,7 @@ def decoding_room(device: torch.device, *, divided: bool = False) -> int:
     """
     if device.type != "cuda" or divided:
         return ROOM
-    free = torch.cuda.mem_get_info(device)[0]
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(ROOM_OF_FREE * (free + cached))
+    return int(ROOM_OF_FREE * free_on_cuda(device))
 
 
 @torch.no_grad()

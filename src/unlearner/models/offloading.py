@@ -88,9 +88,13 @@ def _fits(model: PreTrainedModel, device: torch.device) -> bool:
         return True
     head = model.get_output_embeddings()
     copy = 0 if head is None else cast("Tensor", head.weight).nbytes
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = torch.cuda.mem_get_info(device)[0] + unused
-    return _bytes(model) + copy <= MOST_FOR_WEIGHTS * free
+    return _bytes(model) + copy <= MOST_FOR_WEIGHTS * free_on_cuda(device)
+
+
+def free_on_cuda(device: torch.device) -> int:
+    """Bytes free on a CUDA device, with those that torch holds there without using them."""
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached
 
 
 def _bytes(model: nn.Module) -> int:

@@ -38,7 +38,7 @@ from unlearner.models import adapters, sharding
 from unlearner.models.heads import Classifier
 from unlearner.models.layerwise_casting import SHORT, has_cast_layers, inner_layers, widen
 from unlearner.models.loading import FLOAT_BYTES, Loaded, num_parameters
-from unlearner.models.offloading import has_offloaded_layers
+from unlearner.models.offloading import free_on_cuda, has_offloaded_layers
 from unlearner.models.quantised_training import quantise, restore_layers
 from unlearner.report.writing import duration, size
 from unlearner.settings import TrainingSettings
@@ -505,8 +505,7 @@ def _lack(plan: ResourcePlan) -> str:
 def room_on(device: torch.device) -> int:
     """Bytes that this process may take there; the processes of a run share a machine's."""
     if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
+        return free_on_cuda(device)
     return available_bytes() // processes.count()
 
 
